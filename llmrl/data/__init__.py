@@ -1,0 +1,1 @@
+"""Prompts: where rows come from, how they are rendered, in which order they are consumed."""

@@ -1,0 +1,36 @@
+"""Faults a user can mend: one readable message each, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name closest to a misspelt one, or None if nothing is close."""
+    found = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+class RecipeError(Exception):
+    """A recipe, file or flag that cannot be used: one or more faults, each one a full sentence."""
+
+    exit_code = 2
+
+    def __init__(self, *faults: str):
+        super().__init__("\n".join(faults))
+        self.faults = list(faults)
+
+
+class RunStopped(Exception):
+    """A run that cannot go on (bad numbers, full disk, mismatch): the last good checkpoint is kept."""
+
+    exit_code = 1
+
+
+def unknown_name(key: str, name: str, valid: Iterable[str], what: str) -> str:
+    """The fault for a name that does not exist: says the key, the value, and the nearest valid name."""
+    valid = sorted(valid)
+    guess = nearest(name, valid)
+    hint = f"did you mean '{guess}'?" if guess else f"valid: {', '.join(valid)}"
+    return f"{key}: no {what} named '{name}'; {hint}"

@@ -1,0 +1,109 @@
+"""Pieces: functions that a recipe names.
+
+Before the star, data; after the star, settings. A piece's positional parameters are the data it reads, and
+together they are the list of what a run must provide; its keyword-only parameters are what a recipe may set.
+
+    policy_loss: ppo_clip                        the function with its defaults
+    policy_loss: {ppo_clip: {clip_high: 0.28}}   with a setting
+    policy_loss: {my_package.losses:mine: {}}    any importable function
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from llmrl.errors import RecipeError, nearest, unknown_name
+
+PieceSpec = str | dict[str, dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A function bound to its settings; calling it takes the data by name."""
+
+    name: str
+    function: Callable[..., Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
+
+    def __call__(self, available: Mapping[str, Any]) -> Any:
+        return self.function(*(available[name] for name in self.data), **self.settings)
+
+
+def catalogue(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The public functions that `module` defines, by name."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def split_spec(spec: PieceSpec, key: str) -> tuple[str, dict[str, Any]]:
+    """A piece's name and settings from either of its two spellings."""
+    if isinstance(spec, str):
+        return spec, {}
+    if len(spec) != 1:
+        raise RecipeError(f"{key}: expected one name, got {len(spec)} ({', '.join(spec) or 'none'})")
+    name, settings = next(iter(spec.items()))
+    return name, dict(settings or {})
+
+
+def resolve(spec: PieceSpec, valid: Mapping[str, Callable[..., Any]], *, key: str, what: str) -> Piece:
+    """The piece that `spec` names; raises RecipeError with the nearest valid name or setting."""
+    name, settings = split_spec(spec, key)
+    function = _import(name, key) if ":" in name else valid.get(name)
+    if function is None:
+        raise RecipeError(unknown_name(key, name, valid, what))
+    return bind(name, function, settings, key=key)
+
+
+def bind(name: str, function: Callable[..., Any], settings: Mapping[str, Any], *, key: str) -> Piece:
+    """`function` with `settings` checked against its keyword-only parameters: names, types, none missing."""
+    parameters = inspect.signature(function).parameters.values()
+    data = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    allowed = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    hints = _settings_hints(function)
+    faults, checked = [], {}
+    for setting, value in settings.items():
+        if setting not in allowed:
+            guess = nearest(setting, allowed)
+            hint = f"did you mean '{guess}'?" if guess else f"settings: {', '.join(allowed) or 'none'}"
+            faults.append(f"{key}.{name}: no setting '{setting}' (value {value!r}); {hint}")
+            continue
+        try:
+            checked[setting] = TypeAdapter(hints.get(setting, Any)).validate_python(value)
+        except ValidationError as error:
+            faults.append(f"{key}.{name}.{setting}: {value!r} is not valid: {error.errors()[0]['msg']}")
+    for setting, parameter in allowed.items():
+        if parameter.default is parameter.empty and setting not in settings:
+            faults.append(f"{key}.{name}: setting '{setting}' has no default and must be given")
+    if faults:
+        raise RecipeError(*faults)
+    return Piece(name, function, checked, data)
+
+
+def _settings_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError):  # a user's function may annotate names that exist only for type checkers
+        return {}
+
+
+def _import(path: str, key: str) -> Callable[..., Any]:
+    module_name, _, attribute = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"{key}: cannot import '{path}': {error}") from None
+    if not callable(function):
+        raise RecipeError(f"{key}: '{path}' is a {type(function).__name__}, expected a function")
+    return function

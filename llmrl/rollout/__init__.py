@@ -1,0 +1,1 @@
+"""Samplers and the collection of scored groups."""

@@ -1,0 +1,59 @@
+"""The Sampler protocol: tokens in, tokens out. Its implementations are in vllm_sampler and transformers_sampler."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to sample one completion; temperature 0 is greedy."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was sampled. The token that ended it is part of it; logprobs are of the distribution sampled from
+    (after temperature, top_p, top_k) and are empty for greedy sampling."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    stop_reason: Literal["stop", "length"]
+    policy_version: int
+
+
+class Sampler(Protocol):
+    """A policy that can be sampled concurrently from one event loop, and given new weights between steps."""
+
+    policy_version: int
+
+    async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
+        """One completion of `token_ids`; equal seeds and weights give equal tokens."""
+        ...
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        """Replace all weights by (Hugging Face name, tensor) pairs; nothing may be in flight."""
+        ...
+
+    def close(self) -> None:
+        """Release the engine and its memory."""
+        ...
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed that depends on all of `parts` and on nothing else (not on process, rank or order): 63 bits."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

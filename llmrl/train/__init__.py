@@ -1,0 +1,1 @@
+"""Engines, the training step, the loop, checkpoints."""
