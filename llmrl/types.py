@@ -71,7 +71,11 @@ class Failure:
 
 @dataclass
 class Trajectory:
-    """A prompt and everything that followed. `text` is the actor's decoded last turn."""
+    """A prompt and everything that followed.
+
+    text: the actor's last turn, decoded. reward: the weighted sum of the scores' values; turn_rewards: of
+    their turn values, one per actor turn.
+    """
 
     prompt: Prompt
     turns: list[Turn]
@@ -79,6 +83,7 @@ class Trajectory:
     text: str = ""
     scores: dict[str, Score] = field(default_factory=dict)
     reward: float = 0.0
+    turn_rewards: list[float] = field(default_factory=list)
     failure: Failure | None = None
 
     @property

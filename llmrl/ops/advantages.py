@@ -80,7 +80,7 @@ def reinforce(
     Source: Williams 1992; REINFORCE++, arXiv 2501.03262.
     """
     rewards = torch.where(response_mask, rewards, 0.0).double()
-    decay = torch.where(response_mask, gamma, 1.0).double()
+    decay = torch.ones_like(rewards).masked_fill(response_mask, gamma)
     returns = _reward_to_go(rewards, decay)
     count = response_mask.sum()
     mean = torch.where(response_mask, returns, 0.0).sum() / count.clamp(min=1)

@@ -26,7 +26,7 @@ def mismatch(old_logprobs: Tensor, rollout_logprobs: Tensor, response_mask: Tens
 
     All [N, T]; fp32 scalars in nats over the response tokens. mismatch_k3 estimates KL(rollout || trainer), as
     the tokens are the sampler's. The exponent is held under 20; mean and max are raw.
-    Source: k3, Schulman 2020; truncated importance sampling for rollout mismatch, arXiv 2505.24298.
+    Source: Schulman, Approximating KL divergence, 2020.
     """
     distance = (old_logprobs.float() - rollout_logprobs.float()).abs()
     return {

@@ -37,4 +37,4 @@ def sequence(logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> T
     difference = token(logprobs, old_logprobs, response_mask)
     lengths = response_mask.sum(dim=1, keepdim=True).clamp(min=1)
     mean = (difference.sum(dim=1, keepdim=True) / lengths).detach()
-    return torch.where(response_mask, mean + difference - difference.detach(), 0.0)
+    return torch.where(response_mask, mean + (difference - difference.detach()), 0.0)

@@ -1,0 +1,108 @@
+"""From Groups to a Batch, and from a Batch to micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from llmrl.types import ENVIRONMENT, Batch, Group, Trajectory
+
+
+def pack(groups: Sequence[Group], author: str) -> Batch:
+    """The trajectories of all groups as right-padded tensors; `author`'s tokens are the ones to train on.
+
+    A trajectory's outcome reward goes on the author's last token, turn values on their turns' last tokens.
+    """
+    rows = [_Row(one, number, author) for number, group in enumerate(groups) for one in group.trajectories]
+    width = max(len(row.token_ids) for row in rows)
+
+    def stack(field: str, dtype: torch.dtype) -> Tensor:
+        out = torch.zeros(len(rows), width, dtype=dtype)
+        for index, row in enumerate(rows):
+            values = getattr(row, field)
+            out[index, : len(values)] = torch.tensor(values, dtype=dtype)
+        return out
+
+    lengths = torch.tensor([len(row.token_ids) for row in rows])
+    return Batch(
+        token_ids=stack("token_ids", torch.int64),
+        attention_mask=torch.arange(width)[None, :] < lengths[:, None],
+        response_mask=stack("response_mask", torch.bool),
+        rewards=stack("rewards", torch.float32),
+        group_ids=torch.tensor([row.group for row in rows]),
+        rollout_logprobs=stack("rollout_logprobs", torch.float32),
+        correct=torch.tensor([row.correct for row in rows]),
+        policy_version=torch.tensor([row.policy_version for row in rows]),
+    )
+
+
+class _Row:
+    """One trajectory laid out flat.
+
+    token_ids         P0 P1 A0 A1 E0 A2     prompt, actor, environment, actor
+    response_mask      0  0  1  1  0  1
+    rewards            0  0  0  r  0  R     r of the first turn, R = r of the last turn + outcome
+    """
+
+    def __init__(self, trajectory: Trajectory, group: int, author: str):
+        self.group = group
+        self.token_ids = list(trajectory.prompt.token_ids)
+        self.response_mask = [False] * len(self.token_ids)
+        self.rewards = [0.0] * len(self.token_ids)
+        self.rollout_logprobs = [0.0] * len(self.token_ids)
+        self.correct = float("nan") if trajectory.correct is None else float(trajectory.correct)
+        own = [turn for turn in trajectory.turns if turn.author == author]
+        self.policy_version = min((turn.policy_version for turn in own), default=0)
+        turn_rewards = iter(trajectory.turn_rewards)
+        for turn in trajectory.turns:
+            trained = turn.author == author
+            reward = turn.reward + (next(turn_rewards, 0.0) if trained else 0.0)
+            self.token_ids += turn.token_ids
+            self.response_mask += [trained] * len(turn.token_ids)
+            self.rewards += [0.0] * (len(turn.token_ids) - 1) + [reward] if turn.token_ids else []
+            known = turn.author != ENVIRONMENT and turn.rollout_logprobs
+            self.rollout_logprobs += turn.rollout_logprobs if known else [0.0] * len(turn.token_ids)
+        if True in self.response_mask:
+            last = len(self.response_mask) - 1 - self.response_mask[::-1].index(True)
+            self.rewards[last] += trajectory.reward
+
+
+def micro_batches(lengths: Tensor, *, max_tokens: int) -> list[Tensor]:
+    """Row indices cut so that rows x longest row <= max_tokens; rows of like length go together.
+
+    A single row longer than max_tokens is a micro-batch of its own.
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    cuts: list[list[int]] = []
+    for index in order.tolist():
+        # rows are sorted, so the first row of a micro-batch is its longest
+        if not cuts or (len(cuts[-1]) + 1) * int(lengths[cuts[-1][0]]) > max_tokens:
+            cuts.append([])
+        cuts[-1].append(index)
+    return [torch.tensor(cut) for cut in cuts]
+
+
+def shards(lengths: Tensor, count: int) -> list[Tensor]:
+    """Row indices dealt to `count` ranks so that their token totals are close: longest first, to the lightest."""
+    loads = [0] * count
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    for index in torch.argsort(lengths, descending=True, stable=True).tolist():
+        rank = loads.index(min(loads))
+        dealt[rank].append(index)
+        loads[rank] += int(lengths[index])
+    return [torch.tensor(sorted(rows), dtype=torch.int64) for rows in dealt]
+
+
+def schedule(lengths: Tensor, *, ranks: int, max_tokens: int) -> list[list[Tensor]]:
+    """For each rank its micro-batches of row indices; all ranks get equally many, the spare ones empty.
+
+    Equally many, because sharded engines meet in every forward pass.
+    """
+    plans = []
+    for rows in shards(lengths, ranks):
+        plans.append([rows[cut] for cut in micro_batches(lengths[rows], max_tokens=max_tokens)])
+    count = max(len(plan) for plan in plans)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return [plan + [nothing] * (count - len(plan)) for plan in plans]

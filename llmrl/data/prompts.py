@@ -1,0 +1,312 @@
+"""From rows to prompts and demonstrations: templates, few-shot examples, chat rendering, decontamination.
+
+Text is rendered first and tokenized once. A demonstration is what the sampler should have produced after the
+prompt's exact tokens, its stop token included:
+
+    plain   prompt  "3+4="                              demonstration  "7" <eos>
+    chat    prompt  "<user>3+4=<eos><assistant>"        demonstration  "7" <eos>      (the template's own turn end)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from jinja2 import TemplateError
+
+from llmrl.data.datasets import Row, load_rows
+from llmrl.errors import RecipeError, nearest
+from llmrl.pieces import resolve
+from llmrl.recipe import Data, Rows
+from llmrl.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_TEMPLATE_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
+
+
+@dataclass(frozen=True)
+class LoadedPrompts:
+    """Prompts ready to sample, and what was left out of them.
+
+    demonstrations: prompt id -> token ids, for every prompt of a source that names a completion.
+    dropped_long: training rows over the token limits; dropped_overlap: training rows whose question is also
+    asked in eval; dropped_long_eval: eval rows over the token limits.
+    """
+
+    train: list[Prompt]
+    eval: list[Prompt] = field(default_factory=list)
+    demonstrations: dict[str, list[int]] = field(default_factory=dict)
+    dropped_long: int = 0
+    dropped_overlap: int = 0
+    dropped_long_eval: int = 0
+
+
+def load_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    data: Data,
+    max_prompt_tokens: int,
+    *,
+    max_completion_tokens: int | None = None,
+    stop_token_ids: Sequence[int] = (),
+) -> LoadedPrompts:
+    """Load and render `data`; a training row whose question also occurs in eval is dropped.
+
+    Duplicates inside train stay. Nothing is truncated: prompts longer than `max_prompt_tokens` and
+    demonstrations longer than `max_completion_tokens` are dropped and counted.
+    Raises RecipeError for any row that cannot be rendered, or if no row is left.
+    """
+    parts = {"train": data.train} | ({"eval": data.eval} if data.eval else {})
+    builders = {
+        part: PromptBuilder(tokenizer, source, load_rows(source, part), part=part, stop_token_ids=stop_token_ids)
+        for part, source in parts.items()
+    }
+    asked_in_eval = {question.strip() for question in builders["eval"].questions} if data.eval else set()
+    prompts: dict[str, list[Prompt]] = {"train": [], "eval": []}
+    dropped_long, dropped_overlap = {"train": 0, "eval": 0}, 0
+    demonstrations: dict[str, list[int]] = {}
+    for part, builder in builders.items():
+        built, dropped_long[part] = builder.build(max_prompt_tokens)
+        for prompt in built:
+            if part == "train" and builder.question(prompt).strip() in asked_in_eval:
+                dropped_overlap += 1
+                continue
+            if parts[part].completion is not None:
+                demonstration = builder.demonstration(prompt)
+                if max_completion_tokens is not None and len(demonstration) > max_completion_tokens:
+                    dropped_long[part] += 1
+                    continue
+                demonstrations[prompt.id] = demonstration
+            prompts[part].append(prompt)
+        if not prompts[part]:
+            overlapping = f", {dropped_overlap} are asked in eval too" if part == "train" else ""
+            limits = "rollout.max_prompt_tokens or rollout.max_completion_tokens"
+            raise RecipeError(f"data.{part}: no rows left: {dropped_long[part]} are over {limits}{overlapping}")
+    return LoadedPrompts(
+        prompts["train"], prompts["eval"], demonstrations, dropped_long["train"], dropped_overlap, dropped_long["eval"]
+    )
+
+
+class PromptBuilder:
+    """Renders `rows` as `source` says; raises RecipeError naming the key, row and column that cannot be used.
+
+    part: "train" or "eval", the first half of every Prompt.id ("train:17" is row 17 of the source).
+    stop_token_ids: what ends a completion; default: the tokenizer's end-of-sequence token.
+    questions: each row's rendered prompt before system prompt, examples and chat template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        source: Rows,
+        rows: Sequence[Row],
+        *,
+        part: str = "train",
+        stop_token_ids: Sequence[int] = (),
+    ):
+        self.tokenizer = tokenizer
+        self.source = source
+        self.rows = rows
+        self.part = part
+        self.key = key = f"data.{part}"
+        self.stop_token_ids = frozenset(stop_token_ids or [cast(int, tokenizer.eos_token_id)])
+        if source.chat and tokenizer.chat_template is None:
+            raise RecipeError(f"{key}.chat: true, but the tokenizer has no chat template; set model.chat_template")
+        columns = {column: None for row in rows for column in row}
+        self._prompt = _Field(source.prompt, columns, f"{key}.prompt")
+        self._completion = _Field(source.completion, columns, f"{key}.completion") if source.completion else None
+        # rows to imitate need no answer, so there the default column may be absent
+        has_answer = source.answer is not None and not (
+            source.answer == "answer" and source.completion and "answer" not in columns
+        )
+        self._answer = _Field(cast(str, source.answer), columns, f"{key}.answer") if has_answer else None
+        self.questions = [self._prompt.text(row, f"row {index}") for index, row in enumerate(rows)]
+        self._examples, self._first = self._few_shot()
+
+    def build(self, max_prompt_tokens: int) -> tuple[list[Prompt], int]:
+        """Every row's prompt except the rows used as examples, and how many were too long and left out."""
+        prompts = []
+        for index in range(self._first, len(self.rows)):
+            text = self._render(self.questions[index])
+            token_ids = self._encode(text)
+            self._refuse_unknown(token_ids, text, f"{self.key}.prompt", index)
+            if len(token_ids) <= max_prompt_tokens:
+                row = {**self.rows[index], "answer": self._resolved_answer(self.rows[index], f"row {index}")}
+                prompts.append(Prompt(f"{self.part}:{index}", tuple(token_ids), text, row))
+        return prompts, len(self.rows) - self._first - len(prompts)
+
+    def question(self, prompt: Prompt) -> str:
+        """The rendered prompt of one row, before system prompt, examples and chat template."""
+        return self.questions[_index(prompt)]
+
+    def demonstration(self, prompt: Prompt) -> list[int]:
+        """The tokens that should follow `prompt.token_ids`: the row's completion up to its stop token."""
+        key = f"{self.key}.completion"
+        if self._completion is None:
+            raise RecipeError(f"{key}: required for demonstrations, and missing")
+        index = _index(prompt)
+        text = self._completion.text(self.rows[index], f"row {index}")
+        if self.source.chat:
+            whole = self._render(self.questions[index], text)
+            if not whole.startswith(prompt.text):
+                raise RecipeError(f"{key}: the chat template does not render a prompt as the start of its conversation")
+            text = whole[len(prompt.text) :]
+        token_ids = self._continue(prompt, text)
+        self._refuse_unknown(token_ids, text, key, index)
+        ends = [position for position, token in enumerate(token_ids) if token in self.stop_token_ids]
+        return token_ids[: ends[0] + 1] if ends else [*token_ids, cast(int, self.tokenizer.eos_token_id)]
+
+    def _resolved_answer(self, row: Row, place: str) -> Any:
+        if self._answer is None:
+            return row.get("answer")
+        marker = self.source.answer_after
+        if marker is None:
+            return self._answer.value(row, place)
+        answer = self._answer.text(row, place)
+        _, found, after = answer.rpartition(marker)
+        if not found:
+            raise RecipeError(f"{self.key}.answer_after: {place}: no '{marker}' in its answer {_short(answer)}")
+        return after.strip()
+
+    def _few_shot(self) -> tuple[list[tuple[str, str]], int]:
+        """(question, solution) of each example, and how many of the first rows they use up."""
+        key, wanted = f"{self.key}.few_shot", self.source.few_shot
+        used_up = wanted if isinstance(wanted, int) else 0
+        if used_up >= len(self.rows):
+            raise RecipeError(f"{key}: {used_up} examples taken from {len(self.rows)} rows leave none to train on")
+        examples = []
+        for index, row in enumerate(self.rows[:wanted] if isinstance(wanted, int) else wanted):
+            place = f"few_shot[{index}]"
+            if self._completion is not None:
+                solution = self._completion.text(row, place)
+            else:
+                solution = _text(self._resolved_answer(row, place), f"{self.key}.answer: {place}")
+            examples.append((self._prompt.text(row, place), solution))
+        return examples, used_up
+
+    def _render(self, question: str, completion: str | None = None) -> str:
+        if not self.source.chat:
+            return "".join(f"{asked}{solved}\n\n" for asked, solved in self._examples) + question
+        turns = [turn for asked, solved in self._examples for turn in (("user", asked), ("assistant", solved))]
+        turns.append(("user", question))
+        if self.source.system_prompt is not None:
+            turns.insert(0, ("system", self.source.system_prompt))
+        if completion is not None:
+            turns.append(("assistant", completion))
+        messages = [{"role": role, "content": content} for role, content in turns]
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=completion is None
+            )
+        except TemplateError as error:
+            raise RecipeError(f"{self.key}.chat: the chat template refuses these messages: {error}") from None
+        return cast(str, rendered)
+
+    def _encode(self, text: str) -> list[int]:
+        """A chat template writes its own special tokens; plain text gets the tokenizer's, save a closing one."""
+        token_ids = self.tokenizer.encode(text, add_special_tokens=not self.source.chat)
+        closed = token_ids and token_ids[-1] == self.tokenizer.eos_token_id
+        if closed and not text.endswith(cast(str, self.tokenizer.eos_token)):
+            token_ids.pop()
+        return token_ids
+
+    def _continue(self, prompt: Prompt, text: str) -> list[int]:
+        """Tokens of `text` after the prompt: as in the whole text where that keeps the prompt's tokens as they are."""
+        whole = self._encode(prompt.text + text)
+        length = len(prompt.token_ids)
+        if tuple(whole[:length]) == prompt.token_ids:
+            return whole[length:]
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _refuse_unknown(self, token_ids: Sequence[int], text: str, key: str, index: int) -> None:
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or unknown not in token_ids or cast(str, self.tokenizer.unk_token) in text:
+            return
+        missing = [c for c in dict.fromkeys(text) if unknown in self.tokenizer.encode(c, add_special_tokens=False)]
+        raise RecipeError(f"{key}: row {index} has characters that the vocabulary lacks: {''.join(missing)!r}")
+
+
+class _Field:
+    """One of prompt, answer, completion: reads the column, template or function that `spec` names from a row.
+
+    `place` says in faults which row it was ("row 17").
+    """
+
+    def __init__(self, spec: str, columns: Collection[str], key: str):
+        self.key = key
+        if spec in columns:
+            self._read = lambda row, place: self._column(row, spec, place)
+        elif "{" in spec or "}" in spec:
+            self._read = self._template(spec, columns)
+        elif _FUNCTION.fullmatch(spec):
+            self._read = self._function(spec)
+        else:
+            raise RecipeError(_no_column(spec, columns, key))
+
+    def value(self, row: Row, place: str) -> Any:
+        return self._read(row, place)
+
+    def text(self, row: Row, place: str) -> str:
+        return _text(self._read(row, place), f"{self.key}: {place}")
+
+    def _column(self, row: Row, name: str, place: str) -> Any:
+        if name not in row:
+            raise RecipeError(_no_column(name, row, f"{self.key}: {place}"))
+        return row[name]
+
+    def _template(self, spec: str, columns: Collection[str]) -> Callable[[Row, str], str]:
+        parts: list[tuple[str, bool]] = []  # (text, whether it names a column)
+        for match in _TEMPLATE_PART.finditer(spec):
+            if match[0] in "{}":
+                where = f"character {match.start()} of {_short(spec)}"
+                raise RecipeError(f"{self.key}: single '{match[0]}' at {where}; double it to mean a brace")
+            if match[1] is not None and match[1] not in columns:
+                raise RecipeError(_no_column(match[1], columns, self.key))
+            literal = match[0][0] if match[0] in ("{{", "}}") else match[0]
+            parts.append((literal, False) if match[1] is None else (match[1], True))
+
+        def fill(row: Row, place: str) -> str:
+            return "".join(
+                _text(self._column(row, text, place), f"{self.key}: {place}: column '{text}'") if is_column else text
+                for text, is_column in parts
+            )
+
+        return fill
+
+    def _function(self, spec: str) -> Callable[[Row, str], Any]:
+        function = resolve(spec, {}, key=self.key, what="function").function
+
+        def call(row: Row, place: str) -> Any:
+            try:
+                return function(row)
+            except Exception as error:
+                raise RecipeError(f"{self.key}: {place}: {spec} raised {type(error).__name__}: {error}") from error
+
+        return call
+
+
+def _no_column(name: str, columns: Collection[str], where: str) -> str:
+    guess = nearest(name, columns)
+    hint = f"; did you mean '{guess}'?" if guess else ""
+    return f"{where}: no column '{name}'{hint} (columns: {', '.join(columns)})"
+
+
+def _text(value: Any, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return str(value)
+    raise RecipeError(f"{where}: expected text, got {type(value).__name__} {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _index(prompt: Prompt) -> int:
+    return int(prompt.id.rpartition(":")[2])

