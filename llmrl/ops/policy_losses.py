@@ -62,9 +62,7 @@ def ppo_clip(
     }
     if dual_clip is not None:
         if dual_clip <= 1 + clip_high:
-            raise ValueError(
-                f"dual_clip: {dual_clip} is not valid, expected above 1 + clip_high = {1 + clip_high}"
-            )
+            raise ValueError(f"dual_clip: {dual_clip} is not valid, expected above 1 + clip_high = {1 + clip_high}")
         loss = torch.where(negative, torch.minimum(loss, -advantages * dual_clip), loss)
         stats["clip_fraction_dual"] = (negative & (fixed > dual_clip)).float()
     return TokenLoss(loss, stats)

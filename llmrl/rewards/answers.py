@@ -15,13 +15,17 @@ _SUPERSCRIPT_RUN = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _VULGAR_AFTER_DIGIT = re.compile(r"(?<=\d)(?=[¼½¾⅐-⅞])")
 _CHARACTERS = str.maketrans(
     {
-        "−": "-", "–": "-", "—": "-", "⁄": "/", "∕": "/", "÷": "/", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
-        "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "±": r"\pm ", "∪": r"\cup ", "≤": r"\le ", "≥": r"\ge ",
-        "°": r"^\circ", "∅": r"\emptyset ", "“": '"', "”": '"', "’": "'", "‘": "'",
+        "−": "-", "–": "-", "—": "-", "⁄": "/", "∕": "/", "÷": "/", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",  # noqa: RUF001
+        "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "±": r"\pm ", "∪": r"\cup ", "≤": r"\le ", "≥": r"\ge ",  # noqa: RUF001
+        "°": r"^\circ", "∅": r"\emptyset ", "“": '"', "”": '"', "’": "'", "‘": "'",  # noqa: RUF001
     }
 )  # fmt: skip
-_SPACING = re.compile(r"(?<!\\)\\[,!;: ]|\\q?quad(?![a-zA-Z])|\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])|~")
-_TEXT_GROUP = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
+_SPACING = re.compile(
+    r"(?<!\\)\\[,!;: ]|\\q?quad(?![a-zA-Z])|\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])|~"
+)
+_TEXT_GROUP = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}"
+)
 _RENAMED = (
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
@@ -30,7 +34,10 @@ _RENAMED = (
     (re.compile(r"\\neq(?![a-zA-Z])|!="), r"\\ne "),
     (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
     (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
-    (re.compile(r".*(?:[<>]|\\[lg]e(?![a-zA-Z])).*:\s*([(\[].*[)\]])\s*$", re.DOTALL), r"\1"),  # x > 1: (1, 2)
+    (
+        re.compile(r"\A[^:]*(?:[<>]|\\[lg]e(?![a-zA-Z]))[^:]*:\s*([(\[].*[)\]])\s*\Z", re.DOTALL),
+        r"\1",
+    ),  # x > 1: (1, 2)
     (re.compile(r"\\(?:varnothing|oslash)(?![a-zA-Z])"), r"\\emptyset "),
     (re.compile(r"\^\s*\{\s*\\circ\s*\}"), r"^\\circ"),
     (re.compile(r"\\degree(?![a-zA-Z])"), r"^\\circ"),

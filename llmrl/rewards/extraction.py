@@ -14,7 +14,7 @@ _NUMBER = re.compile(
     r"(?P<sign>-\s?)?(?P<currency>\\?[$€£¥₹]\s?-?)?"
     rf"(?:\\[dt]?frac\s*\{{\s*-?(?:{_DIGITS})\s*\}}\s*\{{\s*(?:{_DIGITS})\s*\}}"
     rf"|(?:{_DIGITS})(?:\s*/\s*(?:{_DIGITS})|\s*\\[dt]?frac\s*\{{\d+\}}\s*\{{\d+\}}|\s\d+/\d+)?)"
-    r"(?:[eE][+-]?\d{1,3}(?!\w)|\s*(?:\\times|×|\*)\s*10\s*\^\s*\{?-?\d{1,3}\}?)?"
+    r"(?:[eE][+-]?\d{1,3}(?!\w)|\s*(?:\\times|×|\*)\s*10\s*\^\s*\{?-?\d{1,3}\}?)?"  # noqa: RUF001
     r"(?P<percent>\s*\\?%)?"
 )
 _IN_WORD = re.compile(r"(?:[^\W\d]|\d\.?|[\w.)}\]][_^]\{?-?)$")

@@ -1,12 +1,12 @@
 r"""The verifier of mathematical answers: is the completion's final answer the gold answer?
 
-    completion ──extraction──> one answer ──normal_form──> compared with the gold, first rule that applies:
-        identical text                       \dfrac12 = \frac{1}{2}
-        both exact numbers                   1,200.50 = 1200.5;  50% by the `percent` setting
-        x = 5 and 5                          the value, if the names do not differ
-        sets, tuples, intervals, lists       element by element, as many as the gold has
-        words                                the same words
-        expressions                          symbolically (math-verify)
+completion ──extraction──> one answer ──normal_form──> compared with the gold, first rule that applies:
+    identical text                       \dfrac12 = \frac{1}{2}
+    both exact numbers                   1,200.50 = 1200.5;  50% by the `percent` setting
+    x = 5 and 5                          the value, if the names do not differ
+    sets, tuples, intervals, lists       element by element, as many as the gold has
+    words                                the same words
+    expressions                          symbolically (math-verify)
 """
 
 from __future__ import annotations

@@ -98,6 +98,8 @@ class Workers:
         self.close()
 
     def _started(self) -> ProcessPool:
+        if self._pool is not None and not self._pool.active:  # it broke while idle
+            self._discard(self._pool)
         if self._pool is None:
             _hide_main()
             self._pool = ProcessPool(

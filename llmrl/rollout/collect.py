@@ -25,7 +25,7 @@ class Scorer(Protocol):
 class Prompts(Protocol):
     """Hands out prompts in their order; every rank's copy hands out the same."""
 
-    def take(self, count: int) -> list[Prompt]: ...
+    def take(self, n: int) -> list[Prompt]: ...
 
 
 Gather = Callable[[Any, str], list[Any]]

@@ -1,0 +1,117 @@
+"""The llmrl command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from llmrl.errors import RecipeError, RunStopped
+from llmrl.recipe_file import Plan, load_plan
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Post-train language models."
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="a recipe file")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.steps=20")]
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="continue from the last checkpoint")] = False,
+    overwrite: Annotated[bool, typer.Option(help="delete what the run folder holds")] = False,
+    nproc: Annotated[int, typer.Option(help="processes on this machine, one per device", min=1)] = 1,
+) -> None:
+    """Train the model of a recipe."""
+    plan = load_plan(recipe, overrides)
+    launched = "LOCAL_RANK" in os.environ
+    if nproc > 1 and not launched:
+        _refuse_torch_strategy(plan, nproc)
+    if (not launched or os.environ["LOCAL_RANK"] == "0") and overwrite and not resume and plan.run_dir.exists():
+        _delete_run(plan.run_dir)
+    if nproc > 1 and not launched:
+        raise typer.Exit(_launch(nproc))
+    _quiet()
+    from llmrl.train.run import run_plan
+
+    raise typer.Exit(run_plan(plan, resume=resume, console=Console()))
+
+
+@app.command()
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    nproc: Annotated[int, typer.Option(help="processes the run would use", min=1)] = 1,
+    dump: Annotated[bool, typer.Option(help="print the resolved recipe")] = False,
+) -> None:
+    """Check everything that can be checked before a weight loads."""
+    plan = load_plan(recipe, overrides)
+    if dump:
+        print(plan.dump())
+        return
+    if nproc > 1:
+        _refuse_torch_strategy(plan, nproc)
+    _quiet()
+    from llmrl.check import check_plan
+
+    raise typer.Exit(check_plan(plan, ranks=nproc, console=Console()))
+
+
+def main() -> None:
+    """Entry point: faults a user can mend are printed without a traceback."""
+    try:
+        app()
+    except (RecipeError, RunStopped) as error:
+        console = Console(stderr=True)
+        for fault in str(error).splitlines():
+            console.print(f"llmrl: {fault}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+def _refuse_torch_strategy(plan: Plan, nproc: int) -> None:
+    faults = [
+        f"--nproc {nproc}: stage {name} has training.strategy torch, which is for one process; "
+        f"set training.strategy=deepspeed"
+        for name, recipe in plan.stages.items()
+        if recipe.training.strategy == "torch"
+    ]
+    if faults:
+        raise RecipeError(*faults)
+
+
+def _delete_run(folder: Path) -> None:
+    """Only what looks like a run is deleted."""
+    if any(folder.iterdir()) and not (folder / "recipe.yaml").is_file():
+        raise RecipeError(f"--overwrite: {folder} does not look like a run folder (no recipe.yaml); not deleted")
+    shutil.rmtree(folder)
+
+
+def _launch(nproc: int) -> int:
+    """This very command, once per process."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)]
+    return subprocess.call([*torchrun, "-m", "llmrl.cli", *sys.argv[1:]])
+
+
+def _quiet() -> None:
+    """Libraries log to the console by the page; keep it for the run. LLMRL_VERBOSE=1 brings it back."""
+    if os.environ.get("LLMRL_VERBOSE"):
+        return
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""The environments that a recipe can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llmrl.envs.single_turn import single_turn
+
+ENVS: dict[str, Callable[..., Any]] = {"single_turn": single_turn}

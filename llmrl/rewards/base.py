@@ -1,0 +1,278 @@
+"""Reward functions as a recipe names them, and the scoring of a group by all of them.
+
+A reward function's positional parameters are its data, taken by name for one trajectory:
+
+    completion         the decoded text of the actor's last turn
+    prompt             the prompt's text as the model got it
+    row                the whole data row
+    stop_reason        "stop", "length" or "environment"
+    completion_tokens  how many tokens were sampled
+    <column>           any column of the data row, by its name
+    group              alone: the function is called once per group and returns a list, one result each
+
+Its keyword-only parameters are its settings. It returns a number, a bool (a verdict) or a Score. Plain
+functions run in killable processes; `async def` functions run in the event loop. Both have a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import math
+import pkgutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveFloat
+
+from llmrl.errors import RecipeError, nearest
+from llmrl.pieces import Piece, bind, resolve
+from llmrl.rewards.catalogue import REWARDS
+from llmrl.rewards.workers import Workers
+from llmrl.types import Failure, Group, Score, Trajectory
+
+KEY = "rewards"
+BUILT_IN_DATA = frozenset({"completion", "prompt", "row", "stop_reason", "completion_tokens", "group"})
+FAILURE_KINDS = ("timeout", "crash", "invalid")
+
+
+def _run_settings(
+    *, weight: float = 1.0, deadline_seconds: PositiveFloat = 10.0, retries: NonNegativeInt = 1
+) -> dict[str, Any]:
+    """The settings that every reward has, beside its function's own."""
+    return {"weight": weight, "deadline_seconds": deadline_seconds, "retries": retries}
+
+
+RUN_SETTINGS = tuple(inspect.signature(_run_settings).parameters)
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward function with its settings, and how it is run: `retries` more attempts after a failed one."""
+
+    name: str
+    piece: Piece
+    weight: float = 1.0
+    deadline_seconds: float = 10.0
+    retries: int = 1
+
+    @property
+    def per_group(self) -> bool:
+        return "group" in self.piece.data
+
+    @property
+    def module(self) -> str:
+        """The module that a process must import to run the function."""
+        return self.name.partition(":")[0] if ":" in self.name else self.piece.function.__module__
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The data columns that the function takes by name."""
+        return tuple(name for name in self.piece.data if name not in BUILT_IN_DATA)
+
+    @classmethod
+    def from_spec(cls, name: str, settings: Mapping[str, Any]) -> Reward:
+        """The reward that a recipe's line names; raises RecipeError naming the key and the nearest valid one."""
+        own = {key: value for key, value in settings.items() if key not in RUN_SETTINGS}
+        run = {key: value for key, value in settings.items() if key in RUN_SETTINGS}
+        function = resolve(name, REWARDS, key=KEY, what="reward").function if ":" in name else REWARDS.get(name)
+        if function is not None:
+            _check_names(name, function, own)
+        piece = resolve({name: own}, REWARDS, key=KEY, what="reward")
+        reward = cls(name, piece, **_run_settings(**bind(name, _run_settings, run, key=KEY).settings))
+        if not math.isfinite(reward.weight):
+            raise RecipeError(f"{KEY}.{name}.weight: {reward.weight} is not valid: expected a finite number")
+        if reward.per_group and len(piece.data) > 1:
+            raise RecipeError(f"{KEY}.{name}: takes group and {len(piece.data) - 1} more; group must be alone")
+        return reward
+
+
+def _check_names(name: str, own: Mapping[str, Any]) -> None:
+    """The faults that only both lists of settings show: a misspelt common one, and a clash between the two."""
+    function = REWARDS.get(name)
+    if ":" in name:
+        with contextlib.suppress(ImportError, AttributeError):  # reported by resolve, with its own message
+            function = pkgutil.resolve_name(name)
+    if not callable(function):
+        return
+    parameters = inspect.signature(function).parameters.values()
+    valid = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    faults = [
+        f"{KEY}.{name}: its setting '{clash}' has the name of one that every reward has"
+        for clash in sorted(valid & set(RUN_SETTINGS))
+    ]
+    for setting, value in own.items():
+        guess = nearest(setting, valid | set(RUN_SETTINGS))
+        if setting not in valid and guess in RUN_SETTINGS:
+            faults.append(f"{KEY}.{name}: no setting '{setting}' (value {value!r}); did you mean '{guess}'?")
+    if faults:
+        raise RecipeError(*faults)
+
+
+class Rewards:
+    """The rewards that a recipe names. A trajectory's reward is the weighted sum of their values."""
+
+    def __init__(self, rewards: Sequence[Reward], *, workers: Workers):
+        self.rewards = tuple(rewards)
+        self._workers = workers
+        self._counts: Counter[tuple[str, str]] = Counter()
+        workers.warm(reward.module for reward in rewards)
+
+    @classmethod
+    def from_specs(cls, specs: Mapping[str, Mapping[str, Any] | None], *, workers: Workers) -> Rewards:
+        """The set from a recipe's `rewards:` mapping of names to settings.
+
+        A name is a built-in one or `module:function`. Every reward takes the settings `weight` (1.0),
+        `deadline_seconds` (10) and `retries` (1) beside its own. Raises RecipeError with all faults at once.
+        """
+        rewards, faults = [], []
+        for name, settings in specs.items():
+            try:
+                rewards.append(Reward.from_spec(name, settings or {}))
+            except RecipeError as error:
+                faults += error.faults
+        if faults:
+            raise RecipeError(*faults)
+        return cls(rewards, workers=workers)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {reward.name: reward.weight for reward in self.rewards}
+
+    def required_columns(self) -> set[str]:
+        """The data columns that the functions take by name."""
+        return {column for reward in self.rewards for column in reward.columns}
+
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """Raises RecipeError if a reward takes a column that the data lacks."""
+        columns = list(columns)
+        faults = []
+        for reward in self.rewards:
+            for column in reward.columns:
+                if column in columns:
+                    continue
+                guess = nearest(column, [*columns, *BUILT_IN_DATA])
+                hint = f"did you mean '{guess}'?" if guess else f"columns: {', '.join(columns) or 'none'}"
+                faults.append(f"{KEY}.{reward.name}: the data has no column '{column}'; {hint}")
+        if faults:
+            raise RecipeError(*faults)
+
+    async def score(self, group: Group) -> None:
+        """Fill in every trajectory's scores and reward, all rewards and trajectories concurrently.
+
+        reward = sum over rewards of weight * value. A trajectory that a reward failed on, retries included,
+        gets `failure`, and nan for its reward; one that had failed before is left as it was.
+        """
+        self.check_columns(group.prompt.row)
+        live = Group(group.prompt, [one for one in group.trajectories if one.failure is None])
+        if not live.trajectories:
+            return
+        calls = [(reward, part) for reward in self.rewards for part in _parts(reward, live)]
+        for (reward, part), results in zip(
+            calls, await asyncio.gather(*(self._with_retries(*call) for call in calls)), strict=True
+        ):
+            for trajectory, result in zip(part.trajectories, results, strict=True):
+                if isinstance(result, Score):
+                    trajectory.scores[reward.name] = result
+                else:
+                    self._counts[reward.name, result.kind] += 1
+                    trajectory.failure = trajectory.failure or result
+        for trajectory in live.trajectories:
+            values = (reward.weight * trajectory.scores[reward.name].value for reward in self.rewards)
+            trajectory.reward = math.nan if trajectory.failure else math.fsum(values)
+
+    def metrics(self, groups: Iterable[Group]) -> dict[str, float]:
+        """Per reward: the mean value over the groups, and failures and retries since the last call."""
+        trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+        found: dict[str, float] = {}
+        for reward in self.rewards:
+            name = reward.name
+            values = [one.scores[name].value for one in trajectories if name in one.scores]
+            if values:
+                found[f"rewards/{name}/mean"] = math.fsum(values) / len(values)
+            for kind in (*FAILURE_KINDS, "retries"):
+                found[f"rewards/{name}/{kind}"] = float(self._counts[name, kind])
+        self._counts.clear()
+        return found
+
+    async def _with_retries(self, reward: Reward, part: Group) -> list[Score | Failure]:
+        results = await self._attempt(reward, part)
+        for _ in range(reward.retries):
+            if not any(isinstance(result, Failure) for result in results):
+                break
+            self._counts[reward.name, "retries"] += 1
+            results = await self._attempt(reward, part)
+        return results
+
+    async def _attempt(self, reward: Reward, part: Group) -> list[Score | Failure]:
+        try:
+            result = await self._call(reward, part)
+        except TimeoutError as error:
+            failure = Failure(reward.name, "timeout", str(error) or "the function raised TimeoutError")
+        except ValueError as error:
+            failure = Failure(reward.name, "invalid", str(error))
+        except Exception as error:
+            failure = Failure(reward.name, "crash", str(error) or type(error).__name__)
+        else:
+            if not reward.per_group:
+                return [_as_score(reward.name, result)]
+            if isinstance(result, list | tuple) and len(result) == len(part.trajectories):
+                return [_as_score(reward.name, one) for one in result]
+            expected = f"a list of {len(part.trajectories)}, one result per trajectory"
+            failure = Failure(reward.name, "invalid", f"returned {_shown(result)}, expected {expected}")
+        return [failure] * len(part.trajectories)
+
+    async def _call(self, reward: Reward, part: Group) -> Any:
+        available = {"group": part} if reward.per_group else _data(part.trajectories[0])
+        function, settings = reward.piece.function, reward.piece.settings
+        args = [available[name] for name in reward.piece.data]
+        if not inspect.iscoroutinefunction(function):
+            return await self._workers.run(function, args, settings, reward.deadline_seconds)
+        try:
+            async with asyncio.timeout(reward.deadline_seconds) as deadline:
+                return await function(*args, **settings)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise TimeoutError(f"ran past its deadline of {reward.deadline_seconds:g} seconds") from None
+
+
+def _parts(reward: Reward, group: Group) -> list[Group]:
+    """What one call takes: the group, or a trajectory of it."""
+    return [group] if reward.per_group else [replace(group, trajectories=[one]) for one in group.trajectories]
+
+
+def _data(trajectory: Trajectory) -> dict[str, Any]:
+    row = dict(trajectory.prompt.row)
+    return row | {
+        "completion": trajectory.text,
+        "prompt": trajectory.prompt.text,
+        "row": row,
+        "stop_reason": trajectory.stop_reason,
+        "completion_tokens": trajectory.completion_tokens,
+    }
+
+
+def _as_score(source: str, result: Any) -> Score | Failure:
+    """A Score, or an "invalid" Failure for anything that is not a finite number, a bool or a Score."""
+    if isinstance(result, bool):
+        result = Score(float(result), result)
+    elif not isinstance(result, Score) and hasattr(result, "__float__"):  # numpy's and torch's scalars too
+        try:
+            result = Score(float(result))
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            return Failure(source, "invalid", f"returned {_shown(result)}, expected one number")
+    if not isinstance(result, Score):
+        return Failure(source, "invalid", f"returned {_shown(result)}, expected a number, a bool or a Score")
+    try:
+        finite = all(math.isfinite(value) for value in (result.value, *result.turn_values))
+    except TypeError:
+        finite = False
+    return result if finite else Failure(source, "invalid", f"returned {_shown(result)}, expected finite numbers")
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:200]

@@ -1,0 +1,189 @@
+"""From a resolved recipe to the parts of a stage: model, engine, sampler, prompts, rewards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+
+from llmrl.algorithm import Algorithm
+from llmrl.data.prompts import LoadedPrompts, load_prompts
+from llmrl.data.stream import PromptStream
+from llmrl.envs.catalogue import ENVS
+from llmrl.models.loading import load_language_model, load_tokenizer, materialize, stop_token_ids
+from llmrl.models.policy import Policy
+from llmrl.pieces import Piece, catalogue, resolve
+from llmrl.recipe import Recipe
+from llmrl.rewards.base import Rewards
+from llmrl.rewards.workers import Workers
+from llmrl.rollout import selection
+from llmrl.rollout.collect import Collector
+from llmrl.rollout.sampler import Sampler
+from llmrl.train.engine import Engine, TorchEngine
+from llmrl.train.ranks import Ranks
+from llmrl.train.roles import Role
+from llmrl.train.sources import Demonstrations, Rollouts, Source
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A stage's starting point on disk: the model folder, its tokenizer, the tokens that end a completion."""
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    stop_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The recipe's pieces outside the algorithm, resolved."""
+
+    env: Piece
+    keep: Piece
+
+
+def resolve_pieces(recipe: Recipe) -> Pieces:
+    """Raises RecipeError for an unknown environment or keep function, or a wrong setting of one."""
+    return Pieces(
+        env=resolve(recipe.env, ENVS, key="env", what="environment"),
+        keep=resolve(recipe.keep, catalogue(selection), key="keep", what="keep function"),
+    )
+
+
+def prepare_origin(recipe: Recipe, run_dir: Path, ranks: Ranks) -> Origin:
+    """The model folder, made by rank 0 where it has to be made."""
+    target = run_dir / "origin"
+    if ranks.is_first:
+        materialize(recipe.model, target, recipe.seed)
+    ranks.barrier("preparing the model folder")
+    folder = materialize(recipe.model, target, recipe.seed)
+    tokenizer = load_tokenizer(folder, recipe.model.chat_template)
+    return Origin(folder, tokenizer, stop_token_ids(tokenizer, *_generation_configs(folder)))
+
+
+def load_stage_prompts(recipe: Recipe, origin: Origin) -> LoadedPrompts:
+    """Training and held-out prompts, rendered with the origin's tokenizer."""
+    return load_prompts(
+        origin.tokenizer,
+        recipe.data,
+        recipe.rollout.max_prompt_tokens,
+        max_completion_tokens=recipe.rollout.max_completion_tokens,
+        stop_token_ids=origin.stop_token_ids,
+    )
+
+
+def make_role(recipe: Recipe, origin: Origin, ranks: Ranks, device: torch.device) -> Role:
+    """The actor: its trained model, and a frozen reference where the algorithm reads one."""
+    algorithm = Algorithm.from_recipe(recipe)
+    training = recipe.training
+    torch.manual_seed(recipe.seed)
+    lm = load_language_model(
+        origin.folder, "fp32", recipe.model.lora, gradient_checkpointing=training.gradient_checkpointing
+    )
+    policy = _policy(lm, recipe).train()
+    engine: Engine
+    if training.strategy == "deepspeed":
+        from llmrl.train.deepspeed_engine import DeepSpeedEngine
+
+        engine = DeepSpeedEngine(policy, training, device)
+    else:
+        engine = TorchEngine(policy, training, device)
+    reference = None
+    if "ref_logprobs" in algorithm.needs and recipe.model.lora is None:
+        frozen = load_language_model(origin.folder, training.dtype if training.strategy == "deepspeed" else "fp32")
+        reference = _policy(frozen, recipe).to(device).eval().requires_grad_(False)
+    return Role("actor", algorithm, engine, training, ranks, reference)
+
+
+def make_source(
+    recipe: Recipe, pieces: Pieces, prompts: LoadedPrompts, origin: Origin, collector: Collector | None
+) -> Source:
+    """Rollouts or demonstrations, in the recipe's order."""
+    stream = PromptStream(prompts.train, recipe.seed, recipe.data.train.shuffle)
+    if recipe.learn_from == "demonstrations":
+        return Demonstrations(stream, prompts.demonstrations, recipe.rollout.prompts_per_step)
+    assert collector is not None
+    return Rollouts(stream, collector, pieces.keep, recipe.rollout, origin.stop_token_ids)
+
+
+def make_collector(
+    recipe: Recipe, pieces: Pieces, origin: Origin, sampler: Sampler, workers: Workers, ranks: Ranks
+) -> Collector:
+    tokenizer: Any = origin.tokenizer
+    return Collector(
+        sampler,
+        Rewards.from_specs(recipe.rewards, workers=workers),
+        make_env=pieces.env,
+        decode=lambda token_ids: tokenizer.decode(token_ids, skip_special_tokens=True),
+        deadline_seconds=recipe.rollout.deadline_seconds,
+        rank=ranks.rank,
+        ranks=ranks.size,
+        gather=ranks.gather,
+    )
+
+
+class Samplers:
+    """One sampler at a time, kept from stage to stage while the model's shape and the settings stay the same."""
+
+    def __init__(self) -> None:
+        self._key: str | None = None
+        self._sampler: Sampler | None = None
+
+    def get(self, recipe: Recipe, origin: Origin, device: torch.device) -> Sampler:
+        rollout = recipe.rollout
+        length = rollout.max_prompt_tokens + rollout.max_completion_tokens
+        shape = AutoConfig.from_pretrained(str(origin.folder)).to_diff_dict()
+        shape.pop("_name_or_path", None)
+        key = json.dumps([rollout.engine, recipe.training.dtype, length, rollout.engine_options, shape], default=str)
+        if key != self._key:
+            self.close()
+            self._sampler = _make_sampler(recipe, origin, device, length)
+            self._key = key
+        assert self._sampler is not None
+        return self._sampler
+
+    def close(self) -> None:
+        if self._sampler is not None:
+            self._sampler.close()
+        self._sampler = self._key = None
+
+
+def _make_sampler(recipe: Recipe, origin: Origin, device: torch.device, length: int) -> Sampler:
+    dtype = recipe.training.dtype
+    if recipe.rollout.engine == "vllm":
+        from llmrl.rollout.vllm_sampler import VllmSampler
+
+        return VllmSampler(
+            origin.folder,
+            origin.tokenizer,
+            dtype=dtype,
+            max_model_len=length,
+            max_concurrent=recipe.trajectories_per_step,
+            options=recipe.rollout.engine_options,
+        )
+    from llmrl.rollout.transformers_sampler import TransformersSampler
+
+    model: Any = load_language_model(origin.folder, dtype)
+    return TransformersSampler(model.to(device), origin.tokenizer)
+
+
+def _policy(lm: Any, recipe: Recipe) -> Policy:
+    return Policy(lm, temperature=recipe.rollout.temperature, padding_free=recipe.training.padding_free)
+
+
+def _generation_configs(folder: Path) -> list[Any]:
+    configs: list[Any] = [AutoConfig.from_pretrained(str(folder))]
+    with contextlib.suppress(OSError):  # a model folder may lack generation_config.json
+        configs.append(GenerationConfig.from_pretrained(str(folder)))
+    return configs
+
+
+def reward_workers() -> Workers:
+    """As many as cores, at most 8: grading is short, and sampling needs the rest."""
+    return Workers(min(os.cpu_count() or 1, 8))

@@ -1,0 +1,185 @@
+"""A run: the stages of a plan one after the other, resumable, stoppable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+
+from llmrl.errors import RecipeError, RunStopped
+from llmrl.recipe_file import Plan
+from llmrl.train.build import (
+    Samplers,
+    load_stage_prompts,
+    make_collector,
+    make_role,
+    make_source,
+    prepare_origin,
+    resolve_pieces,
+    reward_workers,
+)
+from llmrl.train.checkpoint import Checkpoints, read_state
+from llmrl.train.progress import RunProgress
+from llmrl.train.ranks import Ranks
+from llmrl.train.run_folder import RunFolder
+from llmrl.train.stage import Stage, StopAsked
+
+
+class Signals:
+    """Turns the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextmanager
+    def caught(self) -> Iterator[Signals]:
+        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.received = number
+
+
+def run_plan(plan: Plan, *, resume: bool, console: Console) -> int:
+    """Train every stage that is not done; returns the exit code: 0, or 128 + signal when asked to stop.
+
+    Raises RecipeError if the run folder is in use and `resume` is not asked, RunStopped if the run cannot go on.
+    """
+    device = _start_process(plan)
+    ranks = Ranks(deadline_seconds=max(recipe.rollout.deadline_seconds for recipe in plan.stages.values()))
+    folder = RunFolder(plan.run_dir, writes=ranks.is_first)
+    checkpoints = Checkpoints(plan.run_dir / "checkpoints", ranks)
+    if (plan.run_dir / "metrics.jsonl").exists() and not resume:
+        raise RecipeError(
+            f"run_dir: {plan.run_dir} holds a run already; continue it with --resume, replace it with --overwrite, "
+            f"or name another with run_dir=..."
+        )
+    ranks.barrier("starting the run")
+    folder.start(plan.dump())
+    latest = checkpoints.latest() if resume else None
+    samplers, workers = Samplers(), reward_workers()
+    progress = RunProgress(console, shown=ranks.is_first)
+    signals = Signals()
+    try:
+        with signals.caught(), progress:
+            _rewind(plan, folder, latest)
+            for name in plan.stages:
+                if (plan.run_dir / "stages" / name).exists():
+                    progress.say(f"stage {name}: done before")
+                    continue
+                stage = _build(plan, name, device, ranks, folder, progress, checkpoints, samplers, workers, signals)
+                if latest and read_state(latest)["stage"] == name:
+                    stage.resume(latest)
+                    progress.say(f"stage {name}: resumed after step {stage.step}")
+                stage.run()
+                _finish_stage(stage, plan.run_dir / "stages" / name)
+            folder.finish(list(plan.stages)[-1])
+    except StopAsked as stopped:
+        console.print(f"{stopped}; continue with --resume", highlight=False)
+        return 128 + (signals.received or signal.SIGTERM)
+    except OSError as error:
+        raise RunStopped(f"the run stopped: {error}; continue with --resume once that is mended") from error
+    finally:
+        samplers.close()
+        workers.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
+
+
+def _build(
+    plan: Plan,
+    name: str,
+    device: torch.device,
+    ranks: Ranks,
+    folder: RunFolder,
+    progress: RunProgress,
+    checkpoints: Checkpoints,
+    samplers: Samplers,
+    workers,
+    signals: Signals,
+) -> Stage:
+    recipe = plan.stages[name]
+    pieces = resolve_pieces(recipe)
+    origin = prepare_origin(recipe, plan.run_dir, ranks)
+    prompts = load_stage_prompts(recipe, origin)
+    samples = recipe.learn_from == "rollouts" or (recipe.rewards and prompts.eval)
+    role = make_role(recipe, origin, ranks, device)
+    collector = None
+    if samples:
+        sampler = samplers.get(recipe, origin, device)
+        collector = make_collector(recipe, pieces, origin, sampler, workers, ranks)
+    _set_threads(recipe.training.threads, ranks)  # after the sampler, which sets them for itself
+    return Stage(
+        name,
+        recipe,
+        role,
+        make_source(recipe, pieces, prompts, origin, collector),
+        origin.tokenizer,
+        origin.stop_token_ids,
+        prompts.eval,
+        ranks,
+        folder,
+        progress,
+        checkpoints,
+        collector,
+        lambda: signals.received is not None,
+    )
+
+
+def _rewind(plan: Plan, folder: RunFolder, latest: Path | None) -> None:
+    """Forget what was recorded after the checkpoint: of unfinished stages, all but its steps."""
+    unfinished = [name for name in plan.stages if not (plan.run_dir / "stages" / name).exists()]
+    if not unfinished:
+        return
+    state = read_state(latest) if latest else {"stage": None, "step": 0}
+    reached = state["stage"] if state["stage"] in unfinished else None
+    folder.rewind(reached or "", state["step"], [name for name in unfinished if name != reached])
+
+
+def _finish_stage(stage: Stage, target: Path) -> None:
+    """Export the stage's model; that the folder exists says that the stage is done."""
+    partial = target.with_name(f".{target.name}.partial")
+    if stage.ranks.is_first:
+        shutil.rmtree(partial, ignore_errors=True)
+    stage.ranks.barrier("finishing a stage")
+    stage.export(partial)
+    stage.ranks.barrier("exporting a stage's model")
+    if stage.ranks.is_first:
+        partial.rename(target)
+    stage.ranks.barrier("publishing a stage's model")
+
+
+def _start_process(plan: Plan) -> torch.device:
+    """The rank's device; with DeepSpeed, its process group."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        device = torch.device("cuda", local_rank)
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        device = torch.device("cpu")
+    if any(recipe.training.strategy == "deepspeed" for recipe in plan.stages.values()):
+        from llmrl.train.deepspeed_engine import start_process_group
+
+        start_process_group(device)
+    return device
+
+
+def _set_threads(asked: int | None, ranks: Ranks) -> None:
+    torch.set_num_threads(asked or max(1, len(os.sched_getaffinity(0)) // ranks.size))

@@ -1,0 +1,153 @@
+"""One stage of a run: everything it is made of, and its loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from llmrl.data.packing import pack
+from llmrl.evaluation.evaluate import evaluate
+from llmrl.models.loading import export
+from llmrl.recipe import Recipe
+from llmrl.rollout.collect import Collector
+from llmrl.rollout.sampler import derive_seed
+from llmrl.train.checkpoint import Checkpoints, random_state, read_state, set_random_state
+from llmrl.train.progress import RunProgress
+from llmrl.train.ranks import Ranks
+from llmrl.train.roles import Role
+from llmrl.train.run_folder import RunFolder
+from llmrl.train.sources import Source, sampling_params
+from llmrl.train.step import Metrics, annotate, update
+from llmrl.types import ACTOR, Group, Prompt
+
+
+class StopAsked(Exception):
+    """A signal asked the run to stop; its state is in a checkpoint."""
+
+
+@dataclass
+class Stage:
+    """step: the last one done. best: (metric, step) of the best checkpoint so far."""
+
+    name: str
+    recipe: Recipe
+    role: Role
+    source: Source
+    tokenizer: PreTrainedTokenizerBase
+    stop_token_ids: tuple[int, ...]
+    eval_prompts: Sequence[Prompt]
+    ranks: Ranks
+    folder: RunFolder
+    progress: RunProgress
+    checkpoints: Checkpoints
+    collector: Collector | None = None  # none: nothing is sampled in this stage
+    stop_asked: Callable[[], bool] = lambda: False
+    step: int = 0
+    best: tuple[float, int] | None = None
+    _last_eval: Metrics = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Train from `step` to the recipe's last; raises StopAsked after a checkpoint if asked to stop."""
+        steps, every = self.recipe.training.steps, self.recipe.checkpoint.every
+        self.progress.stage(self.name, steps=steps, done=self.step)
+        self._sync_weights()
+        if self.step == 0:
+            self._log({"step": 0} | self._evaluate(last=False))
+        while self.step < steps:
+            self._train_step()
+            stop = any(self.ranks.gather(self.stop_asked(), "agreeing whether to stop"))
+            if stop or (every and self.step % every == 0):
+                self._checkpoint()
+            if stop and self.step < steps:
+                raise StopAsked(f"stopped after step {self.step} of stage {self.name}")
+
+    def export(self, folder: Path) -> None:
+        """The weights as a Hugging Face folder; every rank calls it, rank 0 writes."""
+        engine = self.role.engine
+        export(engine.policy.lm, engine.weights(), self.tokenizer, folder, writes=self.ranks.is_first)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on exactly where `checkpoint` was written."""
+        state = read_state(checkpoint)
+        self.role.engine.load(checkpoint)
+        self.source.stream.load_state_dict(state["stream"])
+        set_random_state(state["random"][self.ranks.rank])
+        self.step, self.best = state["step"], state["best"]
+        if self.collector:
+            self.collector.sampler.policy_version = self.step
+
+    def _train_step(self) -> None:
+        started = time.monotonic()
+        seed = derive_seed(self.recipe.seed, self.name, self.step + 1)
+        collected = self.source.collect(seed)
+        collected_at = time.monotonic()
+        batch = annotate(self.role, pack(collected.groups, ACTOR))
+        metrics = update(self.role, batch, seed=seed, max_mismatch=self.recipe.rollout.max_mismatch)
+        self.step += 1
+        trained_at = time.monotonic()
+        self._sync_weights()
+        seconds = time.monotonic() - started
+        row: dict[str, Any] = {"step": self.step, "epoch": self.source.stream.epoch} | metrics | collected.metrics
+        row |= {
+            "collect_seconds": collected_at - started,
+            "train_seconds": trained_at - collected_at,
+            "sync_seconds": time.monotonic() - trained_at,
+            "step_seconds": seconds,
+            "tokens_per_second": float(batch.response_mask.sum()) / seconds,
+        }
+        self._record(f"{self.name}-{self.step:06d}", collected.groups)
+        every = self.recipe.evaluation.every
+        last = self.step == self.recipe.training.steps
+        if last or (every and self.step % every == 0):
+            row |= self._evaluate(last=last)
+        self._log(row)
+
+    def _sync_weights(self) -> None:
+        """Make what samples what trains."""
+        if self.collector:
+            self.collector.sampler.load_weights(self.role.engine.weights(), self.step)
+
+    def _evaluate(self, *, last: bool) -> Metrics:
+        if not self.collector or not self.eval_prompts:
+            return {}
+        settings = self.recipe.evaluation
+        # one seed for every evaluation: two of them differ by their weights alone
+        params = sampling_params(
+            self.recipe.rollout, self.stop_token_ids, derive_seed(self.recipe.seed, self.name, "eval")
+        )
+        prompts = self.eval_prompts[: settings.limit]
+        self._last_eval, groups = evaluate(self.collector, prompts, settings, params)
+        self._record(f"{self.name}-{self.step:06d}-eval", groups)
+        return self._last_eval
+
+    def _checkpoint(self) -> None:
+        settings = self.recipe.checkpoint
+        found = self._last_eval.get(settings.metric)
+        if found is not None and settings.keep_best and (self.best is None or found > self.best[0]):
+            self.best = (found, self.step)
+        state = {
+            "best": self.best,
+            "stream": self.source.stream.state_dict(),
+            "random": self.ranks.gather(random_state(), "gathering random states"),
+        }
+
+        def write(folder: Path) -> None:
+            self.role.engine.save(folder)
+            self.export(folder / "model")
+
+        self.checkpoints.save(self.name, self.step, state, write)
+        self.checkpoints.prune(self.name, keep_last=settings.keep_last, best=self.best[1] if self.best else None)
+
+    def _record(self, name: str, groups: Sequence[Group]) -> None:
+        if self.recipe.learn_from == "rollouts" or name.endswith("-eval"):
+            self.folder.rollouts(name, groups)
+
+    def _log(self, row: dict[str, Any]) -> None:
+        row = {"stage": self.name} | row
+        self.folder.log(row)
+        self.progress.row(row)
