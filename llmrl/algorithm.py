@@ -16,15 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmrl.errors import RecipeError, unknown_name
+from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.ops import advantages, log_ratios, policy_losses, reductions, regularizers
 from llmrl.pieces import Piece, catalogue, resolve
 from llmrl.recipe import Recipe
 from llmrl.types import Batch, Credit, TokenLoss
 
-BATCH_FIELDS = frozenset(f.name for f in fields(Batch))
+BATCH_FIELDS = frozenset(f.name for f in fields(Batch)) - {"values"}  # no critic predicts them
 CREDIT_DATA = BATCH_FIELDS | {"logprobs"}
-LOSS_DATA = CREDIT_DATA | {"advantages", "returns", "log_ratio", "entropy"}
+LOSS_DATA = CREDIT_DATA | {"advantages", "log_ratio", "entropy"}
+PLACES = (
+    ("policy_loss", "policy loss", policy_losses),
+    ("reduce", "reduction", reductions),
+    ("log_ratio", "log ratio", log_ratios),
+    ("advantage", "advantage", advantages),
+)
 
 
 @dataclass(frozen=True)
@@ -46,17 +52,23 @@ class Algorithm:
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Algorithm:
-        """Resolve the recipe's pieces; raises RecipeError for names, settings and combinations that cannot work."""
-        algorithm = cls(
-            policy_loss=resolve(recipe.policy_loss, catalogue(policy_losses), key="policy_loss", what="policy loss"),
-            reduce=resolve(recipe.reduce, catalogue(reductions), key="reduce", what="reduction"),
-            log_ratio=resolve(recipe.log_ratio, catalogue(log_ratios), key="log_ratio", what="log ratio"),
-            advantage=resolve(recipe.advantage, catalogue(advantages), key="advantage", what="advantage")
-            if recipe.advantage
-            else None,
-            token_rewards=_weighted(recipe.token_rewards, "token_rewards"),
-            regularizers=_weighted(recipe.regularizers, "regularizers"),
-        )
+        """Resolve the recipe's pieces, and call each one once on a tiny batch.
+
+        Raises RecipeError with every fault: names, settings, combinations that cannot work, results of a wrong kind.
+        """
+        faults: list[str] = []
+        found: dict[str, Any] = {}
+        for key, what, module in PLACES:
+            spec = getattr(recipe, key)
+            if spec is not None:
+                with gathered(faults):
+                    found[key] = resolve(spec, catalogue(module), key=key, what=what)
+        for key in ("token_rewards", "regularizers"):
+            with gathered(faults):
+                found[key] = _weighted(getattr(recipe, key), key)
+        if faults:
+            raise RecipeError(*faults)
+        algorithm = cls(**found)
         algorithm._check(recipe)
         return algorithm
 
@@ -114,11 +126,12 @@ class Algorithm:
         if self.advantage:
             placed.append(("advantage", self.advantage, CREDIT_DATA))
         for key, piece, known in placed:
-            faults += [
+            unknown = [
                 unknown_name(f"{key}.{piece.name}", name, known, "data field, for its positional parameter,")
                 for name in piece.data
                 if name not in known
             ]
+            faults += unknown or _try(key, piece)
         if "advantages" in self.policy_loss.data and self.advantage is None:
             faults.append(f"policy_loss: {self.policy_loss.name} uses advantages, but the recipe names no advantage")
         if self.advantage and "group_ids" in self.advantage.data and recipe.rollout.group_size < 2:
@@ -150,3 +163,45 @@ def _weighted(specs: Mapping[str, Mapping[str, Any] | None], key: str) -> tuple[
         piece = resolve({name: settings}, catalogue(regularizers), key=key, what="token penalty")
         found.append(Weighted(piece, float(weight)))
     return tuple(found)
+
+
+def _try(key: str, piece: Piece) -> list[str]:
+    """The fault that one call on a tiny batch shows: a setting out of range, or a result of the wrong kind."""
+    data = _tiny_data()
+    shape = tuple(data["response_mask"].shape)
+    try:
+        result = piece(data)
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        return [f"{key}.{piece.name}: {kind}{error}"]
+    expected = {"advantage": Credit, "policy_loss": TokenLoss}.get(key, Tensor)
+    tensor = {"advantage": "advantages", "policy_loss": "loss"}.get(key)
+    per_token = getattr(result, tensor, None) if tensor else result
+    if isinstance(result, expected) and isinstance(per_token, Tensor) and tuple(per_token.shape) == shape:
+        return []
+    got = f"a tensor of shape {tuple(per_token.shape)}" if isinstance(per_token, Tensor) else type(result).__name__
+    return [f"{key}.{piece.name}: returned {got} for a batch of shape {shape}, expected a {expected.__name__} per token"]
+
+
+def _tiny_data() -> dict[str, Any]:
+    """Two groups of two trajectories, prompts of one token, answers of one to three."""
+    response_mask = torch.tensor([[0, 1, 1, 1], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]).bool()
+    logprobs = torch.where(response_mask, -0.5, 0.0)
+    outcomes = torch.tensor([1.0, 0.0, 0.0, 1.0])
+    last = response_mask.int().cumsum(dim=1).argmax(dim=1)
+    batch = Batch(
+        token_ids=torch.arange(16).reshape(4, 4),
+        attention_mask=response_mask | (torch.arange(4) == 0),
+        response_mask=response_mask,
+        rewards=torch.zeros(4, 4).scatter(1, last[:, None], outcomes[:, None]),
+        group_ids=torch.tensor([0, 0, 1, 1]),
+        rollout_logprobs=logprobs,
+        correct=outcomes,
+        policy_version=torch.zeros(4, dtype=torch.long),
+        old_logprobs=logprobs,
+        ref_logprobs=logprobs,
+    )
+    trained = logprobs.clone().requires_grad_()
+    advantages = torch.where(response_mask, outcomes[:, None] - 0.5, 0.0)
+    extra = {"logprobs": trained, "log_ratio": trained - logprobs, "entropy": -trained, "advantages": advantages}
+    return batch_data(batch) | extra

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
@@ -20,6 +21,15 @@ class RecipeError(Exception):
     def __init__(self, *faults: str):
         super().__init__("\n".join(faults))
         self.faults = list(faults)
+
+
+@contextmanager
+def gathered(faults: list[str]) -> Iterator[None]:
+    """Go on after a RecipeError, its faults added to `faults`: one report then has them all."""
+    try:
+        yield
+    except RecipeError as error:
+        faults += error.faults
 
 
 class RunStopped(Exception):

@@ -93,7 +93,7 @@ def bind(name: str, function: Callable[..., Any], settings: Mapping[str, Any], *
 
 def _settings_hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(function, include_extras=True)  # Annotated bounds count
     except (NameError, TypeError):  # a user's function may annotate names that exist only for type checkers
         return {}
 

@@ -1,6 +1,7 @@
 """The recipe schema: what a user may write, with types, ranges and defaults; unknown keys are faults.
 
-One Recipe is one stage of training, fully resolved. `llmrl.recipe_file` reads the YAML and makes it.
+One Recipe is one stage of training, fully resolved. `llmrl.recipe_file` reads the YAML and makes it; the keys
+`include`, `method` and `stages` say how and are gone by then.
 Batch arithmetic is in one unit: prompts_per_step x group_size = trajectories of a step, which are cut into
 `updates_per_step` optimizer steps; `tokens_per_micro_batch` is how much goes through the model at once.
 """
@@ -180,7 +181,6 @@ class Recipe(Strict):
     seed: NonNegativeInt = 0
     summary: str | None = None
     paper: str | None = Field(default=None, description="the method's source")
-    method: str | None = None
     model: Annotated[Model, BeforeValidator(_named)]
     data: Data
 
@@ -232,5 +232,7 @@ class Recipe(Strict):
         if self.learn_from == "demonstrations" and self.data.train.completion is None:
             raise ValueError("learn_from: demonstrations needs data.train.completion (the text to imitate)")
         if self.learn_from == "rollouts" and not self.rewards:
-            raise ValueError("learn_from: rollouts needs at least one reward under rewards")
+            raise ValueError(
+                "learn_from: rollouts needs at least one reward under rewards, such as math_verifier: {}"
+            )
         return self

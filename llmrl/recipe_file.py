@@ -3,6 +3,7 @@
 Later layers win: an include, the method, the recipe's common part, the stage, `key=value` overrides.
 One rule merges layers: mappings merge, anything else replaces, null removes; a key that holds one piece
 (`policy_loss: {ppo_clip: {...}}`) merges only when both layers name the same piece.
+"${rollout.max_completion_tokens}" as a whole value stands for the value of that key.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from llmrl.errors import RecipeError, nearest, unknown_name
+from llmrl.errors import RecipeError, gathered, nearest, unknown_name
 from llmrl.recipe import Recipe
 
 ONE_PIECE = frozenset({"advantage", "policy_loss", "log_ratio", "reduce", "keep", "env"})
+FILE_KEYS = ("include", "method", "stages")
 Layer = dict[str, Any]
 
 
@@ -38,7 +40,6 @@ class Plan:
         common = {"name": self.name, "run_dir": str(self.run_dir)}
         for stage in stages.values():
             del stage["name"], stage["run_dir"]
-            stage["method"] = None  # its pieces are written out below, so nothing is left to look up
         return yaml.safe_dump({**common, "stages": stages}, sort_keys=False, allow_unicode=True)
 
 
@@ -46,7 +47,7 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML that refuses a key written twice, and reads 1e-5 as a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value if not key.tag.endswith(":merge")]
         twice = {str(key) for key in keys if keys.count(key) > 1}
         if twice:
             raise RecipeError(f"line {node.start_mark.line + 1}: key written twice: {', '.join(sorted(twice))}")
@@ -62,12 +63,11 @@ def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
     """Read a recipe file; raises RecipeError with every fault found in it."""
     path = Path(path)
     layer = _override(_read(path), overrides or [])
-    stages: Mapping[str, Any] = layer.pop("stages", None) or {"train": {}}
-    if not isinstance(stages, dict) or not all(isinstance(stage, dict | None) for stage in stages.values()):
-        raise RecipeError("stages: expected a mapping of stage names to recipe fragments")
-    layer.setdefault("name", path.stem)
-    layer.setdefault("run_dir", f"runs/{layer['name']}")
-    recipes, faults = {}, []
+    stages = _stages(layer.pop("stages", None) or {"train": {}})
+    layer["name"] = layer.get("name") or path.stem
+    layer["run_dir"] = layer.get("run_dir") or f"runs/{layer['name']}"
+    recipes: dict[str, Recipe] = {}
+    faults: dict[str, list[str]] = {name: [] for name in stages}
     for index, (name, fragment) in enumerate(stages.items()):
         fragment = dict(fragment or {})
         if index and "model" not in fragment and isinstance(layer.get("model"), dict):
@@ -76,14 +76,21 @@ def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
             fragment["model"] |= dict.fromkeys(("build", "gguf"))
         elif index and "model" not in fragment:
             fragment["model"] = f"{layer['run_dir']}/stages/{list(stages)[index - 1]}"
-        prefix = f"stages.{name}." if len(stages) > 1 else ""
-        try:
+        with gathered(faults[name]):
             recipes[name] = _stage(layer, fragment)
-        except RecipeError as error:
-            faults += [fault if fault in faults else f"{prefix}{fault}" for fault in error.faults]
-    if faults:
-        raise RecipeError(*dict.fromkeys(faults))
-    return Plan(layer["name"], Path(layer["run_dir"]), recipes)
+    if any(faults.values()):
+        raise RecipeError(*of_stages(faults))
+    first = next(iter(recipes.values()))
+    return Plan(first.name, Path(first.run_dir), recipes)
+
+
+def of_stages(faults: Mapping[str, list[str]]) -> list[str]:
+    """Each stage's faults as one list: said once if every stage has it, else with the stage's name."""
+    everywhere = set.intersection(*map(set, faults.values()))
+    named = (
+        fault if fault in everywhere else f"stage {stage}: {fault}" for stage, own in faults.items() for fault in own
+    )
+    return list(dict.fromkeys(named))
 
 
 def methods() -> dict[str, Layer]:
@@ -115,13 +122,32 @@ def _merge_piece(below: Any, value: Any) -> Any:
     return value
 
 
+def _stages(stages: Any) -> Mapping[str, Any]:
+    if not isinstance(stages, dict) or not all(isinstance(stage, dict | None) for stage in stages.values()):
+        raise RecipeError("stages: expected a mapping of stage names to recipe fragments")
+    faults = [
+        f"stages: '{name}' is no name for a stage: expected letters, digits, - and _ (it names folders)"
+        for name in stages
+        if not re.fullmatch(r"[\w-]+", str(name))
+    ]
+    faults += [
+        f"stages.{name}.{key}: belongs to the whole run; write it outside of stages"
+        for name, fragment in stages.items()
+        for key in ("name", "run_dir", "include", "stages")
+        if key in (fragment or {})
+    ]
+    if faults:
+        raise RecipeError(*faults)
+    return stages
+
+
 def _stage(common: Layer, fragment: Layer) -> Recipe:
     own = merge(common, fragment)
-    name = own.get("method")
+    name = own.pop("method", None)
     fragments = methods()
-    if name is not None and name not in fragments:
+    if name is not None and str(name) not in fragments:
         raise RecipeError(unknown_name("method", str(name), fragments, "method"))
-    layer = merge(fragments[name], own) if name else own
+    layer = merge(fragments[str(name)], own) if name is not None else own
     layer = _drop_nulls(layer)
     layer = _interpolate(layer, layer)
     try:
@@ -137,10 +163,17 @@ def _read(path: Path, including: tuple[Path, ...] = ()) -> Layer:
         raise RecipeError(f"{path}: no such recipe file" + (f"; did you mean '{folder / guess}'?" if guess else ""))
     if path.resolve() in including:
         raise RecipeError(f"{path}: includes itself")
-    layer = _parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text: {error}") from None
+    layer = _parse(text, str(path))
     includes = layer.pop("include", None) or []
+    includes = [includes] if isinstance(includes, str) else includes
+    if not isinstance(includes, list) or not all(isinstance(name, str) for name in includes):
+        raise RecipeError(f"{path}: include: {_short(includes)} is not valid: expected a file name or a list of them")
     below: Layer = {}
-    for name in [includes] if isinstance(includes, str) else includes:
+    for name in includes:
         below = merge(below, _read(path.parent / name, (*including, path.resolve())))
     return merge(below, layer)
 
@@ -158,19 +191,36 @@ def _parse(text: str, name: str) -> Layer:
 
 
 def _override(layer: Layer, overrides: list[str]) -> Layer:
-    stages = layer.get("stages") or {}
+    stages = _stages(layer.get("stages") or {})
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"override '{override}': expected key=value, such as training.steps=20")
-        value = yaml.load(text, _UniqueKeys)
+        try:
+            value = yaml.load(text, _UniqueKeys)
+        except yaml.YAMLError:
+            raise RecipeError(f"override '{override}': {text!r} is not valid YAML") from None
         path = key.split(".")
-        setting = [s for s, fragment in stages.items() if _has(fragment, path)]
+        setting = [stage for stage, fragment in stages.items() if _sets(fragment, path)]
         if setting and path[0] != "stages":
-            named = ", ".join(f"stages.{s}.{key}" for s in setting)
+            named = ", ".join(f"stages.{stage}.{key}" for stage in setting)
             raise RecipeError(f"override '{key}': set by a stage, so say which one: {named}")
+        if path[0] == "stages" and (len(path) < 3 or path[1] not in stages):
+            stage = path[1] if len(path) > 1 else ""
+            raise RecipeError(unknown_name(f"override '{key}'", stage, stages, "stage"))
         layer = merge(layer, _nest(path, value))
     return layer
+
+
+def _sets(fragment: Any, path: list[str]) -> bool:
+    """Whether `fragment` holds the key at `path`, or a value that replaces whatever is there."""
+    for key in path:
+        if not isinstance(fragment, dict):
+            return fragment is not None
+        if key not in fragment:
+            return False
+        fragment = fragment[key]
+    return True
 
 
 def _nest(path: list[str], value: Any) -> Layer:
@@ -210,7 +260,9 @@ def _interpolate(value: Any, root: Layer) -> Any:
         for key in path:
             here = here[key]
     if here is None:
-        raise RecipeError(f"{value}: the recipe has no key {found[1]}")
+        guess = nearest(path[-1], _keys_at(path[:-1]))
+        hint = f"; did you mean '{'.'.join([*path[:-1], guess])}'?" if guess else ""
+        raise RecipeError(f"{value}: the recipe has no key '{found[1]}'{hint}")
     return here
 
 
@@ -221,28 +273,39 @@ def _default(path: list[str]) -> Any:
         if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
             return None
     field = schema.model_fields.get(path[-1])
-    return field.get_default() if field else None
+    return field.get_default(call_default_factory=True) if field and not field.is_required() else None
 
 
 def _faults(error: ValidationError) -> list[str]:
     """pydantic's errors as sentences that name the key, the value, what was expected, the nearest valid key."""
-    faults = []
+    faults: dict[str, list[str]] = {}  # by key and value: a value refused by each type of a union is one fault
     for item in error.errors():
-        where = [part for part in item["loc"] if isinstance(part, str) and not part.startswith(("function-", "dict["))]
+        where = _key_of(item["loc"])
         key = ".".join(where) or "recipe"
         if item["type"] == "extra_forbidden":
             valid = _keys_at(where[:-1])
             guess = nearest(where[-1], valid)
             hint = f"did you mean '{guess}'?" if guess else f"valid: {', '.join(sorted(valid))}"
-            faults.append(f"{key}: unknown key (value {item['input']!r}); {hint}")
-        elif item["type"] == "missing":
-            faults.append(f"{key}: required, and missing")
+            start, message = f"{key}: unknown key (value {_short(item['input'])}); ", hint
+        elif item["type"] == "missing" and len(where) == len(item["loc"]):
+            start, message = f"{key}: ", "required, and missing"
         elif item["type"] == "value_error":
-            message = item["msg"].removeprefix("Value error, ")
-            faults.append(message if key == "recipe" else f"{key}: {message}")
+            start, message = "" if key == "recipe" else f"{key}: ", item["msg"].removeprefix("Value error, ")
         else:
-            faults.append(f"{key}: {_short(item['input'])} is not valid: {item['msg']}")
-    return list(dict.fromkeys(faults))
+            start, message = f"{key}: {_short(item['input'])} is not valid: ", item["msg"]
+        faults.setdefault(start, []).append(message)
+    return [start + "; or: ".join(messages) for start, messages in faults.items()]
+
+
+def _key_of(location: tuple[int | str, ...]) -> list[str]:
+    """The part of pydantic's location that a recipe spells: what follows a key of the schema's own names a type."""
+    where: list[str] = []
+    for part in location:
+        valid = _keys_at(where)
+        if not valid:
+            break
+        where.append(str(part))
+    return where
 
 
 def _short(value: Any) -> str:
@@ -251,11 +314,12 @@ def _short(value: Any) -> str:
 
 
 def _keys_at(path: list[str]) -> list[str]:
+    """The keys that the schema has under `path`; none where it leads to a plain value, or nowhere."""
     schema: Any = Recipe
     for key in path:
-        annotation = schema.model_fields[key].annotation
+        annotation = schema.model_fields[key].annotation if key in schema.model_fields else None
         options = [annotation, *getattr(annotation, "__args__", ())]
         schema = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
         if schema is None:
             return []
-    return list(schema.model_fields)
+    return [*schema.model_fields, *(FILE_KEYS if not path else ())]

@@ -93,7 +93,7 @@ def _read_csv(path: Path, key: str, limit: int | None) -> list[Row]:
                     raise RecipeError(f"{key}: {path}:{reader.line_num}: {fault}")
                 rows.append(row)
         except csv.Error as error:
-            raise RecipeError(f"{key}: {path}:{reader.line_num}: not valid CSV: {error}") from None
+            raise RecipeError(f"{key}: {path}:{reader.reader.line_num}: not valid CSV: {error}") from None
     return rows
 
 

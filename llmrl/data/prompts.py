@@ -261,7 +261,7 @@ class _Field:
     def _template(self, spec: str, columns: Collection[str]) -> Callable[[Row, str], str]:
         parts: list[tuple[str, bool]] = []  # (text, whether it names a column)
         for match in _TEMPLATE_PART.finditer(spec):
-            if match[0] in "{}":
+            if match[0] in ("{", "}"):
                 where = f"character {match.start()} of {_short(spec)}"
                 raise RecipeError(f"{self.key}: single '{match[0]}' at {where}; double it to mean a brace")
             if match[1] is not None and match[1] not in columns:

@@ -27,6 +27,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -115,7 +116,7 @@ def load_language_model(
         raise RecipeError(f"model: cannot load '{folder}' as a language model: {_first_line(error)}") from None
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model if lora is None else _add_lora(model, lora)
+    return model if lora is None else add_lora(model, lora)
 
 
 def plain_weights(model: PreTrainedModel | PeftModel) -> Iterator[tuple[str, Tensor]]:
@@ -176,7 +177,8 @@ def _locate(path: str) -> Path:
             cached_file(path, "config.json")
         except OSError as error:
             raise RecipeError(
-                f"model.path: '{path}' is no folder here and cannot be had from the hub: {_first_line(error)}"
+                f"model.path: '{path}' is no folder here and cannot be had from the hub: {_first_line(error)}; "
+                "if you have the model in a folder, say model=FOLDER"
             ) from None
         return Path(path)
     siblings = [f.name for f in folder.parent.iterdir() if f.is_dir()] if folder.parent.is_dir() else []
@@ -186,7 +188,29 @@ def _locate(path: str) -> Path:
     )
 
 
-def _build(spec: Build, folder: Path, seed: int) -> Path:
+def outline(spec: Model, folder: Path) -> Path:
+    """What `materialize` gives, less the weights that it would make: config and tokenizer, for checks.
+
+    A built model's are written into `folder`, and those of a GGUF file that is not converted yet. Raises as
+    `materialize` does.
+    """
+    if spec.build is not None:
+        config, tokenizer = _blueprint(spec.build)
+    elif spec.gguf is not None:
+        source, converted = _gguf_file(spec.gguf)
+        if converted.is_dir():
+            return converted
+        config = AutoConfig.from_pretrained(str(source.parent), gguf_file=source.name)
+        tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+    else:
+        return _locate(str(spec.path))
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _blueprint(spec: Build) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
+    """Config and tokenizer of a model made from scratch."""
     key = "model.build"
     if spec.architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         guess = nearest(spec.architecture, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -213,17 +237,25 @@ def _build(spec: Build, folder: Path, seed: int) -> Path:
         raise RecipeError(*faults)
     try:
         config = AutoConfig.for_model(spec.architecture, **{**spec.config, **derived})
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config)  # what the config allows and the architecture does not
     except (StrictDataclassError, TypeError, ValueError, RuntimeError) as error:
         fault = " ".join(str(error).split())
         raise RecipeError(f"{key}.config: {spec.architecture} refuses {spec.config}: {fault}") from None
+    return config, tokenizer
+
+
+def _build(spec: Build, folder: Path, seed: int) -> Path:
+    config, tokenizer = _blueprint(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     export(model, tokenizer, folder)
     return folder
 
 
-def _convert(spec: Gguf) -> Path:
+def _gguf_file(spec: Gguf) -> tuple[Path, Path]:
+    """The GGUF file, and the folder that holds or will hold it in converted form."""
     key, package = "model.gguf", spec.package.replace("_", "-")
     try:
         distribution = importlib.metadata.distribution(package)
@@ -236,11 +268,15 @@ def _convert(spec: Gguf) -> Path:
         raise RecipeError(f"{key}.file: '{spec.file}' matches {len(matching)} files of {package}; it has {has}")
     source = Path(str(distribution.locate_file(matching[0])))
     cache = Path(os.environ.get("LLMRL_CACHE") or Path.home() / ".cache" / "llmrl")
-    folder = cache / f"{package}-{distribution.version}-{source.stem}"
+    return source, cache / f"{package}-{distribution.version}-{source.stem}"
+
+
+def _convert(spec: Gguf) -> Path:
+    source, folder = _gguf_file(spec)
     if folder.is_dir():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=cache, prefix=f".{folder.name}-"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         _dequantize(source, unfinished)
         unfinished.rename(folder)
@@ -254,16 +290,19 @@ def _convert(spec: Gguf) -> Path:
 
 def _dequantize(source: Path, folder: Path) -> None:
     """A GGUF model refuses to be saved, so its weights are copied into a fresh model of the same config."""
-    loaded = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     config = AutoConfig.from_pretrained(str(source.parent), gguf_file=source.name)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        str(source.parent), gguf_file=source.name, config=copy.deepcopy(config), dtype=torch.float32
+    )
+    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     export(model, tokenizer, folder)
 
 
-def _add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
+def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
+    """`model` with adapters as its only trainable weights; raises RecipeError if they fit no layer of it."""
     key = "model.lora.target_modules"
     settings = LoraConfig(
         r=lora.rank,

@@ -24,6 +24,7 @@ import pkgutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 from pydantic import NonNegativeInt, PositiveFloat
@@ -32,7 +33,7 @@ from llmrl.errors import RecipeError, nearest
 from llmrl.pieces import Piece, bind, resolve
 from llmrl.rewards.catalogue import REWARDS
 from llmrl.rewards.workers import Workers
-from llmrl.types import Failure, Group, Score, Trajectory
+from llmrl.types import ACTOR, Failure, Group, Score, Trajectory
 
 KEY = "rewards"
 BUILT_IN_DATA = frozenset({"completion", "prompt", "row", "stop_reason", "completion_tokens", "group"})
@@ -78,11 +79,10 @@ class Reward:
         """The reward that a recipe's line names; raises RecipeError naming the key and the nearest valid one."""
         own = {key: value for key, value in settings.items() if key not in RUN_SETTINGS}
         run = {key: value for key, value in settings.items() if key in RUN_SETTINGS}
-        function = resolve(name, REWARDS, key=KEY, what="reward").function if ":" in name else REWARDS.get(name)
-        if function is not None:
-            _check_names(name, function, own)
+        _check_names(name, own)
         piece = resolve({name: own}, REWARDS, key=KEY, what="reward")
-        reward = cls(name, piece, **_run_settings(**bind(name, _run_settings, run, key=KEY).settings))
+        common = bind(name, _run_settings, run, key=KEY).settings
+        reward = cls(name, piece, **_run_settings(**common))
         if not math.isfinite(reward.weight):
             raise RecipeError(f"{KEY}.{name}.weight: {reward.weight} is not valid: expected a finite number")
         if reward.per_group and len(piece.data) > 1:
@@ -163,8 +163,9 @@ class Rewards:
     async def score(self, group: Group) -> None:
         """Fill in every trajectory's scores and reward, all rewards and trajectories concurrently.
 
-        reward = sum over rewards of weight * value. A trajectory that a reward failed on, retries included,
-        gets `failure`, and nan for its reward; one that had failed before is left as it was.
+        reward = sum over rewards of weight * value, turn_rewards likewise of their turn values. A trajectory
+        that a reward failed on, retries included, gets `failure` instead, and nan for its reward; one that had
+        failed before is left as it was. Raises RecipeError for a column that the row lacks.
         """
         self.check_columns(group.prompt.row)
         live = Group(group.prompt, [one for one in group.trajectories if one.failure is None])
@@ -181,8 +182,13 @@ class Rewards:
                     self._counts[reward.name, result.kind] += 1
                     trajectory.failure = trajectory.failure or result
         for trajectory in live.trajectories:
-            values = (reward.weight * trajectory.scores[reward.name].value for reward in self.rewards)
-            trajectory.reward = math.nan if trajectory.failure else math.fsum(values)
+            if trajectory.failure:
+                trajectory.reward = math.nan
+                continue
+            scored = [(reward.weight, trajectory.scores[reward.name]) for reward in self.rewards]
+            trajectory.reward = math.fsum(weight * score.value for weight, score in scored)
+            by_turn = [[weight * value for value in score.turn_values] for weight, score in scored]
+            trajectory.turn_rewards = [math.fsum(turn) for turn in zip_longest(*by_turn, fillvalue=0.0)]
 
     def metrics(self, groups: Iterable[Group]) -> dict[str, float]:
         """Per reward: the mean value over the groups, and failures and retries since the last call."""
@@ -218,9 +224,10 @@ class Rewards:
             failure = Failure(reward.name, "crash", str(error) or type(error).__name__)
         else:
             if not reward.per_group:
-                return [_as_score(reward.name, result)]
+                return [_as_score(reward.name, result, part.trajectories[0])]
             if isinstance(result, list | tuple) and len(result) == len(part.trajectories):
-                return [_as_score(reward.name, one) for one in result]
+                pairs = zip(result, part.trajectories, strict=True)
+                return [_as_score(reward.name, one, trajectory) for one, trajectory in pairs]
             expected = f"a list of {len(part.trajectories)}, one result per trajectory"
             failure = Failure(reward.name, "invalid", f"returned {_shown(result)}, expected {expected}")
         return [failure] * len(part.trajectories)
@@ -231,8 +238,9 @@ class Rewards:
         args = [available[name] for name in reward.piece.data]
         if not inspect.iscoroutinefunction(function):
             return await self._workers.run(function, args, settings, reward.deadline_seconds)
+        deadline = asyncio.timeout(reward.deadline_seconds)
         try:
-            async with asyncio.timeout(reward.deadline_seconds) as deadline:
+            async with deadline:
                 return await function(*args, **settings)
         except TimeoutError:
             if not deadline.expired():
@@ -256,22 +264,26 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
-def _as_score(source: str, result: Any) -> Score | Failure:
+def _as_score(source: str, result: Any, trajectory: Trajectory) -> Score | Failure:
     """A Score, or an "invalid" Failure for anything that is not a finite number, a bool or a Score."""
     if isinstance(result, bool):
         result = Score(float(result), result)
     elif not isinstance(result, Score) and hasattr(result, "__float__"):  # numpy's and torch's scalars too
-        try:
+        with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
             result = Score(float(result))
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            return Failure(source, "invalid", f"returned {_shown(result)}, expected one number")
     if not isinstance(result, Score):
         return Failure(source, "invalid", f"returned {_shown(result)}, expected a number, a bool or a Score")
     try:
         finite = all(math.isfinite(value) for value in (result.value, *result.turn_values))
     except TypeError:
         finite = False
-    return result if finite else Failure(source, "invalid", f"returned {_shown(result)}, expected finite numbers")
+    if not finite:
+        return Failure(source, "invalid", f"returned {_shown(result)}, expected finite numbers")
+    turns = sum(turn.author == ACTOR for turn in trajectory.turns)
+    if result.turn_values and turns and len(result.turn_values) != turns:
+        message = f"returned {len(result.turn_values)} turn values, expected {turns}, one per actor turn"
+        return Failure(source, "invalid", message)
+    return result
 
 
 def _shown(value: Any) -> str:

@@ -21,14 +21,16 @@ def overlong_penalty(
     completion_tokens: int,
     *,
     max_tokens: PositiveInt,
-    buffer_tokens: PositiveInt,
+    buffer_tokens: PositiveInt | None = None,
     factor: NonNegativeFloat = 1.0,
 ) -> Score:
     """A penalty that grows over the last `buffer_tokens` before `max_tokens`, for L tokens sampled.
 
     0 if L <= max - buffer; -factor * (L - (max - buffer)) / buffer up to max; -factor beyond.
-    Raises ValueError if the buffer is larger than the maximum. Source: DAPO, arXiv 2503.14476.
+    The buffer is a fifth of max_tokens unless given, as in the source. Raises ValueError if it is larger than
+    max_tokens. Source: DAPO, arXiv 2503.14476.
     """
+    buffer_tokens = buffer_tokens or max(1, max_tokens // 5)
     if buffer_tokens > max_tokens:
         raise ValueError(f"buffer_tokens {buffer_tokens} is larger than max_tokens {max_tokens}")
     excess = completion_tokens - (max_tokens - buffer_tokens)

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import resource
+import signal
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -139,6 +140,8 @@ def _hide_main() -> None:
 
 
 def _start_process(memory_bytes: int, modules: list[str]) -> None:
+    # Without a handler in Python, a kill also ends a function that never leaves C.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     # Numeric libraries reserve memory per thread; on a large machine that alone could reach the cap.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

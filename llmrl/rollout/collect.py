@@ -144,9 +144,7 @@ class Collector:
             left = params.max_tokens - trajectory.completion_tokens
             ask = replace(params, max_tokens=left, seed=derive_seed(params.seed, turn))
             completion: Completion = await _named(waiting, "sampler", self.sampler.sample(context, ask))
-            trajectory.turns.append(
-                Turn(ACTOR, completion.token_ids, completion.logprobs, completion.policy_version)
-            )
+            trajectory.turns.append(Turn(ACTOR, completion.token_ids, completion.logprobs, completion.policy_version))
             trajectory.text = self._decode(completion.token_ids)
             try:
                 step = await _named(waiting, "environment", env.step(completion))

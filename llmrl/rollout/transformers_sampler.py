@@ -90,9 +90,7 @@ class TransformersSampler:
         drawn = torch.stack(draw.logprobs, dim=1).cpu()
         return [
             self._cut(row, logprobs, params)
-            for row, logprobs, (_, params) in zip(
-                generated[:, width:].tolist(), drawn.tolist(), requests, strict=True
-            )
+            for row, logprobs, (_, params) in zip(generated[:, width:].tolist(), drawn.tolist(), requests, strict=True)
         ]
 
     def _cut(self, token_ids: list[int], logprobs: list[float], params: SamplingParams) -> Completion:
@@ -124,7 +122,7 @@ class _RowStops(StoppingCriteria):
     def __init__(self, prompt_width: int, params: list[SamplingParams], tokenizer: PreTrainedTokenizerBase):
         self._width, self._params, self._tokenizer = prompt_width, params, tokenizer
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         rows = input_ids[:, self._width :].tolist()
         done = [
             len(row) >= params.max_tokens or _ended(row, params, self._tokenizer)
@@ -144,7 +142,7 @@ class _SeededDraw(LogitsProcessor):
         self._streams = [torch.Generator().manual_seed(p.seed) for p in params]
         self.logprobs: list[Tensor] = []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         shaped = torch.stack(
             [self._shape(input_ids[:1], row[None], p)[0] for row, p in zip(scores.float(), self._params, strict=True)]
         )

@@ -16,6 +16,7 @@ from llmrl.algorithm import Algorithm
 from llmrl.data.prompts import LoadedPrompts, load_prompts
 from llmrl.data.stream import PromptStream
 from llmrl.envs.catalogue import ENVS
+from llmrl.errors import RecipeError, gathered
 from llmrl.models.loading import load_language_model, load_tokenizer, materialize, stop_token_ids
 from llmrl.models.policy import Policy
 from llmrl.pieces import Piece, catalogue, resolve
@@ -50,10 +51,15 @@ class Pieces:
 
 def resolve_pieces(recipe: Recipe) -> Pieces:
     """Raises RecipeError for an unknown environment or keep function, or a wrong setting of one."""
-    return Pieces(
-        env=resolve(recipe.env, ENVS, key="env", what="environment"),
-        keep=resolve(recipe.keep, catalogue(selection), key="keep", what="keep function"),
-    )
+    faults: list[str] = []
+    env = keep = None
+    with gathered(faults):
+        env = resolve(recipe.env, ENVS, key="env", what="environment")
+    with gathered(faults):
+        keep = resolve(recipe.keep, catalogue(selection), key="keep", what="keep function")
+    if env is None or keep is None:
+        raise RecipeError(*faults)
+    return Pieces(env, keep)
 
 
 def prepare_origin(recipe: Recipe, run_dir: Path, ranks: Ranks) -> Origin:

@@ -1,9 +1,9 @@
 """Checkpoints: written beside their final place, flushed, then renamed; a folder that exists is whole.
 
-    checkpoints/rl-000040/
-        state.pt          step, stage, streams, random states, best metric     (rank 0)
-        engine.pt ...     weights, optimizer, schedule, in the engine's own form
-        model/            the same weights as a Hugging Face folder
+checkpoints/rl-000040/
+    state.pt          step, stage, streams, random states, best metric     (rank 0)
+    engine.pt ...     weights, optimizer, schedule, in the engine's own form
+    model/            the same weights as a Hugging Face folder
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A run is one folder; whatever a tool shows of a run comes from it.
 
-    recipe.yaml        the resolved plan             environment.json   versions, device, command
-    metrics.jsonl      a row per step                rollouts/          a parquet file per step
-    checkpoints/       to resume from                stages/            each finished stage's model
-    final/             the trained model
+recipe.yaml        the resolved plan             environment.json   versions, device, command
+metrics.jsonl      a row per step                rollouts/          a parquet file per step
+checkpoints/       to resume from                stages/            each finished stage's model
+final/             the trained model
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrl.data.packing import pack
 from llmrl.evaluation.evaluate import evaluate
-from llmrl.models.loading import export
 from llmrl.recipe import Recipe
 from llmrl.rollout.collect import Collector
 from llmrl.rollout.sampler import derive_seed
@@ -69,7 +68,10 @@ class Stage:
     def export(self, folder: Path) -> None:
         """The weights as a Hugging Face folder; every rank calls it, rank 0 writes."""
         engine = self.role.engine
-        export(engine.policy.lm, engine.weights(), self.tokenizer, folder, writes=self.ranks.is_first)
+        weights = dict(engine.weights())
+        if self.ranks.is_first:
+            engine.policy.inner.save_pretrained(folder, state_dict=weights)
+            self.tokenizer.save_pretrained(folder)
 
     def resume(self, checkpoint: Path) -> None:
         """Go on exactly where `checkpoint` was written."""

@@ -1,0 +1,181 @@
+"""A Sampler on vLLM, in this very process. The only file that imports vllm."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import os
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from llmrl.rollout.sampler import Completion, SamplingParams
+
+# read when vllm is imported: the engine must live in this process, where the trainer's weights are
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+CPU_PREFILL_TOKENS = 8192
+CPU_KV_CACHE_LIMIT_BYTES = 4 * 2**30
+
+
+class VllmSampler:
+    """Starts with dummy weights: nothing can be sampled that did not come from the trainer.
+
+    max_model_len: prompt plus completion, in tokens. max_concurrent: completions that will be asked for at once.
+    options: fields of vllm's EngineArgs, over the defaults chosen here. With several ranks, all of them must make
+    their sampler together; afterwards each samples on its own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        dtype: str,
+        max_model_len: int,
+        max_concurrent: int,
+        options: dict[str, Any],
+    ):
+        config = AutoConfig.from_pretrained(str(folder))
+        self.policy_version = -1
+        self._tied = bool(config.get_text_config().tie_word_embeddings)
+        self._owns_process_group = not dist.is_initialized()
+        arguments: dict[str, Any] = {
+            "model": str(folder),
+            "load_format": "dummy",
+            "dtype": DTYPES[dtype],
+            "max_model_len": max_model_len,
+            "max_num_seqs": max(8, min(max_concurrent, 256)),
+            "logprobs_mode": "processed_logprobs",
+            "disable_log_stats": True,
+            "seed": 0,
+        }
+        if not torch.cuda.is_available():
+            arguments |= _cpu_options(config.get_text_config(), arguments)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            arguments["distributed_executor_backend"] = "external_launcher"
+        with _left_as_it_was():
+            from vllm import LLM
+
+            self._llm: Any = LLM(**(arguments | options))
+        self._engine: Any = self._llm.llm_engine
+        self._futures: dict[str, asyncio.Future[Any]] = {}
+        self._names = itertools.count()
+        self._pump: asyncio.Task[None] | None = None
+
+    async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
+        name = str(next(self._names))
+        future = self._futures[name] = asyncio.get_running_loop().create_future()
+        self._engine.add_request(name, {"prompt_token_ids": list(token_ids)}, _vllm_params(params))
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._run_engine())
+        output = (await future).outputs[0]
+        sampled = list(output.token_ids)
+        logprobs = []
+        if params.temperature > 0:
+            logprobs = [at[token].logprob for at, token in zip(output.logprobs, sampled, strict=True)]
+        reason = "stop" if output.finish_reason == "stop" else "length"
+        return Completion(sampled, logprobs, reason, self.policy_version)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        pairs = self._with_tied_head(weights) if self._tied else weights
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(pairs)})
+        # keys and values computed with the old weights must not be reused
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("weights were replaced while completions were being sampled")
+        self.policy_version = policy_version
+
+    def close(self) -> None:
+        engine_core = self._engine.engine_core
+        self._llm = self._engine = None
+        engine_core.shutdown()
+        del engine_core
+        gc.collect()
+        if self._owns_process_group:
+            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+            cleanup_dist_env_and_memory()
+
+    async def _run_engine(self) -> None:
+        """Step the engine while anything is wanted; between steps other work of the event loop goes on."""
+        await asyncio.sleep(0)  # let every caller of this turn of the loop add its request first
+        try:
+            while self._engine.has_unfinished_requests():
+                for output in self._engine.step():
+                    if output.finished:
+                        future = self._futures.pop(output.request_id)
+                        if not future.done():
+                            future.set_result(output)
+                await asyncio.sleep(0)
+        except Exception as error:
+            for future in self._futures.values():
+                if not future.done():
+                    future.set_exception(RuntimeError(f"vLLM failed: {type(error).__name__}: {error}"))
+            self._futures.clear()
+
+    @staticmethod
+    def _with_tied_head(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """vLLM's CPU head keeps a packed copy of the embedding it is tied to, so it has to be sent for itself."""
+        for name, weight in weights:
+            yield name, weight
+            if name.endswith(("embed_tokens.weight", "wte.weight")):
+                yield "lm_head.weight", weight
+
+
+def _vllm_params(params: SamplingParams) -> Any:
+    from vllm import SamplingParams as VllmParams
+
+    return VllmParams(
+        max_tokens=params.max_tokens,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k or 0,
+        stop=list(params.stop) or None,
+        stop_token_ids=list(params.stop_token_ids),
+        ignore_eos=True,  # stop_token_ids has the end-of-sequence tokens
+        seed=params.seed,
+        logprobs=0 if params.temperature > 0 else None,
+        detokenize=bool(params.stop),
+    )
+
+
+def _cpu_options(config: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a CPU needs: no compilation, small blocks, a cache as large as the work, whole prefills.
+
+    Seeded requests cannot be prefilled in parts on a CPU (its random generators have no offset).
+    """
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    per_token = 2 * config.num_hidden_layers * heads * head_dim * (4 if arguments["dtype"] == "float32" else 2)
+    wanted = per_token * arguments["max_num_seqs"] * (arguments["max_model_len"] + 64)
+    return {
+        "enforce_eager": True,
+        "block_size": 32,
+        "kv_cache_memory_bytes": max(64 * 2**20, min(wanted, CPU_KV_CACHE_LIMIT_BYTES)),
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(CPU_PREFILL_TOKENS, arguments["max_model_len"]),
+    }
+
+
+@contextmanager
+def _left_as_it_was() -> Iterator[None]:
+    """Building an engine reseeds the global random streams and takes torch's thread setting away."""
+    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    python_state, torch_state = random.getstate(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_threads
+        torch.set_num_threads(threads)
+        random.setstate(python_state)
+        torch.set_rng_state(torch_state)

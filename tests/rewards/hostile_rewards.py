@@ -1,0 +1,143 @@
+"""Reward functions that misbehave, and a few that do not, for the real pool to run."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from llmrl.types import Group, Score
+
+
+def length(completion: str) -> float:
+    return float(len(completion))
+
+
+def is_yes(completion: str) -> bool:
+    return completion == "yes"
+
+
+def hang_on_hang(completion: str) -> float:
+    while completion == "hang":
+        pass
+    return 1.0
+
+
+def hang_in_c(completion: str) -> float:
+    return float(sum(itertools.repeat(1)))
+
+
+def exit_on_die(completion: str) -> float:
+    if completion == "die":
+        os._exit(3)
+    return 1.0
+
+
+def killed(completion: str) -> float:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
+
+
+def hundred_gigabytes(completion: str) -> float:
+    return float(len(bytearray(100 * 10**9)))
+
+
+def gigabytes_by_steps(completion: str) -> float:
+    held = []
+    while True:
+        held.append(bytearray(50 * 10**6))
+
+
+class UnpicklableError(Exception):
+    def __init__(self, one: int, two: int):
+        super().__init__(f"{one} {two}")
+
+
+def raises_unpicklable(completion: str) -> float:
+    raise UnpicklableError(1, 2)
+
+
+def raises_system_exit(completion: str) -> float:
+    sys.exit(4)
+
+
+def raises_value_error(completion: str) -> float:
+    raise ValueError("no such answer")
+
+
+def returns_by_completion(completion: str) -> object:
+    return {"nan": float("nan"), "inf": float("inf"), "none": None, "text": "1.0", "list": [1.0]}[completion]
+
+
+def returns_lambda(completion: str) -> object:
+    return lambda: completion
+
+
+def once_then_fine(completion: str, counter: str) -> float:
+    """Dies the first time, works the second: `counter` is a file that remembers."""
+    path = Path(counter)
+    if not path.exists():
+        path.touch()
+        os._exit(1)
+    return 0.5
+
+
+def ranks(group: Group) -> list[float]:
+    """Position by length of text, 0 the shortest."""
+    order = sorted(range(len(group.trajectories)), key=lambda index: len(group.trajectories[index].text))
+    return [float(order.index(index)) for index in range(len(order))]
+
+
+def one_too_few(group: Group) -> list[float]:
+    return [0.0] * (len(group.trajectories) - 1)
+
+
+def group_with_nan(group: Group) -> list[float]:
+    return [float("nan") if one.text == "nan" else 1.0 for one in group.trajectories]
+
+
+def everything(completion: str, prompt: str, row: dict, stop_reason: str, completion_tokens: int, level: int) -> float:
+    assert (completion, prompt, row["level"], stop_reason) == ("abc", "a prompt", 7, "length")
+    return completion_tokens * 100.0 + level
+
+
+def process_facts(completion: str) -> Score:
+    """value: how many heavy modules this process holds; correct: whether it ignores an interrupt."""
+    heavy = [name for name in ("torch", "vllm", "transformers") if name in sys.modules]
+    return Score(float(len(heavy)), signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
+
+
+def slow(completion: str, *, seconds: float) -> float:
+    time.sleep(seconds)
+    return 1.0
+
+
+def takes_weight(completion: str, *, weight: float) -> float:
+    return weight
+
+
+def group_and_more(group: Group, completion: str) -> list[float]:
+    return []
+
+
+async def waits(completion: str, *, seconds: float = 0.0) -> float:
+    await asyncio.sleep(seconds)
+    return 2.0
+
+
+async def async_raises(completion: str) -> float:
+    raise KeyError("missing")
+
+
+def per_turn(completion: str, values: list) -> Score:
+    return Score(1.0, turn_values=tuple(values))
+
+
+def numpy_scalar(completion: str) -> object:
+    import numpy
+
+    return numpy.float32(0.5)
