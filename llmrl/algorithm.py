@@ -9,6 +9,7 @@ The names of the pieces' positional parameters say what a run must provide; `nee
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -154,14 +155,19 @@ def batch_data(batch: Batch) -> dict[str, Any]:
 
 def _weighted(specs: Mapping[str, Mapping[str, Any] | None], key: str) -> tuple[Weighted, ...]:
     """`{kl_k3: {weight: 0.001}}` as weighted pieces."""
-    found = []
+    found: list[Weighted] = []
+    faults: list[str] = []
     for name, settings in specs.items():
         settings = dict(settings or {})
         weight = settings.pop("weight", None)
-        if not isinstance(weight, int | float) or isinstance(weight, bool):
-            raise RecipeError(f"{key}.{name}.weight: expected a number, got {weight!r}")
-        piece = resolve({name: settings}, catalogue(regularizers), key=key, what="token penalty")
-        found.append(Weighted(piece, float(weight)))
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not math.isfinite(weight):
+            faults.append(f"{key}.{name}.weight: expected a number, got {weight!r}")
+            weight = 0.0
+        with gathered(faults):
+            piece = resolve({name: settings}, catalogue(regularizers), key=key, what="token penalty")
+            found.append(Weighted(piece, float(weight)))
+    if faults:
+        raise RecipeError(*faults)
     return tuple(found)
 
 
@@ -180,7 +186,9 @@ def _try(key: str, piece: Piece) -> list[str]:
     if isinstance(result, expected) and isinstance(per_token, Tensor) and tuple(per_token.shape) == shape:
         return []
     got = f"a tensor of shape {tuple(per_token.shape)}" if isinstance(per_token, Tensor) else type(result).__name__
-    return [f"{key}.{piece.name}: returned {got} for a batch of shape {shape}, expected a {expected.__name__} per token"]
+    return [
+        f"{key}.{piece.name}: returned {got} for a batch of shape {shape}, expected a {expected.__name__} per token"
+    ]
 
 
 def _tiny_data() -> dict[str, Any]:

@@ -68,7 +68,10 @@ def resolve(spec: PieceSpec, valid: Mapping[str, Callable[..., Any]], *, key: st
 
 def bind(name: str, function: Callable[..., Any], settings: Mapping[str, Any], *, key: str) -> Piece:
     """`function` with `settings` checked against its keyword-only parameters: names, types, none missing."""
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        raise RecipeError(f"{key}: '{name}' does not say what it takes; wrap it in a Python function") from None
     data = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
     allowed = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
     hints = _settings_hints(function)
@@ -102,8 +105,8 @@ def _import(path: str, key: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"{key}: cannot import '{path}': {error}") from None
+    except Exception as error:  # a module may raise anything while it is imported
+        raise RecipeError(f"{key}: cannot import '{path}': {type(error).__name__}: {error}") from None
     if not callable(function):
         raise RecipeError(f"{key}: '{path}' is a {type(function).__name__}, expected a function")
     return function

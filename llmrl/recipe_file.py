@@ -9,6 +9,7 @@ One rule merges layers: mappings merge, anything else replaces, null removes; a 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -62,6 +63,9 @@ _UniqueKeys.add_implicit_resolver(
 def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
     """Read a recipe file; raises RecipeError with every fault found in it."""
     path = Path(path)
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:  # functions that a recipe names may live beside it
+        sys.path.append(folder)
     layer = _override(_read(path), overrides or [])
     stages = _stages(layer.pop("stages", None) or {"train": {}})
     layer["name"] = layer.get("name") or path.stem

@@ -9,11 +9,12 @@ import copy
 import dataclasses
 import fnmatch
 import importlib.metadata
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -37,6 +38,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.hub import cached_file
 
 from llmrl.errors import RecipeError, nearest, unknown_name
+from llmrl.models.policy import merged_weights
 from llmrl.recipe import Build, Gguf, Lora, Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -119,35 +121,21 @@ def load_language_model(
     return model if lora is None else add_lora(model, lora)
 
 
-def plain_weights(model: PreTrainedModel | PeftModel) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face name, tensor) of every weight, tied ones once; LoRA is merged into fresh tensors:
-    W + (alpha / rank) B A. The live model is not changed."""
-    if not isinstance(model, PeftModel):
-        yield from ((name, weight.detach()) for name, weight in model.named_parameters())
-        return
-    base = model.get_base_model()
-    for name, weight in base.named_parameters():
-        if ".lora_" in name:
-            continue
-        owner, is_adapted, leaf = name.partition(".base_layer.")
-        if is_adapted and leaf == "weight":
-            layer: Any = base.get_submodule(owner)  # a LoraLayer
-            with torch.no_grad():
-                delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
-                weight = (weight.float() + delta).to(weight.dtype)
-        yield (f"{owner}.{leaf}" if is_adapted else name), weight.detach()
+def export(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: Iterable[tuple[str, Tensor]] | None = None,
+) -> None:
+    """Write a plain Hugging Face folder; for LoRA the merged weights, and the adapter itself under adapter/.
 
-
-def export(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a plain Hugging Face folder; for LoRA the merged weights, and the adapter itself under adapter/."""
+    weights: (Hugging Face name, whole tensor) pairs, where the model itself holds only slices of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    plain = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+    plain.save_pretrained(folder, state_dict=dict(merged_weights(model) if weights is None else weights))
     if isinstance(model, PeftModel):
-        plain = cast(PreTrainedModel, model.get_base_model())
-        plain.save_pretrained(folder, state_dict=dict(plain_weights(model)))
         model.save_pretrained(str(folder / "adapter"))
-    else:
-        plain = model
-        plain.save_pretrained(folder)
     config = copy.deepcopy(plain.config)
     config.use_cache = True  # off for training only
     config.save_pretrained(folder)
@@ -246,11 +234,17 @@ def _blueprint(spec: Build) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
 
 
 def _build(spec: Build, folder: Path, seed: int) -> Path:
+    """Made once: a note of what from is written last, so a folder with an equal note is whole."""
+    note, made_from = folder / "build.json", json.dumps({"seed": seed, **spec.model_dump()}, sort_keys=True)
+    if note.is_file() and note.read_text(encoding="utf-8") == made_from:
+        return folder
     config, tokenizer = _blueprint(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    note.unlink(missing_ok=True)
     export(model, tokenizer, folder)
+    note.write_text(made_from, encoding="utf-8")
     return folder
 
 

@@ -49,9 +49,11 @@ def ppo_clip(
     log_ratio, advantages: [N, T]. clip_high above clip_low is DAPO's clip-higher; dual_clip bounds the push on
     a bad token that became likely. stats: ratio; clip_fraction_low and clip_fraction_high, the tokens whose
     gradient the lower and the upper bound removed; clip_fraction_dual if dual_clip is set.
-    Raises ValueError if dual_clip is not above 1 + clip_high, where it would undo the first clip.
+    Raises ValueError for a negative bound, or if dual_clip is not above 1 + clip_high, where it would undo the
+    first clip.
     Source: PPO, arXiv 1707.06347; dual clip, arXiv 1912.09729; clip-higher, DAPO, arXiv 2503.14476.
     """
+    _refuse_negative(clip_low=clip_low, clip_high=clip_high)
     ratio = _ratio(log_ratio)
     loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
     fixed, negative = ratio.detach(), advantages < 0
@@ -81,9 +83,11 @@ def cispo(
         loss_t = -sg(clip(exp(log_ratio_t), 1 - clip_low, 1 + clip_high)) A_t log pi(y_t)
 
     logprobs, log_ratio, advantages: [N, T]. clip_low 1 means no lower bound. stats: ratio; clip_fraction_low
-    and clip_fraction_high, the tokens whose weight sits at the lower and the upper bound.
+    and clip_fraction_high, the tokens whose weight sits at the lower and the upper bound. Raises ValueError for a
+    negative bound.
     Source: MiniMax-M1, arXiv 2506.13585.
     """
+    _refuse_negative(clip_low=clip_low, clip_high=clip_high)
     ratio = _ratio(log_ratio).detach()
     weight = ratio.clamp(1 - clip_low, 1 + clip_high)
     stats = {
@@ -92,6 +96,12 @@ def cispo(
         "clip_fraction_high": (ratio > 1 + clip_high).float(),
     }
     return TokenLoss(-weight * advantages * logprobs.float(), stats)
+
+
+def _refuse_negative(**bounds: float) -> None:
+    for name, value in bounds.items():
+        if value < 0:
+            raise ValueError(f"{name}: {value} is not valid, expected a number of at least 0")
 
 
 def _ratio(log_ratio: Tensor) -> Tensor:

@@ -92,13 +92,11 @@ class Reward:
 
 def _check_names(name: str, own: Mapping[str, Any]) -> None:
     """The faults that only both lists of settings show: a misspelt common one, and a clash between the two."""
-    function = REWARDS.get(name)
-    if ":" in name:
-        with contextlib.suppress(ImportError, AttributeError):  # reported by resolve, with its own message
-            function = pkgutil.resolve_name(name)
-    if not callable(function):
+    try:
+        function = pkgutil.resolve_name(name) if ":" in name else REWARDS[name]
+        parameters = inspect.signature(function).parameters.values()
+    except Exception:  # a user's module may raise anything; resolve says what is wrong
         return
-    parameters = inspect.signature(function).parameters.values()
     valid = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     faults = [
         f"{KEY}.{name}: its setting '{clash}' has the name of one that every reward has"

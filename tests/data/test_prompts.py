@@ -100,7 +100,7 @@ def test_faults_of_single_rows(tokenizer):
 
 
 def test_answer_after_takes_what_follows_the_last_marker(tokenizer):
-    data = [{"q": "1", "a": "1 + 1 = 2 # ## 2\n#### 1,234 \n"}]
+    data = [{"q": "1", "a": "first #### 2 then\n#### 1,234 \n"}]
     assert build(tokenizer, data, answer_after="####")[0].row == {"q": "1", "a": data[0]["a"], "answer": "1,234"}
 
 

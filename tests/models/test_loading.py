@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from llmrl.errors import RecipeError
 from llmrl.models.loading import (
@@ -24,7 +24,7 @@ from llmrl.models.loading import (
     load_language_model,
     load_tokenizer,
     materialize,
-    plain_weights,
+    outline,
     stop_token_ids,
 )
 from llmrl.recipe import Build, Gguf, Lora, Model
@@ -111,6 +111,26 @@ def test_build_depends_on_the_seed_alone(built, tmp_path):
     assert all(torch.equal(weight, first[name]) for name, weight in load_file(same / "model.safetensors").items())
     name = "model.embed_tokens.weight"
     assert not torch.equal(load_file(other / "model.safetensors")[name], first[name])
+
+
+def test_built_once_for_a_spec_and_again_for_another(tmp_path):
+    folder = build(tmp_path / "model")
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert build(folder) == folder and (folder / "model.safetensors").stat().st_mtime_ns == written
+    build(folder, num_hidden_layers=1)
+    assert len(AutoModelForCausalLM.from_pretrained(folder).model.layers) == 1
+    (folder / "build.json").unlink()  # as when the first attempt was cut short
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert (build(folder, num_hidden_layers=1) / "model.safetensors").stat().st_mtime_ns > written
+
+
+def test_outline_has_config_and_tokenizer_without_weights(tmp_path):
+    spec = Model(build=Build(config=TINY, characters=CHARACTERS))
+    folder = outline(spec, tmp_path / "outline")
+    assert load_tokenizer(folder).encode("1+1=\u00e9") == character_tokenizer(CHARACTERS).encode("1+1=\u00e9")
+    made = AutoModelForCausalLM.from_pretrained(materialize(spec, tmp_path / "model", 0)).config
+    assert AutoConfig.from_pretrained(folder).vocab_size == made.vocab_size == 3 + len(CHARACTERS)
+    assert not list(folder.glob("*.safetensors"))
 
 
 def test_build_other_architectures(tmp_path):
@@ -278,15 +298,14 @@ def test_lora_faults(built):
         load_language_model(built, lora=Lora(target_modules=["q_proj", "lm_head"]))
 
 
-def test_plain_weights_merge_by_the_formula_and_leave_the_model_alone(built):
+def test_lora_is_merged_by_the_formula_and_the_live_model_left_alone(built, tmp_path):
     torch.manual_seed(0)
     model = load_language_model(built, lora=Lora(rank=2, alpha=6.0))
     perturb_lora(model)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    merged = dict(plain_weights(model))
-    original = load_file(built / "model.safetensors")
+    export(model, load_tokenizer(built), tmp_path / "out")
+    merged, original = load_file(tmp_path / "out" / "model.safetensors"), load_file(built / "model.safetensors")
     assert merged.keys() == original.keys()
-    assert merged.keys() == dict(plain_weights(load_language_model(built))).keys()
     layer = model.get_base_model().model.layers[1].mlp.up_proj
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     name = "model.layers.1.mlp.up_proj.weight"
@@ -294,6 +313,15 @@ def test_plain_weights_merge_by_the_formula_and_leave_the_model_alone(built):
     torch.testing.assert_close(merged[name], original[name] + 3.0 * b.detach() @ a.detach())
     assert torch.equal(merged["model.embed_tokens.weight"], original["model.embed_tokens.weight"])
     assert all(torch.equal(weight, before[key]) for key, weight in model.state_dict().items())
+
+
+def test_export_of_weights_that_were_gathered_elsewhere(built, tmp_path):
+    model, tokenizer = load_language_model(built), load_tokenizer(built)
+    doubled = [(name, 2 * weight.detach()) for name, weight in model.named_parameters()]
+    export(model, tokenizer, tmp_path / "out", doubled)
+    original = load_file(built / "model.safetensors")
+    for name, weight in load_file(tmp_path / "out" / "model.safetensors").items():
+        assert torch.equal(weight, 2 * original[name])
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -254,25 +254,25 @@ def test_async_rewards_of_groups_overlap(workers):
 
 
 def test_a_hanging_group_does_not_block_the_loop_or_another_group(workers):
-    hanging = from_specs(workers, hang_on_hang={"deadline_seconds": 3, "retries": 0})
+    hanging = from_specs(workers, hang_on_hang={"deadline_seconds": 4, "retries": 0})
     quick = from_specs(workers, length=None)
     stuck, free = group("hang"), group("abc")
     score(quick, group("warm"))
 
-    async def both() -> tuple[float, int]:
-        start, ticks = time.perf_counter(), 0
+    async def both() -> tuple[bool, int]:
+        ticks = 0
         pending = asyncio.create_task(hanging.score(stuck))
         await asyncio.sleep(0.2)
         await quick.score(free)
-        free_after = time.perf_counter() - start
+        still_hanging = not pending.done()
         while not pending.done():
             await asyncio.sleep(0.05)
             ticks += 1
-        return free_after, ticks
+        return still_hanging, ticks
 
-    free_after, ticks = asyncio.run(both())
-    assert free_after < 2.0
-    assert ticks > 15  # the loop kept turning while the worker hung
+    still_hanging, ticks = asyncio.run(both())
+    assert still_hanging
+    assert ticks > 5  # the loop kept turning while the process hung
     assert free.trajectories[0].reward == 3.0
     assert failure_kinds(stuck) == ["timeout"]
 
@@ -304,7 +304,7 @@ def test_required_columns_and_a_missing_one(workers):
         ({"math_verifier": {"deadline_seconds": 0}}, "deadline_seconds: 0 is not valid"),
         ({"math_verifier": {"retries": -1}}, "retries: -1 is not valid"),
         ({"format_pattern": {"pattern": "("}}, "rewards.format_pattern.pattern: '(' is not valid"),
-        ({"overlong_penalty": {"max_tokens": 5}}, "'buffer_tokens' has no default and must be given"),
+        ({"format_pattern": None}, "rewards.format_pattern: setting 'pattern' has no default and must be given"),
         ({HOSTILE + "no_such": None}, "cannot import 'hostile_rewards:no_such'"),
         ({"no_such_module:f": None}, "cannot import 'no_such_module:f'"),
         ({HOSTILE + "takes_weight": {"weight": 1}}, "its setting 'weight' has the name of one that every reward"),

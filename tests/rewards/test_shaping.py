@@ -22,6 +22,11 @@ def test_overlong_penalty(tokens, expected):
     assert overlong_penalty(tokens, max_tokens=20480, buffer_tokens=4096) == Score(expected)
 
 
+def test_overlong_buffer_is_a_fifth_unless_given():
+    # 20480 / 5 = 4096, so 18432 is half-way into it
+    assert overlong_penalty(18432, max_tokens=20480).value == -0.5
+
+
 def test_overlong_penalty_factor_and_bad_buffer():
     # 8 tokens of 10, buffer 4: (8 - 6) / 4 = 0.5, times 3
     assert overlong_penalty(8, max_tokens=10, buffer_tokens=4, factor=3.0).value == -1.5

@@ -1,0 +1,98 @@
+"""A stage's data: read, rendered as the model will see it, and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llmrl.check.report import Report
+from llmrl.data.datasets import load_rows
+from llmrl.data.prompts import LoadedPrompts, PromptBuilder
+from llmrl.errors import RecipeError, gathered
+from llmrl.models.loading import character_tokenizer
+from llmrl.recipe import Recipe, Rows
+from llmrl.rewards.base import Rewards
+from llmrl.train.build import Origin, load_stage_prompts
+from llmrl.types import Prompt
+
+SHOWN_CHARACTERS = 2000
+
+
+def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
+    """Load and render every row, and show the first ones; raises RecipeError for what cannot be rendered."""
+    prompts = load_stage_prompts(recipe, origin)
+    data, limit = recipe.data, recipe.rollout.max_prompt_tokens
+    dropped = {"train": prompts.dropped_long, "eval": prompts.dropped_long_eval}
+    for part, found, source in (("train", prompts.train, data.train), ("eval", prompts.eval, data.eval)):
+        if source is None:
+            report.say("data.eval", "none: nothing is measured on held-out prompts")
+            continue
+        lengths = [len(prompt.token_ids) for prompt in found]
+        text = f"{len(found)} prompts of {min(lengths)} to {max(lengths)} tokens (at most {limit})"
+        if part == "train" and prompts.dropped_overlap:
+            text += f"; {prompts.dropped_overlap} rows dropped: their question is in eval too"
+        report.say(f"data.{part}", text)
+        if dropped[part]:
+            rows = f"{dropped[part]} of {dropped[part] + len(found)} rows"
+            report.warn(f"data.{part}: {rows} dropped as longer than rollout allows; nothing is ever cut short")
+        _show(found[0], prompts.demonstrations, origin, report)
+        if source.chat:
+            _check_template(source, origin, part, report)
+    if len(prompts.train) < recipe.rollout.prompts_per_step:
+        asked = recipe.rollout.prompts_per_step
+        report.warn(f"rollout.prompts_per_step {asked}, but train has {len(prompts.train)}: a step repeats prompts")
+    return prompts
+
+
+def check_sources(recipe: Recipe, faults: list[str]) -> None:
+    """What of the data can be checked without the model's tokenizer: files, rows, columns, templates."""
+    stand_in: Any = character_tokenizer("01")
+    for part, source in (("train", recipe.data.train), ("eval", recipe.data.eval)):
+        if source is not None:
+            with gathered(faults):
+                plain = source.model_copy(update={"chat": False, "system_prompt": None})
+                PromptBuilder(stand_in, plain, load_rows(source, part), part=part)
+
+
+def check_columns(rewards: Rewards, prompts: LoadedPrompts, recipe: Recipe) -> None:
+    """Raises RecipeError if some row of the data lacks a column that a reward takes."""
+    graded = [*(prompts.train if recipe.learn_from == "rollouts" else ()), *prompts.eval]
+    if graded:
+        rewards.check_columns(_columns_of_all(graded))
+
+
+def _columns_of_all(prompts: Sequence[Prompt]) -> list[str]:
+    everywhere = set.intersection(*(set(prompt.row) for prompt in prompts))
+    return [column for column in prompts[0].row if column in everywhere]
+
+
+def _show(prompt: Prompt, demonstrations: dict[str, list[int]], origin: Origin, report: Report) -> None:
+    """The first prompt with its special tokens, as the model gets it, and what should follow it."""
+    tokenizer: Any = origin.tokenizer
+    report.say("first prompt", f"{len(prompt.token_ids)} tokens, {prompt.id}")
+    report.say("", _shown(tokenizer.decode(list(prompt.token_ids), skip_special_tokens=False)))
+    if prompt.id in demonstrations:
+        token_ids = demonstrations[prompt.id]
+        report.say("followed by", f"{_shown(tokenizer.decode(token_ids))} ({len(token_ids)} tokens)")
+    else:
+        report.say("answer", _shown(str(prompt.row.get("answer"))))
+
+
+def _shown(text: str) -> str:
+    left = len(text) - SHOWN_CHARACTERS
+    return repr(text) if left <= 0 else f"{text[:SHOWN_CHARACTERS]!r} and {left} characters more"
+
+
+def _check_template(source: Rows, origin: Origin, part: str, report: Report) -> None:
+    """The rendered prompt must be how the rendered conversation starts, or training sees another prompt."""
+    tokenizer: Any = origin.tokenizer
+    system = [{"role": "system", "content": source.system_prompt}] if source.system_prompt else []
+    asked = [*system, {"role": "user", "content": "question"}]
+    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    answered = [*asked, {"role": "assistant", "content": "answer"}]
+    if tokenizer.apply_chat_template(answered, tokenize=False).startswith(prompt):
+        return
+    fault = f"data.{part}.chat: the chat template does not render a prompt as the start of its conversation"
+    if source.completion is not None:
+        raise RecipeError(fault)
+    report.warn(f"{fault}; harmless while completions are sampled and nothing follows them")

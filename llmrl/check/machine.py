@@ -1,0 +1,236 @@
+"""What a stage will ask of the machine: memory and disk as arithmetic, devices, optional packages."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmrl.algorithm import Algorithm
+from llmrl.check.model import Shape
+from llmrl.check.report import Report, bytes_text, count_text
+from llmrl.models.policy import LOGIT_BYTES_PER_SLICE
+from llmrl.recipe import Recipe
+
+WIDTH = {"fp32": 4, "bf16": 2}
+VLLM_CPU_CACHE = (64 * 2**20, 4 * 2**30)
+LEAST_BF16_MISMATCH = 5e-3
+
+
+@dataclass(frozen=True)
+class Item:
+    """One term of an estimate: what, how it is reckoned, bytes."""
+
+    name: str
+    reckoning: str
+    bytes: float
+
+
+def check_machine(recipe: Recipe, algorithm: Algorithm, shape: Shape, ranks: int, report: Report) -> None:
+    """Print each phase's memory per process and compare it with what there is.
+
+    A fault when the trained state alone does not fit into the machine's whole memory; a warning when the estimate
+    is over what is free.
+    """
+    state = trained_state(recipe, shape, ranks)
+    working = [*reference(recipe, algorithm, shape), *activations(recipe, shape)]
+    sampling = sampler(recipe, shape, ranks) if samples(recipe) else []
+    for item in (*state, *working, *sampling):
+        report.say("memory", f"{item.name:<14} {item.reckoning} = {bytes_text(item.bytes)}")
+    held, total = _sum(state), _sum((*state, *working, *sampling))
+    whole, free, name = _memory()
+    processes = 1 if torch.cuda.is_available() else ranks  # processes of a CPU machine share its memory
+    each = f" in each of {ranks} processes" if ranks > 1 else ""
+    have = f"{name} has {bytes_text(whole)}, {bytes_text(free)} of it free"
+    report.say("memory", f"{'in all':<14} {bytes_text(total)}{each}; {have}")
+    if held * processes > whole:
+        report.faults.append(
+            f"memory: weights, gradients and optimizer alone take {bytes_text(held * processes)}, but {have}; "
+            f"train a smaller model, use model.lora, or more processes with training.zero_stage 3"
+        )
+    elif total * processes > free:
+        report.warn(f"memory: about {bytes_text(total * processes)} wanted, but {have}")
+
+
+def trained_state(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
+    """Weights, gradients and Adam's two moments, in each process.
+
+        torch             4 P          4 T          8 T           P parameters, T trained ones: all, or LoRA's
+        deepspeed         w P / R3     w T / R2     12 T / R1     w = 4 (fp32) or 2 (bf16), fp32 copies with Adam's
+
+    R1, R2, R3: the number of processes from ZeRO stage 1, 2, 3 on, else 1.
+    """
+    p, t, training = shape.parameters, shape.trained, recipe.training
+    all_p, all_t = count_text(p), count_text(t)
+    if training.strategy == "torch":
+        return [
+            Item("weights", f"{all_p} x 4 bytes", 4 * p),
+            Item("gradients", f"{all_t} x 4 bytes", 4 * t),
+            Item("Adam", f"{all_t} x 8 bytes", 8 * t),
+        ]
+    width, stage = WIDTH[training.dtype], training.zero_stage
+    moments = 12 if stage >= 1 or training.dtype == "bf16" else 8
+    split = {level: ranks if stage >= level else 1 for level in (1, 2, 3)}
+
+    def item(name: str, count: int, text: str, each: int, level: int) -> Item:
+        over = f" / {ranks} processes" if split[level] > 1 else ""
+        return Item(name, f"{text} x {each} bytes{over}", count * each / split[level])
+
+    return [
+        item("weights", p, all_p, width, 3),
+        item("gradients", t, all_t, width, 2),
+        item("Adam", t, all_t, moments, 1),
+    ]
+
+
+def reference(recipe: Recipe, algorithm: Algorithm, shape: Shape) -> list[Item]:
+    """A frozen copy of the weights, where a piece reads ref_logprobs; LoRA's base is its own reference."""
+    if "ref_logprobs" not in algorithm.needs or recipe.model.lora is not None:
+        return []
+    width = 4 if recipe.training.strategy == "torch" else WIDTH[recipe.training.dtype]
+    return [Item("reference", f"{count_text(shape.parameters)} x {width} bytes", shape.parameters * width)]
+
+
+def activations(recipe: Recipe, shape: Shape) -> list[Item]:
+    """What the backward pass keeps of one micro-batch, roughly, and the slice of logits in flight.
+
+        tokens x layers x (8 hidden + 4 intermediate) x width       a layer's norms, q k v, attention, gate and up
+        tokens x (layers x hidden + one layer of the above) x width       with gradient checkpointing
+        5 x slice x vocabulary x 4 bytes       logits, their softmax, entropy and gradients; fp32
+
+    Attention is taken as not keeping its matrix of scores.
+    """
+    training = recipe.training
+    tokens, width = training.tokens_per_micro_batch, WIDTH[training.dtype]
+    layer = 8 * shape.hidden + 4 * shape.intermediate
+    per_token = shape.layers * layer
+    text = f"{shape.layers} layers x (8 x {shape.hidden} + 4 x {shape.intermediate})"
+    if training.gradient_checkpointing:
+        per_token, text = shape.layers * shape.hidden + layer, f"({shape.layers} layers x {shape.hidden} + {layer})"
+    rows = min(tokens, max(1, LOGIT_BYTES_PER_SLICE // (4 * shape.vocabulary)))
+    return [
+        Item("activations", f"{tokens} tokens x {text} x {width} bytes", tokens * per_token * width),
+        Item("logits", f"5 x {rows} tokens x {shape.vocabulary} x 4 bytes", 20 * rows * shape.vocabulary),
+    ]
+
+
+def sampler(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
+    """The sampler's own weights, and keys and values of all completions that run at once."""
+    rollout, width = recipe.rollout, WIDTH[recipe.training.dtype]
+    weights = Item("sampler", f"{count_text(shape.parameters)} x {width} bytes", shape.parameters * width)
+    length = rollout.max_prompt_tokens + rollout.max_completion_tokens
+    rows = -(-rollout.prompts_per_step // ranks) * rollout.group_size
+    rows = min(rows, 256) if rollout.engine == "vllm" else rows
+    cache = rows * length * shape.layers * shape.key_value * width
+    text = f"{rows} completions x {length} tokens x {shape.layers} layers x {shape.key_value} x {width} bytes"
+    given = rollout.engine_options.get("kv_cache_memory_bytes")
+    if given is not None:
+        cache, text = float(given), "engine_options.kv_cache_memory_bytes"
+    elif rollout.engine == "vllm" and not torch.cuda.is_available():
+        cache = min(max(cache, VLLM_CPU_CACHE[0]), VLLM_CPU_CACHE[1])
+        text += f", within {bytes_text(VLLM_CPU_CACHE[0])} and {bytes_text(VLLM_CPU_CACHE[1])}"
+    return [weights, Item("keys, values", text, cache)]
+
+
+def checkpoint_bytes(recipe: Recipe, shape: Shape) -> tuple[int, float, float]:
+    """(checkpoints on disk at once, bytes of each, bytes of the stage's exported model).
+
+    A checkpoint holds trained weights, Adam's moments, and the model as a Hugging Face folder in fp32.
+    """
+    settings = recipe.checkpoint
+    written = recipe.training.steps // settings.every if settings.every else 0
+    best = int(settings.keep_best and recipe.data.eval is not None)
+    at_once = min(written, settings.keep_last + best + 1)  # the one being written is there before another goes
+    bf16 = recipe.training.strategy == "deepspeed" and recipe.training.dtype == "bf16"
+    state = shape.trained * ((2 + 12) if bf16 else (4 + 8))
+    exported = 4.0 * shape.parameters
+    return at_once, state + exported, exported
+
+
+def check_disk(run_dir: Path, stages: Sequence[tuple[Recipe, Shape]], report: Report) -> None:
+    """Compare the most that the run folder will hold with the disk's free space; too little is a fault."""
+    total = 0.0
+    for recipe, shape in stages:
+        count, each, exported = checkpoint_bytes(recipe, shape)
+        report.say("disk", f"{count} checkpoints x {bytes_text(each)} + the stage's model {bytes_text(exported)}")
+        total += count * each + exported
+    total += 4.0 * stages[-1][1].parameters  # final/
+    total += sum(4.0 * shape.parameters for recipe, shape in stages if recipe.model.build)  # origin/
+    existing = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        report.faults.append(f"run_dir: '{run_dir}' cannot be written: no permission for '{existing}'")
+    free = shutil.disk_usage(existing).free
+    report.say("disk", f"{bytes_text(total)} at most, rollouts aside; {bytes_text(free)} free for {run_dir}")
+    if total > free:
+        report.faults.append(
+            f"run_dir: {run_dir} will hold {bytes_text(total)}, but its disk has {bytes_text(free)} free; "
+            "lower checkpoint.keep_last or choose another run_dir"
+        )
+
+
+def check_engines(recipe: Recipe, ranks: int, report: Report) -> None:
+    """Optional packages, processes against strategy and devices, settings that make trainer and sampler disagree."""
+    training, rollout = recipe.training, recipe.rollout
+    if training.strategy == "torch" and ranks > 1:
+        report.faults.append(
+            f"training.strategy: torch is for one process, not {ranks}; set training.strategy=deepspeed"
+        )
+    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
+        report.faults.append(f"--nproc {ranks}: this machine has {torch.cuda.device_count()} GPUs")
+    if training.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        report.faults.append(
+            "training.strategy: deepspeed is not installed; set training.strategy=torch for one process"
+        )
+    if not samples(recipe):
+        return
+    if rollout.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        report.faults.append(
+            "rollout.engine: vllm is not installed (pip install 'llmrl[cpu]' or 'llmrl[gpu]'); "
+            "set rollout.engine=transformers"
+        )
+    if rollout.top_p < 1 or rollout.top_k is not None:
+        report.warn(
+            "rollout.top_p, rollout.top_k: samples come from a cut distribution, while the trainer's "
+            "log-probabilities are of the whole one: ratios and KL are biased"
+        )
+    if training.dtype == "bf16" and rollout.max_mismatch is not None and rollout.max_mismatch < LEAST_BF16_MISMATCH:
+        report.warn(
+            f"rollout.max_mismatch {rollout.max_mismatch:g}: rounding alone makes bf16 log-probabilities differ by "
+            f"about {LEAST_BF16_MISMATCH:g}, so the run may be stopped for nothing"
+        )
+
+
+def samples(recipe: Recipe) -> bool:
+    """Whether the stage samples at all: to learn from it, or to be evaluated."""
+    return recipe.learn_from == "rollouts" or bool(recipe.rewards and recipe.data.eval)
+
+
+def device_text() -> str:
+    """The device that training will use."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return f"CPU, {len(os.sched_getaffinity(0))} cores (no GPU)"
+
+
+def _memory() -> tuple[float, float, str]:
+    """(whole, free, whose) memory for one process's device, in bytes."""
+    if torch.cuda.is_available():
+        free, whole = torch.cuda.mem_get_info()
+        return whole, free, "the GPU"
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    known: dict[str, Any] = {line.split(":")[0]: 1024.0 * int(line.split()[1]) for line in lines}
+    whole, free = known["MemTotal"], known["MemAvailable"]
+    cap = Path("/sys/fs/cgroup/memory.max")
+    if cap.is_file() and cap.read_text(encoding="utf-8").strip().isdigit():
+        whole = min(whole, float(cap.read_text(encoding="utf-8")))
+    return whole, min(free, whole), "the machine"
+
+
+def _sum(items: Sequence[Item]) -> float:
+    return sum(item.bytes for item in items)

@@ -1,0 +1,163 @@
+"""The model of a stage, as far as it can be known without its weights."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from llmrl.check.report import Report, count_text
+from llmrl.errors import RecipeError
+from llmrl.models.loading import add_lora, load_tokenizer, outline, stop_token_ids
+from llmrl.recipe import Recipe
+from llmrl.train.build import Origin
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What memory depends on: parameters in all and trained, and the sizes of the config."""
+
+    parameters: int
+    trained: int
+    layers: int
+    hidden: int
+    intermediate: int
+    key_value: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class ModelFound:
+    """A stage's starting point: its config and tokenizer on disk, its shape; its weights unread."""
+
+    origin: Origin
+    config: Any
+    shape: Shape
+
+
+def check_model(recipe: Recipe, scratch: Path, earlier: Path | None, report: Report) -> ModelFound:
+    """Read config and tokenizer and check that weights are there; raises RecipeError with what is wrong.
+
+    earlier: the outline folder of the stage whose output this one starts from. scratch: where this stage's own
+    outline may be written.
+    """
+    source = earlier or outline(recipe.model, scratch)
+    tokenizer = load_tokenizer(source, recipe.model.chat_template)
+    try:
+        config = AutoConfig.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model: cannot read the config in '{source}': {error}") from None
+    configs = [config]
+    with contextlib.suppress(OSError):  # a model folder may lack generation_config.json
+        configs.append(GenerationConfig.from_pretrained(str(source)))
+    origin = Origin(source, tokenizer, stop_token_ids(tokenizer, *configs))
+    shape = _shape(config, recipe)
+    if recipe.model.path and earlier is None:
+        _check_weights(source, report)
+    trained = "all trained" if shape.trained == shape.parameters else f"{count_text(shape.trained)} trained (LoRA)"
+    ends = ", ".join(tokenizer.convert_ids_to_tokens(list(origin.stop_token_ids)))
+    report.say("model", f"{_named(recipe, earlier)}: {config.model_type}, {count_text(shape.parameters)} parameters, ")
+    report.say("", f"{trained}; {len(tokenizer)} tokens; a completion ends at {ends}")
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = recipe.rollout.max_prompt_tokens + recipe.rollout.max_completion_tokens
+    if limit is not None and longest > limit:
+        raise RecipeError(
+            f"rollout: max_prompt_tokens {recipe.rollout.max_prompt_tokens} + max_completion_tokens "
+            f"{recipe.rollout.max_completion_tokens} = {longest}, more than the model's {limit} positions"
+        )
+    return ModelFound(origin, config, shape)
+
+
+def keep_outline(found: ModelFound, folder: Path) -> Path:
+    """Write config and tokenizer into `folder`, for a later stage that starts from this one's output."""
+    found.config.save_pretrained(folder)
+    found.origin.tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def _named(recipe: Recipe, earlier: Path | None) -> str:
+    model = recipe.model
+    if earlier is not None:
+        return f"{model.path} (that stage's output)"
+    return model.path or (
+        "made from scratch" if model.build else f"GGUF of package {model.gguf and model.gguf.package}"
+    )
+
+
+def _shape(config: Any, recipe: Recipe) -> Shape:
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)
+            total = sum(p.numel() for p in model.parameters())
+            if recipe.model.lora is not None:
+                model = add_lora(model, recipe.model.lora)
+    except ValueError as error:
+        raise RecipeError(f"model: no language model of type '{config.model_type}': {error}") from None
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return Shape(
+        parameters=total,
+        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        key_value=2 * (getattr(text, "num_key_value_heads", None) or heads) * head_dim,
+        vocabulary=text.vocab_size,
+    )
+
+
+def _check_weights(folder: Path, report: Report) -> None:
+    """For a folder: every file that its index names is whole. For a hub name: whether weights are in the cache."""
+    if not folder.is_dir():
+        cached = any(isinstance(try_to_load_from_cache(str(folder), f), str) for f in (*WEIGHT_FILES, INDEX))
+        report.say(
+            "weights", "in the hub's cache" if cached else "not in the hub's cache: downloaded when training starts"
+        )
+        return
+    files = _weight_files(folder)
+    faults = [fault for file, names in files.items() for fault in _file_faults(file, names)]
+    if faults:
+        raise RecipeError(*faults)
+    report.say("weights", f"{', '.join(f.name for f in files)}: {'whole' if len(files) == 1 else 'all whole'}")
+
+
+def _weight_files(folder: Path) -> dict[Path, Sequence[str]]:
+    """The folder's weight files, each with the tensors that the index says are in it."""
+    if (folder / INDEX).is_file():
+        try:
+            placed: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError) as error:
+            raise RecipeError(f"model.path: {folder / INDEX} cannot be read: {error!r}") from None
+        files: dict[Path, list[str]] = {}
+        for tensor, file in placed.items():
+            files.setdefault(folder / file, []).append(tensor)
+        return dict(files)
+    found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    if not found:
+        raise RecipeError(f"model.path: folder '{folder}' has no weights (none of {', '.join((*WEIGHT_FILES, INDEX))})")
+    return {found[0]: ()}
+
+
+def _file_faults(file: Path, tensors: Sequence[str]) -> list[str]:
+    if not file.is_file():
+        return [f"model.path: {INDEX} names {file.name}, which is not in '{file.parent}'"]
+    if file.suffix != ".safetensors":
+        return []
+    try:
+        with safe_open(file, framework="pt") as opened:  # reads the header, and that the file is as long as it says
+            missing = sorted(set(tensors) - set(opened.keys()))
+    except (SafetensorError, OSError) as error:
+        return [f"model.path: '{file}' is not a whole safetensors file: {error}"]
+    return [f"model.path: '{file}' lacks {len(missing)} of its tensors, such as {missing[0]}"] if missing else []

@@ -1,0 +1,115 @@
+"""The rewards, run for real on the data's own answers before anything is trained on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmrl.check.report import Report
+from llmrl.data.prompts import LoadedPrompts
+from llmrl.recipe import Recipe, Rows
+from llmrl.rewards.base import Reward, Rewards
+from llmrl.rewards.workers import Workers
+from llmrl.train.build import Origin
+from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
+
+ROWS_OF_EACH_PART = 4
+GARBAGE = "qqq zzz qqq"
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What one reward said of one row: of each form of its gold answer, and of garbage."""
+
+    prompt: Prompt
+    forms: list[Trajectory]
+    garbage: Trajectory
+
+
+def check_rewards(rewards: Rewards, recipe: Recipe, prompts: LoadedPrompts, origin: Origin, report: Report) -> None:
+    """Run each reward on the gold answers of the first rows, through the pool that training uses.
+
+    A verifier (a reward that gives verdicts) must accept a row's gold in one form at least: the demonstration if
+    there is one, else the plain answer, boxed, tagged, or behind the marker that a setting names; and it must not
+    accept garbage. Other rewards only must not fail. A fault when it is so for every row, a warning when for some.
+    """
+    rows = [*(prompts.train[:ROWS_OF_EACH_PART] if recipe.learn_from == "rollouts" else ())]
+    rows += prompts.eval[:ROWS_OF_EACH_PART]
+    if not rows or not rewards.rewards:
+        report.say("rewards", "none, so nothing is graded")
+        return
+    with Workers(2) as workers:
+        for reward in rewards.rewards:
+            alone = Rewards([reward], workers=workers)
+            graded = asyncio.run(_grade_all(alone, reward, rows, recipe, prompts, origin))
+            _judge(reward, graded, report)
+
+
+async def _grade_all(
+    alone: Rewards, reward: Reward, rows: Sequence[Prompt], recipe: Recipe, prompts: LoadedPrompts, origin: Origin
+) -> list[Graded]:
+    return await asyncio.gather(*(_grade(alone, reward, row, recipe, prompts, origin) for row in rows))
+
+
+async def _grade(
+    alone: Rewards, reward: Reward, prompt: Prompt, recipe: Recipe, prompts: LoadedPrompts, origin: Origin
+) -> Graded:
+    tokenizer: Any = origin.tokenizer
+    source = recipe.data.eval if prompt.id.startswith("eval") and recipe.data.eval else recipe.data.train
+    if prompt.id in prompts.demonstrations:
+        texts = [tokenizer.decode(prompts.demonstrations[prompt.id], skip_special_tokens=True)]
+    else:
+        texts = gold_forms(prompt, source, dict(reward.piece.settings))
+    trajectories = [
+        Trajectory(prompt, [Turn(ACTOR, tokenizer.encode(text, add_special_tokens=False))], "stop", text)
+        for text in (*texts, GARBAGE)
+    ]
+    await alone.score(Group(prompt, trajectories))
+    return Graded(prompt, trajectories[:-1], trajectories[-1])
+
+
+def gold_forms(prompt: Prompt, source: Rows, settings: dict[str, Any]) -> list[str]:
+    r"""The ways in which a completion may give the row's gold answer.
+
+    answer   \boxed{answer}   <tag>answer</tag>   #### answer      tag, after: the reward's own settings
+    """
+    answer = str(prompt.row.get("answer"))
+    tag = settings.get("tag", "answer")
+    forms = [answer, rf"\boxed{{{answer}}}", f"<{tag}>{answer}</{tag}>"]
+    markers = [marker for marker in (settings.get("after"), source.answer_after) if marker]
+    return forms + [f"{marker} {form}" for marker in markers for form in forms]
+
+
+def _judge(reward: Reward, graded: list[Graded], report: Report) -> None:
+    key = f"rewards.{reward.name}"
+    values = [t.scores[reward.name] for g in graded for t in (*g.forms, g.garbage) if reward.name in t.scores]
+    is_verifier = any(score.correct is not None for score in values)
+    problems: dict[str, list[tuple[Graded, str]]] = {"failed": [], "rejected": [], "accepted garbage": []}
+    for one in graded:
+        failed = next((t for t in (*one.forms, one.garbage) if t.failure), None)
+        if failed is not None and failed.failure is not None:
+            text = f"failed ({failed.failure.kind}) on {failed.text[:200]!r}: {failed.failure.message}"
+            problems["failed"].append((one, text))
+            continue
+        if is_verifier and not any(t.correct for t in one.forms):
+            tried = ", ".join(repr(t.text[:200]) for t in one.forms)
+            text = (
+                f"does not accept the row's own gold answer {str(one.prompt.row.get('answer'))[:200]!r}; graded {tried}"
+            )
+            problems["rejected"].append((one, text))
+        if is_verifier and one.garbage.correct:
+            problems["accepted garbage"].append((one, f"accepts {GARBAGE!r} as a right answer"))
+    for found in problems.values():
+        if not found:
+            continue
+        first, text = found[0]
+        count = f"{len(found)} of {len(graded)} rows"
+        if len(found) == len(graded):
+            report.faults.append(f"{key}: {text} ({count}, the first is {first.prompt.id})")
+        else:
+            report.warn(f"{key}: {text} ({count}, the first is {first.prompt.id})")
+    if not any(problems.values()):
+        verdict = "accepts their own answers, refuses garbage" if is_verifier else "no verifier; ran without failure"
+        report.say("reward", f"{reward.name}, weight {reward.weight:g}: {verdict} ({len(graded)} rows)")
