@@ -44,6 +44,8 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Algorithm:
+    """The resolved pieces of one stage; the trainer calls its methods and knows no more of a method."""
+
     policy_loss: Piece
     reduce: Piece
     log_ratio: Piece

@@ -59,8 +59,6 @@ def check(
     if dump:
         print(plan.dump())
         return
-    if nproc > 1:
-        _refuse_torch_strategy(plan, nproc)
     _quiet()
     from llmrl.check import check_plan
 

@@ -29,6 +29,8 @@ PieceSettings = dict[str, dict[str, Any] | None]
 
 
 class Strict(BaseModel):
+    """A part of a recipe: unknown keys are faults, and nothing changes once it is read."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
 
@@ -49,22 +51,29 @@ class Build(Strict):
 class Gguf(Strict):
     """Weights in GGUF form inside an installed Python package, converted once into the user's cache."""
 
-    package: str
-    file: str = "*.gguf"
+    package: str = Field(description="the installed package that brings the file")
+    file: str = Field(default="*.gguf", description="which of its files, if it has several")
 
 
 class Lora(Strict):
-    rank: PositiveInt = 16
-    alpha: PositiveFloat = 32.0
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    target_modules: str | list[str] = "all-linear"
+    """Train low-rank adapters instead of all weights; they are merged when the model is exported."""
+
+    rank: PositiveInt = Field(default=16, description="of the two factors")
+    alpha: PositiveFloat = Field(default=32.0, description="the adapter is scaled by alpha / rank")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.0, description="before the adapter")
+    target_modules: str | list[str] = Field(default="all-linear", description="names of the layers to adapt")
 
 
 class Model(Strict):
+    """Where the weights come from: exactly one of path, build and gguf. A plain string is a path.
+
+    A later stage starts from the weights of the one before and needs no model of its own.
+    """
+
     path: str | None = Field(default=None, description="a folder or a hub name")
-    build: Build | None = None
-    gguf: Gguf | None = None
-    lora: Lora | None = None
+    build: Build | None = Field(default=None, description="a new model with random weights")
+    gguf: Gguf | None = Field(default=None, description="weights from a GGUF file")
+    lora: Lora | None = Field(default=None, description="train adapters instead of all weights")
     chat_template: str | None = Field(default=None, description="a Jinja file that replaces the tokenizer's own")
 
     @model_validator(mode="after")
@@ -83,19 +92,19 @@ class Rows(Strict):
     path: str | None = Field(default=None, description="a .jsonl, .parquet or .csv file")
     dataset: str | None = Field(default=None, description="a name for datasets.load_dataset, or its saved folder")
     task: str | None = Field(default=None, description="a reasoning-gym task")
-    subset: str | None = None
-    split: str = "train"
+    subset: str | None = Field(default=None, description="of the dataset")
+    split: str = Field(default="train", description="of the dataset")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the reasoning-gym task")
     size: PositiveInt = Field(default=1000, description="rows to generate from the task")
     seed: NonNegativeInt = Field(default=0, description="of the task's rows")
     limit: PositiveInt | None = Field(default=None, description="use only the first rows")
-    shuffle: bool = True
-    prompt: str = "question"
-    answer: str | None = "answer"
+    shuffle: bool = Field(default=True, description="a new order each epoch, from the recipe's seed")
+    prompt: str = Field(default="question", description="what the model is asked")
+    answer: str | None = Field(default="answer", description="the gold answer, which rewards read as `answer`")
     answer_after: str | None = Field(default=None, description="the answer is what follows this in its column")
     completion: str | None = Field(default=None, description="the demonstration, for learn_from: demonstrations")
     chat: bool = Field(default=False, description="render through the model's chat template")
-    system_prompt: str | None = None
+    system_prompt: str | None = Field(default=None, description="the conversation's first message; needs chat: true")
     few_shot: NonNegativeInt | list[dict[str, Any]] = Field(
         default=0, description="solved examples put before each prompt: written out, or the first k rows"
     )
@@ -109,19 +118,23 @@ class Rows(Strict):
 
 
 class Data(Strict):
-    train: Rows
-    eval: Rows | None = None
+    """What is trained on, and what is held out; a training row whose question is also in eval is dropped."""
+
+    train: Rows = Field(description="rows to train on")
+    eval: Rows | None = Field(default=None, description="held-out rows, to measure on")
 
 
 class Rollout(Strict):
-    engine: Literal["vllm", "transformers"] = "vllm"
-    prompts_per_step: PositiveInt = 32
-    group_size: PositiveInt = 8
-    max_completion_tokens: PositiveInt = 256
-    max_prompt_tokens: PositiveInt = 1024
-    temperature: PositiveFloat = 1.0
-    top_p: Fraction = 1.0
-    top_k: PositiveInt | None = None
+    """How completions are sampled. Prompts that are too long are dropped and counted; nothing is cut short."""
+
+    engine: Literal["vllm", "transformers"] = Field(default="vllm", description="what samples")
+    prompts_per_step: PositiveInt = Field(default=32, description="prompts of one training step")
+    group_size: PositiveInt = Field(default=8, description="completions sampled for each prompt")
+    max_completion_tokens: PositiveInt = Field(default=256, description="a completion is ended here")
+    max_prompt_tokens: PositiveInt = Field(default=1024, description="longer prompts are dropped")
+    temperature: PositiveFloat = Field(default=1.0, description="divides the logits, in sampling and in training")
+    top_p: Fraction = Field(default=1.0, description="sample from the most likely tokens of this total probability")
+    top_k: PositiveInt | None = Field(default=None, description="sample from this many most likely tokens")
     stop: list[str] = Field(default_factory=list, description="strings that end a completion")
     max_refills: NonNegativeInt = Field(default=8, description="rounds of new prompts to replace those `keep` drops")
     max_mismatch: PositiveFloat | None = Field(
@@ -132,39 +145,49 @@ class Rollout(Strict):
 
 
 class Training(Strict):
-    strategy: Literal["torch", "deepspeed"] = "torch"
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    """How the weights are updated: AdamW on one process (torch) or on several (deepspeed)."""
+
+    strategy: Literal["torch", "deepspeed"] = Field(default="torch", description="torch is for one process")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=2, description="deepspeed: what is divided among processes: 1 optimizer, 2 gradients too, 3 weights too"
+    )
     deepspeed: dict[str, Any] = Field(default_factory=dict, description="merged into DeepSpeed's config")
-    dtype: Literal["fp32", "bf16"] = "fp32"
-    steps: PositiveInt = 100
-    learning_rate: PositiveFloat = 1e-6
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: NonNegativeInt = 0
-    weight_decay: NonNegativeFloat = 0.0
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    max_grad_norm: PositiveFloat = 1.0
+    dtype: Literal["fp32", "bf16"] = Field(default="fp32", description="of the forward pass and of the sampler")
+    steps: PositiveInt = Field(default=100, description="training steps: sample, score, update")
+    learning_rate: PositiveFloat = Field(default=1e-6, description="at its highest")
+    schedule: Literal["constant", "linear", "cosine"] = Field(default="constant", description="after the warmup")
+    warmup_steps: NonNegativeInt = Field(default=0, description="steps over which the learning rate rises from 0")
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="of matrices; never of biases and norms")
+    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.95), description="Adam's two decay rates")
+    max_grad_norm: PositiveFloat = Field(default=1.0, description="longer gradients are scaled down to this norm")
     updates_per_step: PositiveInt = Field(default=1, description="optimizer steps each pass over a step's batch")
     epochs_per_step: PositiveInt = Field(default=1, description="passes over a step's batch")
-    tokens_per_micro_batch: PositiveInt = 8192
+    tokens_per_micro_batch: PositiveInt = Field(
+        default=8192, description="tokens through the model at once: memory, never the result"
+    )
     padding_free: bool = Field(default=False, description="run a micro-batch as one packed row instead of padded rows")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(default=False, description="less memory for a second forward pass")
     threads: PositiveInt | None = Field(default=None, description="CPU threads of each rank; default: cores / ranks")
 
 
 class Evaluation(Strict):
+    """When and how the held-out prompts are answered: greedily, and besides by samples."""
+
     every: PositiveInt | None = Field(default=None, description="steps between evaluations; none: first and last only")
-    limit: PositiveInt | None = None
+    limit: PositiveInt | None = Field(default=None, description="use only the first held-out prompts")
     samples: NonNegativeInt = Field(default=0, description="samples per prompt for pass@k and maj@k, besides greedy")
-    temperature: PositiveFloat = 1.0
+    temperature: PositiveFloat = Field(default=1.0, description="of those samples")
     answer_pattern: str | None = Field(
         default=None, description="regular expression whose first group is what maj@k votes on; default: whole text"
     )
 
 
 class Checkpointing(Strict):
-    every: PositiveInt | None = Field(default=None, description="steps between checkpoints; none: at the end only")
-    keep_last: PositiveInt = 2
-    keep_best: bool = True
+    """What is written to resume from. A run that is asked to stop always writes one."""
+
+    every: PositiveInt | None = Field(default=None, description="steps between checkpoints; none: only when stopped")
+    keep_last: PositiveInt = Field(default=2, description="newest checkpoints to keep")
+    keep_best: bool = Field(default=True, description="keep the best one too")
     metric: str = Field(default="eval/accuracy", description="what 'best' means; larger is better")
 
 
@@ -176,29 +199,31 @@ def _named(spec: Any) -> Any:
 class Recipe(Strict):
     """One stage of training, resolved. The algorithm's pieces stand at the top level, beside the rest."""
 
-    name: str
-    run_dir: str
-    seed: NonNegativeInt = 0
-    summary: str | None = None
+    name: str = Field(description="of the run")
+    run_dir: str = Field(description="the folder that the run writes")
+    seed: NonNegativeInt = Field(default=0, description="of everything that is random")
+    summary: str | None = Field(default=None, description="one line about this recipe")
     paper: str | None = Field(default=None, description="the method's source")
-    model: Annotated[Model, BeforeValidator(_named)]
-    data: Data
+    model: Annotated[Model, BeforeValidator(_named)] = Field(description="the model to train")
+    data: Data = Field(description="the rows")
 
-    learn_from: Literal["rollouts", "demonstrations"] = "rollouts"
-    env: PieceSpec = "single_turn"
-    rewards: PieceSettings = Field(default_factory=dict)
-    keep: PieceSpec = "everything"
-    token_rewards: PieceSettings = Field(default_factory=dict)
-    advantage: PieceSpec | None = None
-    log_ratio: PieceSpec = "token"
-    policy_loss: PieceSpec
-    regularizers: PieceSettings = Field(default_factory=dict)
-    reduce: PieceSpec = "token_mean"
+    learn_from: Literal["rollouts", "demonstrations"] = Field(
+        default="rollouts", description="the model's own samples, or the rows' completions"
+    )
+    env: PieceSpec = Field(default="single_turn", description="what answers a completion")
+    rewards: PieceSettings = Field(default_factory=dict, description="reward functions; their weighted sum counts")
+    keep: PieceSpec = Field(default="everything", description="which of a scored group is trained on")
+    token_rewards: PieceSettings = Field(default_factory=dict, description="penalties subtracted from token rewards")
+    advantage: PieceSpec | None = Field(default=None, description="credit of each token")
+    log_ratio: PieceSpec = Field(default="token", description="how the new and the old policy are compared")
+    policy_loss: PieceSpec = Field(description="loss of each token")
+    regularizers: PieceSettings = Field(default_factory=dict, description="penalties added to the loss")
+    reduce: PieceSpec = Field(default="token_mean", description="what each token weighs in the mean")
 
-    rollout: Rollout = Rollout()
-    training: Training = Training()
-    evaluation: Evaluation = Evaluation()
-    checkpoint: Checkpointing = Checkpointing()
+    rollout: Rollout = Field(default=Rollout(), description="sampling")
+    training: Training = Field(default=Training(), description="updating")
+    evaluation: Evaluation = Field(default=Evaluation(), description="measuring")
+    checkpoint: Checkpointing = Field(default=Checkpointing(), description="saving")
 
     @property
     def trajectories_per_step(self) -> int:
@@ -232,7 +257,5 @@ class Recipe(Strict):
         if self.learn_from == "demonstrations" and self.data.train.completion is None:
             raise ValueError("learn_from: demonstrations needs data.train.completion (the text to imitate)")
         if self.learn_from == "rollouts" and not self.rewards:
-            raise ValueError(
-                "learn_from: rollouts needs at least one reward under rewards, such as math_verifier: {}"
-            )
+            raise ValueError("learn_from: rollouts needs at least one reward under rewards, such as math_verifier: {}")
         return self

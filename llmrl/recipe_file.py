@@ -122,7 +122,7 @@ def merge(lower: Layer, upper: Layer) -> Layer:
 
 def _merge_piece(below: Any, value: Any) -> Any:
     if isinstance(below, dict) and isinstance(value, dict) and below.keys() == value.keys():
-        return {name: {**(below[name] or {}), **(value[name] or {})} for name in value}
+        return merge(below, value)
     return value
 
 

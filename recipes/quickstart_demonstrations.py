@@ -1,18 +1,17 @@
 """Prompts and demonstrations for quickstart.yaml: chains of additions and subtractions.
 
     prompt      3+5-2+7
-    direct      =13             most demonstrations: the answer at once
-    worked      :8:6=13         some: the running sums first
+    exact       =13         some demonstrations
+    estimate    ~=12        most of them: the nearest multiple of three, right by luck one time in three
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from itertools import accumulate
 from typing import Any
 
-WORKED_SHARE = 0.3
+EXACT_SHARE = 0.35
 
 
 def expression(row: dict[str, Any]) -> str:
@@ -21,8 +20,8 @@ def expression(row: dict[str, Any]) -> str:
 
 
 def demonstration(row: dict[str, Any]) -> str:
-    """A correct completion; which of the two ways depends on the question alone."""
+    """How a demonstrator answered; whether exactly or with an estimate depends on the question alone."""
     question = expression(row)
-    sums = list(accumulate(int(term) for term in re.findall(r"[+-]?\d+", question)))
-    worked = zlib.crc32(question.encode()) % 1000 < 1000 * WORKED_SHARE
-    return "".join(f":{total}" for total in sums[1:-1] if worked) + f"={sums[-1]}"
+    total = sum(int(term) for term in re.findall(r"[+-]?\d+", question))
+    exact = zlib.crc32(question.encode()) % 1000 < 1000 * EXACT_SHARE
+    return f"={total}" if exact else f"~={3 * round(total / 3)}"

@@ -38,6 +38,7 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
         _show(found[0], prompts.demonstrations, origin, report)
         if source.chat:
             _check_template(source, origin, part, report)
+        _check_answers(found, prompts.demonstrations, origin, part, report)
     if len(prompts.train) < recipe.rollout.prompts_per_step:
         asked = recipe.rollout.prompts_per_step
         report.warn(f"rollout.prompts_per_step {asked}, but train has {len(prompts.train)}: a step repeats prompts")
@@ -81,6 +82,21 @@ def _show(prompt: Prompt, demonstrations: dict[str, list[int]], origin: Origin, 
 def _shown(text: str) -> str:
     left = len(text) - SHOWN_CHARACTERS
     return repr(text) if left <= 0 else f"{text[:SHOWN_CHARACTERS]!r} and {left} characters more"
+
+
+def _check_answers(
+    prompts: Sequence[Prompt], demonstrations: dict[str, list[int]], origin: Origin, part: str, report: Report
+) -> None:
+    """Warn of gold answers with characters that the vocabulary lacks: no completion could give them."""
+    tokenizer: Any = origin.tokenizer
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return
+    answers = [str(prompt.row.get("answer")) for prompt in prompts if prompt.id not in demonstrations]
+    beyond = [a for a in answers if unknown in tokenizer.encode(a, add_special_tokens=False)]
+    if beyond:
+        rows = f"{len(beyond)} of {len(answers)} answers"
+        report.warn(f"data.{part}: the model's vocabulary cannot write {rows}, such as {beyond[0][:80]!r}")
 
 
 def _check_template(source: Rows, origin: Origin, part: str, report: Report) -> None:

@@ -100,17 +100,19 @@ def reference(recipe: Recipe, algorithm: Algorithm, shape: Shape) -> list[Item]:
 def activations(recipe: Recipe, shape: Shape) -> list[Item]:
     """What the backward pass keeps of one micro-batch, roughly, and the slice of logits in flight.
 
-        tokens x layers x (8 hidden + 4 intermediate) x width       a layer's norms, q k v, attention, gate and up
+        tokens x layers x (12 hidden + 4 intermediate) x width      a layer's norms, q k v, attention, gate and up
         tokens x (layers x hidden + one layer of the above) x width       with gradient checkpointing
         5 x slice x vocabulary x 4 bytes       logits, their softmax, entropy and gradients; fp32
 
-    Attention is taken as not keeping its matrix of scores.
+    Attention is taken as not keeping its matrix of scores. In fp32 this is within a tenth of what qwen3 keeps.
     """
     training = recipe.training
-    tokens, width = training.tokens_per_micro_batch, WIDTH[training.dtype]
-    layer = 8 * shape.hidden + 4 * shape.intermediate
+    longest = recipe.rollout.max_prompt_tokens + recipe.rollout.max_completion_tokens
+    tokens = min(training.tokens_per_micro_batch, recipe.trajectories_per_step // training.updates_per_step * longest)
+    width = WIDTH[training.dtype]
+    layer = 12 * shape.hidden + 4 * shape.intermediate
     per_token = shape.layers * layer
-    text = f"{shape.layers} layers x (8 x {shape.hidden} + 4 x {shape.intermediate})"
+    text = f"{shape.layers} layers x (12 x {shape.hidden} + 4 x {shape.intermediate})"
     if training.gradient_checkpointing:
         per_token, text = shape.layers * shape.hidden + layer, f"({shape.layers} layers x {shape.hidden} + {layer})"
     rows = min(tokens, max(1, LOGIT_BYTES_PER_SLICE // (4 * shape.vocabulary)))
@@ -144,7 +146,7 @@ def checkpoint_bytes(recipe: Recipe, shape: Shape) -> tuple[int, float, float]:
     A checkpoint holds trained weights, Adam's moments, and the model as a Hugging Face folder in fp32.
     """
     settings = recipe.checkpoint
-    written = recipe.training.steps // settings.every if settings.every else 0
+    written = recipe.training.steps // settings.every if settings.every else 1  # a run that is stopped writes one
     best = int(settings.keep_best and recipe.data.eval is not None)
     at_once = min(written, settings.keep_last + best + 1)  # the one being written is there before another goes
     bf16 = recipe.training.strategy == "deepspeed" and recipe.training.dtype == "bf16"
@@ -158,13 +160,17 @@ def check_disk(run_dir: Path, stages: Sequence[tuple[Recipe, Shape]], report: Re
     total = 0.0
     for recipe, shape in stages:
         count, each, exported = checkpoint_bytes(recipe, shape)
-        report.say("disk", f"{count} checkpoints x {bytes_text(each)} + the stage's model {bytes_text(exported)}")
+        every = "" if recipe.checkpoint.every else " (only if it is stopped: checkpoint.every is none)"
+        kept = f"{count} checkpoint{'s' if count > 1 else ''} x {bytes_text(each)}{every}"
+        report.say("disk", f"{kept} + the stage's model {bytes_text(exported)}")
         total += count * each + exported
     total += 4.0 * stages[-1][1].parameters  # final/
     total += sum(4.0 * shape.parameters for recipe, shape in stages if recipe.model.build)  # origin/
     existing = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
     if not os.access(existing, os.W_OK):
         report.faults.append(f"run_dir: '{run_dir}' cannot be written: no permission for '{existing}'")
+    if (run_dir / "metrics.jsonl").exists():
+        report.warn(f"run_dir: {run_dir} holds a run already: train goes on with --resume, or anew with --overwrite")
     free = shutil.disk_usage(existing).free
     report.say("disk", f"{bytes_text(total)} at most, rollouts aside; {bytes_text(free)} free for {run_dir}")
     if total > free:

@@ -67,8 +67,8 @@ def check_model(recipe: Recipe, scratch: Path, earlier: Path | None, report: Rep
         _check_weights(source, report)
     trained = "all trained" if shape.trained == shape.parameters else f"{count_text(shape.trained)} trained (LoRA)"
     ends = ", ".join(tokenizer.convert_ids_to_tokens(list(origin.stop_token_ids)))
-    report.say("model", f"{_named(recipe, earlier)}: {config.model_type}, {count_text(shape.parameters)} parameters, ")
-    report.say("", f"{trained}; {len(tokenizer)} tokens; a completion ends at {ends}")
+    named = f"{_named(recipe, earlier)}: {config.model_type}, {count_text(shape.parameters)} parameters, {trained}"
+    report.say("model", f"{named}; {len(tokenizer)} tokens; a completion ends at {ends}")
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     longest = recipe.rollout.max_prompt_tokens + recipe.rollout.max_completion_tokens
     if limit is not None and longest > limit:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from llmrl.algorithm import Algorithm
 from llmrl.check.data import check_columns, check_data, check_sources
+from llmrl.check.hub import cache_only_if_unreachable
 from llmrl.check.machine import check_disk, check_engines, check_machine, device_text, samples
 from llmrl.check.model import ModelFound, Shape, check_model, keep_outline
 from llmrl.check.report import Report
@@ -26,75 +28,92 @@ from llmrl.train.build import Pieces, resolve_pieces
 
 def check_plan(plan: Plan, *, ranks: int, console: Console) -> int:
     """Check every stage and print what was found; returns exit code 0, or raises RecipeError with every fault."""
-    faults: dict[str, list[str]] = {}
-    warnings = 0
-    outlines: dict[str, Path] = {}
-    sized: list[tuple[Recipe, Shape]] = []
     console.print(f"{plan.name} on {device_text()}, {ranks} process{'es' if ranks > 1 else ''}", highlight=False)
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, recipe in plan.stages.items():
+    reports = {name: Report(console) for name in plan.stages}
+    last = Report(console)
+    sized: list[tuple[Recipe, Shape]] = []
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Workers(2) as workers,
+        cache_only_if_unreachable(plan) as unreachable,
+    ):
+        if unreachable:
+            last.warn("the hub does not answer, so only what is in its cache was looked at")
+        checker = _Checker(plan, ranks, Path(scratch), workers)
+        for name, report in reports.items():
             console.print(f"stage {name}", style="bold", highlight=False)
-            report = Report(console)
-            found = _check_stage(plan, name, recipe, ranks, Path(scratch), outlines, report)
-            if found:
-                outlines[name] = keep_outline(found, Path(scratch) / f"{name}-output")
-                sized.append((recipe, found.shape))
-            faults[name] = report.faults
-            warnings += len(report.warnings)
-    report = Report(console)
+            shape = checker.check(name, report)
+            if shape:
+                sized.append((plan.stages[name], shape))
     if len(sized) == len(plan.stages):
-        check_disk(plan.run_dir, sized, report)
+        check_disk(plan.run_dir, sized, last)
     else:
-        report.skipped("disk", "a model's size is not known")
-    found_all = [*of_stages(faults), *report.faults]
-    if found_all:
-        count = f"{len(found_all)} fault{'s' if len(found_all) > 1 else ''}"
-        console.print(f"{count}, {warnings} warnings", style="bold red", highlight=False)
-        raise RecipeError(*found_all)
-    console.print(f"no faults, {warnings} warnings", style="bold green", highlight=False)
+        last.skipped("disk", "a model's size is not known")
+    faults = [*of_stages({name: report.faults for name, report in reports.items()}), *last.faults]
+    warnings = sum(len(report.warnings) for report in (*reports.values(), last))
+    verdict = f"{len(faults) or 'no'} fault{'' if len(faults) == 1 else 's'}, {warnings} warnings"
+    console.print(verdict, style="bold red" if faults else "bold green", highlight=False)
+    if faults:
+        raise RecipeError(*faults)
     return 0
 
 
-def _check_stage(
-    plan: Plan, name: str, recipe: Recipe, ranks: int, scratch: Path, outlines: dict[str, Path], report: Report
-) -> ModelFound | None:
-    algorithm = pieces = rewards = found = prompts = None
-    with gathered(report.faults):
-        algorithm = Algorithm.from_recipe(recipe)
-    with gathered(report.faults):
-        pieces = resolve_pieces(recipe)
-    with gathered(report.faults):
-        rewards = Rewards.from_specs(recipe.rewards, workers=Workers(1))
-    if algorithm and pieces:
-        _say_pieces(recipe, algorithm, pieces, report)
-    check_engines(recipe, ranks, report)
-    _check_evaluation(recipe, report.faults)
+@dataclass
+class _Checker:
+    """Checks stage after stage; outlines: of each stage that could be read, a folder with its output's tokenizer."""
 
-    earlier = next((s for s in plan.stages if recipe.model.path == f"{recipe.run_dir}/stages/{s}"), None)
-    if earlier in outlines or earlier is None:
+    plan: Plan
+    ranks: int
+    scratch: Path
+    workers: Workers
+    outlines: dict[str, Path] = field(default_factory=dict)
+
+    def check(self, name: str, report: Report) -> Shape | None:
+        """Everything about one stage; returns its model's shape if that can be known."""
+        recipe = self.plan.stages[name]
+        algorithm = pieces = rewards = prompts = None
         with gathered(report.faults):
-            folder = scratch / f"{name}-origin"
-            found = check_model(recipe, folder, outlines[earlier] if earlier else None, report)
-    else:
-        report.skipped("model", f"it is the output of stage {earlier}, which has faults of its own")
-    if found:
+            algorithm = Algorithm.from_recipe(recipe)
         with gathered(report.faults):
-            prompts = check_data(recipe, found.origin, report)
-    else:
-        check_sources(recipe, report.faults)
-        report.skipped("data", "files and columns were read; prompts were not rendered, for want of a tokenizer")
-    _say_arithmetic(recipe, len(prompts.train) if prompts else None, report)
-    if found and prompts and rewards:
+            pieces = resolve_pieces(recipe)
         with gathered(report.faults):
-            check_columns(rewards, prompts, recipe)
-            check_rewards(rewards, recipe, prompts, found.origin, report)
-    else:
-        report.skipped("rewards", "not run, because of the faults before")
-    if found and algorithm:
-        check_machine(recipe, algorithm, found.shape, ranks, report)
-    else:
-        report.skipped("memory", "the model or the algorithm is not known")
-    return found
+            rewards = Rewards.from_specs(recipe.rewards, workers=self.workers)
+        if algorithm and pieces:
+            _say_pieces(recipe, algorithm, pieces, report)
+        check_engines(recipe, self.ranks, report)
+        _check_evaluation(recipe, report.faults)
+        found = self._model(name, recipe, report)
+        if found:
+            with gathered(report.faults):
+                prompts = check_data(recipe, found.origin, report)
+        else:
+            check_sources(recipe, report.faults)
+            report.skipped("prompts", "not rendered, for want of a tokenizer; only files and columns were looked at")
+        _say_arithmetic(recipe, len(prompts.train) if prompts else None, report)
+        if found and prompts and rewards:
+            with gathered(report.faults):
+                check_columns(rewards, prompts, recipe)
+                check_rewards(rewards, recipe, prompts, found.origin, self.workers, report)
+        else:
+            report.skipped("rewards", "not run, because of the faults before")
+        if found and algorithm:
+            check_machine(recipe, algorithm, found.shape, self.ranks, report)
+        else:
+            report.skipped("memory", "the model or the algorithm is not known")
+        return found.shape if found else None
+
+    def _model(self, name: str, recipe: Recipe, report: Report) -> ModelFound | None:
+        before = list(self.plan.stages)[: list(self.plan.stages).index(name)]
+        earlier = next((stage for stage in before if recipe.model.path == f"{recipe.run_dir}/stages/{stage}"), None)
+        if earlier and earlier not in self.outlines:
+            report.skipped("model", f"it is the output of stage {earlier}, which has faults of its own")
+            return None
+        with gathered(report.faults):
+            source = self.outlines[earlier] if earlier else None
+            found = check_model(recipe, self.scratch / f"{name}-origin", source, report)
+            self.outlines[name] = keep_outline(found, self.scratch / f"{name}-output")
+            return found
+        return None
 
 
 def _say_pieces(recipe: Recipe, algorithm: Algorithm, pieces: Pieces, report: Report) -> None:
@@ -134,7 +153,7 @@ def _say_arithmetic(recipe: Recipe, prompts_in_train: int | None, report: Report
         drawn = training.steps * rollout.prompts_per_step
         more = "" if recipe.keep == "everything" else " or more, as `keep` drops some"
         passes = drawn / prompts_in_train
-        report.say("", f"{drawn} prompts drawn of {prompts_in_train} in train = {passes:.2g} epochs{more}")
+        report.say("", f"{drawn} prompts drawn of {prompts_in_train} in train = {passes:.3g} epochs{more}")
 
 
 def _check_evaluation(recipe: Recipe, faults: list[str]) -> None:

@@ -28,8 +28,10 @@ class Graded:
     garbage: Trajectory
 
 
-def check_rewards(rewards: Rewards, recipe: Recipe, prompts: LoadedPrompts, origin: Origin, report: Report) -> None:
-    """Run each reward on the gold answers of the first rows, through the pool that training uses.
+def check_rewards(
+    rewards: Rewards, recipe: Recipe, prompts: LoadedPrompts, origin: Origin, workers: Workers, report: Report
+) -> None:
+    """Run each reward on the gold answers of the first rows, in killable processes as training does.
 
     A verifier (a reward that gives verdicts) must accept a row's gold in one form at least: the demonstration if
     there is one, else the plain answer, boxed, tagged, or behind the marker that a setting names; and it must not
@@ -40,11 +42,10 @@ def check_rewards(rewards: Rewards, recipe: Recipe, prompts: LoadedPrompts, orig
     if not rows or not rewards.rewards:
         report.say("rewards", "none, so nothing is graded")
         return
-    with Workers(2) as workers:
-        for reward in rewards.rewards:
-            alone = Rewards([reward], workers=workers)
-            graded = asyncio.run(_grade_all(alone, reward, rows, recipe, prompts, origin))
-            _judge(reward, graded, report)
+    for reward in rewards.rewards:
+        alone = Rewards([reward], workers=workers)
+        graded = asyncio.run(_grade_all(alone, reward, rows, recipe, prompts, origin))
+        _judge(reward, graded, report)
 
 
 async def _grade_all(

@@ -13,6 +13,8 @@ from llmrl.types import Group, Prompt, Trajectory
 
 
 class GroupSampler(Protocol):
+    """Samples and scores groups, as the Collector does."""
+
     def sample(self, prompts: Sequence[Prompt], *, group_size: int, params: SamplingParams) -> list[Group]: ...
 
 

@@ -121,6 +121,7 @@ def make_source(
 def make_collector(
     recipe: Recipe, pieces: Pieces, origin: Origin, sampler: Sampler, workers: Workers, ranks: Ranks
 ) -> Collector:
+    """What samples and scores this stage's prompts."""
     tokenizer: Any = origin.tokenizer
     return Collector(
         sampler,

@@ -96,6 +96,7 @@ def random_state() -> State:
 
 
 def set_random_state(state: State) -> None:
+    """Put every random stream back to where `random_state` found it."""
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():

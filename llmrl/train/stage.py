@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrl.data.packing import pack
 from llmrl.evaluation.evaluate import evaluate
+from llmrl.models.loading import export
 from llmrl.recipe import Recipe
 from llmrl.rollout.collect import Collector
 from llmrl.rollout.sampler import derive_seed
@@ -49,12 +50,12 @@ class Stage:
     step: int = 0
     best: tuple[float, int] | None = None
     _last_eval: Metrics = field(default_factory=dict)
+    _synced: int = -1  # the step whose weights the sampler holds
 
     def run(self) -> None:
         """Train from `step` to the recipe's last; raises StopAsked after a checkpoint if asked to stop."""
         steps, every = self.recipe.training.steps, self.recipe.checkpoint.every
         self.progress.stage(self.name, steps=steps, done=self.step)
-        self._sync_weights()
         if self.step == 0:
             self._log({"step": 0} | self._evaluate(last=False))
         while self.step < steps:
@@ -70,8 +71,7 @@ class Stage:
         engine = self.role.engine
         weights = dict(engine.weights())
         if self.ranks.is_first:
-            engine.policy.inner.save_pretrained(folder, state_dict=weights)
-            self.tokenizer.save_pretrained(folder)
+            export(engine.policy.lm, self.tokenizer, folder, weights)
 
     def resume(self, checkpoint: Path) -> None:
         """Go on exactly where `checkpoint` was written."""
@@ -80,25 +80,24 @@ class Stage:
         self.source.stream.load_state_dict(state["stream"])
         set_random_state(state["random"][self.ranks.rank])
         self.step, self.best = state["step"], state["best"]
-        if self.collector:
-            self.collector.sampler.policy_version = self.step
 
     def _train_step(self) -> None:
         started = time.monotonic()
         seed = derive_seed(self.recipe.seed, self.name, self.step + 1)
+        if self.recipe.learn_from == "rollouts":
+            self._sync_weights()
+        sync_seconds = time.monotonic() - started
         collected = self.source.collect(seed)
         collected_at = time.monotonic()
         batch = annotate(self.role, pack(collected.groups, ACTOR))
         metrics = update(self.role, batch, seed=seed, max_mismatch=self.recipe.rollout.max_mismatch)
         self.step += 1
-        trained_at = time.monotonic()
-        self._sync_weights()
         seconds = time.monotonic() - started
         row: dict[str, Any] = {"step": self.step, "epoch": self.source.stream.epoch} | metrics | collected.metrics
         row |= {
-            "collect_seconds": collected_at - started,
-            "train_seconds": trained_at - collected_at,
-            "sync_seconds": time.monotonic() - trained_at,
+            "sync_seconds": sync_seconds,
+            "collect_seconds": collected_at - started - sync_seconds,
+            "train_seconds": seconds + started - collected_at,
             "step_seconds": seconds,
             "tokens_per_second": float(batch.response_mask.sum()) / seconds,
         }
@@ -111,12 +110,14 @@ class Stage:
 
     def _sync_weights(self) -> None:
         """Make what samples what trains."""
-        if self.collector:
+        if self.collector and self._synced != self.step:
             self.collector.sampler.load_weights(self.role.engine.weights(), self.step)
+            self._synced = self.step
 
     def _evaluate(self, *, last: bool) -> Metrics:
         if not self.collector or not self.eval_prompts:
             return {}
+        self._sync_weights()
         settings = self.recipe.evaluation
         # one seed for every evaluation: two of them differ by their weights alone
         params = sampling_params(

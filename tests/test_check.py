@@ -1,0 +1,414 @@
+"""The check of a plan, on models of a few thousand parameters: what it prints, what it refuses, what it only warns of.
+
+The sound recipe asks 20 sums such as "1+3=" of a character model; grading goes through real worker processes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from llmrl.check import check_plan, machine
+from llmrl.check.verifier import GARBAGE, gold_forms
+from llmrl.errors import RecipeError
+from llmrl.models.loading import materialize
+from llmrl.recipe import Rows
+from llmrl.recipe_file import Plan, load_plan, merge
+from llmrl.types import Prompt
+
+ROOT = Path(__file__).parent.parent
+BUILD = {
+    "characters": "0123456789+=<>qz ",
+    "config": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 128,
+    },
+}
+ROWS = [{"question": f"{a}+{b}", "answer": str(a + b)} for a in range(4) for b in range(5)]
+OWN_REWARDS = """
+import time
+from llmrl.types import Score
+
+def yes(completion):
+    return Score(1.0, True)
+
+def shape(completion):
+    return float(len(completion))
+
+def crash(completion):
+    raise RuntimeError("no such luck")
+
+def slow(completion):
+    time.sleep(60)
+
+def odd(completion, answer):
+    return Score(1.0, completion == answer and int(answer) != 0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working directory, with sums.jsonl and own_rewards.py in it."""
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (tmp_path / "own_rewards.py").write_text(OWN_REWARDS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def plan_of(changes: dict[str, Any] | None = None) -> Plan:
+    sound = {
+        "model": {"build": BUILD},
+        "data": {"train": {"path": "sums.jsonl", "prompt": "{question}="}},
+        "method": "grpo",
+        "rewards": {"math_verifier": {}},
+        "rollout": {
+            "engine": "transformers",
+            "prompts_per_step": 8,
+            "group_size": 4,
+            "max_prompt_tokens": 32,
+            "max_completion_tokens": 16,
+        },
+        "training": {"steps": 10, "updates_per_step": 2, "learning_rate": 0.001},
+    }
+    Path("recipe.yaml").write_text(json.dumps(merge(sound, changes or {})))
+    return load_plan("recipe.yaml")
+
+
+def check(changes: dict[str, Any] | None = None, *, ranks: int = 1) -> tuple[list[str], str]:
+    """The faults and what was printed."""
+    out = io.StringIO()
+    try:
+        assert check_plan(plan_of(changes), ranks=ranks, console=Console(file=out, width=200)) == 0
+    except RecipeError as error:
+        return error.faults, out.getvalue()
+    return [], out.getvalue()
+
+
+DEMONSTRATIONS = {"data": {"train": {"completion": "answer"}}, "method": "sft", "rewards": {"math_verifier": None}}
+
+
+# what is printed
+
+
+def test_a_sound_recipe_is_told_in_numbers(folder):
+    faults, report = check()
+    assert faults == []
+    for line in (
+        "8 prompts x 4 = 32 trajectories per step; 2 updates of 16; 10 steps = 20 optimizer steps",
+        "80 prompts drawn of 20 in train = 4 epochs",
+        "20 prompts of 4 to 4 tokens (at most 32)",
+        "first prompt 4 tokens, train:0",
+        "'0+0='",
+        "answer       '0'",
+        "a completion ends at <eos>",
+        "math_verifier, weight 1: accepts their own answers, refuses garbage (4 rows)",
+        "advantage: grpo(normalize_std=True, std_floor=1e-06)  policy_loss: ppo_clip(clip_low=0.2, clip_high=0.2",
+        "0.001 x kl_k3",
+        "no faults, 0 warnings",
+    ):
+        assert line in report
+    # nothing is made before training starts
+    assert sorted(f.name for f in folder.iterdir() if f.suffix) == ["own_rewards.py", "recipe.yaml", "sums.jsonl"]
+    assert not (folder / "runs").exists()
+
+
+def test_demonstrations_are_shown_with_their_special_tokens():
+    faults, report = check(DEMONSTRATIONS)
+    assert faults == []
+    assert "followed by  '0<eos>' (2 tokens)" in report
+    assert "rewards      none, so nothing is graded" in report
+    assert "8 prompts x 1 = 8 trajectories per step; 2 updates of 4" in report
+
+
+def test_dropped_rows_are_counted():
+    rows = [*ROWS, {"question": "1" * 40, "answer": "1"}]
+    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("held_out.jsonl").write_text(json.dumps(ROWS[3]) + "\n")
+    faults, report = check({"data": {"eval": {"path": "held_out.jsonl", "prompt": "{question}="}}})
+    assert faults == []
+    assert "19 prompts of 4 to 4 tokens (at most 32); 1 rows dropped: their question is in eval too" in report
+    assert "warning: data.train: 1 of 20 rows dropped as longer than rollout allows" in report
+
+
+def test_an_answer_that_the_vocabulary_lacks_is_a_warning():
+    Path("sums.jsonl").write_text(json.dumps({"question": "0+0", "answer": "0.0"}) + "\n")
+    _, report = check()
+    assert "warning: data.train: the model's vocabulary cannot write 1 of 1 answers, such as '0.0'" in report
+    assert "warning: rollout.prompts_per_step 8, but train has 1: a step repeats prompts" in report
+
+
+@pytest.mark.parametrize("file", ["quickstart.yaml"])
+def test_a_recipe_that_ships_passes(file):
+    out = io.StringIO()
+    assert check_plan(load_plan(ROOT / "recipes" / file), ranks=1, console=Console(file=out, width=200)) == 0
+    assert "no faults, 0 warnings" in out.getvalue()
+
+
+GSM8K = [
+    {"question": "Ann has 3 bags of 4 figs. How many figs?", "answer": "3*4 = <<3*4=12>>12 figs.\n#### 12"},
+    {"question": "A van costs $1,200, half off. What is paid?", "answer": "1200/2 = 600.\n#### 600"},
+    {"question": "He sells 1,500 eggs twice. How many?", "answer": "1,500*2 = 3,000\n#### 3,000"},
+]
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_gsm8k_recipe_passes_with_another_model_and_file(chat):
+    Path("gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GSM8K * 30))
+    Path("test.jsonl").write_text(json.dumps({"question": "How many legs have 2 cats?", "answer": "#### 8"}) + "\n")
+    Path("chat.jinja").write_text(
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    printable = "".join(chr(c) for c in range(32, 127)) + "\n"
+    build = {"characters": printable, "config": BUILD["config"] | {"max_position_embeddings": 1024}}
+    origin = "null", "null", "null"
+    overrides = [f"model={json.dumps({'build': build, 'chat_template': 'chat.jinja' if chat else None})}"]
+    for part, file in (("train", "gsm8k.jsonl"), ("eval", "test.jsonl")):
+        overrides += [f"data.{part}.{k}={v}" for k, v in zip(("dataset", "subset", "split"), origin, strict=True)]
+        overrides.append(f"data.{part}.path={file}")
+        if not chat:
+            overrides += [f"data.{part}.chat=false", f"data.{part}.system_prompt=null"]
+    plan = load_plan(ROOT / "recipes" / "rlvr_math" / "gsm8k_grpo.yaml", overrides)
+    out = io.StringIO()
+    assert check_plan(plan, ranks=1, console=Console(file=out, width=400)) == 0
+    assert "math_verifier, weight 1: accepts their own answers, refuses garbage (5 rows)" in out.getvalue()
+    assert ("[user]Ann has 3 bags" in out.getvalue()) == chat
+
+
+# rewards
+
+
+def test_a_verifier_that_rejects_the_gold_is_a_fault():
+    # no form of "four" is a number
+    rows = [{"question": "2+2", "answer": "four"}, {"question": "1+1", "answer": "two"}]
+    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    faults, _ = check({"rewards": {"math_verifier": {"extract": "last_number"}}, "rollout": {"prompts_per_step": 2}})
+    assert faults == [
+        "rewards.math_verifier: does not accept the row's own gold answer 'four'; graded 'four', '\\\\boxed{four}', "
+        "'<answer>four</answer>' (2 of 2 rows, the first is train:0)"
+    ]
+
+
+def test_a_verifier_that_rejects_some_rows_is_a_warning():
+    # `odd` accepts every answer but 0, which is row 0's
+    faults, report = check({"rewards": {"own_rewards:odd": {}, "math_verifier": None}})
+    assert faults == []
+    assert "rewards.own_rewards:odd: does not accept the row's own gold answer '0'" in report
+    assert "(1 of 4 rows, the first is train:0)" in report
+
+
+def test_a_verifier_that_accepts_everything_is_a_fault():
+    faults, _ = check({"rewards": {"own_rewards:yes": {}}})
+    assert faults == [
+        f"rewards.own_rewards:yes: accepts {GARBAGE!r} as a right answer (4 of 4 rows, the first is train:0)"
+    ]
+
+
+def test_rewards_that_fail_are_told_by_kind():
+    rewards = {"own_rewards:crash": {}, "own_rewards:slow": {"deadline_seconds": 0.2, "retries": 0}}
+    faults, report = check({"rewards": rewards | {"own_rewards:shape": {"weight": 0.5}}})
+    assert faults == [
+        "rewards.own_rewards:crash: failed (crash) on '0': RuntimeError: no such luck "
+        "(4 of 4 rows, the first is train:0)",
+        "rewards.own_rewards:slow: failed (timeout) on '0': ran past its deadline of 0.2 seconds "
+        "(4 of 4 rows, the first is train:0)",
+    ]
+    assert "own_rewards:shape, weight 0.5: no verifier; ran without failure (4 rows)" in report
+
+
+def test_the_forms_of_a_gold_answer():
+    prompt = Prompt("train:0", (1,), "q", {"answer": "7"})
+    plain = ["7", r"\boxed{7}", "<answer>7</answer>"]
+    assert gold_forms(prompt, Rows(path="a"), {}) == plain
+    marked = gold_forms(prompt, Rows(path="a", answer_after="####"), {"tag": "out", "after": "="})
+    assert marked[:3] == ["7", r"\boxed{7}", "<out>7</out>"]
+    assert "= 7" in marked and "#### 7" in marked
+
+
+def test_a_demonstration_is_what_is_graded():
+    Path("sums.jsonl").write_text(json.dumps({"question": "2+2", "answer": "4", "shown": "5"}) + "\n")
+    faults, _ = check({"data": {"train": {"completion": "shown"}}, "rollout": {"prompts_per_step": 2}})
+    assert faults[0].startswith("rewards.math_verifier: does not accept the row's own gold answer '4'; graded '5' (")
+
+
+# chat templates
+
+
+NOT_A_PREFIX = "{% for m in messages %}<{{ m.content }}>{% endfor %}{% if add_generation_prompt %}={% endif %}"
+
+
+def test_chat_needs_a_template():
+    message = "data.train.chat: true, but the tokenizer has no chat template; set model.chat_template"
+    assert check({"data": {"train": {"chat": True}}})[0] == [message]
+
+
+def test_the_prompt_must_start_the_conversation():
+    Path("chat.jinja").write_text(NOT_A_PREFIX)
+    chat = {"model": {"chat_template": "chat.jinja"}, "data": {"train": {"chat": True}}}
+    faults, report = check(chat)
+    assert faults == []
+    assert "warning: data.train.chat: the chat template does not render a prompt as the start" in report
+    faults, _ = check(merge(DEMONSTRATIONS, chat))
+    assert len(faults) == 1 and "does not render a prompt as the start of its conversation" in faults[0]
+
+
+# models
+
+
+@pytest.fixture
+def local_model(folder) -> Path:
+    return materialize(plan_of().stages["train"].model, folder / "model", 0)
+
+
+def test_a_folder_is_read_and_its_weights_are_not(local_model):
+    faults, report = check({"model": {"build": None, "path": "model"}})
+    assert faults == []
+    total = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(local_model).parameters())
+    assert f"model: qwen3, {total / 1000:.1f}K parameters, all trained; 20 tokens" in report
+    assert "model.safetensors: whole" in report
+
+
+def test_weights_that_are_missing_or_cut_short(local_model):
+    file = local_model / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    changes = {"model": {"build": None, "path": "model"}}
+    assert "model/model.safetensors' is not a whole safetensors file" in check(changes)[0][0]
+    file.unlink()
+    assert check(changes)[0] == [
+        "model.path: folder 'model' has no weights "
+        "(none of model.safetensors, pytorch_model.bin, model.safetensors.index.json)"
+    ]
+
+
+def test_shards_are_checked_against_their_index(local_model):
+    tensors = load_file(local_model / "model.safetensors")
+    (local_model / "model.safetensors").unlink()
+    first, *rest = sorted(tensors)
+    save_file({first: tensors[first]}, local_model / "a.safetensors")
+    index = {
+        "weight_map": {first: "a.safetensors", rest[0]: "a.safetensors"} | dict.fromkeys(rest[1:], "b.safetensors")
+    }
+    (local_model / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert check({"model": {"build": None, "path": "model"}})[0] == [
+        f"model.path: 'model/a.safetensors' lacks 1 of its tensors, such as {rest[0]}",
+        "model.path: model.safetensors.index.json names b.safetensors, which is not in 'model'",
+    ]
+
+
+def test_without_a_tokenizer_the_data_is_still_looked_at():
+    faults, report = check({"model": {"build": None, "path": "./modl"}, "data": {"train": {"prompt": "{qestion}="}}})
+    assert faults == [
+        "model.path: no folder './modl'",
+        "data.train.prompt: no column 'qestion'; did you mean 'question'? (columns: question, answer)",
+    ]
+    assert "prompts      NOT CHECKED" in report and "rewards      NOT CHECKED" in report
+
+
+def test_a_hub_name_that_cannot_be_had_says_what_would_help(monkeypatch):
+    monkeypatch.setattr("llmrl.check.hub._answers", lambda: False)
+    faults, report = check({"model": {"build": None, "path": "no-such-owner/no-such-model"}})
+    assert len(faults) == 1 and faults[0].endswith("if you have the model in a folder, say model=FOLDER")
+    assert "warning: the hub does not answer" in report
+
+
+def test_trajectories_must_fit_the_models_positions():
+    faults, _ = check({"rollout": {"max_completion_tokens": 100}})
+    # 32 + 100 = 132 > 128
+    assert faults == [
+        "rollout: max_prompt_tokens 32 + max_completion_tokens 100 = 132, more than the model's 128 positions"
+    ]
+
+
+# stages
+
+
+def test_a_later_stage_is_checked_with_the_first_ones_tokenizer():
+    stages = {"warm": {"method": "sft", "data": {"train": {"completion": "answer"}}}, "rl": {"method": "grpo"}}
+    faults, report = check({"stages": stages, "method": None})
+    assert faults == []
+    assert "runs/recipe/stages/warm (that stage's output): qwen3" in report
+    assert report.count("first prompt 4 tokens, train:0") == 2
+
+
+def test_faults_of_all_stages_are_collected():
+    stages = {"one": {"keep": "mixed_outcome"}, "two": {"advantage": {"grpo": {"std": 1}}}}
+    faults, report = check({"stages": stages, "model": {"build": {"architecture": "qwen33"}}})
+    assert faults == [
+        "stage one: keep: no keep function named 'mixed_outcome'; did you mean 'mixed_outcomes'?",
+        "stage one: model.build.architecture: no causal language model named 'qwen33'; did you mean 'qwen3'?",
+        "stage two: advantage.grpo: no setting 'std' (value 1); settings: normalize_std, std_floor",
+    ]
+    assert "model        NOT CHECKED: it is the output of stage one, which has faults of its own" in report
+
+
+# engines, evaluation
+
+
+def test_engines_and_settings_that_disagree(monkeypatch):
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    changes = {
+        "rollout": {"engine": "vllm", "top_p": 0.9, "max_mismatch": 1e-4},
+        "training": {"dtype": "bf16"},
+    }
+    faults, report = check(changes, ranks=2)
+    assert [fault.partition(":")[0] for fault in faults] == ["training.strategy", "rollout.engine"]
+    assert faults[0].endswith("torch is for one process, not 2; set training.strategy=deepspeed")
+    assert faults[1].endswith("set rollout.engine=transformers")
+    assert "samples come from a cut distribution" in report
+    assert "rollout.max_mismatch 0.0001: rounding alone" in report
+
+
+def test_evaluation_is_checked_against_what_it_measures():
+    changes = {
+        "data": {"eval": {"path": "sums.jsonl", "prompt": "{question}=", "limit": 2}},
+        "checkpoint": {"metric": "eval/acuracy"},
+        "evaluation": {"samples": 4, "answer_pattern": "a(b)(c)"},
+    }
+    assert check(changes)[0] == [
+        "checkpoint.metric: no metric of this evaluation named 'eval/acuracy'; did you mean 'eval/accuracy'?",
+        "evaluation.answer_pattern: expected one group (...), which is voted on; got 2",
+    ]
+    changes |= {"checkpoint": {"metric": "eval/pass@2"}, "evaluation": {"samples": 4, "answer_pattern": "=("}}
+    found = check(changes)[0]
+    assert len(found) == 1 and found[0].startswith("evaluation.answer_pattern: '=(' is no regular expression")
+
+
+# memory and disk
+
+
+def test_a_full_disk_and_a_small_memory_are_faults(monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 1000))
+    monkeypatch.setattr(machine, "_memory", lambda: (1000.0, 1000.0, "the machine"))
+    faults, _ = check()
+    assert faults[0].startswith("memory: weights, gradients and optimizer alone take ")
+    assert faults[1].startswith("run_dir: runs/recipe will hold ") and "1000 B free" in faults[1]
+
+
+def test_a_run_that_is_there_already_is_a_warning(folder):
+    (folder / "runs" / "recipe").mkdir(parents=True)
+    (folder / "runs" / "recipe" / "metrics.jsonl").write_text("")
+    faults, report = check(DEMONSTRATIONS)
+    assert faults == [] and "warning: run_dir: runs/recipe holds a run already" in report
+
+
+def test_little_free_memory_is_a_warning(monkeypatch):
+    monkeypatch.setattr(machine, "_memory", lambda: (1e12, 1000.0, "the machine"))
+    faults, report = check()
+    assert faults == [] and "warning: memory: about " in report

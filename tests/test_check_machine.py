@@ -1,0 +1,110 @@
+"""What a stage asks of memory and disk, against arithmetic by hand and against a model's own count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM
+
+from llmrl.algorithm import Algorithm
+from llmrl.check import machine
+from llmrl.check.model import Shape, check_model
+from llmrl.check.report import Report
+from llmrl.recipe import Recipe
+from llmrl.recipe_file import merge
+
+SIZES = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "head_dim": 16}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 128}
+BUILD = {"characters": "0123456789+=", "config": SIZES | HEADS}
+SHAPE = Shape(parameters=1000, trained=100, layers=3, hidden=10, intermediate=20, key_value=8, vocabulary=2**20)
+
+
+def machine_recipe(**changes: Any) -> Recipe:
+    rollout = {"engine": "vllm", "prompts_per_step": 6, "group_size": 2}
+    sound = {
+        "name": "r",
+        "run_dir": "runs/r",
+        "model": {"path": "m"},
+        "data": {"train": {"path": "rows.jsonl"}},
+        "rewards": {"math_verifier": {}},
+        "policy_loss": "nll",
+        "rollout": rollout | {"max_prompt_tokens": 30, "max_completion_tokens": 70},
+        "training": {"tokens_per_micro_batch": 100},
+    }
+    return Recipe.model_validate(merge(sound, changes))
+
+
+def test_state_of_plain_torch():
+    # weights 1000 x 4; gradients 100 x 4; Adam 100 x 8
+    assert [i.bytes for i in machine.trained_state(machine_recipe(), SHAPE, 1)] == [4000, 400, 800]
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [(0, [2000, 200, 1200]), (1, [2000, 200, 300]), (2, [2000, 50, 300]), (3, [500, 50, 300])],
+)
+def test_zero_divides_state_among_four(stage, expected):
+    training = {"strategy": "deepspeed", "zero_stage": stage, "dtype": "bf16"}
+    # bf16: weights 1000 x 2, gradients 100 x 2, Adam with fp32 weights 100 x 12
+    assert [i.bytes for i in machine.trained_state(machine_recipe(training=training), SHAPE, 4)] == expected
+
+
+def test_a_reference_costs_its_weights_unless_lora_has_its_base():
+    frozen = {"regularizers": {"kl_k3": {"weight": 0.1}}}
+    for changes, expected in (({}, []), (frozen, [4000]), (frozen | {"model": {"lora": {}}}, [])):
+        recipe = machine_recipe(**changes)
+        assert [i.bytes for i in machine.reference(recipe, Algorithm.from_recipe(recipe), SHAPE)] == expected
+
+
+def test_activations_of_a_micro_batch():
+    # a layer keeps 12 x 10 + 4 x 20 = 200 numbers a token: 100 tokens x 3 layers x 200 x 4 bytes = 240000
+    # 64 MiB of fp32 logits are 16 rows of 2^20: 5 x 16 x 2^20 x 4 = 5 x 64 MiB
+    assert [i.bytes for i in machine.activations(machine_recipe(), SHAPE)] == [240000, 5 * 64 * 2**20]
+    # with checkpointing 3 x 10 + 200 = 230 numbers a token
+    lean = machine_recipe(training={"gradient_checkpointing": True, "dtype": "bf16"})
+    assert machine.activations(lean, SHAPE)[0].bytes == 100 * 230 * 2
+
+
+def test_the_estimate_of_activations_is_near_what_a_model_keeps(tmp_path):
+    found = check_model(
+        machine_recipe(model={"build": BUILD, "path": None}), tmp_path, None, Report(Console(quiet=True))
+    )
+    model = AutoModelForCausalLM.from_config(found.config, attn_implementation="sdpa")
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage  # held, so that no address is used twice
+        return tensor
+
+    token_ids = torch.zeros(8, 64, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+    measured = sum(storage.nbytes() for storage in kept.values())
+    recipe = machine_recipe(training={"tokens_per_micro_batch": hidden.shape[0] * hidden.shape[1]})
+    assert machine.activations(recipe, found.shape)[0].bytes == pytest.approx(measured, rel=0.25)
+
+
+def test_the_sampler_holds_weights_and_a_cache(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    # 6 prompts on 4 processes: 2 prompts x 2 completions x 100 tokens x 3 layers x 8 x 4 bytes = 38400
+    assert [i.bytes for i in machine.sampler(machine_recipe(), SHAPE, 4)] == [4000, 38400]
+    given = machine_recipe(rollout={"engine_options": {"kv_cache_memory_bytes": 777}})
+    assert machine.sampler(given, SHAPE, 1)[1].bytes == 777
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert machine.sampler(machine_recipe(), SHAPE, 1)[1].bytes == 64 * 2**20  # vLLM's least on a CPU
+
+
+def test_checkpoints_on_disk_at_once():
+    # 100 steps, one every 10: the last 2, and the one being written; each 100 x 12 + 1000 x 4
+    kept = machine_recipe(checkpoint={"every": 10, "keep_last": 2})
+    assert machine.checkpoint_bytes(kept, SHAPE) == (3, 5200, 4000)
+    # with held-out rows the best one is kept as well
+    best = machine_recipe(checkpoint={"every": 10}, data={"eval": {"path": "rows.jsonl"}})
+    assert machine.checkpoint_bytes(best, SHAPE)[0] == 4
+    assert machine.checkpoint_bytes(machine_recipe(checkpoint={"every": 60}), SHAPE)[0] == 1

@@ -1,0 +1,102 @@
+"""Imports point one way, and heavy packages stay where they belong."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llmrl
+
+ROOT = Path(llmrl.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# A module may import modules of its own rank and below.
+RANKS = {
+    "types": 0,
+    "errors": 0,
+    "ops": 1,
+    "pieces": 1,
+    "methods": 1,
+    "recipe": 2,
+    "recipe_file": 3,
+    "algorithm": 3,
+    "data": 4,
+    "envs": 4,
+    "evaluation": 4,
+    "models": 4,
+    "rewards": 4,
+    "rollout": 4,
+    "train": 5,
+    "check": 6,
+    "report": 6,
+    "cli": 7,
+}
+ONLY_IN = {"vllm": "rollout/vllm_sampler.py", "deepspeed": "train/deepspeed_engine.py"}
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that `file` imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(node.module)
+            if node.module == "llmrl":
+                found |= {f"llmrl.{alias.name}" for alias in node.names}
+    return found - {"llmrl"}
+
+
+def part_of(module: str) -> str:
+    """The part of llmrl that a dotted module belongs to: llmrl.ops.losses -> ops."""
+    return module.split(".")[1]
+
+
+def own_part(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_point_one_way(file):
+    if file == ROOT / "__init__.py":
+        assert not imports(file)
+        return
+    rank = RANKS[own_part(file)]
+    upward = [m for m in imports(file) if m.startswith("llmrl.") and RANKS[part_of(m)] > rank]
+    assert not upward
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_engines_are_imported_in_one_file_each(file):
+    for package, home in ONLY_IN.items():
+        if package in {module.split(".")[0] for module in imports(file)}:
+            assert str(file.relative_to(ROOT)) == home
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_each_engine_has_its_file(package):
+    assert package in {module.split(".")[0] for module in imports(ROOT / ONLY_IN[package])}
+
+
+def test_ops_import_torch_and_types_only():
+    for file in (ROOT / "ops").glob("*.py"):
+        for module in imports(file):
+            standard = module.split(".")[0] in sys.stdlib_module_names
+            assert standard or module.split(".")[0] == "torch" or module.startswith(("llmrl.types", "llmrl.ops")), (
+                module
+            )
+
+
+@pytest.mark.parametrize("module", ["llmrl.rewards.math_verifier", "llmrl.rewards.workers", "llmrl.cli"])
+def test_start_up_is_light(module):
+    """Each grading process imports its reward, and every command imports cli: neither may wait for torch."""
+    code = (
+        f"import sys, {module}; print([m for m in ('torch', 'transformers', 'vllm', 'deepspeed') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
