@@ -26,18 +26,10 @@ from llmrl.recipe_file import Plan, load_plan, merge
 from llmrl.types import Prompt
 
 ROOT = Path(__file__).parent.parent
-BUILD = {
-    "characters": "0123456789+=<>qz ",
-    "config": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": 128,
-    },
-}
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128}
+BUILD = {"characters": "0123456789+=<>qz ", "config": SIZES | HEADS}
+LIMITS = {"max_prompt_tokens": 32, "max_completion_tokens": 16}
 ROWS = [{"question": f"{a}+{b}", "answer": str(a + b)} for a in range(4) for b in range(5)]
 OWN_REWARDS = """
 import time
@@ -76,13 +68,7 @@ def plan_of(changes: dict[str, Any] | None = None) -> Plan:
         "data": {"train": {"path": "sums.jsonl", "prompt": "{question}="}},
         "method": "grpo",
         "rewards": {"math_verifier": {}},
-        "rollout": {
-            "engine": "transformers",
-            "prompts_per_step": 8,
-            "group_size": 4,
-            "max_prompt_tokens": 32,
-            "max_completion_tokens": 16,
-        },
+        "rollout": {"engine": "transformers", "prompts_per_step": 8, "group_size": 4} | LIMITS,
         "training": {"steps": 10, "updates_per_step": 2, "learning_rate": 0.001},
     }
     Path("recipe.yaml").write_text(json.dumps(merge(sound, changes or {})))
