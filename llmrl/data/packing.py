@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmrl.types import ENVIRONMENT, Batch, Group, Trajectory
+from llmrl.types import Batch, Group, Trajectory
 
 
 def pack(groups: Sequence[Group], author: str) -> Batch:
@@ -21,8 +21,7 @@ def pack(groups: Sequence[Group], author: str) -> Batch:
     def stack(field: str, dtype: torch.dtype) -> Tensor:
         out = torch.zeros(len(rows), width, dtype=dtype)
         for index, row in enumerate(rows):
-            values = getattr(row, field)
-            out[index, : len(values)] = torch.tensor(values, dtype=dtype)
+            out[index, : len(row.token_ids)] = torch.tensor(getattr(row, field), dtype=dtype)
         return out
 
     lengths = torch.tensor([len(row.token_ids) for row in rows])
@@ -62,7 +61,7 @@ class _Row:
             self.token_ids += turn.token_ids
             self.response_mask += [trained] * len(turn.token_ids)
             self.rewards += [0.0] * (len(turn.token_ids) - 1) + [reward] if turn.token_ids else []
-            known = turn.author != ENVIRONMENT and turn.rollout_logprobs
+            known = trained and turn.rollout_logprobs
             self.rollout_logprobs += turn.rollout_logprobs if known else [0.0] * len(turn.token_ids)
         if True in self.response_mask:
             last = len(self.response_mask) - 1 - self.response_mask[::-1].index(True)

@@ -10,7 +10,7 @@ prompt's exact tokens, its stop token included:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -254,9 +254,14 @@ class _Field:
         return _text(self._read(row, place), f"{self.key}: {place}")
 
     def _column(self, row: Row, name: str, place: str) -> Any:
-        if name not in row:
-            raise RecipeError(_no_column(name, row, f"{self.key}: {place}"))
-        return row[name]
+        """The column `name`, or the value inside one: "metadata.expression" is row["metadata"]["expression"]."""
+        value: Any = row
+        for part in [name] if name in row else name.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                known = list(value) if isinstance(value, Mapping) else []
+                raise RecipeError(_no_column(part, known, f"{self.key}: {place}"))
+            value = value[part]
+        return value
 
     def _template(self, spec: str, columns: Collection[str]) -> Callable[[Row, str], str]:
         parts: list[tuple[str, bool]] = []  # (text, whether it names a column)
@@ -264,7 +269,7 @@ class _Field:
             if match[0] in ("{", "}"):
                 where = f"character {match.start()} of {_short(spec)}"
                 raise RecipeError(f"{self.key}: single '{match[0]}' at {where}; double it to mean a brace")
-            if match[1] is not None and match[1] not in columns:
+            if match[1] is not None and match[1] not in columns and match[1].split(".")[0] not in columns:
                 raise RecipeError(_no_column(match[1], columns, self.key))
             literal = match[0][0] if match[0] in ("{{", "}}") else match[0]
             parts.append((literal, False) if match[1] is None else (match[1], True))

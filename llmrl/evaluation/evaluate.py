@@ -23,33 +23,36 @@ def evaluate(
 ) -> tuple[dict[str, float], list[Group]]:
     """Metrics under eval/, and the groups they were measured on.
 
-    accuracy: greedy, one completion a prompt. pass@k, maj@k: over `settings.samples` samples. Trajectories whose
-    verifier failed are left out and counted, never taken as wrong.
+    accuracy: greedy, one completion a prompt. pass@k, maj@k: over `settings.samples` samples. Trajectories that
+    failed are left out and counted, never taken as wrong; a metric that nothing is left for is not there.
     """
     greedy = sampler.sample(prompts, group_size=1, params=_with(params, 0.0))
-    scored = [t for group in greedy for t in _judged(group)]
-    metrics = {
-        "eval/accuracy": _mean([float(bool(t.correct)) for t in scored]),
-        "eval/reward": _mean([t.reward for t in scored]),
-        "eval/completion_tokens": _mean([t.completion_tokens for t in scored]),
-        "eval/prompts": float(len(prompts)),
-        "eval/failures": float(sum(t.failure is not None for group in greedy for t in group.trajectories)),
+    sampled = []
+    if settings.samples:
+        sampled = sampler.sample(prompts, group_size=settings.samples, params=_with(params, settings.temperature))
+    answered = [t for group in greedy for t in group.trajectories if t.failure is None]
+    failures = [t for group in (*greedy, *sampled) for t in group.trajectories if t.failure]
+    found = {
+        "accuracy": [float(t.correct) for t in answered if t.correct is not None],
+        "reward": [t.reward for t in answered],
+        "completion_tokens": [float(t.completion_tokens) for t in answered],
+        "prompts": [float(len(prompts))],
+        "failures": [float(len(failures))],
     }
-    if not settings.samples:
-        return metrics, greedy
-    sampled = sampler.sample(prompts, group_size=settings.samples, params=_with(params, settings.temperature))
-    whole = [_judged(group) for group in sampled]
+    if settings.samples:
+        found |= _over_samples([_judged(group) for group in sampled], settings)
+    return {f"eval/{name}": sum(values) / len(values) for name, values in found.items() if values}, greedy + sampled
+
+
+def _over_samples(groups: list[list[Trajectory]], settings: Evaluation) -> dict[str, list[float]]:
+    """pass@k and maj@k of each group; a group with fewer than k judged samples has no pass@k."""
+    found: dict[str, list[float]] = {}
+    verdicts = [[bool(t.correct) for t in group] for group in groups]
     for k in powers_up_to(settings.samples):
-        enough = [group for group in whole if len(group) >= k]
-        metrics[f"eval/pass@{k}"] = _mean([pass_at_k([bool(t.correct) for t in group], k) for group in enough])
-    voting = [group for group in whole if group]
-    metrics[f"eval/maj@{settings.samples}"] = _mean(
-        [
-            maj_at_k([_answer(t, settings.answer_pattern) for t in group], [bool(t.correct) for t in group])
-            for group in voting
-        ]
-    )
-    return metrics, greedy + sampled
+        found[f"pass@{k}"] = [pass_at_k(correct, k) for correct in verdicts if len(correct) >= k]
+    answers = [[_answer(t, settings.answer_pattern) for t in group] for group in groups]
+    voted = [maj_at_k(given, correct) for given, correct in zip(answers, verdicts, strict=True) if given]
+    return found | {f"maj@{settings.samples}": voted}
 
 
 def _judged(group: Group) -> list[Trajectory]:
@@ -67,11 +70,8 @@ def _with(params: SamplingParams, temperature: float) -> SamplingParams:
 
 
 def _answer(trajectory: Trajectory, pattern: str | None) -> str:
+    """What to vote on: the pattern's first group where it matches last, the whole match if it has no group."""
     if pattern is None:
         return trajectory.text.strip()
-    found = re.findall(pattern, trajectory.text)
-    return str(found[-1]) if found else ""
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+    matches = list(re.finditer(pattern, trajectory.text))
+    return str(matches[-1][1 if matches[-1].re.groups else 0]) if matches else ""

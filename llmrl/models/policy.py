@@ -6,16 +6,18 @@ the head runs over slices of the response tokens and is run again in the backwar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from llmrl.errors import RecipeError
 from llmrl.ops.logprobs import token_logprobs
 
 LOGIT_BYTES_PER_SLICE = 64 * 2**20
@@ -26,6 +28,7 @@ class Policy(nn.Module):
 
     temperature: the one that was sampled at; the trainer's distribution is softmax(logits / temperature).
     padding_free: run the rows as one packed row with restarting positions instead of padding them.
+    Raises RecipeError if the model does more to its logits than is known here.
     """
 
     def __init__(self, lm: nn.Module, *, temperature: float = 1.0, padding_free: bool = False):
@@ -33,6 +36,9 @@ class Policy(nn.Module):
         self.lm = lm
         self.temperature = temperature
         self.padding_free = padding_free
+        # how many slices the head runs in, given how many this process needs: ZeRO-3 makes it equal on all ranks
+        self.agree_on_slices: Callable[[int], int] = lambda count: count
+        self._check_logits()
 
     @property
     def inner(self) -> Any:
@@ -85,10 +91,11 @@ class Policy(nn.Module):
             logits = self._scale(self.inner.get_output_embeddings()(hidden))
             return token_logprobs(logits, targets, temperature=self.temperature)
 
-        # always at least one slice: ZeRO-3 expects every rank to run every layer, a rank without tokens too
+        # at least one slice, even of no tokens: every rank of a sharded engine has to run every layer
+        count = self.agree_on_slices(max(1, math.ceil(len(hidden) / size)))
         parts = [
-            checkpoint(slice_logprobs, h, t, use_reentrant=False) if len(hidden) > size else slice_logprobs(h, t)
-            for h, t in zip(hidden.split(size), targets.split(size), strict=True)
+            checkpoint(slice_logprobs, h, t, use_reentrant=False) if count > 1 else slice_logprobs(h, t)
+            for h, t in zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True)
         ]
         logprobs, entropy = zip(*parts, strict=True)
         return torch.cat(logprobs), torch.cat(entropy)
@@ -103,6 +110,21 @@ class Policy(nn.Module):
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma
         return torch.tanh(logits / cap) * cap if cap else logits
 
+    @torch.no_grad()
+    def _check_logits(self) -> None:
+        """Compare our way from hidden states to logits with the model's own, on two tokens."""
+        was_training = self.lm.training
+        self.lm.eval()
+        token_ids = torch.tensor([[0, 1]], device=next(self.lm.parameters()).device)
+        own = self.inner(input_ids=token_ids, use_cache=False).logits
+        ours = self._scale(self.inner.get_output_embeddings()(self._hidden_states(token_ids, token_ids >= 0)))
+        self.lm.train(was_training)
+        if not torch.allclose(ours.float(), own.float(), rtol=1e-2, atol=1e-5):
+            kind = self.inner.config.model_type
+            raise RecipeError(
+                f"model: '{kind}' models change their logits after the head in a way that is not known here"
+            )
+
 
 Gather = Callable[[list[nn.Parameter]], AbstractContextManager[Any]]
 
@@ -113,18 +135,26 @@ def merged_weights(lm: nn.Module, gather: Gather = lambda parameters: nullcontex
     gather: a context in which the given parameters are whole (ZeRO-3 keeps a slice of each on each rank).
     """
     adapted = {
-        f"{name}.base_layer.weight": module
-        for name, module in lm.named_modules()
-        if isinstance(module, BaseTunerLayer) and hasattr(module, "get_delta_weight")
+        f"{name}.base_layer.weight": module for name, module in lm.named_modules() if isinstance(module, LoraLayer)
     }
     for name, parameter in lm.named_parameters():
         if "lora_" in name:
             continue
         layer: Any = adapted.get(name)
-        parts = [parameter, *(layer.parameters() if layer is not None else ())]
-        with torch.no_grad(), gather(parts):
+        with torch.no_grad(), gather([parameter] if layer is None else list(layer.parameters())):
             weight = parameter.detach()
             if layer is not None:
-                for adapter in layer.active_adapters:
-                    weight = weight + layer.get_delta_weight(adapter).to(weight.dtype)
+                total = weight.float() + sum(_delta(layer, adapter) for adapter in layer.active_adapters)
+                weight = total.to(weight.dtype)
             yield name.removeprefix("base_model.model.").replace(".base_layer", ""), weight
+
+
+def _delta(layer: Any, adapter: str) -> Tensor:
+    """What a LoRA adapter adds to its layer's weight, in fp32 whatever the dtype of its factors."""
+    if adapter in layer.lora_A:
+        product = layer.lora_B[adapter].weight.float() @ layer.lora_A[adapter].weight.float()
+        transposed = layer.fan_in_fan_out
+    else:  # an embedding
+        product = layer.lora_embedding_B[adapter].float() @ layer.lora_embedding_A[adapter].float()
+        transposed = True
+    return (product.T if transposed else product) * layer.scaling[adapter]

@@ -21,7 +21,6 @@ import contextlib
 import inspect
 import math
 import pkgutil
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -37,7 +36,6 @@ from llmrl.types import ACTOR, Failure, Group, Score, Trajectory
 
 KEY = "rewards"
 BUILT_IN_DATA = frozenset({"completion", "prompt", "row", "stop_reason", "completion_tokens", "group"})
-FAILURE_KINDS = ("timeout", "crash", "invalid")
 
 
 def _run_settings(
@@ -116,7 +114,6 @@ class Rewards:
     def __init__(self, rewards: Sequence[Reward], *, workers: Workers):
         self.rewards = tuple(rewards)
         self._workers = workers
-        self._counts: Counter[tuple[str, str]] = Counter()
         workers.warm(reward.module for reward in rewards)
 
     @classmethod
@@ -177,7 +174,6 @@ class Rewards:
                 if isinstance(result, Score):
                     trajectory.scores[reward.name] = result
                 else:
-                    self._counts[reward.name, result.kind] += 1
                     trajectory.failure = trajectory.failure or result
         for trajectory in live.trajectories:
             if trajectory.failure:
@@ -188,26 +184,11 @@ class Rewards:
             by_turn = [[weight * value for value in score.turn_values] for weight, score in scored]
             trajectory.turn_rewards = [math.fsum(turn) for turn in zip_longest(*by_turn, fillvalue=0.0)]
 
-    def metrics(self, groups: Iterable[Group]) -> dict[str, float]:
-        """Per reward: the mean value over the groups, and failures and retries since the last call."""
-        trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-        found: dict[str, float] = {}
-        for reward in self.rewards:
-            name = reward.name
-            values = [one.scores[name].value for one in trajectories if name in one.scores]
-            if values:
-                found[f"rewards/{name}/mean"] = math.fsum(values) / len(values)
-            for kind in (*FAILURE_KINDS, "retries"):
-                found[f"rewards/{name}/{kind}"] = float(self._counts[name, kind])
-        self._counts.clear()
-        return found
-
     async def _with_retries(self, reward: Reward, part: Group) -> list[Score | Failure]:
         results = await self._attempt(reward, part)
         for _ in range(reward.retries):
             if not any(isinstance(result, Failure) for result in results):
                 break
-            self._counts[reward.name, "retries"] += 1
             results = await self._attempt(reward, part)
         return results
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from llmrl.envs.base import Env
+from llmrl.envs.base import Env, Step
 from llmrl.errors import RunStopped
 from llmrl.pieces import Piece
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
@@ -39,8 +42,20 @@ class Collected:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+class EnvironmentFailed(Exception):
+    """Whatever a user's environment raises becomes a failure of its trajectory."""
+
+    def __init__(self, failure: Failure):
+        super().__init__(failure.message)
+        self.failure = failure
+
+
 class Collector:
-    """Samples and scores groups with one rank's sampler; with more ranks each takes its share of the prompts."""
+    """Samples and scores groups with one rank's sampler; with more ranks each takes its share of the prompts.
+
+    deadline_seconds: for sampling and scoring what one call of `sample` is given. env_retries: fresh starts of a
+    trajectory whose environment failed, before it is given up. gather: what every rank gave, in rank order.
+    """
 
     def __init__(
         self,
@@ -50,6 +65,7 @@ class Collector:
         make_env: Piece,
         decode: Callable[[list[int]], str],
         deadline_seconds: float,
+        env_retries: int = 1,
         rank: int = 0,
         ranks: int = 1,
         gather: Gather = lambda thing, phase: [thing],
@@ -59,6 +75,7 @@ class Collector:
         self._make_env = make_env
         self._decode = decode
         self._deadline = deadline_seconds
+        self._env_retries = env_retries
         self._rank, self._ranks, self._gather = rank, ranks, gather
         self._runner = asyncio.Runner()
 
@@ -81,7 +98,7 @@ class Collector:
                 sampled.append(group)
                 failures += [t.failure for t in group.trajectories if t.failure]
                 scored = Group(group.prompt, [t for t in group.trajectories if not t.failure])
-                chosen = keep({"group": scored})
+                chosen = keep({"group": scored}) if scored.trajectories else []
                 if chosen:
                     kept.append(Group(group.prompt, chosen))
             if len(kept) >= count:
@@ -93,38 +110,48 @@ class Collector:
         return Collected(kept, _measure(sampled, kept, failures, time.monotonic() - started))
 
     def sample(self, prompts: Sequence[Prompt], *, group_size: int, params: SamplingParams) -> list[Group]:
-        """One scored group per prompt, in order, over all ranks."""
-        mine = prompts[self._rank :: self._ranks]
-        groups = self._runner.run(self._within_deadline(mine, group_size, params))
+        """One scored group per prompt, in order, over all ranks; params.max_tokens bounds all that follows a prompt.
+
+        A completion's seed comes from params.seed, its prompt's place in `prompts` and its own in the group, so a
+        prompt that is given twice is sampled anew. Raises RunStopped past the deadline; after any error the
+        collector is closed.
+        """
+        mine = list(enumerate(prompts))[self._rank :: self._ranks]
+        try:
+            groups = self._runner.run(self._within_deadline(mine, group_size, params))
+        except BaseException:
+            self.close()
+            raise
         parts = self._gather(groups, "collecting rollouts")
         return [parts[index % self._ranks][index // self._ranks] for index in range(len(prompts))]
 
     def close(self) -> None:
+        """Cancel what is still under way; the sampler is its maker's to close."""
         self._runner.close()
-        self.sampler.close()
 
-    async def _within_deadline(self, prompts: Sequence[Prompt], group_size: int, params: SamplingParams) -> list[Group]:
+    async def _within_deadline(
+        self, prompts: Sequence[tuple[int, Prompt]], group_size: int, params: SamplingParams
+    ) -> list[Group]:
         waiting: Counter[str] = Counter()
-        work = asyncio.gather(*(self._group(prompt, group_size, params, waiting) for prompt in prompts))
-        try:
-            return await asyncio.wait_for(work, self._deadline)
-        except TimeoutError:
-            named = ", ".join(f"{count} x {who}" for who, count in waiting.items() if count) or "the event loop"
-            raise RunStopped(
-                f"rank {self._rank}: sampling and scoring {len(prompts)} prompts passed its deadline of "
-                f"{self._deadline:g} s (rollout.deadline_seconds); still waiting for {named}"
-            ) from None
+        work = asyncio.gather(
+            *(
+                self._group(prompt, group_size, replace(params, seed=derive_seed(params.seed, place)), waiting)
+                for place, prompt in prompts
+            )
+        )
+        await asyncio.wait([work], timeout=self._deadline)
+        if work.done():
+            return work.result()
+        named = ", ".join(f"{count} x {who}" for who, count in waiting.items() if count) or "the event loop"
+        raise RunStopped(
+            f"rank {self._rank}: sampling and scoring {len(prompts)} prompts passed its deadline of "
+            f"{self._deadline:g} s (rollout.deadline_seconds); still waiting for {named}"
+        )
 
     async def _group(self, prompt: Prompt, size: int, params: SamplingParams, waiting: Counter[str]) -> Group:
-        group = Group(
-            prompt,
-            await asyncio.gather(
-                *(
-                    self._trajectory(prompt, replace(params, seed=derive_seed(params.seed, prompt.id, index)), waiting)
-                    for index in range(size)
-                )
-            ),
-        )
+        seeds = [derive_seed(params.seed, index) for index in range(size)]
+        work = (self._trajectory(prompt, replace(params, seed=seed), waiting) for seed in seeds)
+        group = Group(prompt, await asyncio.gather(*work))
         scorable = Group(prompt, [t for t in group.trajectories if not t.failure])
         if scorable.trajectories:
             await _named(waiting, "rewards", self._scorer.score(scorable))
@@ -132,34 +159,54 @@ class Collector:
 
     async def _trajectory(self, prompt: Prompt, params: SamplingParams, waiting: Counter[str]) -> Trajectory:
         trajectory = Trajectory(prompt, turns=[], stop_reason="stop")
-        try:
-            env: Env = self._make_env({"prompt": prompt})
-            context = await _named(waiting, "environment", env.reset())
-            if tuple(context) != prompt.token_ids:
-                trajectory.prompt = replace(prompt, token_ids=tuple(context))
-        except Exception as error:  # whatever a user's environment raises is a counted failure of this trajectory
-            trajectory.failure = Failure("environment", "crash", f"{type(error).__name__}: {error}")
-            return trajectory
-        for turn in range(params.max_tokens):  # each turn has at least one token, so this is bound enough
-            left = params.max_tokens - trajectory.completion_tokens
+        for _ in range(self._env_retries + 1):
+            trajectory = Trajectory(prompt, turns=[], stop_reason="stop")
+            try:
+                await self._play(trajectory, params, waiting)
+                break
+            except EnvironmentFailed as error:
+                trajectory.failure = error.failure
+        return trajectory
+
+    async def _play(self, trajectory: Trajectory, params: SamplingParams, waiting: Counter[str]) -> None:
+        """Actor and environment in turn, until the environment is done or max_tokens have followed the prompt."""
+        with _environment():
+            env: Env = self._make_env({"prompt": trajectory.prompt})
+            context = list(await _named(waiting, "environment", env.reset()))
+        if tuple(context) != trajectory.prompt.token_ids:
+            trajectory.prompt = replace(trajectory.prompt, token_ids=tuple(context))
+        left = params.max_tokens
+        for turn in itertools.count():
             ask = replace(params, max_tokens=left, seed=derive_seed(params.seed, turn))
             completion: Completion = await _named(waiting, "sampler", self.sampler.sample(context, ask))
-            trajectory.turns.append(Turn(ACTOR, completion.token_ids, completion.logprobs, completion.policy_version))
+            sampled = Turn(ACTOR, completion.token_ids, completion.logprobs, completion.policy_version)
+            trajectory.turns.append(sampled)
             trajectory.text = self._decode(completion.token_ids)
-            try:
-                step = await _named(waiting, "environment", env.step(completion))
-            except Exception as error:
-                trajectory.failure = Failure("environment", "crash", f"{type(error).__name__}: {error}")
-                return trajectory
-            trajectory.turns[-1].reward = step.reward
+            trajectory.stop_reason = completion.stop_reason
+            with _environment():
+                step: Step = await _named(waiting, "environment", env.step(completion))
+                if not math.isfinite(step.reward):
+                    raise ValueError(f"gave the reward {step.reward}, expected a finite number")
+                sampled.reward = step.reward
+                left -= len(completion.token_ids) + len(step.observation)
             if step.done or completion.stop_reason == "length":
-                trajectory.stop_reason = completion.stop_reason
-                return trajectory
+                return
+            if left < 1:  # an observation that nothing can answer is not kept
+                trajectory.stop_reason = "length"
+                return
             # the next turn extends the exact tokens of this one: nothing is decoded and tokenized again
             context = context + completion.token_ids + step.observation
             trajectory.turns.append(Turn(ENVIRONMENT, step.observation))
-        trajectory.stop_reason = "length"
-        return trajectory
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Inside, what is raised is the environment's fault."""
+    try:
+        yield
+    except Exception as error:
+        kind = "timeout" if isinstance(error, TimeoutError) else "invalid" if isinstance(error, ValueError) else "crash"
+        raise EnvironmentFailed(Failure("environment", kind, f"{type(error).__name__}: {error}")) from error
 
 
 async def _named(waiting: Counter[str], who: str, work: Awaitable[Any]) -> Any:
@@ -194,8 +241,8 @@ def _measure(sampled: list[Group], kept: list[Group], failures: list[Failure], s
         metrics["accuracy"] = _mean(verdicts)
     for name in sorted({name for t in scored for name in t.scores}):
         metrics[f"reward/{name}"] = _mean([t.scores[name].value for t in scored if name in t.scores])
-    for source, count in Counter(f"{f.source}/{f.kind}" for f in failures).items():
-        metrics[f"failures/{source}"] = float(count)
+    for (source, kind), count in Counter((f.source, f.kind) for f in failures).items():
+        metrics[f"failures/{source}/{kind}"] = float(count)
     return metrics
 
 

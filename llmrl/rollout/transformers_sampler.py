@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -21,7 +21,7 @@ Request = tuple[list[int], SamplingParams, asyncio.Future[Completion]]
 
 
 class TransformersSampler:
-    """Holds its own copy of the model; `sample` calls made in the same turn of the event loop form a batch.
+    """Holds its own copy of the model; `sample` calls that wait while a batch is generated form the next one.
 
     max_batch: completions generated at once; the rest wait their turn.
     """
@@ -29,6 +29,8 @@ class TransformersSampler:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_batch: int = 64):
         self.policy_version = -1
         self._model: Any = model.eval()
+        # a model's own settings (repetition penalties, suppressed tokens) would change what is sampled from
+        self._model.generation_config = GenerationConfig(use_cache=True)
         self._tokenizer = tokenizer
         self._max_batch = max_batch
         self._pending: list[Request] = []
@@ -43,29 +45,34 @@ class TransformersSampler:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         own = dict(self._model.named_parameters())
+        missing = set(own)
         with torch.no_grad():
             for name, weight in weights:
                 if name in own:  # a tied head has no parameter of its own
                     own[name].copy_(weight)
+                    missing.discard(name)
+        if missing:
+            raise RuntimeError(f"{len(missing)} weights were not given, {min(missing)} among them")
         self.policy_version = policy_version
 
     def close(self) -> None:
         self._model = None
 
     async def _drain(self) -> None:
-        await asyncio.sleep(0)  # let every caller of this turn of the loop add its request
+        """Generate while anything is wanted, in a thread: other work of the event loop goes on meanwhile."""
+        await asyncio.sleep(0)  # let every caller of this turn of the loop add its request first
         while self._pending:
             batch, self._pending = self._pending[: self._max_batch], self._pending[self._max_batch :]
             try:
-                completions = self._generate([(ids, params) for ids, params, _ in batch])
+                completions = await asyncio.to_thread(self._generate, [(ids, params) for ids, params, _ in batch])
             except Exception as error:
                 for _, _, future in batch:
-                    future.set_exception(error)
+                    if not future.done():
+                        future.set_exception(RuntimeError(f"generate failed: {type(error).__name__}: {error}"))
                 continue
             for (_, _, future), completion in zip(batch, completions, strict=True):
-                if not future.cancelled():
+                if not future.done():
                     future.set_result(completion)
-            await asyncio.sleep(0)
 
     @torch.no_grad()
     def _generate(self, requests: list[tuple[list[int], SamplingParams]]) -> list[Completion]:
@@ -147,10 +154,11 @@ class _SeededDraw(LogitsProcessor):
             [self._shape(input_ids[:1], row[None], p)[0] for row, p in zip(scores.float(), self._params, strict=True)]
         )
         logprobs = shaped.log_softmax(dim=-1)
-        noise = torch.stack([torch.rand(scores.shape[1], generator=stream) for stream in self._streams])
-        gumbel = -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7))).to(scores.device)
+        # the first of independent arrivals, token v's at rate p(v), is v with probability p(v)
+        waits = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=stream) for stream in self._streams])
+        raced = (logprobs - waits.log().to(scores.device)).argmax(-1)
         greedy = torch.tensor([p.temperature == 0 for p in self._params], device=scores.device)
-        chosen = torch.where(greedy, shaped.argmax(-1), (logprobs + gumbel).argmax(-1))
+        chosen = torch.where(greedy, shaped.argmax(-1), raced)
         self.logprobs.append(logprobs.gather(1, chosen[:, None])[:, 0])
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 

@@ -7,11 +7,15 @@ import gc
 import itertools
 import os
 import random
+import sys
+import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -49,7 +53,7 @@ class VllmSampler:
         config = AutoConfig.from_pretrained(str(folder))
         self.policy_version = -1
         self._tied = bool(config.get_text_config().tie_word_embeddings)
-        self._owns_process_group = not dist.is_initialized()
+        self._made_process_group = not dist.is_initialized()
         arguments: dict[str, Any] = {
             "model": str(folder),
             "load_format": "dummy",
@@ -64,7 +68,7 @@ class VllmSampler:
             arguments |= _cpu_options(config.get_text_config(), arguments)
         if dist.is_initialized() and dist.get_world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"
-        with _left_as_it_was():
+        with _left_as_it_was(), _quiet():
             from vllm import LLM
 
             self._llm: Any = LLM(**(arguments | options))
@@ -75,8 +79,8 @@ class VllmSampler:
 
     async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
         name = str(next(self._names))
-        future = self._futures[name] = asyncio.get_running_loop().create_future()
         self._engine.add_request(name, {"prompt_token_ids": list(token_ids)}, _vllm_params(params))
+        future = self._futures[name] = asyncio.get_running_loop().create_future()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run_engine())
         output = (await future).outputs[0]
@@ -96,15 +100,15 @@ class VllmSampler:
         self.policy_version = policy_version
 
     def close(self) -> None:
+        """Release the engine and its memory; another sampler can be made in this process afterwards."""
+        if self._engine is None:
+            return
         engine_core = self._engine.engine_core
         self._llm = self._engine = None
-        engine_core.shutdown()
+        with nullcontext() if self._made_process_group else _process_group_kept():
+            engine_core.shutdown()
         del engine_core
         gc.collect()
-        if self._owns_process_group:
-            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-
-            cleanup_dist_env_and_memory()
 
     async def _run_engine(self) -> None:
         """Step the engine while anything is wanted; between steps other work of the event loop goes on."""
@@ -113,8 +117,8 @@ class VllmSampler:
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
                     if output.finished:
-                        future = self._futures.pop(output.request_id)
-                        if not future.done():
+                        future = self._futures.pop(output.request_id, None)
+                        if future and not future.done():
                             future.set_result(output)
                 await asyncio.sleep(0)
         except Exception as error:
@@ -146,6 +150,7 @@ def _vllm_params(params: SamplingParams) -> Any:
         seed=params.seed,
         logprobs=0 if params.temperature > 0 else None,
         detokenize=bool(params.stop),
+        skip_special_tokens=False,  # a stop string may be one
     )
 
 
@@ -171,11 +176,46 @@ def _cpu_options(config: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 def _left_as_it_was() -> Iterator[None]:
     """Building an engine reseeds the global random streams and takes torch's thread setting away."""
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
-    python_state, torch_state = random.getstate(), torch.get_rng_state()
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
     finally:
         torch.set_num_threads = set_threads
         torch.set_num_threads(threads)
         random.setstate(python_state)
+        np.random.set_state(numpy_state)
         torch.set_rng_state(torch_state)
+
+
+@contextmanager
+def _process_group_kept() -> Iterator[None]:
+    """Shutting an engine down destroys the default process group, also where that is the trainer's."""
+    destroy = dist.destroy_process_group
+    dist.destroy_process_group = lambda group=None: None if group is None else destroy(group)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group = destroy
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what is written to standard error, by C++ too, unless what is inside fails or LLMRL_VERBOSE is set."""
+    if os.environ.get("LLMRL_VERBOSE"):
+        yield
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as notes, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            notes.seek(0)
+            os.write(terminal, notes.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)

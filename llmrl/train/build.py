@@ -191,6 +191,6 @@ def _generation_configs(folder: Path) -> list[Any]:
     return configs
 
 
-def reward_workers() -> Workers:
-    """As many as cores, at most 8: grading is short, and sampling needs the rest."""
-    return Workers(min(os.cpu_count() or 1, 8))
+def reward_workers(ranks: int) -> Workers:
+    """One rank's share of as many as cores, at most 8 in all: grading is short, and sampling needs the rest."""
+    return Workers(max(1, min(os.cpu_count() or 1, 8) // ranks))

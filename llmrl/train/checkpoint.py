@@ -1,25 +1,26 @@
-"""Checkpoints: written beside their final place, flushed, then renamed; a folder that exists is whole.
+"""Checkpoints: a folder that exists is whole.
 
 checkpoints/rl-000040/
-    state.pt          step, stage, streams, random states, best metric     (rank 0)
+    state.pt          step, stage, stream, random states, best metric      (rank 0)
     engine.pt ...     weights, optimizer, schedule, in the engine's own form
     model/            the same weights as a Hugging Face folder
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from llmrl.errors import RecipeError, RunStopped
+from llmrl.train.durable import flush, partial_of, publish, remove, sweep, writing
 from llmrl.train.ranks import Ranks
 
 State = dict[str, Any]
@@ -38,58 +39,77 @@ class Checkpoints:
         Raises RunStopped if the disk is full; the checkpoints written before stay as they are.
         """
         final = self.folder / f"{stage}-{step:06d}"
-        partial = self.folder / f".{final.name}.partial"
+        partial = partial_of(final)
         fault = ""
         if self._ranks.is_first:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        self._ranks.barrier("starting a checkpoint")
         try:
-            write(partial)
-            if self._ranks.is_first:
-                torch.save(state | {"stage": stage, "step": step}, partial / "state.pt")
-            _flush(partial)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            fault = _disk_fault(error, final)
+            with writing(f"checkpoint {final.name}", self.folder.parent):
+                if self._ranks.is_first:
+                    partial.mkdir(parents=True)
+                self._ranks.barrier("starting a checkpoint")
+                write(partial)
+                if self._ranks.is_first:
+                    with (partial / "state.pt").open("wb") as file:
+                        torch.save(state | {"stage": stage, "step": step}, file)
+                flush(partial)
+        except RunStopped as stopped:
+            fault = str(stopped)
         faults = [f for f in self._ranks.gather(fault, "writing a checkpoint") if f]
         if faults:
             if self._ranks.is_first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise RunStopped(faults[0])
         if self._ranks.is_first:
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            _flush_folder(self.folder)
+            publish(final)
         self._ranks.barrier("finishing a checkpoint")
         return final
 
-    def latest(self) -> Path | None:
-        """The newest whole checkpoint, by time written."""
-        found = [f for f in self.folder.glob("*-[0-9]*") if not f.name.startswith(".") and (f / "state.pt").is_file()]
-        return max(found, key=lambda f: (f / "state.pt").stat().st_mtime_ns, default=None)
+    def latest(self, stage: str) -> Path | None:
+        """This stage's checkpoint of the highest step."""
+        return max(self._of(stage), key=_step, default=None)
 
     def prune(self, stage: str, *, keep_last: int, best: int | None) -> None:
         """Delete this stage's checkpoints but the newest `keep_last` and the best one's step."""
         if not self._ranks.is_first:
             return
-        steps = sorted(int(f.name[len(stage) + 1 :]) for f in self.folder.glob(f"{stage}-*") if _is_step(f, stage))
-        for step in steps[:-keep_last]:
-            if step != best:
-                shutil.rmtree(self.folder / f"{stage}-{step:06d}")
+        for folder in sorted(self._of(stage), key=_step)[:-keep_last]:
+            if _step(folder) != best:
+                remove(folder)
+
+    def sweep(self) -> None:
+        """Delete what a kill left half-written."""
+        if self._ranks.is_first:
+            sweep(self.folder)
+
+    def _of(self, stage: str) -> list[Path]:
+        return [f for f in self.folder.glob(f"{stage}-*") if re.fullmatch(re.escape(stage) + r"-\d+", f.name)]
 
 
 def read_state(checkpoint: Path) -> State:
-    """What `save` was given, with stage and step; raises RecipeError if it cannot be read."""
+    """What `save` was given, with stage and step."""
+    return torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=False)
+
+
+@contextmanager
+def reading(checkpoint: Path) -> Iterator[None]:
+    """Turns a failure to read `checkpoint` into a RecipeError that says what to do."""
     try:
-        return torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=False)
-    except Exception as error:
-        raise RecipeError(f"{checkpoint}: cannot be resumed from: {type(error).__name__}: {error}") from None
+        yield
+    except (RecipeError, RunStopped):
+        raise
+    except Exception as error:  # damaged files raise anything
+        raise RecipeError(
+            f"{checkpoint}: cannot be resumed from: {type(error).__name__}: {error}; "
+            f"delete it to resume from the one before"
+        ) from error
 
 
 def random_state() -> State:
-    """The state of every random stream that training draws from."""
+    """The state of every random stream that training, or a user's function within it, draws from."""
     return {
         "python": random.getstate(),
+        "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -98,36 +118,11 @@ def random_state() -> State:
 def set_random_state(state: State) -> None:
     """Put every random stream back to where `random_state` found it."""
     random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _is_step(folder: Path, stage: str) -> bool:
-    return re.fullmatch(re.escape(stage) + r"-\d+", folder.name) is not None
-
-
-def _disk_fault(error: Exception, final: Path) -> str:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    what = "the disk is full" if full else f"{type(error).__name__}: {error}"
-    return f"checkpoint {final.name} could not be written ({what}); earlier checkpoints are kept"
-
-
-def _flush(folder: Path) -> None:
-    """Make file contents durable before the rename makes them visible."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-    _flush_folder(folder)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _step(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import HashStore  # pyright: ignore[reportAttributeAccessIssue]
+from torch.distributed import HashStore
 
 from llmrl.models.policy import Policy, merged_weights
 from llmrl.recipe import Training
-from llmrl.train.engine import Update, make_optimizer, make_schedule, refuse_bad_numbers
+from llmrl.train.engine import Update, go_on, make_optimizer, make_schedule, refuse_bad_numbers, settings_of
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported
@@ -51,6 +51,8 @@ class DeepSpeedEngine:
         self.device = device
         self._training = training
         self._optimizer = make_optimizer(policy, training)
+        if training.zero_stage == 3:  # each run of the head collects its weights, so all ranks have to run it together
+            policy.agree_on_slices = self._most
         config = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,  # micro-batches are counted here, by `last`
@@ -62,7 +64,7 @@ class DeepSpeedEngine:
         self._engine: Any = deepspeed.initialize(
             model=policy.to(device), optimizer=self._optimizer, config=_merged(config, training.deepspeed)
         )[0]
-        self._schedule = make_schedule(self._engine.optimizer, training)
+        self._schedule = make_schedule(self._optimizer, training)  # which DeepSpeed's own optimizer wraps
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         return self._engine(*inputs)
@@ -73,7 +75,7 @@ class DeepSpeedEngine:
         self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
 
     def step(self) -> Update:
-        learning_rate = self._engine.optimizer.param_groups[0]["lr"]
+        learning_rate = self._optimizer.param_groups[0]["lr"]
         if self._training.zero_stage == 0:  # whole gradients on every rank; stages above measure their slices
             gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
             grad_norm = float(torch.nn.utils.get_total_norm(gradients))
@@ -96,13 +98,20 @@ class DeepSpeedEngine:
         return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
 
     def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag="engine", client_state={"schedule": self._schedule.state_dict()})
+        self._engine.save_checkpoint(str(folder), tag="engine", client_state={"updates": self._schedule.last_epoch})
 
     def load(self, folder: Path) -> None:
+        settings = settings_of(self._optimizer)
         path, state = self._engine.load_checkpoint(str(folder), tag="engine")
         if path is None:
             raise FileNotFoundError(f"{folder}: no DeepSpeed checkpoint in it")
-        self._schedule.load_state_dict(state["schedule"])
+        go_on(self._optimizer, self._schedule, settings, state["updates"])
+
+    def _most(self, count: int) -> int:
+        """The largest count of all ranks."""
+        largest = torch.tensor(count, device=self.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
 
     def _whole(self, parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
         if self._training.zero_stage < 3:

@@ -84,6 +84,23 @@ def make_schedule(optimizer: Any, training: Training) -> Any:
     )
 
 
+def settings_of(optimizer: Any) -> list[dict[str, Any]]:
+    """The settings of each parameter group, without the parameters."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def go_on(optimizer: Any, schedule: Any, settings: list[dict[str, Any]], updates: int) -> None:
+    """After a checkpoint's moments are loaded: `updates` into the schedule, by the recipe's own settings.
+
+    An optimizer's state brings the settings it was saved with; a run may be continued with other ones.
+    """
+    schedule.last_epoch = updates
+    for group, own, base, factor in zip(
+        optimizer.param_groups, settings, schedule.base_lrs, schedule.lr_lambdas, strict=True
+    ):
+        group.update(own, lr=base * factor(updates))
+
+
 def refuse_bad_numbers(grad_norm: float) -> None:
     """Stop before a NaN or infinity reaches the weights."""
     if not math.isfinite(grad_norm):
@@ -123,17 +140,25 @@ class TorchEngine:
         return {n: p.grad.clone() for n, p in self.policy.lm.named_parameters() if p.grad is not None}
 
     def save(self, folder: Path) -> None:
-        trained = {n: p for n, p in self.policy.lm.named_parameters() if p.requires_grad}
-        state = {"weights": trained, "optimizer": self._optimizer.state_dict(), "schedule": self._schedule.state_dict()}
+        state = {
+            "weights": self._trained(),
+            "optimizer": self._optimizer.state_dict(),
+            "updates": self._schedule.last_epoch,
+        }
         torch.save(state, folder / "engine.pt")
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "engine.pt", map_location=self.device, weights_only=True)
-        missing = self.policy.lm.load_state_dict(state["weights"], strict=False).unexpected_keys
-        if missing:
-            raise RunStopped(f"{folder}: holds weights this model lacks: {', '.join(missing[:3])}")
+        differing = sorted(state["weights"].keys() ^ self._trained().keys())
+        if differing:
+            raise RunStopped(f"{folder}: holds other weights than are trained here: {', '.join(differing[:3])}")
+        self.policy.lm.load_state_dict(state["weights"], strict=False)
+        settings = settings_of(self._optimizer)
         self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        go_on(self._optimizer, self._schedule, settings, state["updates"])
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {n: p for n, p in self.policy.lm.named_parameters() if p.requires_grad}
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._training.dtype == "bf16")

@@ -58,7 +58,7 @@ class RunProgress:
     def say(self, message: str) -> None:
         """A line above the table."""
         if self._shown:
-            self._console.print(message, highlight=False)
+            self._console.print(message, highlight=False, soft_wrap=True)
 
     def stage(self, name: str, *, steps: int, done: int) -> None:
         """A new stage begins, or goes on after `done` steps."""
@@ -79,7 +79,7 @@ class RunProgress:
             self._live.update(Group(self._table(), self._bar))
         elif self._shown:
             cells = [f"{head} {format(row[name], spec)}" for name, (head, spec) in COLUMNS.items() if name in row]
-            self._console.print("  ".join(cells) + self._left(row["step"]), highlight=False)
+            self._console.print("  ".join(cells) + self._left(row["step"]), highlight=False, soft_wrap=True)
 
     def _left(self, step: int) -> str:
         made = step - self._done

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -29,14 +30,24 @@ class Role:
     @torch.no_grad()
     def logprobs(self, *inputs: Tensor) -> Tensor:
         """The current policy's log-probabilities, without a gradient."""
-        return self.engine.forward(*inputs)[0]
+        with self._measuring():
+            return self.engine.forward(*inputs)[0]
 
     @torch.no_grad()
     def ref_logprobs(self, *inputs: Tensor) -> Tensor:
         """The reference's log-probabilities: its own weights, or this policy with its adapter switched off."""
         if self.reference is None:
-            with self.engine.policy.without_adapter():
+            with self._measuring(), self.engine.policy.without_adapter():
                 return self.engine.forward(*inputs)[0]
         precision = torch.autocast(self.engine.device.type, torch.bfloat16, enabled=self.training.dtype == "bf16")
         with precision if self.training.strategy == "torch" else nullcontext():
             return self.reference(*inputs)[0]
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """Without the adapter's dropout: what sampled had none."""
+        self.engine.policy.eval()
+        try:
+            yield
+        finally:
+            self.engine.policy.train()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,18 +26,24 @@ from llmrl.train.build import (
     resolve_pieces,
     reward_workers,
 )
-from llmrl.train.checkpoint import Checkpoints, read_state
+from llmrl.train.checkpoint import Checkpoints
+from llmrl.train.durable import partial_of, publish, writing
 from llmrl.train.progress import RunProgress
 from llmrl.train.ranks import Ranks
+from llmrl.train.resume import continued
 from llmrl.train.run_folder import RunFolder
 from llmrl.train.stage import Stage, StopAsked
 
 
 class Signals:
-    """Turns the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once."""
+    """Turns the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once.
+
+    What follows within a second is the same request: a launcher passes on what its terminal sent to all of us.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._since = 0.0
 
     @contextmanager
     def caught(self) -> Iterator[Signals]:
@@ -49,48 +55,49 @@ class Signals:
                 signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > 1.0:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.received = number
 
 
 def run_plan(plan: Plan, *, resume: bool, console: Console) -> int:
     """Train every stage that is not done; returns the exit code: 0, or 128 + signal when asked to stop.
 
-    Raises RecipeError if the run folder is in use and `resume` is not asked, RunStopped if the run cannot go on.
+    Raises RecipeError if the run folder is in use and `resume` is not asked, or if a run cannot go on with this
+    recipe; RunStopped if the run cannot go on for another reason.
     """
     device = _start_process(plan)
     ranks = Ranks(deadline_seconds=max(recipe.rollout.deadline_seconds for recipe in plan.stages.values()))
     folder = RunFolder(plan.run_dir, writes=ranks.is_first)
-    checkpoints = Checkpoints(plan.run_dir / "checkpoints", ranks)
-    if (plan.run_dir / "metrics.jsonl").exists() and not resume:
-        raise RecipeError(
-            f"run_dir: {plan.run_dir} holds a run already; continue it with --resume, replace it with --overwrite, "
-            f"or name another with run_dir=..."
-        )
-    ranks.barrier("starting the run")
-    folder.start(plan.dump())
-    latest = checkpoints.latest() if resume else None
-    samplers, workers = Samplers(), reward_workers()
     progress = RunProgress(console, shown=ranks.is_first)
     signals = Signals()
+    samplers, workers = Samplers(), reward_workers(ranks.size)
     try:
         with signals.caught(), progress:
-            _rewind(plan, folder, latest)
+            if _start(plan, folder, progress, ranks, resume=resume):
+                return 0
+            checkpoints = Checkpoints(plan.run_dir / "checkpoints", ranks)
+            checkpoints.sweep()
+            done = folder.done(plan.stages)
             for name in plan.stages:
-                if (plan.run_dir / "stages" / name).exists():
+                if name in done:
                     progress.say(f"stage {name}: done before")
                     continue
+                if any(ranks.gather(signals.received is not None, "agreeing whether to stop")):
+                    raise StopAsked(f"stopped before stage {name}")
                 stage = _build(plan, name, device, ranks, folder, progress, checkpoints, samplers, workers, signals)
-                if latest and read_state(latest)["stage"] == name:
+                latest = checkpoints.latest(name) if resume else None
+                if latest:
                     stage.resume(latest)
                     progress.say(f"stage {name}: resumed after step {stage.step}")
+                folder.rewind(list(plan.stages), name, stage.step if latest else None)
                 stage.run()
                 _finish_stage(stage, plan.run_dir / "stages" / name)
             folder.finish(list(plan.stages)[-1])
     except StopAsked as stopped:
-        console.print(f"{stopped}; continue with --resume", highlight=False)
+        progress.say(f"{stopped}; continue with --resume")
         return 128 + (signals.received or signal.SIGTERM)
     except OSError as error:
         raise RunStopped(f"the run stopped: {error}; continue with --resume once that is mended") from error
@@ -100,6 +107,27 @@ def run_plan(plan: Plan, *, resume: bool, console: Console) -> int:
         if dist.is_initialized():
             dist.destroy_process_group()
     return 0
+
+
+def _start(plan: Plan, folder: RunFolder, progress: RunProgress, ranks: Ranks, *, resume: bool) -> bool:
+    """Record the plan; returns whether the run is finished already."""
+    if folder.in_use and not resume:
+        raise RecipeError(
+            f"run_dir: {plan.run_dir} holds a run already; continue it with --resume, replace it with --overwrite, "
+            f"or name another with run_dir=..."
+        )
+    recorded, changed, done = plan.dump(), [], folder.done(plan.stages)
+    if folder.in_use:
+        recorded, changed = continued((plan.run_dir / "recipe.yaml").read_text(encoding="utf-8"), plan, done)
+    for key in changed:
+        progress.say(f"{key}: changed" + (", without effect: its stage is done" if key.split(".")[1] in done else ""))
+    finished = (plan.run_dir / "final").is_dir()
+    ranks.barrier("starting the run")
+    if finished:
+        progress.say(f"this run is finished: its model is {plan.run_dir / 'final'}")
+        return True
+    folder.start(recorded)
+    return False
 
 
 def _build(
@@ -142,26 +170,13 @@ def _build(
     )
 
 
-def _rewind(plan: Plan, folder: RunFolder, latest: Path | None) -> None:
-    """Forget what was recorded after the checkpoint: of unfinished stages, all but its steps."""
-    unfinished = [name for name in plan.stages if not (plan.run_dir / "stages" / name).exists()]
-    if not unfinished:
-        return
-    state = read_state(latest) if latest else {"stage": None, "step": 0}
-    reached = state["stage"] if state["stage"] in unfinished else None
-    folder.rewind(reached or "", state["step"], [name for name in unfinished if name != reached])
-
-
 def _finish_stage(stage: Stage, target: Path) -> None:
     """Export the stage's model; that the folder exists says that the stage is done."""
-    partial = target.with_name(f".{target.name}.partial")
-    if stage.ranks.is_first:
-        shutil.rmtree(partial, ignore_errors=True)
-    stage.ranks.barrier("finishing a stage")
-    stage.export(partial)
+    with writing(f"the model of stage {stage.name}", target.parent.parent):
+        stage.export(partial_of(target))
     stage.ranks.barrier("exporting a stage's model")
     if stage.ranks.is_first:
-        partial.rename(target)
+        publish(target)
     stage.ranks.barrier("publishing a stage's model")
 
 

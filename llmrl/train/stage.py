@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from llmrl.data.packing import pack
+from llmrl.errors import RecipeError
 from llmrl.evaluation.evaluate import evaluate
 from llmrl.models.loading import export
 from llmrl.recipe import Recipe
 from llmrl.rollout.collect import Collector
 from llmrl.rollout.sampler import derive_seed
-from llmrl.train.checkpoint import Checkpoints, random_state, read_state, set_random_state
+from llmrl.train.checkpoint import Checkpoints, State, random_state, read_state, reading, set_random_state
 from llmrl.train.progress import RunProgress
 from llmrl.train.ranks import Ranks
 from llmrl.train.roles import Role
@@ -49,7 +51,6 @@ class Stage:
     stop_asked: Callable[[], bool] = lambda: False
     step: int = 0
     best: tuple[float, int] | None = None
-    _last_eval: Metrics = field(default_factory=dict)
     _synced: int = -1  # the step whose weights the sampler holds
 
     def run(self) -> None:
@@ -57,31 +58,42 @@ class Stage:
         steps, every = self.recipe.training.steps, self.recipe.checkpoint.every
         self.progress.stage(self.name, steps=steps, done=self.step)
         if self.step == 0:
-            self._log({"step": 0} | self._evaluate(last=False))
+            set_seed(derive_seed(self.recipe.seed, self.name, self.ranks.rank) % 2**32)
+            self._log({"step": 0} | self._evaluate())
         while self.step < steps:
-            self._train_step()
+            row = self._train_step()
             stop = any(self.ranks.gather(self.stop_asked(), "agreeing whether to stop"))
             if stop or (every and self.step % every == 0):
-                self._checkpoint()
+                self._checkpoint(row)
             if stop and self.step < steps:
                 raise StopAsked(f"stopped after step {self.step} of stage {self.name}")
 
     def export(self, folder: Path) -> None:
         """The weights as a Hugging Face folder; every rank calls it, rank 0 writes."""
-        engine = self.role.engine
-        weights = dict(engine.weights())
+        lm: Any = self.role.engine.policy.lm
+        weights = list(self.role.engine.weights())
         if self.ranks.is_first:
-            export(engine.policy.lm, self.tokenizer, folder, weights)
+            export(lm, self.tokenizer, folder, weights)
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on exactly where `checkpoint` was written."""
-        state = read_state(checkpoint)
-        self.role.engine.load(checkpoint)
+        """Go on exactly where `checkpoint` was written; raises RecipeError if this run cannot."""
+        with reading(checkpoint):
+            state = read_state(checkpoint)
+            self._check(checkpoint, state)
+            self.role.engine.load(checkpoint)
         self.source.stream.load_state_dict(state["stream"])
         set_random_state(state["random"][self.ranks.rank])
         self.step, self.best = state["step"], state["best"]
 
-    def _train_step(self) -> None:
+    def _check(self, checkpoint: Path, state: State) -> None:
+        ranks, steps = len(state["random"]), self.recipe.training.steps
+        if ranks != self.ranks.size:
+            raise RecipeError(f"--nproc: {self.ranks.size}, but {checkpoint} was made with {ranks}")
+        if steps < state["step"]:
+            raise RecipeError(f"stages.{self.name}.training.steps: {steps}, but {checkpoint} is further already")
+
+    def _train_step(self) -> dict[str, Any]:
+        """One step and, where it is due, an evaluation; returns the row that was logged."""
         started = time.monotonic()
         seed = derive_seed(self.recipe.seed, self.name, self.step + 1)
         if self.recipe.learn_from == "rollouts":
@@ -105,8 +117,9 @@ class Stage:
         every = self.recipe.evaluation.every
         last = self.step == self.recipe.training.steps
         if last or (every and self.step % every == 0):
-            row |= self._evaluate(last=last)
+            row |= self._evaluate()
         self._log(row)
+        return row
 
     def _sync_weights(self) -> None:
         """Make what samples what trains."""
@@ -114,7 +127,7 @@ class Stage:
             self.collector.sampler.load_weights(self.role.engine.weights(), self.step)
             self._synced = self.step
 
-    def _evaluate(self, *, last: bool) -> Metrics:
+    def _evaluate(self) -> Metrics:
         if not self.collector or not self.eval_prompts:
             return {}
         self._sync_weights()
@@ -124,14 +137,15 @@ class Stage:
             self.recipe.rollout, self.stop_token_ids, derive_seed(self.recipe.seed, self.name, "eval")
         )
         prompts = self.eval_prompts[: settings.limit]
-        self._last_eval, groups = evaluate(self.collector, prompts, settings, params)
+        metrics, groups = evaluate(self.collector, prompts, settings, params)
         self._record(f"{self.name}-{self.step:06d}-eval", groups)
-        return self._last_eval
+        return metrics
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, row: dict[str, Any]) -> None:
+        """Save, then prune; a step whose row lacks the metric (nothing was evaluated) cannot be the best."""
         settings = self.recipe.checkpoint
-        found = self._last_eval.get(settings.metric)
-        if found is not None and settings.keep_best and (self.best is None or found > self.best[0]):
+        found = row.get(settings.metric, math.nan)
+        if settings.keep_best and found > (self.best[0] if self.best else -math.inf):  # false for nan
             self.best = (found, self.step)
         state = {
             "best": self.best,

@@ -56,7 +56,8 @@ def update(role: Role, batch: Batch, *, seed: int, max_mismatch: float | None = 
         done = role.engine.step()
         grad_norms.append(done.grad_norm)
         metrics["learning_rate"] = done.learning_rate
-    metrics |= sums.means(role) | {"grad_norm": sum(grad_norms) / len(grad_norms)}
+    metrics |= sums.means(role)
+    metrics |= {"loss": metrics["loss"] / len(grad_norms), "grad_norm": sum(grad_norms) / len(grad_norms)}
     picked = credit.advantages[batch.response_mask]
     metrics |= {"advantage_std": float(picked.std(correction=0)), "advantage_max": float(picked.abs().max())}
     return metrics
@@ -86,7 +87,7 @@ def _accumulate(role: Role, mini: Batch, advantages: Tensor, sums: _Sums) -> Ten
             stats = result.stats | {"entropy": entropy.detach()}
             for name, value in stats.items():
                 sums.add(name, value[micro.response_mask])
-    return _join(role, seen, plan) if role.ranks.size > 1 else seen
+    return _join(role, seen, plan)
 
 
 def _over_ranks(role: Role, batch: Batch, forward: Callable[..., Tensor]) -> Tensor:

@@ -148,9 +148,6 @@ def test_failure_kinds(workers, name, bad, kind):
     assert failure_kinds(one) == [kind]
     assert one.trajectories[0].failure.source == HOSTILE + name
     assert_never_zero(one.trajectories[0])
-    metrics = rewards.metrics([one])
-    assert metrics[f"rewards/{HOSTILE}{name}/{kind}"] == 1.0
-    assert f"rewards/{HOSTILE}{name}/mean" not in metrics
 
 
 def test_one_bad_trajectory_leaves_the_others_their_rewards(workers):
@@ -164,25 +161,19 @@ def test_one_bad_trajectory_leaves_the_others_their_rewards(workers):
     assert "deadline of 1 seconds" in one.trajectories[1].failure.message
 
 
-def test_a_retry_saves_a_trajectory_and_is_counted(workers, tmp_path):
+def test_a_retry_saves_a_trajectory(workers, tmp_path):
     rewards = from_specs(workers, once_then_fine={"retries": 1})
     one = group("any", row={"counter": str(tmp_path / "seen")})
     score(rewards, one)
     assert one.trajectories[0].reward == 0.5
     assert one.trajectories[0].failure is None
-    metrics = rewards.metrics([one])
-    prefix = f"rewards/{HOSTILE}once_then_fine"
-    assert (metrics[f"{prefix}/retries"], metrics[f"{prefix}/crash"]) == (1.0, 0.0)
-    assert rewards.metrics([one])[f"{prefix}/retries"] == 0.0  # counts are those since the last call
 
 
-def test_retries_run_out(workers):
-    rewards = from_specs(workers, raises_value_error={"retries": 2})
-    one = group("any")
+def test_without_retries_the_first_failure_stands(workers, tmp_path):
+    rewards = from_specs(workers, once_then_fine={"retries": 0})
+    one = group("any", row={"counter": str(tmp_path / "seen")})
     score(rewards, one)
-    metrics = rewards.metrics([one])
-    prefix = f"rewards/{HOSTILE}raises_value_error"
-    assert (metrics[f"{prefix}/retries"], metrics[f"{prefix}/invalid"]) == (2.0, 1.0)
+    assert failure_kinds(one) == ["crash"]
 
 
 def test_an_earlier_failure_is_left_alone(workers):
@@ -194,13 +185,6 @@ def test_an_earlier_failure_is_left_alone(workers):
     assert one.trajectories[0].failure is earlier
     assert one.trajectories[0].scores == {}
     assert one.trajectories[1].reward == 2.0
-
-
-def test_metrics_average_over_what_was_scored(workers):
-    rewards = from_specs(workers, length=None)
-    first, second = group("a", "abc"), group("abcde")
-    score(rewards, first, second)
-    assert rewards.metrics([first, second])[f"rewards/{HOSTILE}length/mean"] == 3.0  # (1 + 3 + 5) / 3
 
 
 # Groups

@@ -1,0 +1,77 @@
+"""Files and folders that are there whole or not at all: written beside their place, flushed, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from llmrl.errors import RunStopped
+
+
+def partial_of(target: Path) -> Path:
+    """Where `target` is written until it is whole: a hidden neighbour."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def publish(target: Path) -> None:
+    """Give what was written at `partial_of(target)` its name, once its contents have reached the disk."""
+    partial = partial_of(target)
+    flush(partial)
+    partial.replace(target)
+    _flush_one(target.parent)
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder; a kill in between leaves no half of it under its name."""
+    partial = partial_of(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    folder.rename(partial)
+    shutil.rmtree(partial)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a kill left half-written in `folder`."""
+    for partial in folder.glob(".*.partial"):
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink()
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or all that a folder holds, has reached the disk."""
+    for inner in path.rglob("*"):
+        _flush_one(inner)
+    _flush_one(path)
+
+
+@contextmanager
+def writing(what: str, place: Path) -> Iterator[None]:
+    """Turns a failure to write, such as a full disk at `place`, into RunStopped saying `what` was not written."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own for a full disk
+        why = "the disk is full" if _is_full(error, place) else f"{type(error).__name__}: {error}"
+        raise RunStopped(
+            f"{what} could not be written ({why}); earlier checkpoints are kept: mend that, then continue with --resume"
+        ) from error
+
+
+def _is_full(error: Exception, place: Path) -> bool:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return shutil.disk_usage(place).free < 2**20
+
+
+def _flush_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

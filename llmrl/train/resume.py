@@ -1,0 +1,62 @@
+"""What may differ between a run's recorded plan and the one it is continued with.
+
+Whatever a checkpoint's meaning depends on stays as it was. Other settings may change from one continuation to the
+next: the plan in the run folder is what the steps to come are made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import yaml
+
+from llmrl.errors import RecipeError
+from llmrl.recipe_file import Plan, of_stages
+
+FIXED = ("seed", "model", "data", "learn_from", "training.strategy", "training.zero_stage", "training.dtype")
+
+
+def continued(recorded: str, plan: Plan, done: Collection[str]) -> tuple[str, list[str]]:
+    """The plan to record, as YAML, and the keys that have changed in it.
+
+    recorded: the YAML that the run folder holds. done: the finished stages; they stay recorded as they were trained,
+    so a change there is listed and has no effect. Raises RecipeError for each key that cannot change any more.
+    """
+    before, now = yaml.safe_load(recorded), yaml.safe_load(plan.dump())
+    if list(before["stages"]) != list(now["stages"]):
+        names = [", ".join(one["stages"]) for one in (before, now)]
+        raise RecipeError(f"stages: {names[1]}, but this run was started with {names[0]}; {_ADVICE}")
+    changed: list[str] = []
+    faults: dict[str, list[str]] = {}
+    for name in now["stages"]:
+        old, new = (dict(_flat(_portable(one["stages"][name], one["run_dir"]))) for one in (before, now))
+        different = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+        changed += [f"stages.{name}.{key}" for key in different]
+        faults[name] = [
+            f"{key}: {new.get(key)!r}, but this run was started with {old.get(key)!r}; {_ADVICE}"
+            for key in different
+            if any(f"{key}.".startswith(f"{fixed}.") for fixed in FIXED)
+        ]
+        if name in done:
+            now["stages"][name] = before["stages"][name]
+    if any(faults.values()):
+        raise RecipeError(*of_stages(faults))
+    return yaml.safe_dump(now, sort_keys=False, allow_unicode=True), changed
+
+
+_ADVICE = "a run that goes on keeps it: take it back, or start another run with run_dir=..."
+
+
+def _portable(stage: dict[str, Any], run_dir: str) -> dict[str, Any]:
+    """A stage that starts from the one before names a folder of the run, wherever the run lies."""
+    path = str(stage["model"].get("path") or "")
+    return stage | {"model": stage["model"] | {"path": path.removeprefix(run_dir)}}
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield key, value
+        return
+    for name, inner in value.items():
+        yield from _flat(inner, f"{key}.{name}" if key else str(name))

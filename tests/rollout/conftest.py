@@ -1,0 +1,38 @@
+"""A tiny model with a tied head, its weights large enough that its distributions are far from uniform."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+pytest.register_assert_rewrite("sampler_contract")
+
+from sampler_contract import CHARACTERS, CONFIG, language_model  # noqa: E402
+
+from llmrl.models.loading import load_tokenizer, materialize  # noqa: E402
+from llmrl.recipe import Build, Model  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    spec = Model(build=Build(architecture="qwen3", config=CONFIG, characters=CHARACTERS))
+    return materialize(spec, tmp_path_factory.mktemp("rollout") / "model", 0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(folder) -> PreTrainedTokenizerBase:
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(scope="session")
+def lm(folder) -> PreTrainedModel:
+    """The trainer's model, whose weights every sampler test starts from."""
+    return language_model(folder, seed=1)
+
+
+@pytest.fixture(scope="session")
+def other_lm(folder) -> PreTrainedModel:
+    """The same model some updates later."""
+    return language_model(folder, seed=2)

@@ -1,0 +1,136 @@
+"""The vLLM sampler with the real engine, on the CPU and in this process: the contract, and what is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from sampler_contract import MAX_LEN, PROMPTS, TOLERANCE, SamplerContract, mismatch, sample_all
+
+from llmrl.models.policy import merged_weights
+from llmrl.rollout.sampler import SamplingParams
+
+pytest.importorskip("vllm")
+
+from llmrl.rollout.vllm_sampler import VllmSampler  # noqa: E402
+
+
+def make(folder: Path, tokenizer: Any, dtype: str = "fp32", **options: Any) -> VllmSampler:
+    return VllmSampler(folder, tokenizer, dtype=dtype, max_model_len=MAX_LEN, max_concurrent=16, options=options)
+
+
+@pytest.fixture(scope="module")
+def sampler(folder, tokenizer):
+    made = make(folder, tokenizer)
+    yield made
+    made.close()
+
+
+class TestContract(SamplerContract):
+    def break_engine(self, sampler, monkeypatch):
+        step, steps = sampler._engine.step, iter(range(100))
+
+        def fails_later() -> Any:
+            if next(steps) == 3:
+                raise MemoryError("out of memory")
+            return step()
+
+        monkeypatch.setattr(sampler._engine, "step", fails_later)
+
+
+def test_a_cached_prefix_is_used_until_the_weights_change(sampler, lm, other_lm, monkeypatch):
+    cached: list[int] = []
+    step = sampler._engine.step
+
+    def watched() -> Any:
+        outputs = step()
+        cached.extend(output.num_cached_tokens for output in outputs if output.finished)
+        return outputs
+
+    monkeypatch.setattr(sampler._engine, "step", watched)
+    params = SamplingParams(max_tokens=8)
+    sampler.load_weights(merged_weights(lm), 1)
+    for expected in (0, 96):  # 100 tokens are three whole blocks of 32
+        [found] = sample_all(sampler, PROMPTS[:1], params)
+        assert cached.pop() == expected
+        assert mismatch(lm, PROMPTS[:1], [found], 1.0) < TOLERANCE
+    sampler.load_weights(merged_weights(other_lm), 2)
+    [found] = sample_all(sampler, PROMPTS[:1], params)
+    assert cached.pop() == 0
+    assert mismatch(other_lm, PROMPTS[:1], [found], 1.0) < TOLERANCE
+
+
+def test_a_prompt_that_is_too_long_fails_alone(sampler):
+    async def both() -> list[Any]:
+        work = (sampler.sample(ids, SamplingParams(max_tokens=5)) for ids in (PROMPTS[0], [3] * (MAX_LEN + 1)))
+        return await asyncio.wait_for(asyncio.gather(*work, return_exceptions=True), 30)
+
+    fine, fault = asyncio.run(both())
+    assert len(fine.token_ids) == 5
+    assert isinstance(fault, ValueError)
+    assert str(MAX_LEN) in str(fault)
+
+
+def test_weights_cannot_be_replaced_while_sampling(sampler, lm):
+    async def replace_early() -> None:
+        work = asyncio.create_task(sampler.sample(PROMPTS[0], SamplingParams(max_tokens=50)))
+        await asyncio.sleep(0.01)
+        with pytest.raises(RuntimeError, match="while completions were being sampled"):
+            sampler.load_weights(merged_weights(lm), 9)
+        await work
+
+    asyncio.run(replace_early())
+
+
+# From here on the module's engine is closed, and others are made in its place.
+
+
+def test_another_sampler_after_close_and_the_process_is_left_as_it_was(sampler, folder, tokenizer, lm):
+    [expected] = sample_before_closing(sampler, lm)
+    sampler.close()
+    sampler.close()  # twice is once
+    assert not dist.is_initialized()
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    second = make(folder, tokenizer)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+    assert (torch.set_num_threads, torch.get_num_threads()) == (set_threads, threads)
+    [found] = sample_before_closing(second, lm)
+    assert (found.token_ids, found.logprobs) == (expected.token_ids, pytest.approx(expected.logprobs, abs=TOLERANCE))
+    second.close()
+
+
+def sample_before_closing(sampler: VllmSampler, lm: Any) -> Any:
+    sampler.load_weights(merged_weights(lm), 7)
+    return sample_all(sampler, PROMPTS[:1], SamplingParams(max_tokens=30))
+
+
+def test_the_trainers_process_group_outlives_a_sampler_and_bf16(folder, tokenizer, lm, tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for dtype, lower, upper in (("bf16", 1e-3, 0.3), ("fp32", 0.0, TOLERANCE)):
+            sampler = make(folder, tokenizer, dtype)
+            sampler.load_weights(merged_weights(lm), 0)
+            found = mismatch(lm, PROMPTS, sample_all(sampler, PROMPTS, SamplingParams(max_tokens=40)), 1.0)
+            print(f"{dtype} mismatch {found:.1e}")
+            assert lower <= found < upper
+            sampler.close()
+            total = torch.tensor([5.0])
+            dist.all_reduce(total)
+            assert total.item() == 5.0
+    finally:
+        dist.destroy_process_group()
+
+
+def test_building_is_quiet_and_a_failure_is_not(folder, tokenizer, capfd, monkeypatch):
+    monkeypatch.setenv("LLMRL_VERBOSE", "")
+    make(folder, tokenizer).close()
+    assert "NUMA" not in capfd.readouterr().err
+    with pytest.raises(Exception, match="no_such_option"):
+        make(folder, tokenizer, no_such_option=1)

@@ -1,0 +1,125 @@
+"""One rank of test_ranks_deepspeed: trains the fixed batch and leaves what it saw in a file.
+
+torchrun ... deepspeed_worker.py FOLDER
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from training_cases import (
+    GRPO,
+    GSPO_KL,
+    VOCABULARY,
+    fixed_batch,
+    identical,
+    make_algorithm,
+    make_training,
+    record_gradients,
+    tiny_lm,
+    tiny_policy,
+    weights_of,
+    with_lora,
+)
+
+from llmrl.errors import RunStopped
+from llmrl.models import policy as policy_module
+from llmrl.train.deepspeed_engine import DeepSpeedEngine, start_process_group
+from llmrl.train.ranks import Ranks
+from llmrl.train.roles import Role
+from llmrl.train.step import annotate, update
+
+CPU = torch.device("cpu")
+FOLDER = Path(sys.argv[1])
+
+
+def make_role(ranks: Ranks, stage: int, pieces: dict[str, Any], *, lora: bool = False, **settings: Any) -> Role:
+    training = make_training(strategy="deepspeed", zero_stage=stage, **settings)
+    lm = with_lora(tiny_lm()) if lora else tiny_lm()
+    engine = DeepSpeedEngine(tiny_policy(lm), training, CPU)
+    reference = None
+    if "regularizers" in pieces and not lora:
+        dtype = torch.bfloat16 if training.dtype == "bf16" else torch.float32
+        reference = tiny_policy(tiny_lm(seed=3).to(dtype)).eval().requires_grad_(False)
+    return Role("actor", make_algorithm(**pieces), engine, training, ranks, reference)
+
+
+def train(role: Role, seed: int = 0) -> dict[str, float]:
+    return update(role, annotate(role, fixed_batch()), seed=seed)
+
+
+def one_step(role: Role) -> dict[str, Any]:
+    gradients = record_gradients(role.engine)
+    metrics = train(role)
+    return {"gradients": list(gradients), "metrics": metrics, "weights": weights_of(role.engine)}
+
+
+def continued(role: Role, fresh: Role) -> bool:
+    """Whether a saved and loaded engine goes on bit for bit."""
+    role.engine.save(FOLDER / f"checkpoint{role.training.zero_stage}")
+    first = train(role, seed=1), train(role, seed=2)
+    fresh.engine.load(FOLDER / f"checkpoint{role.training.zero_stage}")
+    second = train(fresh, seed=1), train(fresh, seed=2)
+    return first == second and identical(weights_of(role.engine), weights_of(fresh.engine))
+
+
+def refuses_nan(role: Role) -> dict[str, Any]:
+    """One trajectory, so one rank, has a reward that is not a number."""
+    before = weights_of(role.engine)
+    batch = fixed_batch()
+    batch.rewards[2, 4] = float("nan")
+    try:
+        update(role, annotate(role, batch), seed=0)
+        message = ""
+    except RunStopped as error:
+        message = str(error)
+    return {"message": message, "untouched": identical(weights_of(role.engine), before)}
+
+
+def missing_rank() -> str:
+    """Rank 1 comes late to a barrier."""
+    hurried = Ranks(deadline_seconds=1)
+    if hurried.rank == 1:
+        time.sleep(3)
+    try:
+        hurried.barrier("a test")
+        return ""
+    except RunStopped as error:
+        return str(error)
+
+
+def run_stage(ranks: Ranks, stage: int) -> dict[str, Any]:
+    warm = {"schedule": "linear", "warmup_steps": 4}
+    started = time.monotonic()
+    role = make_role(ranks, stage, GSPO_KL)
+    found: dict[str, Any] = {"gathered": ranks.gather(f"rank {ranks.rank}", "a test"), "full": one_step(role)}
+    role = make_role(ranks, stage, GSPO_KL, **warm)
+    train(role)
+    found["continued"] = continued(role, make_role(ranks, stage, GSPO_KL, **warm))
+    found["several"] = one_step(make_role(ranks, stage, GRPO, updates_per_step=2, epochs_per_step=2, padding_free=True))
+    found["nan"] = refuses_nan(make_role(ranks, stage, GRPO))
+    found["lora"] = one_step(make_role(ranks, stage, GSPO_KL, lora=True))
+    found["bf16"] = one_step(make_role(ranks, stage, GSPO_KL, dtype="bf16"))
+    found["bf16_nan"] = refuses_nan(make_role(ranks, stage, GRPO, dtype="bf16"))
+    found["seconds"] = time.monotonic() - started
+    return found
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    start_process_group(CPU)
+    ranks = Ranks(deadline_seconds=60)
+    # so small that the ranks need unequal numbers of slices
+    policy_module.LOGIT_BYTES_PER_SLICE = 4 * VOCABULARY * 3
+    for stage in range(4):
+        torch.save(run_stage(ranks, stage), FOLDER / f"stage{stage}-rank{ranks.rank}.pt")
+    (FOLDER / f"missing{ranks.rank}.txt").write_text(missing_rank())
+    os._exit(0)  # the process group is broken by now, and taking it down would wait
+
+
+main()
