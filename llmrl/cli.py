@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.recipe_file import Plan, load_plan
+from llmrl.train.launch import launch
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Post-train language models."
@@ -40,7 +40,7 @@ def train(
     if (not launched or os.environ["LOCAL_RANK"] == "0") and overwrite and not resume and plan.run_dir.exists():
         _delete_run(plan.run_dir)
     if nproc > 1 and not launched:
-        raise typer.Exit(_launch(nproc))
+        raise typer.Exit(launch([sys.executable, "-m", "llmrl.cli", *sys.argv[1:]], nproc))
     _quiet()
     from llmrl.train.run import run_plan
 
@@ -92,12 +92,6 @@ def _delete_run(folder: Path) -> None:
     if any(folder.iterdir()) and not (folder / "recipe.yaml").is_file():
         raise RecipeError(f"--overwrite: {folder} does not look like a run folder (no recipe.yaml); not deleted")
     shutil.rmtree(folder)
-
-
-def _launch(nproc: int) -> int:
-    """This very command, once per process."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)]
-    return subprocess.call([*torchrun, "-m", "llmrl.cli", *sys.argv[1:]])
 
 
 def _quiet() -> None:

@@ -83,7 +83,11 @@ class VllmSampler:
         future = self._futures[name] = asyncio.get_running_loop().create_future()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run_engine())
-        output = (await future).outputs[0]
+        try:
+            output = (await future).outputs[0]
+        finally:
+            if self._futures.pop(name, None):  # cancelled, or the engine failed
+                self._engine.abort_request([name])
         sampled = list(output.token_ids)
         logprobs = []
         if params.temperature > 0:
@@ -115,7 +119,9 @@ class VllmSampler:
         await asyncio.sleep(0)  # let every caller of this turn of the loop add its request first
         try:
             while self._engine.has_unfinished_requests():
-                for output in self._engine.step():
+                with torch.random.fork_rng(devices=[]):  # it draws from the global stream, then uses the seeds' own
+                    outputs = self._engine.step()
+                for output in outputs:
                     if output.finished:
                         future = self._futures.pop(output.request_id, None)
                         if future and not future.done():
@@ -125,7 +131,6 @@ class VllmSampler:
             for future in self._futures.values():
                 if not future.done():
                     future.set_exception(RuntimeError(f"vLLM failed: {type(error).__name__}: {error}"))
-            self._futures.clear()
 
     @staticmethod
     def _with_tied_head(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -57,6 +57,8 @@ def writing(what: str, place: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own for a full disk
+        while not isinstance(error, OSError) and isinstance(error.__context__, Exception):
+            error = error.__context__  # what torch met when it was writing
         why = "the disk is full" if _is_full(error, place) else f"{type(error).__name__}: {error}"
         raise RunStopped(
             f"{what} could not be written ({why}); earlier checkpoints are kept: mend that, then continue with --resume"

@@ -145,7 +145,8 @@ class TorchEngine:
             "optimizer": self._optimizer.state_dict(),
             "updates": self._schedule.last_epoch,
         }
-        torch.save(state, folder / "engine.pt")
+        with (folder / "engine.pt").open("wb") as file:  # its errors say what is wrong; those of a path do not
+            torch.save(state, file)
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "engine.pt", map_location=self.device, weights_only=True)

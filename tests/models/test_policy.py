@@ -37,7 +37,7 @@ SHAPE = {
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen3": {"tie_word_embeddings": True},
     "llama": {"tie_word_embeddings": False},
-    # eager, as sdpa has no attention cap; sliding_window shorter than the longest trajectory
+    # its window is shorter than the longest trajectory
     "gemma2": {"final_logit_softcapping": 3.0, "sliding_window": 4, "query_pre_attn_scalar": 8},
     "cohere": {"logit_scale": 0.25},
     "granite": {"logits_scaling": 4.0},
@@ -143,20 +143,20 @@ def test_prefix_counts_and_future_does_not():
     assert ((after[1] - before[1])[response_mask[1]][2:].abs() > 1e-4).all()
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 5, 12])
+@pytest.mark.parametrize("tokens", [1, 2, 5, 11])
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma2"])
 def test_slices_of_the_head_change_nothing(architecture, tokens, monkeypatch):
-    """13 response tokens, in 13, 7, 3 and 2 slices."""
+    """12 response tokens, in 12, 6, 3 and 2 slices."""
     lm = make_lm(architecture)
     policy = Policy(lm, temperature=TEMPERATURE)
     runs: list[int] = []
     lm.get_output_embeddings().register_forward_hook(lambda module, given, result: runs.append(len(result)))
     whole = outcome(lm, policy)
-    assert runs == [13]
+    assert runs == [12]
     runs.clear()
     monkeypatch.setattr(policy_module, "LOGIT_BYTES_PER_SLICE", 4 * VOCABULARY * tokens)
     assert_same(outcome(lm, policy), whole)
-    assert len(runs) == 2 * -(-13 // tokens) and max(runs) <= tokens  # forward, and again for the backward pass
+    assert len(runs) == 2 * -(-12 // tokens) and max(runs) <= tokens  # forward, and again for the backward pass
 
 
 def test_more_slices_than_tokens_change_nothing():
@@ -193,7 +193,8 @@ def test_temperature_sharpens():
     lm = make_lm()
     token_ids, attention_mask, response_mask = inputs(["PPA"])
     token_ids[0, 2] = lm(input_ids=token_ids[:, :2]).logits[0, -1].argmax()
-    logprobs, entropy = Policy(lm, temperature=1e-3)(token_ids, attention_mask, response_mask)
+    with torch.no_grad():
+        logprobs, entropy = Policy(lm, temperature=1e-3)(token_ids, attention_mask, response_mask)
     assert float(logprobs[0, 2]) == pytest.approx(0.0, abs=1e-6)
     assert float(entropy[0, 2]) == pytest.approx(0.0, abs=1e-6)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 pytest.register_assert_rewrite("sampler_contract")
@@ -13,6 +15,15 @@ from sampler_contract import CHARACTERS, CONFIG, language_model  # noqa: E402
 
 from llmrl.models.loading import load_tokenizer, materialize  # noqa: E402
 from llmrl.recipe import Build, Model  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """So small a model is faster without threads, on a busy machine by far."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

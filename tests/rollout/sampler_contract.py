@@ -35,7 +35,9 @@ EOS = 1
 MAX_LEN = 192
 TOLERANCE = 3e-5
 # longer than two blocks of 32 tokens, so that a prefix cache has something to keep
-PROMPTS = [[3 + (7 * i + i * i // 3 + n) % 20 for i in range(length)] for n, length in enumerate((100, 5, 75, 1, 33, 64))]
+PROMPTS = [
+    [3 + (7 * i + i * i // 3 + n) % 20 for i in range(length)] for n, length in enumerate((100, 5, 75, 1, 33, 64))
+]
 
 
 def language_model(folder: Path, seed: int) -> Any:

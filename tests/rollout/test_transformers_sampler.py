@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
-import torch
-from sampler_contract import MAX_LEN, PROMPTS, TOLERANCE, SamplerContract, mismatch, sample_all
+from sampler_contract import PROMPTS, TOLERANCE, SamplerContract, mismatch, sample_all
 from transformers import GenerationConfig
 
 from llmrl.models.loading import load_language_model
@@ -86,11 +84,3 @@ def test_bf16_stays_near_the_trainer(folder, tokenizer, lm):
     found = mismatch(lm, PROMPTS, sample_all(sampler, PROMPTS, SamplingParams(max_tokens=40)), 1.0)
     print(f"bf16 mismatch {found:.1e}")
     assert 1e-3 < found < 0.3  # bf16 has 8 bits: it is not fp32, and not far from it
-
-
-def test_speed(sampler):
-    torch.manual_seed(0)
-    prompts = [PROMPTS[i % 6] for i in range(48)]
-    started = time.perf_counter()
-    completions = sample_all(sampler, prompts, SamplingParams(max_tokens=MAX_LEN - 110))
-    print(f"{sum(len(c.token_ids) for c in completions) / (time.perf_counter() - started):.0f} tokens/s")

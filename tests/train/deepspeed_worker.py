@@ -5,6 +5,7 @@ torchrun ... deepspeed_worker.py FOLDER
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
@@ -41,7 +42,9 @@ FOLDER = Path(sys.argv[1])
 def make_role(ranks: Ranks, stage: int, pieces: dict[str, Any], *, lora: bool = False, **settings: Any) -> Role:
     training = make_training(strategy="deepspeed", zero_stage=stage, **settings)
     lm = with_lora(tiny_lm()) if lora else tiny_lm()
-    engine = DeepSpeedEngine(tiny_policy(lm), training, CPU)
+    if training.gradient_checkpointing:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+    engine = DeepSpeedEngine(tiny_policy(lm, padding_free=training.padding_free), training, CPU)
     reference = None
     if "regularizers" in pieces and not lora:
         dtype = torch.bfloat16 if training.dtype == "bf16" else torch.float32
@@ -101,7 +104,8 @@ def run_stage(ranks: Ranks, stage: int) -> dict[str, Any]:
     role = make_role(ranks, stage, GSPO_KL, **warm)
     train(role)
     found["continued"] = continued(role, make_role(ranks, stage, GSPO_KL, **warm))
-    found["several"] = one_step(make_role(ranks, stage, GRPO, updates_per_step=2, epochs_per_step=2, padding_free=True))
+    layout = {"padding_free": True, "gradient_checkpointing": True}  # neither may change the result
+    found["several"] = one_step(make_role(ranks, stage, GRPO, updates_per_step=2, epochs_per_step=2, **layout))
     found["nan"] = refuses_nan(make_role(ranks, stage, GRPO))
     found["lora"] = one_step(make_role(ranks, stage, GSPO_KL, lora=True))
     found["bf16"] = one_step(make_role(ranks, stage, GSPO_KL, dtype="bf16"))
@@ -111,6 +115,7 @@ def run_stage(ranks: Ranks, stage: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    faulthandler.dump_traceback_later(200, exit=True)  # ranks that wait for each other say where
     torch.set_num_threads(1)
     start_process_group(CPU)
     ranks = Ranks(deadline_seconds=60)

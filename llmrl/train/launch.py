@@ -1,0 +1,56 @@
+"""Starting a command once per device of this machine, as torch.distributed expects it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+GRACE_SECONDS = 20.0
+
+
+def launch(command: Sequence[str], count: int) -> int:
+    """Run `command` as ranks 0 to count - 1; returns 0, or the exit code of the first rank that failed.
+
+    SIGINT and SIGTERM are passed on. When one rank fails the others have GRACE_SECONDS to end by themselves.
+    """
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    ranks: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for rank in ranks:
+            rank.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for index in range(count):
+            own = {name: str(value) for name, value in (shared | {"RANK": index, "LOCAL_RANK": index}).items()}
+            ranks.append(subprocess.Popen(command, env=os.environ | own))
+        return _wait(ranks)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    failed, deadline = 0, float("inf")
+    while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        codes = [rank.returncode for rank in ranks if rank.returncode]
+        if codes and not failed:
+            failed, deadline = codes[0], time.monotonic() + GRACE_SECONDS
+    failed = failed or next((rank.returncode for rank in ranks if rank.returncode), 0)
+    return 128 - failed if failed < 0 else failed  # as a shell says that a signal ended it
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,169 @@
+"""pack against tables written by hand; the cuts of a batch against what every cut must keep."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmrl.data.packing import micro_batches, pack, schedule, shards
+from llmrl.types import ACTOR, ENVIRONMENT, Group, Prompt, Score, Trajectory, Turn
+
+
+def prompt(*token_ids: int) -> Prompt:
+    return Prompt(id="p", token_ids=token_ids, text="", row={})
+
+
+def test_pack_lays_out_turns_masks_and_rewards():
+    """Two groups: a dialogue beside a single turn, and a trajectory that never got to speak.
+
+    prompt 10 11, actor 20 21 (the environment gave 0.25, the scores' turn values 1), environment 30 31,
+    actor 40 (0.5 and 2); outcome 8           -> 0.25 + 1 on 21, 0.5 + 2 + 8 on 40
+    prompt 10 11, actor 50 51 52; outcome -1  -> -1 on 52
+    prompt 60, nothing; outcome 4             -> no token of the author to put it on
+    """
+    asked = prompt(10, 11)
+    dialogue = Trajectory(
+        asked,
+        turns=[
+            Turn(ACTOR, [20, 21], [-0.1, -0.2], policy_version=7, reward=0.25),
+            Turn(ENVIRONMENT, [30, 31]),
+            Turn(ACTOR, [40], [-0.4], policy_version=5, reward=0.5),
+        ],
+        stop_reason="stop",
+        scores={"verifier": Score(8.0, correct=True)},
+        reward=8.0,
+        turn_rewards=[1.0, 2.0],
+    )
+    single = Trajectory(
+        asked,
+        turns=[Turn(ACTOR, [50, 51, 52], [-0.5, -0.6, -0.7], policy_version=6)],
+        stop_reason="length",
+        scores={"verifier": Score(-1.0, correct=False)},
+        reward=-1.0,
+    )
+    silent = Trajectory(prompt(60), turns=[], stop_reason="stop", reward=4.0)
+    batch = pack([Group(asked, [dialogue, single]), Group(silent.prompt, [silent])], ACTOR)
+
+    assert batch.token_ids.tolist() == [
+        [10, 11, 20, 21, 30, 31, 40],
+        [10, 11, 50, 51, 52, 0, 0],
+        [60, 0, 0, 0, 0, 0, 0],
+    ]
+    assert batch.attention_mask.int().tolist() == [
+        [1, 1, 1, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1, 0, 0],
+        [1, 0, 0, 0, 0, 0, 0],
+    ]
+    assert batch.response_mask.int().tolist() == [
+        [0, 0, 1, 1, 0, 0, 1],
+        [0, 0, 1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+    ]
+    assert batch.rewards.tolist() == [
+        [0, 0, 0, 1.25, 0, 0, 10.5],
+        [0, 0, 0, 0, -1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+    ]
+    logprobs = [[0, 0, -0.1, -0.2, 0, 0, -0.4], [0, 0, -0.5, -0.6, -0.7, 0, 0], [0, 0, 0, 0, 0, 0, 0]]
+    torch.testing.assert_close(batch.rollout_logprobs, torch.tensor(logprobs))
+    assert batch.group_ids.tolist() == [0, 0, 1]
+    assert batch.policy_version.tolist() == [5, 6, 0]  # of the oldest turn
+    assert batch.lengths.tolist() == [7, 5, 1]
+    assert batch.correct[:2].tolist() == [1.0, 0.0] and math.isnan(batch.correct[2])
+    assert batch.token_ids.dtype == torch.int64 and batch.rewards.dtype == torch.float32
+
+
+def test_pack_trains_one_author_and_leaves_the_others_as_context():
+    """The critiquer's tokens are there for the actor to read; when it is the one trained, the actor's are."""
+    both = Trajectory(
+        prompt(1),
+        turns=[
+            Turn(ACTOR, [2, 3], [-0.2, -0.3]),
+            Turn("critiquer", [4], [-0.4], reward=0.5),
+            Turn(ACTOR, [5], [-0.5]),
+        ],
+        stop_reason="stop",
+        reward=1.0,
+    )
+    actors = pack([Group(both.prompt, [both])], ACTOR)
+    assert actors.response_mask.int().tolist() == [[0, 1, 1, 0, 1]]
+    torch.testing.assert_close(actors.rollout_logprobs, torch.tensor([[0, -0.2, -0.3, 0, -0.5]]))
+    critiquers = pack([Group(both.prompt, [both])], "critiquer")
+    assert critiquers.response_mask.int().tolist() == [[0, 0, 0, 1, 0]]
+    assert critiquers.rewards.tolist() == [[0, 0, 0, 1.5, 0]]  # its turn's 0.5 and the outcome 1
+    torch.testing.assert_close(critiquers.rollout_logprobs, torch.tensor([[0, 0, 0, -0.4, 0]]))
+
+
+def test_pack_takes_demonstrations_that_nobody_sampled():
+    shown = Trajectory(prompt(1), turns=[Turn(ACTOR, [2, 3])], stop_reason="stop")
+    batch = pack([Group(shown.prompt, [shown])], ACTOR)
+    assert batch.response_mask.int().tolist() == [[0, 1, 1]]
+    assert batch.rollout_logprobs.tolist() == [[0, 0, 0]]
+
+
+def test_pack_refuses_log_probabilities_that_are_not_one_per_token():
+    """Two for three tokens would shift all that follow."""
+    odd = Trajectory(
+        prompt(1), turns=[Turn(ACTOR, [2, 3, 4], [-0.2, -0.3]), Turn(ACTOR, [5], [-0.5])], stop_reason="stop"
+    )
+    with pytest.raises(RuntimeError):
+        pack([Group(odd.prompt, [odd])], ACTOR)
+
+
+def test_rows_are_trimmed_to_the_longest_picked():
+    long = Trajectory(prompt(1), turns=[Turn(ACTOR, [2, 3, 4, 5], [-0.1] * 4)], stop_reason="stop")
+    short = Trajectory(prompt(6), turns=[Turn(ACTOR, [7], [-0.2])], stop_reason="stop")
+    batch = pack([Group(long.prompt, [long, short, short])], ACTOR)
+    picked = batch.rows(torch.tensor([2, 1]))
+    assert picked.token_ids.tolist() == [[6, 7], [6, 7]] and picked.rewards.shape == (2, 2)
+    assert picked.old_logprobs is None
+    assert batch.rows(torch.tensor([1, 0])).token_ids.tolist() == [[6, 7, 0, 0, 0], [1, 2, 3, 4, 5]]
+
+
+def test_micro_batches_by_hand():
+    """Budget 12: rows of 7; 5, 4 (2 x 5 = 10, a third would be 15); 3, 2 (2 x 3). The row of 20 goes alone."""
+    cuts = micro_batches(torch.tensor([4, 20, 2, 7, 5, 3]), max_tokens=12)
+    assert [cut.tolist() for cut in cuts] == [[1], [3], [4, 0], [5, 2]]
+
+
+def test_shards_by_hand():
+    """Longest first, to the lightest: 9 | ., 9 | 8, 9 | 8 5, 9 3 | 8 5."""
+    assert [rows.tolist() for rows in shards(torch.tensor([3, 9, 5, 8]), 2)] == [[0, 1], [2, 3]]
+
+
+lengths_of_rows = st.lists(st.integers(1, 40), min_size=1, max_size=30).map(torch.tensor)
+
+
+@settings(deadline=None, database=None)
+@given(lengths=lengths_of_rows, max_tokens=st.integers(1, 100))
+def test_micro_batches_have_every_row_once_within_the_budget(lengths, max_tokens):
+    cuts = micro_batches(lengths, max_tokens=max_tokens)
+    assert sorted(torch.cat(cuts).tolist()) == list(range(len(lengths)))
+    for cut in cuts:
+        assert len(cut) == 1 or len(cut) * int(lengths[cut].max()) <= max_tokens
+
+
+@settings(deadline=None, database=None)
+@given(lengths=lengths_of_rows, ranks=st.integers(1, 5))
+def test_shards_have_every_row_once_and_are_close(lengths, ranks):
+    dealt = shards(lengths, ranks)
+    assert len(dealt) == ranks
+    assert sorted(torch.cat(dealt).tolist()) == list(range(len(lengths)))
+    loads = [int(lengths[rows].sum()) for rows in dealt]
+    assert max(loads) - min(loads) <= int(lengths.max())
+
+
+@settings(deadline=None, database=None)
+@given(lengths=lengths_of_rows, ranks=st.integers(1, 5), max_tokens=st.integers(1, 100))
+def test_a_schedule_has_every_row_once_and_equally_many_micro_batches(lengths, ranks, max_tokens):
+    plans = schedule(lengths, ranks=ranks, max_tokens=max_tokens)
+    assert len(plans) == ranks
+    assert len({len(plan) for plan in plans}) == 1
+    assert sorted(torch.cat([cut for plan in plans for cut in plan]).tolist()) == list(range(len(lengths)))
+    for cut in (cut for plan in plans for cut in plan):
+        assert len(cut) <= 1 or len(cut) * int(lengths[cut].max()) <= max_tokens
+    assert any(all(len(cut) for cut in plan) for plan in plans)  # the busiest rank has no spare one

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from llmrl.evaluation.evaluate import evaluate
+from llmrl.recipe import Evaluation
+from llmrl.rollout.sampler import SamplingParams
+from llmrl.types import ACTOR, Failure, Group, Prompt, Score, Trajectory, Turn
+
+PROMPTS = [Prompt(f"p{n}", (n,), f"question {n}", {}) for n in range(3)]
+PARAMS = SamplingParams(max_tokens=7, temperature=0.8, top_p=0.9, stop=("\n",), stop_token_ids=(1,), seed=4)
+RIGHT, WRONG, FAILED, UNJUDGED = "right", "wrong", "failed", "unjudged"
+Scripted = tuple[str, str]
+
+
+def trajectory(prompt: Prompt, text: str, verdict: str) -> Trajectory:
+    made = Trajectory(prompt, [Turn(ACTOR, [5] * len(text))], "stop", text)
+    if verdict == FAILED:
+        made.failure, made.reward = Failure("math_verifier", "timeout", "too slow"), float("nan")
+        return made
+    made.reward = {RIGHT: 1.0, WRONG: 0.0, UNJUDGED: 0.25}[verdict]
+    made.scores = {"reward": Score(made.reward, None if verdict == UNJUDGED else verdict == RIGHT)}
+    return made
+
+
+class Script:
+    """Answers the first call with `greedy` and the second with `sampled`, one list a prompt."""
+
+    def __init__(self, greedy: list[list[Scripted]], sampled: list[list[Scripted]] | None = None):
+        self.answers = [greedy, sampled or []]
+        self.calls: list[tuple[int, SamplingParams]] = []
+
+    def sample(self, prompts: Sequence[Prompt], *, group_size: int, params: SamplingParams) -> list[Group]:
+        self.calls.append((group_size, params))
+        answers = self.answers[len(self.calls) - 1]
+        return [
+            Group(prompt, [trajectory(prompt, *one) for one in group])
+            for prompt, group in zip(prompts, answers, strict=True)
+        ]
+
+
+def test_greedy_accuracy_leaves_failures_out_and_counts_them():
+    script = Script([[("abc", RIGHT)], [("a", WRONG)], [("abcdefg", FAILED)]])
+    metrics, groups = evaluate(script, PROMPTS, Evaluation(), PARAMS)
+    assert metrics == {
+        "eval/accuracy": 0.5,  # 1 of the 2 that were judged
+        "eval/reward": 0.5,
+        "eval/completion_tokens": 2.0,  # (3 + 1) / 2
+        "eval/prompts": 3.0,
+        "eval/failures": 1.0,
+    }
+    assert [group.prompt.id for group in groups] == ["p0", "p1", "p2"]
+    [(size, params)] = script.calls
+    assert (size, params.temperature, params.max_tokens, params.stop_token_ids) == (1, 0.0, 7, (1,))
+
+
+def test_pass_and_majority_over_samples():
+    script = Script(
+        [[("1", RIGHT)], [("1", WRONG)], [("1", WRONG)]],
+        [
+            [("4", RIGHT), ("4", RIGHT), ("5", WRONG), ("6", WRONG)],
+            [("4", WRONG), ("5", RIGHT), ("4", WRONG), ("x", FAILED)],
+            [("x", FAILED), ("8", WRONG), ("x", FAILED), ("x", FAILED)],
+        ],
+    )
+    metrics, groups = evaluate(script, PROMPTS, Evaluation(samples=4, temperature=0.6), PARAMS)
+    # judged: [1 1 0 0], [0 1 0], [0]
+    assert metrics["eval/pass@1"] == pytest.approx((2 / 4 + 1 / 3 + 0) / 3)
+    # of two: 1 - C(2,2)/C(4,2) = 5/6, 1 - C(2,2)/C(3,2) = 2/3, and the third has too few
+    assert metrics["eval/pass@2"] == pytest.approx((5 / 6 + 2 / 3) / 2)
+    assert metrics["eval/pass@4"] == pytest.approx(1.0)  # only the first has four
+    # votes: "4" twice, right; "4" twice, wrong; "8", wrong
+    assert metrics["eval/maj@4"] == pytest.approx(1 / 3)
+    assert metrics["eval/failures"] == 4.0
+    assert metrics["eval/accuracy"] == pytest.approx(1 / 3)
+    assert len(groups) == 6
+    assert [(size, params.temperature) for size, params in script.calls] == [(1, 0.0), (4, 0.6)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (None, 1 / 3),  # three texts with a vote each, one of them right
+        (r"\d+$", 1.0),  # 7 twice, right; 8 once
+        (r"so \w+ = (\d+)", 1.0),  # the same, as the first group
+        (r"(\w+) = (\d+)", 0.5),  # the last match's first group: b twice, of which one is right; c once
+        (r"nowhere", 2 / 3),  # three times no answer
+    ],
+)
+def test_majority_votes_on_the_patterns_first_group(pattern, expected):
+    answers = [("a = 1, so b = 7", RIGHT), ("a = 2, so c = 7", RIGHT), ("a = 1, so b = 8", WRONG)]
+    if pattern is None:
+        answers[1] = ("a = 2, so c = 7", WRONG)
+    script = Script([[("1", RIGHT)]], [answers])
+    metrics, _ = evaluate(script, PROMPTS[:1], Evaluation(samples=3, answer_pattern=pattern), PARAMS)
+    assert metrics["eval/maj@3"] == pytest.approx(expected)
+
+
+def test_what_nothing_is_left_for_is_not_reported_as_zero():
+    script = Script([[("1", FAILED)]] * 3, [[("1", FAILED)] * 2] * 3)
+    metrics, _ = evaluate(script, PROMPTS, Evaluation(samples=2), PARAMS)
+    assert metrics == {"eval/prompts": 3.0, "eval/failures": 9.0}
+
+
+def test_without_a_verifier_there_is_a_reward_and_no_accuracy():
+    script = Script([[("12", UNJUDGED)]] * 3)
+    metrics, _ = evaluate(script, PROMPTS, Evaluation(), PARAMS)
+    assert "eval/accuracy" not in metrics
+    assert (metrics["eval/reward"], metrics["eval/completion_tokens"]) == (0.25, 2.0)

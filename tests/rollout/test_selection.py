@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from llmrl.rollout.selection import best_of, everything, mixed_outcomes
+from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
+
+PROMPT = Prompt("p", (1,), "?", {})
+
+
+def group(*scored: tuple[float, bool | None]) -> Group:
+    """Trajectories of these rewards and verdicts, the text of each its place."""
+    return Group(
+        PROMPT,
+        [
+            Trajectory(PROMPT, [Turn(ACTOR, [2])], "stop", str(place), {"verifier": Score(reward, correct)}, reward)
+            for place, (reward, correct) in enumerate(scored)
+        ],
+    )
+
+
+def texts(trajectories: list[Trajectory]) -> str:
+    return "".join(trajectory.text for trajectory in trajectories)
+
+
+def test_everything_keeps_all():
+    assert texts(everything(group((0.0, False), (1.0, True), (0.0, False)))) == "012"
+
+
+@pytest.mark.parametrize(
+    ("scored", "kept"),
+    [
+        ([(1.0, True), (0.0, False), (1.0, True)], "012"),
+        ([(1.0, True), (1.0, True)], ""),
+        ([(0.0, False), (0.0, False)], ""),
+        # a length term makes the rewards differ, and both are right all the same
+        ([(1.0, True), (0.7, True)], ""),
+        # rewards that happen to be equal do not hide that one is right and one is wrong
+        ([(0.5, True), (0.5, False)], "01"),
+        # where no verifier speaks, the reward is all there is
+        ([(0.2, None), (0.3, None)], "01"),
+        ([(0.2, None), (0.2, None)], ""),
+        ([(1.0, True)], ""),
+    ],
+)
+def test_mixed_outcomes_keeps_whole_groups_with_contrast(scored, kept):
+    assert texts(mixed_outcomes(group(*scored))) == kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, "1"),  # 0.9 at places 1 and 3: the earlier one
+        ({"count": 2}, "13"),
+        ({"count": 3}, "134"),
+        ({"count": 10}, "1340"),  # 0.0 does not pass: above, not at
+        ({"count": 10, "min_reward": 0.5}, "13"),
+        ({"count": 10, "min_reward": -2.0}, "134025"),
+        ({"min_reward": 0.9}, ""),
+    ],
+)
+def test_best_of(settings, kept):
+    rewards = [0.1, 0.9, 0.0, 0.9, 0.5, -1.0]
+    assert texts(best_of(group(*((reward, None) for reward in rewards)), **settings)) == kept

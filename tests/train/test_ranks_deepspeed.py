@@ -1,0 +1,140 @@
+"""One batch trained by two processes under every ZeRO stage, against one process with plain torch.
+
+All stages share one launch, as starting up takes most of the time; what is asserted is asserted per stage.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_cases import (
+    GRPO,
+    GSPO_KL,
+    fixed_batch,
+    largest_difference,
+    make_algorithm,
+    make_training,
+    record_gradients,
+    tiny_lm,
+    tiny_policy,
+    weights_of,
+    with_lora,
+)
+
+from llmrl.data.packing import schedule
+from llmrl.train.engine import TorchEngine
+from llmrl.train.ranks import Ranks
+from llmrl.train.roles import Role
+from llmrl.train.step import annotate, update
+
+WORKER = Path(__file__).with_name("deepspeed_worker.py")
+STAGES = [0, 1, 2, 3]
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "full": (GSPO_KL, {}),
+    "several": (GRPO, {"updates_per_step": 2, "epochs_per_step": 2}),
+    "lora": (GSPO_KL, {}),
+    "bf16": (GSPO_KL, {"dtype": "bf16"}),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    found = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", WORKER, found]
+    done = subprocess.run(
+        list(map(str, command)),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return found
+
+
+@pytest.fixture(scope="module", params=STAGES, ids=lambda stage: f"zero{stage}")
+def ranks(request, folder) -> list[dict[str, Any]]:
+    """What the two ranks saw."""
+    files = [folder / f"stage{request.param}-rank{rank}.pt" for rank in (0, 1)]
+    return [torch.load(file, weights_only=False) for file in files]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, Any]]:
+    """The same cases in this process, with plain torch."""
+    found = {}
+    for case, (pieces, settings) in CASES.items():
+        lm = with_lora(tiny_lm()) if case == "lora" else tiny_lm()
+        training = make_training(**settings)
+        reference = None
+        if case in ("full", "bf16"):
+            reference = tiny_policy(tiny_lm(seed=3)).eval().requires_grad_(False)
+        engine = TorchEngine(tiny_policy(lm), training, torch.device("cpu"))
+        role = Role("actor", make_algorithm(**pieces), engine, training, Ranks(), reference)
+        gradients = record_gradients(engine)
+        metrics = update(role, annotate(role, fixed_batch()), seed=0)
+        found[case] = {"gradients": gradients, "metrics": metrics, "weights": weights_of(engine)}
+    return found
+
+
+def test_the_batch_gives_the_ranks_unequal_work():
+    plans = schedule(fixed_batch().lengths, ranks=2, max_tokens=make_training().tokens_per_micro_batch)
+    assert sorted(sum(len(rows) > 0 for rows in plan) for plan in plans) == [2, 3]
+
+
+@pytest.mark.parametrize("case", ["full", "several", "lora"])
+def test_gradients_weights_and_metrics_are_those_of_one_process(case, ranks, alone):
+    expected = alone[case]
+    for rank in ranks:
+        found = rank[case]
+        assert len(found["gradients"]) == len(expected["gradients"])
+        for gradients, others in zip(found["gradients"], expected["gradients"], strict=True):
+            assert max(float(gradient.abs().max()) for gradient in others.values()) > 0.05
+            assert largest_difference(gradients, others) < 1e-5
+        # Adam divides by the gradient's size, so where it is small its rounding errors count for more
+        assert largest_difference(found["weights"], expected["weights"]) < 1e-4
+        assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-4, abs=1e-5)
+    assert ranks[0][case]["metrics"] == ranks[1][case]["metrics"]
+
+
+def test_the_weights_are_whole_and_the_same_on_every_rank(ranks, alone):
+    for case in CASES:
+        first, second = (rank[case]["weights"] for rank in ranks)
+        assert largest_difference(first, second) == 0.0
+        assert {n: w.shape for n, w in first.items()} == {n: w.shape for n, w in alone[case]["weights"].items()}
+
+
+def test_bf16_is_close_to_fp32(ranks, alone):
+    exact, rough = alone["full"], ranks[0]["bf16"]
+    assert rough["metrics"]["grad_norm"] == pytest.approx(exact["metrics"]["grad_norm"], rel=0.03)
+    for name, gradient in exact["gradients"][0].items():
+        assert float((rough["gradients"][0][name].float() - gradient).norm() / gradient.norm()) < 0.1, name
+    assert {weight.dtype for weight in rough["weights"].values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("case", ["nan", "bf16_nan"])
+def test_a_bad_number_on_one_rank_stops_all_with_weights_untouched(case, ranks):
+    for rank in ranks:
+        assert "stopped before the update, weights are untouched" in rank[case]["message"]
+        assert rank[case]["untouched"]
+
+
+def test_a_loaded_engine_goes_on_bit_for_bit(ranks):
+    assert [rank["continued"] for rank in ranks] == [True, True]
+
+
+def test_gather_gives_every_rank_what_each_one_gave(ranks):
+    assert [rank["gathered"] for rank in ranks] == [["rank 0", "rank 1"]] * 2
+
+
+def test_a_missing_rank_is_named(folder):
+    """Rank 1 came 2 seconds late to a barrier with a deadline of 1."""
+    message = (folder / "missing0.txt").read_text(encoding="utf-8")
+    assert message.startswith("rank 0 waited 1 s at 'a test': ")
+    assert "Ranks 1 failed to pass" in message

@@ -1,0 +1,194 @@
+"""Runs through the real command that are killed, stopped or fail, and go on: as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small_run import assert_equal_runs, checkpoints, copy_run, lay_out, metrics, train
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+KILLED = -9
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing interrupted."""
+    folder = lay_out(tmp_path_factory.mktemp("whole"))
+    code, printed = train(folder, "run")
+    assert code == 0, printed
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """A run killed three times, at last in step 3 of rl: checkpoint rl-000002 is there."""
+    folder = lay_out(tmp_path_factory.mktemp("killed"))
+    run = folder / "run"
+    # in the evaluation of step 3: its update is done, but step 2 was the last to be saved
+    code, printed = train(folder, "run", interrupt={"place": "reward", "after": ["warm_start", 2]})
+    assert (code, checkpoints(run)) == (KILLED, ["warm_start-000002"]), printed
+    # while the stage is exported
+    code, printed = train(folder, "run", "--resume", interrupt={"place": "open run/stages/.warm_start.partial"})
+    assert code == KILLED and "resumed after step 2" in printed
+    assert (run / "stages/.warm_start.partial").is_dir() and not (run / "stages/warm_start").exists()
+    # among the rollouts of step 3
+    code, printed = train(folder, "run", "--resume", interrupt={"place": "reward", "after": ["rl", 2]})
+    assert code == KILLED and "stage warm_start: resumed after step 4" in printed
+    assert (run / "stages/warm_start").is_dir() and checkpoints(run) == ["rl-000002", "warm_start-000004"]
+    return run
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(killed, whole, tmp_path):
+    folder = copy_run(killed, tmp_path)
+    # between the two updates of step 4
+    code, printed = train(
+        folder, "run", "--resume", interrupt={"place": "loss", "after": ["rl", 3], "count": 2}
+    )  # fmt: skip
+    assert code == KILLED and "resumed after step 2" in printed
+    assert metrics(folder / "run")[-1]["step"] == 3
+    # in the middle of a checkpoint
+    code, printed = train(folder, "run", "--resume", interrupt={"place": "open run/checkpoints/.rl-000004.partial"})
+    assert code == KILLED and "resumed after step 2" in printed
+    partial = folder / "run/checkpoints/.rl-000004.partial"
+    assert (partial / "engine.pt").exists() and not (partial / "state.pt").exists()
+    assert checkpoints(folder / "run") == [partial.name, "rl-000002", "warm_start-000004"]
+    # when all is written but the final model has no name yet
+    code, printed = train(folder, "run", "--resume", interrupt={"place": "os.rename run/.final.partial"})
+    assert code == KILLED and not (folder / "run/final").exists()
+    code, printed = train(folder, "run", "--resume")
+    assert code == 0, printed
+    assert_equal_runs(folder / "run", whole)
+    assert checkpoints(folder / "run") == checkpoints(whole)
+
+
+def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(whole, tmp_path):
+    folder, run = lay_out(tmp_path), tmp_path / "run"
+    never = ("stages.warm_start.checkpoint.every=null", "stages.rl.checkpoint.every=null")
+    stop = {"place": "reward", "after": ["warm_start", 1], "signals": [15], "group": True}
+    code, printed = train(folder, "run", *never, interrupt=stop)
+    assert code == 128 + 15
+    assert "stopped after step 2 of stage warm_start; continue with --resume" in printed
+    assert checkpoints(run) == ["warm_start-000002"]
+    stop = {"place": "reward", "after": ["rl", 2], "signals": [2], "group": True}
+    code, printed = train(folder, "run", "--resume", *never, interrupt=stop)
+    assert code == 128 + 2
+    assert "stopped after step 3 of stage rl; continue with --resume" in printed
+    assert checkpoints(run) == ["rl-000003", "warm_start-000002"]
+    # the second signal comes while step 4 is not done
+    twice = {"place": "reward", "after": ["rl", 3], "signals": [15, 15]}
+    code, printed = train(folder, "run", "--resume", *never, interrupt=twice)
+    assert code == -15 and metrics(run)[-1]["step"] == 3
+    code, printed = train(folder, "run", "--resume", *never)
+    assert code == 0 and "resumed after step 3" in printed
+    assert_equal_runs(run, whole)
+
+
+def test_bad_numbers_and_a_file_that_is_too_large_leave_the_last_checkpoint(killed, whole, tmp_path):
+    folder, run = copy_run(killed, tmp_path), tmp_path / "run"
+    kept = checkpoints(run)
+    # a setting may change when a run goes on: update 1 of step 3 makes the weights huge, update 2 not a number
+    code, printed = train(folder, "run", "--resume", "stages.rl.training.learning_rate=1.0e+30")
+    assert code == 1 and "Traceback" not in printed
+    assert "stages.rl.training.learning_rate: changed" in printed
+    assert "llmrl: the gradient's norm is nan" in printed
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["stages"]["rl"]["training"]["learning_rate"] == 1e30
+    assert checkpoints(run) == kept
+    # no file may be longer than a quarter of the model's
+    limit = (run / "stages/warm_start/model.safetensors").stat().st_size // 4
+    code, printed = train(
+        folder, "run", "--resume", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    )
+    assert code == 1 and "Traceback" not in printed
+    assert (
+        "llmrl: checkpoint rl-000004 could not be written (" in printed
+        and "OSError: [Errno 27] File too large" in printed
+    )
+    assert checkpoints(run) == kept
+    code, printed = train(folder, "run", "--resume")
+    assert code == 0 and "resumed after step 2" in printed
+    assert_equal_runs(run, whole)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a tmpfs")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(killed, whole, small_disk, tmp_path):
+    folder, run = lay_out(tmp_path), small_disk / "run"
+    shutil.copytree(killed, run)
+    kept = checkpoints(run)
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "ballast").write_bytes(bytes(free - 60 * 1024))  # steps 3 and 4 fit, the checkpoint does not
+    code, printed = train(folder, str(run), "--resume")
+    assert code == 1 and "Traceback" not in printed
+    assert "llmrl: checkpoint rl-000004 could not be written (the disk is full)" in printed
+    assert "continue with --resume" in printed
+    assert checkpoints(run) == kept and metrics(run)[-1]["step"] == 4
+    (small_disk / "ballast").unlink()
+    code, printed = train(folder, str(run), "--resume")
+    assert code == 0, printed
+    assert_equal_runs(run, whole)
+
+
+def test_models_of_checkpoints_and_of_the_run_load_with_transformers(whole):
+    assert checkpoints(whole) == ["rl-000002", "rl-000004", "warm_start-000004"]
+    for folder in (whole / "checkpoints/rl-000004/model", whole / "final"):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        token_ids = AutoTokenizer.from_pretrained(folder)("1+2=", return_tensors="pt").input_ids
+        assert token_ids.tolist() == [[4, 13, 5, 14]]  # three special tokens, then 0123456789+=
+        with torch.no_grad():
+            assert model(token_ids).logits.isfinite().all()
+
+
+def test_vllm_samples_the_same_after_a_kill(tmp_path):
+    folder = lay_out(tmp_path)
+    settings = ("model.lora=null", "rollout.engine=vllm")
+    code, printed = train(folder, "whole", *settings)
+    assert code == 0, printed
+    kill = {"place": "reward", "after": ["rl", 2]}
+    assert train(folder, "run", *settings, interrupt=kill)[0] == KILLED
+    code, printed = train(folder, "run", "--resume", *settings)
+    assert code == 0 and "resumed after step 2" in printed
+    assert_equal_runs(folder / "run", folder / "whole")
+
+
+def test_two_processes_go_on_after_one_of_them_was_killed(tmp_path):
+    folder = lay_out(tmp_path)
+    settings = ("model.lora=null", "training.strategy=deepspeed", "training.zero_stage=2", "--nproc", "2")
+    code, printed = train(folder, "whole", *settings)
+    assert code == 0, printed
+    kill = {"place": "loss", "after": ["rl", 3]}
+    assert train(folder, "run", *settings, interrupt=kill)[0] != 0
+    code, printed = train(folder, "run", "--resume", *settings)
+    assert code == 0 and "resumed after step 2" in printed
+    assert_equal_runs(folder / "run", folder / "whole")
+
+
+def test_children_of_a_killed_run_end(killed):
+    """The reward workers of the runs above saw that their trainer was gone."""
+    left = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(entry / "cwd") == str(killed.parent):
+                left.append((entry / "cmdline").read_text())
+        except OSError:
+            continue
+    assert left == []
+    assert json.loads((killed / "environment.json").read_text())["command"][-1] == "--resume"
