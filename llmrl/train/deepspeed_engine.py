@@ -36,9 +36,10 @@ def start_process_group(device: torch.device) -> None:
     if dist.is_initialized():
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if "LOCAL_RANK" in os.environ:
+    if "RANK" in os.environ:
         dist.init_process_group(backend)
     else:
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(backend, verbose=False)
 

@@ -17,7 +17,7 @@ from llmrl.models.loading import load_tokenizer, materialize  # noqa: E402
 from llmrl.recipe import Build, Model  # noqa: E402
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """So small a model is faster without threads, on a busy machine by far."""
     before = torch.get_num_threads()

@@ -1,6 +1,6 @@
 """One rank of test_ranks_deepspeed: trains the fixed batch and leaves what it saw in a file.
 
-torchrun ... deepspeed_worker.py FOLDER
+torchrun ... deepspeed_worker.py FOLDER STAGE ...
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from llmrl.train.roles import Role
 from llmrl.train.step import annotate, update
 
 CPU = torch.device("cpu")
-FOLDER = Path(sys.argv[1])
+FOLDER, STAGES = Path(sys.argv[1]), [int(stage) for stage in sys.argv[2:]]
 
 
 def make_role(ranks: Ranks, stage: int, pieces: dict[str, Any], *, lora: bool = False, **settings: Any) -> Role:
@@ -121,9 +121,10 @@ def main() -> None:
     ranks = Ranks(deadline_seconds=60)
     # so small that the ranks need unequal numbers of slices
     policy_module.LOGIT_BYTES_PER_SLICE = 4 * VOCABULARY * 3
-    for stage in range(4):
+    for stage in STAGES:
         torch.save(run_stage(ranks, stage), FOLDER / f"stage{stage}-rank{ranks.rank}.pt")
-    (FOLDER / f"missing{ranks.rank}.txt").write_text(missing_rank())
+    if ranks.size > 1:
+        (FOLDER / f"missing{ranks.rank}.txt").write_text(missing_rank())
     os._exit(0)  # the process group is broken by now, and taking it down would wait
 
 

@@ -35,7 +35,10 @@ def plan(tmp_path):
         ("data.eval.limit=8", "data.eval.limit: 8, but this run was started with None"),
         ("training.strategy=deepspeed", "training.strategy: 'deepspeed', but this run was started with 'torch'"),
         ("stages.rl.seed=8", "stage rl: seed: 8, but this run was started with 7"),
-        ("stages.rl.model={path: x, build: null}", "stage rl: model.path: 'x', but this run was started with '/stages/"),
+        (
+            "stages.rl.model={path: x, build: null}",
+            "stage rl: model.path: 'x', but this run was started with '/stages/",
+        ),
     ],
 )
 def test_what_a_checkpoint_depends_on_cannot_change(plan, override, fault):

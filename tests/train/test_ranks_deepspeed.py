@@ -43,18 +43,21 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def run_worker(folder: Path, launcher: list[str], stages: list[int]) -> None:
+    command = [sys.executable, *launcher, str(WORKER), str(folder), *map(str, stages)]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     found = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", WORKER, found]
-    done = subprocess.run(
-        list(map(str, command)),
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_worker(found, LAUNCHER, STAGES)
     return found
 
 
@@ -138,3 +141,12 @@ def test_a_missing_rank_is_named(folder):
     message = (folder / "missing0.txt").read_text(encoding="utf-8")
     assert message.startswith("rank 0 waited 1 s at 'a test': ")
     assert "Ranks 1 failed to pass" in message
+
+
+def test_one_process_needs_no_launcher(tmp_path, alone):
+    run_worker(tmp_path, [], [2])
+    found = torch.load(tmp_path / "stage2-rank0.pt", weights_only=False)
+    for case in ("full", "several", "lora"):
+        for gradients, others in zip(found[case]["gradients"], alone[case]["gradients"], strict=True):
+            assert largest_difference(gradients, others) < 1e-5
+    assert found["continued"]
