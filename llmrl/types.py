@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 ACTOR = "actor"
 ENVIRONMENT = "environment"
 
-StopReason = Literal["stop", "length", "environment"]
-"""stop: the author ended it (end-of-sequence token or stop string); length: cut at the token limit;
-environment: the environment ended the trajectory."""
+StopReason = Literal["stop", "length"]
+"""stop: the author ended it (end-of-sequence token or stop string); length: cut at the token limit."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ def load_language_model(
     *,
     gradient_checkpointing: bool = False,
 ) -> PreTrainedModel | PeftModel:
-    """A causal language model for training: weights in `dtype`, sdpa attention, no dropout, no key-value cache.
+    """A causal language model for training: weights in `dtype`, no dropout, no key-value cache; sdpa attention,
+    or eager where the architecture caps its attention scores, which sdpa leaves out.
 
     With `lora`, adapters (drawn from torch's global generator) are the only trainable weights; their own dropout
     stays. Raises RecipeError if `folder` holds no such model or `lora.target_modules` match nothing usable.
@@ -111,8 +112,10 @@ def load_language_model(
             for name, value in vars(part).items():
                 if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
                     setattr(part, name, 0.0)
+        caps = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+        attention = "eager" if caps else "sdpa"
         model = AutoModelForCausalLM.from_pretrained(
-            str(folder), config=config, dtype=DTYPES[dtype], attn_implementation="sdpa"
+            str(folder), config=config, dtype=DTYPES[dtype], attn_implementation=attention
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"model: cannot load '{folder}' as a language model: {_first_line(error)}") from None

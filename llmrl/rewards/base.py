@@ -5,7 +5,7 @@ A reward function's positional parameters are its data, taken by name for one tr
     completion         the decoded text of the actor's last turn
     prompt             the prompt's text as the model got it
     row                the whole data row
-    stop_reason        "stop", "length" or "environment"
+    stop_reason        "stop" or "length"
     completion_tokens  how many tokens were sampled
     <column>           any column of the data row, by its name
     group              alone: the function is called once per group and returns a list, one result each

@@ -41,12 +41,13 @@ def launch(command: Sequence[str], count: int) -> int:
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
     failed, deadline = 0, float("inf")
-    while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        codes = [rank.poll() for rank in ranks]
+        if not failed and any(codes):
+            failed, deadline = next(filter(None, codes)), time.monotonic() + GRACE_SECONDS
+        if None not in codes:
+            break
         time.sleep(0.1)
-        codes = [rank.returncode for rank in ranks if rank.returncode]
-        if codes and not failed:
-            failed, deadline = codes[0], time.monotonic() + GRACE_SECONDS
-    failed = failed or next((rank.returncode for rank in ranks if rank.returncode), 0)
     return 128 - failed if failed < 0 else failed  # as a shell says that a signal ended it
 
 

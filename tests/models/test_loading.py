@@ -360,3 +360,14 @@ def test_full_export_round_trip(built, tmp_path):
         "tokenizer.json",
         "tokenizer_config.json",
     ]
+
+
+def test_attention_scores_that_are_capped_stay_capped(tmp_path):
+    # sdpa would leave the cap out: logits would differ from what the architecture, and vLLM, compute
+    folder = build(tmp_path / "gemma2", architecture="gemma2", attn_logit_softcapping=0.01, initializer_range=1.0)
+    eager = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    leaves_out = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").eval()
+    loaded = load_language_model(folder).eval()
+    token_ids = [3, 4, 5, 6, 7]
+    assert not torch.allclose(logits(eager, token_ids), logits(leaves_out, token_ids), atol=1e-3)
+    torch.testing.assert_close(logits(loaded, token_ids), logits(eager, token_ids))
