@@ -61,20 +61,22 @@ def check_machine(recipe: Recipe, algorithm: Algorithm, shape: Shape, ranks: int
 def trained_state(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
     """Weights, gradients and Adam's two moments, in each process.
 
-        torch             4 P          4 T          8 T           P parameters, T trained ones: all, or LoRA's
+        torch, fp32       4 P          4 T          8 T           P parameters, T trained ones: all, or LoRA's
+        torch, bf16       2 P          4 T          12 T          fp32 copies of the weights counted with Adam's
         deepspeed         w P / R3     w T / R2     12 T / R1     w = 4 (fp32) or 2 (bf16), fp32 copies with Adam's
 
     R1, R2, R3: the number of processes from ZeRO stage 1, 2, 3 on, else 1.
     """
     p, t, training = shape.parameters, shape.trained, recipe.training
     all_p, all_t = count_text(p), count_text(t)
-    if training.strategy == "torch":
-        return [
-            Item("weights", f"{all_p} x 4 bytes", 4 * p),
-            Item("gradients", f"{all_t} x 4 bytes", 4 * t),
-            Item("Adam", f"{all_t} x 8 bytes", 8 * t),
-        ]
     width, stage = WIDTH[training.dtype], training.zero_stage
+    if training.strategy == "torch":
+        each = 8 if training.dtype == "fp32" else 12
+        return [
+            Item("weights", f"{all_p} x {width} bytes", width * p),
+            Item("gradients", f"{all_t} x 4 bytes", 4 * t),
+            Item("Adam", f"{all_t} x {each} bytes", each * t),
+        ]
     moments = 12 if stage >= 1 or training.dtype == "bf16" else 8
     split = {level: ranks if stage >= level else 1 for level in (1, 2, 3)}
 
@@ -93,7 +95,7 @@ def reference(recipe: Recipe, algorithm: Algorithm, shape: Shape) -> list[Item]:
     """A frozen copy of the weights, where a piece reads ref_logprobs; LoRA's base is its own reference."""
     if "ref_logprobs" not in algorithm.needs or recipe.model.lora is not None:
         return []
-    width = 4 if recipe.training.strategy == "torch" else WIDTH[recipe.training.dtype]
+    width = WIDTH[recipe.training.dtype]
     return [Item("reference", f"{count_text(shape.parameters)} x {width} bytes", shape.parameters * width)]
 
 

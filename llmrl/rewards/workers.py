@@ -140,6 +140,8 @@ def _hide_main() -> None:
 
 
 def _start_process(memory_bytes: int, modules: list[str]) -> None:
+    # What asks the trainer's process group to stop is for the trainer, which still needs this step's grades.
+    os.setpgid(0, 0)
     # Without a handler in Python, a kill also ends a function that never leaves C.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()

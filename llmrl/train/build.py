@@ -102,7 +102,7 @@ def make_role(recipe: Recipe, origin: Origin, ranks: Ranks, device: torch.device
         engine = TorchEngine(policy, training, device)
     reference = None
     if "ref_logprobs" in algorithm.needs and recipe.model.lora is None:
-        frozen = load_language_model(origin.folder, training.dtype if training.strategy == "deepspeed" else "fp32")
+        frozen = load_language_model(origin.folder, training.dtype)
         reference = _policy(frozen, recipe).to(device).eval().requires_grad_(False)
     return Role("actor", algorithm, engine, training, ranks, reference)
 

@@ -51,7 +51,7 @@ class DeepSpeedEngine:
         self.policy = policy
         self.device = device
         self._training = training
-        self._optimizer = make_optimizer(policy, training)
+        self._optimizer = make_optimizer(policy.parameters(), training)
         if training.zero_stage == 3:  # each run of the head collects its weights, so all ranks have to run it together
             policy.agree_on_slices = self._most
         config = {
@@ -62,9 +62,13 @@ class DeepSpeedEngine:
             "zero_optimization": {"stage": training.zero_stage},
             "steps_per_print": 10**9,
         }
+        # in bf16 DeepSpeed rounds buffers too, but rotary frequencies have to stay as vLLM computes them
+        buffers = {name: buffer.clone() for name, buffer in policy.to(device).named_buffers()}
         self._engine: Any = deepspeed.initialize(
-            model=policy.to(device), optimizer=self._optimizer, config=_merged(config, training.deepspeed)
+            model=policy, optimizer=self._optimizer, config=_merged(config, training.deepspeed)
         )[0]
+        for name, buffer in policy.named_buffers():
+            buffer.data = buffers[name]
         self._schedule = make_schedule(self._optimizer, training)  # which DeepSpeed's own optimizer wraps
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:

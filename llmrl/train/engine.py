@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,9 +59,9 @@ class Engine(Protocol):
     def load(self, folder: Path) -> None: ...
 
 
-def make_optimizer(module: nn.Module, training: Training) -> torch.optim.AdamW:
+def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.AdamW:
     """AdamW over what is trainable; biases and norms are not decayed."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
+    trainable = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if _is_matrix(p)], "weight_decay": training.weight_decay},
         {"params": [p for p in trainable if not _is_matrix(p)], "weight_decay": 0.0},
@@ -108,40 +108,52 @@ def refuse_bad_numbers(grad_norm: float) -> None:
 
 
 class TorchEngine:
-    """One process, one device, plain torch. Weights are kept in fp32; bf16 runs the forward under autocast."""
+    """One process, one device, plain torch.
+
+    In bf16 the model computes in bf16 and the trained weights have fp32 masters: gradients of micro-batches are summed
+    and updates made there, then rounded into the model. In fp32 the weights are their own masters.
+    """
 
     def __init__(self, policy: Policy, training: Training, device: torch.device):
         self.policy = policy.to(device)
         self.device = device
         self._training = training
-        self._optimizer = make_optimizer(policy, training)
+        self._trained = {n: p for n, p in policy.lm.named_parameters() if p.requires_grad}
+        self._masters = self._trained
+        if training.dtype == "bf16":
+            self._masters = {n: nn.Parameter(p.detach().float().clone()) for n, p in self._trained.items()}
+            for parameter in policy.parameters():  # buffers stay: rotary frequencies are computed in fp32
+                parameter.data = parameter.data.bfloat16()
+            for name, parameter in self._trained.items():
+                parameter.register_post_accumulate_grad_hook(partial(_move_gradient, master=self._masters[name]))
+        self._optimizer = make_optimizer(self._masters.values(), training)
         self._schedule = make_schedule(self._optimizer, training)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        with self._precision():
-            return self.policy(*inputs)
+        return self.policy(*inputs)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()
 
     def step(self) -> Update:
-        grad_norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self._training.max_grad_norm))
+        grad_norm = float(nn.utils.clip_grad_norm_(self._masters.values(), self._training.max_grad_norm))
         refuse_bad_numbers(grad_norm)
         learning_rate = self._optimizer.param_groups[0]["lr"]
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)
+        self._round_masters()
         return Update(grad_norm, learning_rate)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return merged_weights(self.policy.lm)
 
     def full_gradients(self) -> dict[str, Tensor]:
-        return {n: p.grad.clone() for n, p in self.policy.lm.named_parameters() if p.grad is not None}
+        return {n: p.grad.clone() for n, p in self._masters.items() if p.grad is not None}
 
     def save(self, folder: Path) -> None:
         state = {
-            "weights": self._trained(),
+            "weights": self._masters,
             "optimizer": self._optimizer.state_dict(),
             "updates": self._schedule.last_epoch,
         }
@@ -150,16 +162,27 @@ class TorchEngine:
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "engine.pt", map_location=self.device, weights_only=True)
-        differing = sorted(state["weights"].keys() ^ self._trained().keys())
+        differing = sorted(state["weights"].keys() ^ self._masters.keys())
         if differing:
             raise RunStopped(f"{folder}: holds other weights than are trained here: {', '.join(differing[:3])}")
-        self.policy.lm.load_state_dict(state["weights"], strict=False)
+        with torch.no_grad():
+            for name, master in self._masters.items():
+                master.copy_(state["weights"][name])
+        self._round_masters()
         settings = settings_of(self._optimizer)
         self._optimizer.load_state_dict(state["optimizer"])
         go_on(self._optimizer, self._schedule, settings, state["updates"])
 
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {n: p for n, p in self.policy.lm.named_parameters() if p.requires_grad}
+    @torch.no_grad()
+    def _round_masters(self) -> None:
+        if self._masters is not self._trained:
+            for name, parameter in self._trained.items():
+                parameter.copy_(self._masters[name])
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._training.dtype == "bf16")
+
+def _move_gradient(parameter: nn.Parameter, *, master: nn.Parameter) -> None:
+    """Add a bf16 gradient to the fp32 sum of its master."""
+    assert parameter.grad is not None
+    gradient = parameter.grad.float()
+    master.grad = gradient if master.grad is None else master.grad + gradient
+    parameter.grad = None

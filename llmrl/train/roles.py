@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -39,9 +39,7 @@ class Role:
         if self.reference is None:
             with self._measuring(), self.engine.policy.without_adapter():
                 return self.engine.forward(*inputs)[0]
-        precision = torch.autocast(self.engine.device.type, torch.bfloat16, enabled=self.training.dtype == "bf16")
-        with precision if self.training.strategy == "torch" else nullcontext():
-            return self.reference(*inputs)[0]
+        return self.reference(*inputs)[0]
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ interrupt.json says where, once: {"place": ..., "run": ..., "after": [stage, ste
     place     "reward" (in a worker process), "loss" (in the trainer), or a part of "<audit event> <path>"
     run       the run folder; `after` is the stage and step of the last row in its metrics.jsonl
     count     how often the place is reached first
-    signals   sent to the trainer, 1.2 s apart; "group": true sends them to all its processes, as a terminal does
+    signals   sent to the trainer, 2.5 s apart; "group": true sends them to all its processes, as a terminal does
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def reach(place: str, trainer: int) -> None:
     except FileNotFoundError:
         return
     for index, number in enumerate(order.get("signals", [9])):
-        time.sleep(1.2 * (index > 0))
+        time.sleep(2.5 * (index > 0))
         os.killpg(os.getpgid(trainer), number) if order.get("group") else os.kill(trainer, number)
 
 

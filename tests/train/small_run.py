@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,12 @@ def train(folder: Path, run: str, *arguments: str, interrupt: dict[str, Any] | N
         raise AssertionError("the run hangs: " + process.communicate()[0]) from None
     assert not order.exists(), f"not interrupted: {printed}"
     return process.returncode, printed
+
+
+def together(*runs: Callable[[], Any]) -> list[Any]:
+    """What each gives, all under way at once: most of a small run is one thread that imports."""
+    with ThreadPoolExecutor() as pool:
+        return [future.result() for future in [pool.submit(run) for run in runs]]
 
 
 def copy_run(source: Path, folder: Path) -> Path:

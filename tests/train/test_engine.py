@@ -89,7 +89,7 @@ def test_step_clips_to_the_norm_and_then_is_adamw(max_grad_norm):
 
 def test_norms_and_frozen_weights_are_not_decayed():
     lm = with_lora(tiny_lm())
-    groups = make_optimizer(lm, make_training(weight_decay=0.1)).param_groups
+    groups = make_optimizer(lm.parameters(), make_training(weight_decay=0.1)).param_groups
     assert [group["weight_decay"] for group in groups] == [0.1]  # adapters are matrices, all else is frozen
     assert len(groups[0]["params"]) == sum(p.requires_grad for p in lm.parameters())
 
@@ -149,24 +149,41 @@ def test_load_refuses_other_weights(tmp_path):
         make_engine(tiny_lm()).load(tmp_path)
 
 
-def test_bf16_runs_the_forward_in_bf16_and_keeps_fp32_weights():
+def test_bf16_computes_in_bf16_and_updates_fp32_masters(tmp_path):
     engines = {dtype: make_engine(dtype=dtype) for dtype in ("fp32", "bf16")}
     seen: list[torch.dtype] = []
-    layer = engines["bf16"].policy.lm.model.layers[0].mlp.down_proj
-    layer.register_forward_hook(lambda module, given, result: seen.append(result.dtype))
+    lm = engines["bf16"].policy.lm
+    lm.model.layers[0].mlp.down_proj.register_forward_hook(lambda module, given, result: seen.append(result.dtype))
     for engine in engines.values():
-        accumulate(engine, [[0, 1, 2, 3, 4]])
-    assert seen == [torch.bfloat16]
+        accumulate(engine, [[0, 1, 2], [3, 4]])
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in lm.parameters()} == {torch.bfloat16}
+    assert lm.model.rotary_emb.inv_freq.dtype == torch.float32  # rounded positions would be another model
     exact, rough = (engines[dtype].full_gradients() for dtype in ("fp32", "bf16"))
     for name, gradient in exact.items():
         assert rough[name].dtype == torch.float32
         # bf16 has 8 bits: a few parts in a hundred
         assert float((rough[name] - gradient).norm() / gradient.norm()) < 0.05, name
         assert not torch.equal(rough[name], gradient)
-    before = trained_copy(engines["bf16"])
     engines["bf16"].step()
-    after = trained_copy(engines["bf16"])
-    assert all(after[name].dtype == torch.float32 and not torch.equal(after[name], before[name]) for name in after)
+    engines["bf16"].save(tmp_path)
+    masters = torch.load(tmp_path / "engine.pt")["weights"]
+    for name, parameter in lm.named_parameters():
+        assert masters[name].dtype == torch.float32
+        assert torch.equal(masters[name].bfloat16(), parameter)  # the model is the masters, rounded
+    assert any(not torch.equal(masters[name], p.float()) for name, p in lm.named_parameters())
+
+
+def test_bf16_masters_keep_updates_too_small_for_bf16():
+    # 1e-6 on weights of about 0.1 is under half a bf16 step (0.1 x 2^-9 = 2e-4): a model without masters would
+    # stand still; here 300 such updates of one sign add up to 3e-4 and show
+    engine = make_engine(dtype="bf16", learning_rate=1e-6, steps=400)
+    before = trained_copy(engine)
+    for _ in range(300):
+        accumulate(engine, [[0, 1]])
+        engine.step()
+    after = trained_copy(engine)
+    assert any(not torch.equal(after[name], before[name]) for name in after)
 
 
 def test_weights_have_hugging_face_names_and_adapters_merged():

@@ -12,26 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_run import assert_equal_runs, checkpoints, copy_run, lay_out, metrics, train
+from small_run import assert_equal_runs, checkpoints, copy_run, lay_out, metrics, together, train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 KILLED = -9
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A run that nothing interrupted."""
-    folder = lay_out(tmp_path_factory.mktemp("whole"))
-    code, printed = train(folder, "run")
+def run_whole(folder: Path) -> Path:
+    code, printed = train(lay_out(folder), "run")
     assert code == 0, printed
     return folder / "run"
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory) -> Path:
-    """A run killed three times, at last in step 3 of rl: checkpoint rl-000002 is there."""
-    folder = lay_out(tmp_path_factory.mktemp("killed"))
-    run = folder / "run"
+def run_killed(folder: Path) -> Path:
+    run = lay_out(folder) / "run"
     # in the evaluation of step 3: its update is done, but step 2 was the last to be saved
     code, printed = train(folder, "run", interrupt={"place": "reward", "after": ["warm_start", 2]})
     assert (code, checkpoints(run)) == (KILLED, ["warm_start-000002"]), printed
@@ -46,6 +40,25 @@ def killed(tmp_path_factory) -> Path:
     return run
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> tuple[Path, Path]:
+    folders = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("killed")
+    whole, killed = together(lambda: run_whole(folders[0]), lambda: run_killed(folders[1]))
+    return whole, killed
+
+
+@pytest.fixture
+def whole(runs) -> Path:
+    """A run that nothing interrupted."""
+    return runs[0]
+
+
+@pytest.fixture
+def killed(runs) -> Path:
+    """A run killed three times, at last in step 3 of rl: checkpoint rl-000002 is there."""
+    return runs[1]
+
+
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(killed, whole, tmp_path):
     folder = copy_run(killed, tmp_path)
     # between the two updates of step 4
@@ -55,7 +68,9 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(killed,
     assert code == KILLED and "resumed after step 2" in printed
     assert metrics(folder / "run")[-1]["step"] == 3
     # in the middle of a checkpoint
-    code, printed = train(folder, "run", "--resume", interrupt={"place": "open run/checkpoints/.rl-000004.partial"})
+    code, printed = train(
+        folder, "run", "--resume", interrupt={"place": "open run/checkpoints/.rl-000004.partial/state.pt"}
+    )
     assert code == KILLED and "resumed after step 2" in printed
     partial = folder / "run/checkpoints/.rl-000004.partial"
     assert (partial / "engine.pt").exists() and not (partial / "state.pt").exists()
@@ -130,7 +145,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(killed, whole, small_disk, tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint(killed, small_disk, tmp_path):
     folder, run = lay_out(tmp_path), small_disk / "run"
     shutil.copytree(killed, run)
     kept = checkpoints(run)
@@ -141,10 +156,16 @@ def test_a_full_disk_leaves_the_last_checkpoint(killed, whole, small_disk, tmp_p
     assert "llmrl: checkpoint rl-000004 could not be written (the disk is full)" in printed
     assert "continue with --resume" in printed
     assert checkpoints(run) == kept and metrics(run)[-1]["step"] == 4
-    (small_disk / "ballast").unlink()
-    code, printed = train(folder, str(run), "--resume")
-    assert code == 0, printed
-    assert_equal_runs(run, whole)
+    assert not list(run.glob("checkpoints/.*"))
+
+
+def test_overwrite_deletes_runs_only(tmp_path):
+    folder = lay_out(tmp_path)
+    (folder / "thesis").mkdir()
+    (folder / "thesis/chapter.txt").write_text("years of work")
+    code, printed = train(folder, "thesis", "--overwrite")
+    assert code == 2 and "thesis does not look like a run folder (no recipe.yaml); not deleted" in printed
+    assert (folder / "thesis/chapter.txt").exists()
 
 
 def test_models_of_checkpoints_and_of_the_run_load_with_transformers(whole):
@@ -158,27 +179,25 @@ def test_models_of_checkpoints_and_of_the_run_load_with_transformers(whole):
 
 
 def test_vllm_samples_the_same_after_a_kill(tmp_path):
-    folder = lay_out(tmp_path)
     settings = ("model.lora=null", "rollout.engine=vllm")
-    code, printed = train(folder, "whole", *settings)
-    assert code == 0, printed
-    kill = {"place": "reward", "after": ["rl", 2]}
-    assert train(folder, "run", *settings, interrupt=kill)[0] == KILLED
-    code, printed = train(folder, "run", "--resume", *settings)
-    assert code == 0 and "resumed after step 2" in printed
-    assert_equal_runs(folder / "run", folder / "whole")
+    assert_a_kill_changes_nothing(tmp_path, settings, {"place": "reward", "after": ["rl", 2]})
 
 
 def test_two_processes_go_on_after_one_of_them_was_killed(tmp_path):
-    folder = lay_out(tmp_path)
     settings = ("model.lora=null", "training.strategy=deepspeed", "training.zero_stage=2", "--nproc", "2")
-    code, printed = train(folder, "whole", *settings)
+    assert_a_kill_changes_nothing(tmp_path, settings, {"place": "loss", "after": ["rl", 3]})
+
+
+def assert_a_kill_changes_nothing(folder: Path, settings: tuple[str, ...], kill: dict) -> None:
+    whole, broken = lay_out(folder / "whole"), lay_out(folder / "broken")
+    (code, printed), (broken_code, broken_printed) = together(
+        lambda: train(whole, "run", *settings), lambda: train(broken, "run", *settings, interrupt=kill)
+    )
     assert code == 0, printed
-    kill = {"place": "loss", "after": ["rl", 3]}
-    assert train(folder, "run", *settings, interrupt=kill)[0] != 0
-    code, printed = train(folder, "run", "--resume", *settings)
-    assert code == 0 and "resumed after step 2" in printed
-    assert_equal_runs(folder / "run", folder / "whole")
+    assert broken_code in (KILLED, 128 + 9), broken_printed  # by itself, or as the launcher says it
+    code, printed = train(broken, "run", "--resume", *settings)
+    assert code == 0 and "stage rl: resumed after step 2" in printed, printed
+    assert_equal_runs(broken / "run", whole / "run")
 
 
 def test_children_of_a_killed_run_end(killed):

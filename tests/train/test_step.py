@@ -27,6 +27,7 @@ from training_cases import (
 )
 
 from llmrl.errors import RunStopped
+from llmrl.models.loading import DTYPES
 from llmrl.train.engine import TorchEngine
 from llmrl.train.ranks import Ranks
 from llmrl.train.roles import Role
@@ -348,7 +349,10 @@ def test_a_reward_that_is_not_a_number_stops_before_the_weights_change():
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_kl_to_an_equal_reference_is_zero(dtype):
-    metrics, _ = train(make_role(GSPO_KL, reference=tiny_lm(), dtype=dtype))
+    reference = tiny_lm()
+    for parameter in reference.parameters():
+        parameter.data = parameter.data.to(DTYPES[dtype])  # as it is loaded for a run
+    metrics, _ = train(make_role(GSPO_KL, reference=reference, dtype=dtype))
     assert metrics["kl_k3"] == 0.0
 
 
