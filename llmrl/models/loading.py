@@ -129,16 +129,18 @@ def export(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     weights: Iterable[tuple[str, Tensor]] | None = None,
+    adapter: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a plain Hugging Face folder; for LoRA the merged weights, and the adapter itself under adapter/.
 
-    weights: (Hugging Face name, whole tensor) pairs, where the model itself holds only slices of them.
+    weights: (Hugging Face name, whole tensor) pairs, where the model itself holds only slices of them; adapter: the
+    same for LoRA's weights, by parameter name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plain = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
     plain.save_pretrained(folder, state_dict=dict(merged_weights(model) if weights is None else weights))
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(folder / "adapter"))
+        model.save_pretrained(str(folder / "adapter"), state_dict=adapter)
     config = copy.deepcopy(plain.config)
     config.use_cache = True  # off for training only
     config.save_pretrained(folder)

@@ -136,9 +136,13 @@ def make_collector(
 
 
 class Samplers:
-    """One sampler at a time, kept from stage to stage while the model's shape and the settings stay the same."""
+    """One sampler at a time, kept from stage to stage while the model's shape and the settings stay the same.
 
-    def __init__(self) -> None:
+    max_concurrent: the most completions that any stage asks for at once.
+    """
+
+    def __init__(self, *, max_concurrent: int) -> None:
+        self._max_concurrent = max_concurrent
         self._key: str | None = None
         self._sampler: Sampler | None = None
 
@@ -150,7 +154,7 @@ class Samplers:
         key = json.dumps([rollout.engine, recipe.training.dtype, length, rollout.engine_options, shape], default=str)
         if key != self._key:
             self.close()
-            self._sampler = _make_sampler(recipe, origin, device, length)
+            self._sampler = _make_sampler(recipe, origin, device, length, self._max_concurrent)
             self._key = key
         assert self._sampler is not None
         return self._sampler
@@ -161,7 +165,7 @@ class Samplers:
         self._sampler = self._key = None
 
 
-def _make_sampler(recipe: Recipe, origin: Origin, device: torch.device, length: int) -> Sampler:
+def _make_sampler(recipe: Recipe, origin: Origin, device: torch.device, length: int, max_concurrent: int) -> Sampler:
     dtype = recipe.training.dtype
     if recipe.rollout.engine == "vllm":
         from llmrl.rollout.vllm_sampler import VllmSampler
@@ -171,7 +175,7 @@ def _make_sampler(recipe: Recipe, origin: Origin, device: torch.device, length: 
             origin.tokenizer,
             dtype=dtype,
             max_model_len=length,
-            max_concurrent=recipe.trajectories_per_step,
+            max_concurrent=max_concurrent,
             options=recipe.rollout.engine_options,
         )
     from llmrl.rollout.transformers_sampler import TransformersSampler

@@ -98,6 +98,14 @@ class DeepSpeedEngine:
         for name, weight in merged_weights(self.policy.lm, self._whole):
             yield name, weight.clone()
 
+    def trained_weights(self) -> dict[str, Tensor]:
+        found = {}
+        for name, parameter in self.policy.lm.named_parameters():
+            if parameter.requires_grad:
+                with self._whole([parameter]):
+                    found[name] = parameter.detach().clone()
+        return found
+
     def full_gradients(self) -> dict[str, Tensor]:
         found = {n: safe_get_full_grad(p) for n, p in self.policy.lm.named_parameters() if p.requires_grad}
         return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}

@@ -48,6 +48,10 @@ class Engine(Protocol):
         """Whole weights by Hugging Face name, adapters merged; every rank must consume it to the end."""
         ...
 
+    def trained_weights(self) -> dict[str, Tensor]:
+        """Whole trained weights by parameter name: of LoRA the adapter's; every rank must call it."""
+        ...
+
     def full_gradients(self) -> dict[str, Tensor]:
         """Whole gradients by parameter name, between the last backward and step."""
         ...
@@ -147,6 +151,9 @@ class TorchEngine:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return merged_weights(self.policy.lm)
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self._trained.items()}
 
     def full_gradients(self) -> dict[str, Tensor]:
         return {n: p.grad.clone() for n, p in self._masters.items() if p.grad is not None}

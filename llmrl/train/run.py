@@ -16,6 +16,7 @@ from rich.console import Console
 
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.recipe_file import Plan
+from llmrl.rewards.workers import Workers
 from llmrl.train.build import (
     Samplers,
     load_stage_prompts,
@@ -73,7 +74,8 @@ def run_plan(plan: Plan, *, resume: bool, console: Console) -> int:
     folder = RunFolder(plan.run_dir, writes=ranks.is_first)
     progress = RunProgress(console, shown=ranks.is_first)
     signals = Signals()
-    samplers, workers = Samplers(), reward_workers(ranks.size)
+    concurrent = max(recipe.trajectories_per_step for recipe in plan.stages.values())
+    samplers, workers = Samplers(max_concurrent=concurrent), reward_workers(ranks.size)
     try:
         with signals.caught(), progress:
             if _start(plan, folder, progress, ranks, resume=resume):
@@ -139,7 +141,7 @@ def _build(
     progress: RunProgress,
     checkpoints: Checkpoints,
     samplers: Samplers,
-    workers,
+    workers: Workers,
     signals: Signals,
 ) -> Stage:
     recipe = plan.stages[name]

@@ -70,10 +70,13 @@ class Stage:
 
     def export(self, folder: Path) -> None:
         """The weights as a Hugging Face folder; every rank calls it, rank 0 writes."""
-        lm: Any = self.role.engine.policy.lm
-        weights = list(self.role.engine.weights())
-        if self.ranks.is_first:
-            export(lm, self.tokenizer, folder, weights)
+        engine, writes = self.role.engine, self.ranks.is_first
+        # every rank has to walk through all weights, since sharded ones are put together on the way
+        weights = [pair for pair in engine.weights() if writes]
+        adapter = engine.trained_weights() if self.recipe.model.lora else None
+        if writes:
+            lm: Any = engine.policy.lm
+            export(lm, self.tokenizer, folder, weights, adapter)
 
     def resume(self, checkpoint: Path) -> None:
         """Go on exactly where `checkpoint` was written; raises RecipeError if this run cannot."""

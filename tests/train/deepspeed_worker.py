@@ -59,7 +59,12 @@ def train(role: Role, seed: int = 0) -> dict[str, float]:
 def one_step(role: Role) -> dict[str, Any]:
     gradients = record_gradients(role.engine)
     metrics = train(role)
-    return {"gradients": list(gradients), "metrics": metrics, "weights": weights_of(role.engine)}
+    return {
+        "gradients": list(gradients),
+        "metrics": metrics,
+        "weights": weights_of(role.engine),
+        "trained": role.engine.trained_weights(),
+    }
 
 
 def continued(role: Role, fresh: Role) -> bool:

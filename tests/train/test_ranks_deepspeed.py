@@ -83,12 +83,23 @@ def alone() -> dict[str, dict[str, Any]]:
         gradients = record_gradients(engine)
         metrics = update(role, annotate(role, fixed_batch()), seed=0)
         found[case] = {"gradients": gradients, "metrics": metrics, "weights": weights_of(engine)}
+        found[case]["trained"] = engine.trained_weights()
     return found
 
 
 def test_the_batch_gives_the_ranks_unequal_work():
     plans = schedule(fixed_batch().lengths, ranks=2, max_tokens=make_training().tokens_per_micro_batch)
     assert sorted(sum(len(rows) > 0 for rows in plan) for plan in plans) == [2, 3]
+
+
+def test_every_rank_can_export_the_whole_adapter(ranks, alone):
+    """ZeRO-3 holds a slice of it on each rank; an adapter folder needs all of it."""
+    expected = alone["lora"]["trained"]
+    assert expected and all("lora_" in name for name in expected)
+    for rank in ranks:
+        found = rank["lora"]["trained"]
+        assert {name: value.shape for name, value in found.items()} == {n: v.shape for n, v in expected.items()}
+        assert largest_difference(found, expected) < 1e-4
 
 
 @pytest.mark.parametrize("case", ["full", "several", "lora"])
