@@ -257,9 +257,10 @@ class _Field:
         """The column `name`, or the value inside one: "metadata.expression" is row["metadata"]["expression"]."""
         value: Any = row
         for part in [name] if name in row else name.split("."):
-            if not isinstance(value, Mapping) or part not in value:
-                known = list(value) if isinstance(value, Mapping) else []
-                raise RecipeError(_no_column(part, known, f"{self.key}: {place}"))
+            if not isinstance(value, Mapping):
+                raise RecipeError(_no_column(name, row, f"{self.key}: {place}"))
+            if part not in value:
+                raise RecipeError(_no_column(part, value, f"{self.key}: {place}"))
             value = value[part]
         return value
 

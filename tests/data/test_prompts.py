@@ -68,12 +68,19 @@ def test_column_template_and_function(tokenizer, tmp_path, monkeypatch):
     assert answer == 7 and isinstance(answer, int)  # an answer keeps its type
 
 
+def test_a_template_reaches_into_a_column(tokenizer):
+    nested = [{"m": {"e": {"x": "1+2"}}, "m.e.x": "0", "a": "3"}, {"m": {"e": {"x": "4+5"}}, "a": "9"}]
+    # a column of that very name goes first
+    assert [prompt.text for prompt in build(tokenizer, nested, prompt="{m.e.x}=")] == ["0=", "4+5="]
+    assert fault(tokenizer, nested[1:], prompt="{m.f.x}=") == "data.train.prompt: row 0: no column 'f' (columns: e)"
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
         ({"prompt": "question"}, "data.train.prompt: no column 'question' (columns: q, a)"),
         ({"prompt": "{qq}="}, "data.train.prompt: no column 'qq'; did you mean 'q'? (columns: q, a)"),
-        ({"prompt": "{q.upper}"}, "data.train.prompt: no column 'q.upper' (columns: q, a)"),
+        ({"prompt": "{q.upper}"}, "data.train.prompt: row 0: no column 'q.upper' (columns: q, a)"),
         ({"prompt": "{q!r}"}, "data.train.prompt: no column 'q!r' (columns: q, a)"),
         ({"prompt": "{}"}, "data.train.prompt: no column '' (columns: q, a)"),
         ({"answer": "aa"}, "data.train.answer: no column 'aa'; did you mean 'a'? (columns: q, a)"),
