@@ -36,10 +36,12 @@ Gather = Callable[[Any, str], list[Any]]
 
 @dataclass
 class Collected:
-    """What `collect` brings: the groups to train on, and counts and means over everything that was sampled."""
+    """What `collect` brings: the groups to train on; counts and means over everything that was sampled, and that
+    itself, with what failed and what `keep` dropped."""
 
     groups: list[Group]
     metrics: dict[str, float] = field(default_factory=dict)
+    sampled: list[Group] = field(default_factory=list)
 
 
 class EnvironmentFailed(Exception):
@@ -107,7 +109,7 @@ class Collector:
             reasons = Counter(f"{f.source} {f.kind}: {f.message}" for f in failures).most_common(1)
             why = f"most common failure: {reasons[0][0]}" if reasons else f"`keep: {keep.name}` dropped every group"
             raise RunStopped(f"nothing to train on after {max_refills + 1} rounds of {count} prompts; {why}")
-        return Collected(kept, _measure(sampled, kept, failures, time.monotonic() - started))
+        return Collected(kept, _measure(sampled, kept, failures, time.monotonic() - started), sampled)
 
     def sample(self, prompts: Sequence[Prompt], *, group_size: int, params: SamplingParams) -> list[Group]:
         """One scored group per prompt, in order, over all ranks; params.max_tokens bounds all that follows a prompt.
@@ -247,4 +249,4 @@ def _measure(sampled: list[Group], kept: list[Group], failures: list[Failure], s
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+    return sum(values) / len(values)  # a step that scored nothing has stopped before

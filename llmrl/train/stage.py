@@ -25,7 +25,7 @@ from llmrl.train.roles import Role
 from llmrl.train.run_folder import RunFolder
 from llmrl.train.sources import Source, sampling_params
 from llmrl.train.step import Metrics, annotate, update
-from llmrl.types import ACTOR, Group, Prompt
+from llmrl.types import ACTOR, Prompt
 
 
 class StopAsked(Exception):
@@ -116,7 +116,7 @@ class Stage:
             "step_seconds": seconds,
             "tokens_per_second": float(batch.response_mask.sum()) / seconds,
         }
-        self._record(f"{self.name}-{self.step:06d}", collected.groups)
+        self.folder.rollouts(f"{self.name}-{self.step:06d}", collected.sampled)
         every = self.recipe.evaluation.every
         last = self.step == self.recipe.training.steps
         if last or (every and self.step % every == 0):
@@ -141,7 +141,7 @@ class Stage:
         )
         prompts = self.eval_prompts[: settings.limit]
         metrics, groups = evaluate(self.collector, prompts, settings, params)
-        self._record(f"{self.name}-{self.step:06d}-eval", groups)
+        self.folder.rollouts(f"{self.name}-{self.step:06d}-eval", groups)
         return metrics
 
     def _checkpoint(self, row: dict[str, Any]) -> None:
@@ -162,10 +162,6 @@ class Stage:
 
         self.checkpoints.save(self.name, self.step, state, write)
         self.checkpoints.prune(self.name, keep_last=settings.keep_last, best=self.best[1] if self.best else None)
-
-    def _record(self, name: str, groups: Sequence[Group]) -> None:
-        if self.recipe.learn_from == "rollouts" or name.endswith("-eval"):
-            self.folder.rollouts(name, groups)
 
     def _log(self, row: dict[str, Any]) -> None:
         row = {"stage": self.name} | row
