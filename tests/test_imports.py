@@ -37,6 +37,7 @@ RANKS = {
     "prove": 6,
     "listing": 6,
     "report": 6,
+    "sandbox": 1,
     "cli": 7,
 }
 ONLY_IN = {"vllm": "rollout/vllm_sampler.py", "deepspeed": "train/deepspeed_engine.py"}

@@ -1,0 +1,48 @@
+"""The runner of plain programs: Python source, as `python program.py` would run it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import traceback
+import types
+
+COMPILE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
+
+
+def compiled(source: str, report: int) -> types.CodeType:
+    """The source's code; that it compiled is told to the report, which is closed before any of it runs."""
+    try:
+        code = compile(source, "<program>", "exec", dont_inherit=True)
+    except COMPILE_ERRORS:
+        traceback.print_exc(limit=0)
+        sys.exit(1)
+    os.write(report, b"compiled\n")
+    os.close(report)
+    return code
+
+
+def main(payload: dict, report: int, channel: int) -> None:
+    code = compiled(payload["source"], report)
+    module = types.ModuleType("__main__")
+    sys.modules["__main__"] = module
+    sys.argv = ["program.py"]
+    sys.path.insert(0, os.getcwd())
+    try:
+        exec(code, module.__dict__)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        traceback.print_exception(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
+        sys.exit(1)
+    finally:
+        _finish()
+
+
+def _finish() -> None:
+    """What Python does before a program ends: wait for its threads, call what it registered."""
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()
+    atexit._run_exitfuncs()

@@ -1,0 +1,71 @@
+"""What a program in the sandbox is, what it may use, and how it ended."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Ended = Literal["exited", "killed", "cpu_time", "wall_time", "memory", "processes", "output"]
+"""exited: with an exit code; killed: by a signal; the rest name the limit that was passed."""
+
+
+class SandboxError(Exception):
+    """The sandbox itself failed or cannot be had here: never the program's fault."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one program, all of its processes together.
+
+    memory_mb: resident, of all; and address space, of each. output_kb: of stdout, of stderr, and of any one file.
+    disk_mb: of all files. open_files: of each process.
+    """
+
+    cpu_seconds: float = 4.0
+    wall_seconds: float = 20.0
+    memory_mb: int = 512
+    processes: int = 16
+    open_files: int = 64
+    output_kb: int = 1024
+    disk_mb: int = 64
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{name} {value}: expected more than 0")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program: `payload` is what its runner, a module of llmrl/sandbox/jailed, understands.
+
+    runner: "script" runs payload["source"] as Python would; "command" runs payload["argv"]. files: contents by relative
+    path, put into its working directory. channel: a socket that the runner gets.
+    """
+
+    payload: Mapping[str, Any]
+    runner: str = "script"
+    stdin: bytes = b""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    channel: socket.socket | None = None
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a program ended. report: what its runner wrote, which the program itself cannot."""
+
+    ended: Ended
+    exit_code: int | None
+    signal: int | None
+    stdout: bytes
+    stderr: bytes
+    report: bytes
+    cpu_seconds: float
+    wall_seconds: float
+    peak_memory_mb: float
+
+    @property
+    def timed_out(self) -> bool:
+        return self.ended in ("cpu_time", "wall_time")

@@ -1,0 +1,173 @@
+"""The ways to build a jail, strongest first, and what each is made of."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import site
+import stat
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrl.sandbox.seccomp import system_call_filter
+
+JAILED = Path(__file__).parent / "jailed"
+HOME = "/box"
+HOME_MB = 64
+ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "MALLOC_ARENA_MAX": "2",  # an arena reserves 64 MB of address space, and every thread would like its own
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+WARM = (
+    *("confined", "script", "command", "notebook", "serve", "bench", "wire"),
+    *(
+        "bisect",
+        "collections",
+        "copy",
+        "datetime",
+        "decimal",
+        "fractions",
+        "functools",
+        "heapq",
+        "io",
+        "itertools",
+        "json",
+    ),
+    *("math", "operator", "random", "re", "string", "threading", "typing", "contextlib", "dataclasses", "statistics"),
+)
+"""Imported once, before any program: the runners, and what programs import most."""
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One way to build a jail. strong: a program has its own namespaces and sees no file of the user's."""
+
+    name: str
+    strong: bool
+    summary: str
+
+
+BUBBLEWRAP = Tier(
+    "bubblewrap", True, "namespaces of users, mounts, processes, network and IPC, built by bubblewrap (bwrap)"
+)
+NAMESPACES = Tier("namespaces", True, "the same namespaces, built by llmrl itself")
+PROCESS = Tier("process", False, "a plain process: Landlock where the kernel has it, seccomp and limits alone")
+
+
+def tiers() -> tuple[Tier, ...]:
+    """The order in which they are tried.
+
+    As root, bubblewrap would run programs under root's own number, whose processes no limit counts; llmrl's own jail
+    becomes an unprivileged user first.
+    """
+    return (NAMESPACES, BUBBLEWRAP, PROCESS) if os.getuid() == 0 else (BUBBLEWRAP, NAMESPACES, PROCESS)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start a tier's jail: its command line for a control socket, and its folder outside, if it needs one."""
+
+    argv: list[str]
+    environment: Mapping[str, str]
+
+
+def launch(tier: Tier, control: int, folder: str) -> Launch:
+    """folder: an empty one of this jail's own, where the process tier keeps programs' files.
+
+    Raises FileNotFoundError where the tier's tool is missing.
+    """
+    config = _config(tier, folder)
+    python = [str(_interpreter()), "-s", "-S", "-B"]
+    if tier is BUBBLEWRAP:
+        tool = shutil.which("bwrap")
+        if tool is None:
+            raise FileNotFoundError("bwrap is not installed")
+        program = [*python, str(JAILED / "warden.py")]
+        argv = [tool, *_bubblewrap_options(), "--", *program]
+    else:
+        argv = [*python, str(JAILED / ("enter.py" if tier is NAMESPACES else "warden.py"))]
+    return Launch([*argv, str(control), json.dumps(config)], ENVIRONMENT)
+
+
+def landlock_version() -> int:
+    """The kernel's version of Landlock; 0 where it has none."""
+    return max(0, ctypes.CDLL(None).syscall(ctypes.c_long(444), None, ctypes.c_size_t(0), ctypes.c_uint(1)))
+
+
+def _config(tier: Tier, folder: str) -> dict[str, Any]:
+    filtered = system_call_filter(contained=tier.strong)
+    visible = _visible()
+    return {
+        "nested": tier.strong,
+        "home": HOME if tier.strong else folder,
+        "path": [path for path in _packages() if os.path.isdir(path)],
+        "warm": [name for name in WARM if (JAILED / f"{name}.py").exists() or name in sys.stdlib_module_names],
+        "environment": dict(ENVIRONMENT),
+        "landlock": landlock_version() > 0,
+        "readable": ["/"] if tier.strong else [*visible, "/proc", "/dev/zero", "/dev/urandom", "/dev/random"],
+        "become_nobody": not tier.strong and os.getuid() == 0 and _open_to_all(_interpreter()),
+        "filter": filtered.hex() if filtered else "",
+        "mounts": {
+            "read_only": [path for path in visible if not os.path.islink(path)],
+            "links": _links(visible),
+            "devices": ["null", "zero", "random", "urandom"],
+            "home": HOME,
+            "home_mb": HOME_MB,
+        },
+    }
+
+
+def _bubblewrap_options() -> list[str]:
+    visible = _visible()
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--uid", "65534", "--gid", "65534"]
+    options += ["--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
+    for path in visible:
+        if not os.path.islink(path):
+            options += ["--ro-bind", path, path]
+    for target, path in _links(visible):
+        options += ["--symlink", target, path]
+    return [*options, "--size", str(HOME_MB << 20), "--tmpfs", HOME, "--remount-ro", "/", "--chdir", "/"]
+
+
+def _visible() -> list[str]:
+    """What a program can read: the system's programs and libraries, this Python and its packages."""
+    system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"]
+    system += ["/etc/localtime", "/etc/ssl/certs"]
+    own = [str(JAILED.resolve()), str(Path(sys.base_prefix).resolve()), *(os.path.realpath(p) for p in _packages())]
+    paths = [path for path in system if os.path.lexists(path)]
+    for path in own:
+        if not any(path == p or path.startswith(f"{p}/") for p in paths):
+            paths.append(path)
+    return paths
+
+
+def _links(visible: list[str]) -> list[list[str]]:
+    links = [[os.readlink(path), path] for path in visible if os.path.islink(path)]
+    if not any(path.startswith("/tmp/") for path in visible):
+        links.append([HOME, "/tmp"])
+    return links
+
+
+def _packages() -> list[str]:
+    """Where this interpreter's installed packages are."""
+    own = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    return sorted(path for path in own | set(site.getsitepackages()) if path and os.path.isdir(path))
+
+
+def _interpreter() -> Path:
+    return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+
+
+def _open_to_all(path: Path) -> bool:
+    """Whether any user can reach and run it."""
+    return all(place.stat().st_mode & stat.S_IXOTH for place in (path, *path.parents))
