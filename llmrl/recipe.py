@@ -91,10 +91,10 @@ class Rows(Strict):
 
     path: str | None = Field(default=None, description="a .jsonl, .parquet or .csv file")
     dataset: str | None = Field(default=None, description="a name for datasets.load_dataset, or its saved folder")
-    task: str | None = Field(default=None, description="a reasoning-gym task")
+    task: str | None = Field(default=None, description="a reasoning-gym task, or module:function")
     subset: str | None = Field(default=None, description="of the dataset")
     split: str = Field(default="train", description="of the dataset")
-    settings: dict[str, Any] = Field(default_factory=dict, description="of the reasoning-gym task")
+    settings: dict[str, Any] = Field(default_factory=dict, description="of the task")
     size: PositiveInt = Field(default=1000, description="rows to generate from the task")
     seed: NonNegativeInt = Field(default=0, description="of the task's rows")
     limit: PositiveInt | None = Field(default=None, description="use only the first rows")

@@ -34,8 +34,8 @@ def check_rewards(
     """Run each reward on the gold answers of the first rows, in killable processes as training does.
 
     A verifier (a reward that gives verdicts) must accept a row's gold in one form at least: the demonstration if
-    there is one, else the plain answer, boxed, tagged, or behind the marker that a setting names; and it must not
-    accept garbage. Other rewards only must not fail. A fault when it is so for every row, a warning when for some.
+    there is one, else the plain answer, boxed, tagged, fenced, or behind the marker that a setting names; and it must
+    not accept garbage. Other rewards only must not fail. A fault when it is so for every row, a warning when for some.
     """
     rows = [*(prompts.train[:ROWS_OF_EACH_PART] if recipe.learn_from == "rollouts" else ())]
     rows += prompts.eval[:ROWS_OF_EACH_PART]
@@ -74,11 +74,11 @@ async def _grade(
 def gold_forms(prompt: Prompt, source: Rows, settings: dict[str, Any]) -> list[str]:
     r"""The ways in which a completion may give the row's gold answer.
 
-    answer   \boxed{answer}   <tag>answer</tag>   #### answer      tag, after: the reward's own settings
+    answer   \boxed{answer}   <tag>answer</tag>   ```answer```   #### answer      tag, after: the reward's own settings
     """
     answer = str(prompt.row.get("answer"))
     tag = settings.get("tag", "answer")
-    forms = [answer, rf"\boxed{{{answer}}}", f"<{tag}>{answer}</{tag}>"]
+    forms = [answer, rf"\boxed{{{answer}}}", f"<{tag}>{answer}</{tag}>", f"```\n{answer}\n```"]
     markers = [marker for marker in (settings.get("after"), source.answer_after) if marker]
     return forms + [f"{marker} {form}" for marker in markers for form in forms]
 

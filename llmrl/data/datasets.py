@@ -1,4 +1,4 @@
-"""Rows from files, Hugging Face datasets and reasoning-gym tasks: a list of dicts, one per row, columns as written."""
+"""Rows from files, Hugging Face datasets and generated tasks: a list of dicts, one per row, columns as written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.errors import RecipeError, nearest, unknown_name
+from llmrl.pieces import resolve
 from llmrl.recipe import Rows
 
 Row = dict[str, Any]
@@ -17,7 +18,8 @@ Row = dict[str, Any]
 def load_rows(source: Rows, part: str = "train") -> list[Row]:
     """The rows of `source`, at most `source.limit` of them; `part` ("train" or "eval") names them in faults.
 
-    A reasoning-gym row is the task's entry: question, answer, metadata.
+    A reasoning-gym row is the task's entry: question, answer, metadata. A task `module:function` is called with size
+    and seed, and its keyword-only parameters are its settings; it returns the rows, in an order that seed decides.
     Raises RecipeError: missing or unreadable source, unknown task, setting or split, no rows.
     """
     key = f"data.{part}"
@@ -126,7 +128,25 @@ def _from_dataset(source: Rows, key: str) -> list[Row]:
     return [dict(row) for row in table]
 
 
+def _from_function(source: Rows, key: str) -> list[Row]:
+    generator = resolve({str(source.task): source.settings}, {}, key=f"{key}.task", what="task")
+    unknown = set(generator.data) - {"size", "seed"}
+    if unknown:
+        takes = ", ".join(sorted(unknown))
+        raise RecipeError(f"{key}.task: '{source.task}' takes {takes}; expected size and seed, then settings after a *")
+    try:
+        rows = list(generator({"size": source.size, "seed": source.seed}))
+    except ValueError as error:
+        raise RecipeError(f"{key}.settings: {source.task} refuses {source.settings}: {_first_line(error)}") from None
+    faulty = next((row for row in rows if not isinstance(row, dict)), None)
+    if faulty is not None:
+        raise RecipeError(f"{key}.task: '{source.task}' gave a row of type {type(faulty).__name__}, expected dict")
+    return rows[: source.limit]
+
+
 def _from_task(source: Rows, key: str) -> list[Row]:
+    if ":" in str(source.task):
+        return _from_function(source, key)
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
 

@@ -139,3 +139,45 @@ def test_hub_name_that_cannot_be_reached(monkeypatch):
     message = fault(Rows(dataset="no-such-owner/no-such-data", subset="main"))
     assert message.startswith("data.train.dataset: cannot load 'no-such-owner/no-such-data' (subset main, split train)")
     assert message.endswith("expected a dataset's name on the hub or a folder made by save_to_disk")
+
+
+def squares(size: int, seed: int, *, power: int = 2) -> list[dict[str, int]]:
+    if power < 0:
+        raise ValueError("power must not be negative")
+    return [{"question": seed + i, "answer": (seed + i) ** power} for i in range(size)]
+
+
+def loose_numbers(size: int, seed: int) -> list[int]:
+    return list(range(size))
+
+
+def needs_more(size: int, prompt: str) -> list[dict[str, int]]:
+    return []
+
+
+class TestFunctionAsTask:
+    def rows(self, name: str, **given: object) -> list[dict[str, object]]:
+        return load_rows(Rows.model_validate({"task": f"{__name__}:{name}", **given}))
+
+    def test_gets_size_seed_and_settings(self):
+        # seed 3: 3^3 = 27, 4^3 = 64
+        assert self.rows("squares", size=2, seed=3, settings={"power": 3}) == [
+            {"question": 3, "answer": 27},
+            {"question": 4, "answer": 64},
+        ]
+
+    def test_limit_cuts_what_size_asked_for(self):
+        assert len(self.rows("squares", size=5, limit=2)) == 2
+
+    @pytest.mark.parametrize(
+        ("name", "settings", "message"),
+        [
+            ("squares", {"powr": 3}, "did you mean 'power'"),
+            ("squares", {"power": -1}, "power must not be negative"),
+            ("loose_numbers", {}, "gave a row of type int, expected dict"),
+            ("needs_more", {}, "takes prompt; expected size and seed"),
+        ],
+    )
+    def test_faults_name_the_task_and_what_was_expected(self, name: str, settings: dict[str, object], message: str):
+        with pytest.raises(RecipeError, match=message):
+            self.rows(name, settings=settings)
