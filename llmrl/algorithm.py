@@ -53,6 +53,8 @@ CHAINS: tuple[tuple[str, str, ModuleType], ...] = (
     ("token_weights", "token weight", token_weights),
 )
 VALUES = frozenset({"values", "value_std"})
+CRITICS = VALUES | {"old_outputs"}
+"""What only a critic says: its outputs, and what they are read as."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Algorithm:
         for w in self.regularizers:
             pairs += [("regularizers", w.piece), ("token_weights", w.tokens)]
         if self.has_critic:
-            pairs += [("value", self.value), ("value_loss", self.value_loss)]
+            pairs += [("value", self.value if self.reads_values else None), ("value_loss", self.value_loss)]
         return [(key, piece) for key, piece in pairs if piece is not None]
 
     @property
@@ -137,7 +139,17 @@ class Algorithm:
     @property
     def has_critic(self) -> bool:
         """Whether some piece reads what a critic says."""
+        return bool(CRITICS & self.needs)
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether some piece reads a critic's outputs as values."""
         return bool(VALUES & self.needs)
+
+    @property
+    def predicts_levels(self) -> bool:
+        """Whether there is a critic that learns how trajectories end."""
+        return self.has_critic and "outcome_levels" in self.value_loss.data
 
     @property
     def is_coupled(self) -> bool:
@@ -174,6 +186,17 @@ class Algorithm:
     def shares(self, batch: Batch) -> Tensor:
         """What each token's loss counts in the mean, over all trajectories of one optimizer step: [N, T]."""
         return self.reduce(batch_data(batch))
+
+    def value_targets(self, batch: Batch, credit: Credit) -> Tensor:
+        """The response tokens at which all targets that the value loss reads are known: [N, T]."""
+        known = batch.response_mask
+        if "returns" in self.value_loss.data:
+            assert credit.returns is not None
+            known = known & credit.returns.isfinite()
+        if "outcome_levels" in self.value_loss.data:
+            assert batch.outcome_levels is not None
+            known = known & (batch.outcome_levels >= 0).unsqueeze(1)
+        return known
 
     def fixed_weights(
         self, batch: Batch, advantages: Tensor, extra: Mapping[str, Tensor] | None = None
@@ -217,7 +240,7 @@ class Algorithm:
     def _credit_needs(self, at_loss: frozenset[str]) -> frozenset[str]:
         """What the credit reads, if somebody reads the credit."""
         read_by = _names([*self.token_weights, *self._penalties()]) | at_loss
-        if self.advantage is None or not ({"advantages"} | VALUES) & read_by:
+        if self.advantage is None or not ({"advantages"} | CRITICS) & read_by:
             return frozenset()
         chain = [*(w.piece for w in self.token_rewards), *self.reward_shaping, *self.advantage_shaping]
         return _names([self.advantage, *chain])

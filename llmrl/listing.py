@@ -12,7 +12,7 @@ from rich.table import Table
 
 from llmrl.algorithm import Algorithm
 from llmrl.errors import RecipeError, unknown_name
-from llmrl.pieces import Piece
+from llmrl.pieces import Piece, shown
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import method_recipe, methods
 from llmrl.train.build import resolve_pieces
@@ -38,6 +38,8 @@ PROVIDED = {
     "ref_logprobs": "a frozen reference model",
     "greedy_rewards": "a greedy completion of each prompt",
     "static_values": "the starting policy's mean reward on each prompt",
+    "outcome_levels": "a verifier that gives outcome levels",
+    "turn_rewards": "an environment or a reward function that rewards single turns",
     "answer_logprobs": "the gold answer's log-probability along each completion",
     "router_drift": "a mixture-of-experts model",
     "gradient_norms": "the gradient norm of each prompt's successes",
@@ -77,7 +79,8 @@ def show_method(name: str, console: Console) -> None:
         settings = _all_settings(piece)
         if axis in ("token_rewards", "regularizers"):
             settings = {"weight": weights[piece.name]} | settings
-        table.add_row(axis, piece.name, "\n".join(f"{k}: {v}" for k, v in settings.items()), ", ".join(piece.data))
+        lines = "\n".join(f"{key}: {shown(value)}" for key, value in settings.items())
+        table.add_row(axis, piece.name, lines, ", ".join(piece.data))
     console.print(table)
     needs = algorithm.needs | set(outside.allocate.data if outside.allocate else ())
     provided = [text for data, text in PROVIDED.items() if data in needs]

@@ -98,6 +98,12 @@ def bind(name: str, function: Callable[..., Any], settings: Mapping[str, Any], *
     return Piece(name, function, checked, data)
 
 
+def shown(value: Any) -> str:
+    """A setting's value on one line."""
+    text = str(value)
+    return text if text.isprintable() else repr(value)
+
+
 def _settings_hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function, include_extras=True)  # Annotated bounds count

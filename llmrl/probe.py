@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -30,7 +31,7 @@ DATA = {
     "token_weights": BEFORE | CURRENT | {"advantages"},
     "regularizers": BEFORE | CURRENT | {"advantages"},
     "value": frozenset({"outputs"}),
-    "value_loss": frozenset({"outputs", "old_outputs", "returns", "draws", "response_mask"}),
+    "value_loss": frozenset({"outputs", "old_outputs", "returns", "outcome_levels", "draws", "response_mask"}),
 }
 RESULTS = {"advantage": (Credit, "advantages"), "policy_loss": (TokenLoss, "loss"), "value_loss": (TokenLoss, "loss")}
 
@@ -88,6 +89,7 @@ def tiny_data(outputs: int = 1, rewards: int = 1) -> dict[str, Any]:
     logprobs = torch.where(response_mask, -0.5, 0.0)
     outcomes = torch.tensor([1.0, 0.0, 0.0, 1.0])
     last = response_mask.int().cumsum(dim=1).argmax(dim=1)
+    turn_ends = torch.arange(4) == last[:, None]
     top = torch.log_softmax(torch.arange(8, 0, -1.0), dim=0).expand(4, 4, 8)
     advantages = torch.where(response_mask, outcomes[:, None] - 0.5, 0.0)
     trained = logprobs.clone().requires_grad_()
@@ -102,10 +104,12 @@ def tiny_data(outputs: int = 1, rewards: int = 1) -> dict[str, Any]:
         "correct": outcomes,
         "policy_version": torch.zeros(4, dtype=torch.long),
         "turn_ids": torch.where(response_mask, 0, -1),
+        "turn_rewards": torch.where(turn_ends, outcomes[:, None], math.nan),
         "answer_ids": torch.tensor([0, 1, 1, 0]),
         "reward_components": outcomes[:, None].expand(4, rewards),
         "greedy_rewards": outcomes,
         "static_values": outcomes / 2,
+        "outcome_levels": outcomes.long(),
         "draws": torch.linspace(0, 0.9, 16).reshape(4, 4),
         "progress": torch.tensor(0.5),
         "old_logprobs": logprobs,

@@ -37,13 +37,13 @@ class Prompt:
 
 @dataclass
 class Turn:
-    """One author's contiguous tokens; `reward` is what the environment gave for it, if it gives any."""
+    """One author's contiguous tokens; `reward` is what the environment gave for it, None where it said nothing."""
 
     author: str
     token_ids: list[int]
     rollout_logprobs: list[float] = field(default_factory=list)
     policy_version: int = 0
-    reward: float = 0.0
+    reward: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,16 @@ class Score:
 
     value: the reward, before its weight. correct: a verifier's verdict, kept apart from shaped rewards
     because dynamic sampling and accuracy read it. turn_values: optional, one number per actor turn; they
-    are placed on the turns' last tokens, `value` on the trajectory's last.
+    are placed on the turns' last tokens, `value` on the trajectory's last. outcome: a verifier's name for how it
+    ended, such as "timeout", which metrics count. level: that outcome's rank among the verifier's ordered outcomes,
+    0 the worst, which a critic may predict.
     """
 
     value: float
     correct: bool | None = None
     turn_values: tuple[float, ...] = ()
+    outcome: str | None = None
+    level: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,11 @@ class Trajectory:
         """True if every verifier that gave a verdict agreed; None if none did."""
         verdicts = [score.correct for score in self.scores.values() if score.correct is not None]
         return all(verdicts) if verdicts else None
+
+    @property
+    def level(self) -> int | None:
+        """The lowest level that a verifier gave; None if none gave one."""
+        return min((score.level for score in self.scores.values() if score.level is not None), default=None)
 
     @property
     def outcome(self) -> float:
@@ -138,10 +147,12 @@ class Batch:
     policy_version: Tensor  # [N] int64, of the oldest turn
 
     turn_ids: Tensor | None = None  # [N, T] int64, which of the author's turns a token belongs to; -1 off the response
+    turn_rewards: Tensor | None = None  # [N, T] fp32, a turn's own reward on its last token; nan where none was given
     answer_ids: Tensor | None = None  # [N] int64, equal where the last turns' texts are equal
     reward_components: Tensor | None = None  # [N, K] fp32, each reward function's value times its weight
     greedy_rewards: Tensor | None = None  # [N] fp32, reward of the greedy answer to the same prompt, or nan
     static_values: Tensor | None = None  # [N] fp32, mean reward of the stage's first policy on the prompt, or nan
+    outcome_levels: Tensor | None = None  # [N] int64, rank among the verifier's outcomes, or -1
     draws: Tensor | None = None  # [N, T] fp32, this step's random numbers in [0, 1)
     progress: Tensor | None = None  # [] fp32, share of the stage's steps done, in [0, 1)
 
@@ -187,6 +198,7 @@ PER_TRAJECTORY = frozenset(
         "reward_components",
         "greedy_rewards",
         "static_values",
+        "outcome_levels",
     }
 )
 """The Batch's fields that have no token dimension."""

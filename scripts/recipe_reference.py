@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,12 +161,19 @@ def _default(field: FieldInfo) -> str:
 
 def _setting(parameter: inspect.Parameter) -> str:
     empty = parameter.default is parameter.empty
-    return f"`{parameter.name}` (required)" if empty else f"`{parameter.name}={_yaml(parameter.default)}`"
+    return f"`{parameter.name}` (required)" if empty else _code(f"{parameter.name}={_yaml(parameter.default)}")
+
+
+def _code(text: str) -> str:
+    """A code span, whatever backticks are in it."""
+    runs = re.findall("`+", text)
+    ticks, space = "`" * (1 + max(map(len, runs), default=0)), " " * bool(runs)
+    return f"{ticks}{space}{text}{space}{ticks}"
 
 
 def _yaml(value: Any) -> str:
     """A value as a recipe spells it."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
 
 
 def _prose(doc: str | None) -> str:

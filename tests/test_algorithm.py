@@ -357,12 +357,25 @@ def test_what_is_read_before_the_updates(changes, early):
             False,
         ),
         ({"policy_loss": "nll", "regularizers": {"nll": {"weight": 1.0, "tokens": "difficulty"}}}, False, False),
+        (
+            {
+                "policy_loss": "reinforce",
+                "advantage": "remax",
+                "advantage_shaping": {"outcome_likelihood": {}},
+                "critic": {"outputs": 4},
+                "value_loss": "outcome_cross_entropy",
+            },
+            True,
+            False,
+        ),
     ],
 )
 def test_what_brings_a_critic_and_what_couples_trajectories(changes, has_critic, is_coupled):
     algorithm = Algorithm.from_recipe(recipe(**changes))
     assert (algorithm.has_critic, algorithm.is_coupled) == (has_critic, is_coupled)
-    assert {key for key, _ in algorithm.placed()} >= ({"value", "value_loss"} if has_critic else set())
+    placed = {key for key, _ in algorithm.placed()}
+    assert ("value_loss" in placed, "value" in placed) == (has_critic, algorithm.reads_values)
+    assert algorithm.predicts_levels == (has_critic and not algorithm.reads_values)
 
 
 def test_a_weight_of_the_credit_lets_the_credit_be_computed():

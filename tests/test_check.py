@@ -220,7 +220,7 @@ def test_rewards_that_fail_are_told_by_kind():
 
 def test_the_forms_of_a_gold_answer():
     prompt = Prompt("train:0", (1,), "q", {"answer": "7"})
-    plain = ["7", r"\boxed{7}", "<answer>7</answer>"]
+    plain = ["7", r"\boxed{7}", "<answer>7</answer>", "```\n7\n```"]
     assert gold_forms(prompt, Rows(path="a"), {}) == plain
     marked = gold_forms(prompt, Rows(path="a", answer_after="####"), {"tag": "out", "after": "="})
     assert marked[:3] == ["7", r"\boxed{7}", "<out>7</out>"]

@@ -319,6 +319,25 @@ def test_faults_of_the_critic_and_the_gold_answer_are_told_with_all_others():
     assert "accepts their own answers" in report and "memory" in report
 
 
+def test_outcome_levels_are_given_one_for_each_output(folder):
+    (folder / "own_verdicts.py").write_text(
+        "from llmrl.rewards.marks import gives_levels\nfrom llmrl.types import Score\n\n"
+        "@gives_levels(3)\ndef graded(completion, answer):\n"
+        "    return Score(1.0, completion == answer, level=2 * (completion == answer))\n"
+    )
+    levels = {"advantage": "remax", "advantage_shaping": {"outcome_likelihood": {}}, "critic": {"outputs": 3}}
+    levels |= {"value_loss": "outcome_cross_entropy", "rewards": {"math_verifier": None, "own_verdicts:graded": {}}}
+    faults, report = check(levels)
+    assert faults == []
+    assert "value_loss: outcome_cross_entropy" in report and "value: mean" not in report
+    assert check(levels | {"critic": {"outputs": 4}})[0] == [
+        "critic.outputs: 4, but rewards.own_verdicts:graded gives 3 outcome levels; give one output for each"
+    ]
+    [fault] = check(levels | {"rewards": {"math_verifier": {}}})[0]
+    assert fault.startswith("rewards: a piece reads outcome levels, but none of math_verifier gives any; use a ")
+    assert fault.endswith("or mark your own with llmrl.rewards.marks.gives_levels")
+
+
 def test_a_critic_may_be_what_an_earlier_stage_made():
     stages = {
         "warm": {"policy_loss": "nll", "advantage": None, "learn_from": "demonstrations"},

@@ -43,6 +43,8 @@ def own_pieces(tmp_path, monkeypatch):
         "    def __call__(self, rewards, response_mask, group_ids):\n"
         "        return rloo(rewards, response_mask, group_ids)\n"
         "called = Rloo()\n"
+        "def last(outputs):\n"
+        "    return outputs[..., -1]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -294,6 +296,40 @@ def test_a_critic_needs_something_to_learn():
     # a frozen critic learns nothing any more
     frozen = {"critic": {"outputs": 2, "frozen": True, "model": "some/value_model"}}
     assert faults(**spread | frozen) == []
+
+
+LEVELS = {"advantage": "remax", "advantage_shaping": {"outcome_likelihood": {}}, "critic": {"outputs": 4}}
+OF_LEVELS = {"value_loss": "outcome_cross_entropy"}
+
+
+def test_a_critic_of_levels_is_taught_levels():
+    assert faults(**LEVELS, **OF_LEVELS) == []
+    for advantage in ("remax", "grpo"):
+        assert faults(**LEVELS | {"advantage": advantage}) == [
+            "advantage_shaping.outcome_likelihood: reads the critic's outputs as the logits of outcome levels, but "
+            "value_loss: squared does not teach it these; use value_loss: outcome_cross_entropy"
+        ]
+
+
+def test_logits_of_levels_are_no_values():
+    message = (
+        "value_loss: outcome_cross_entropy makes the critic's outputs the logits of outcome levels, but a piece reads "
+        "them as values by value: {}"
+    )
+    for reading in ("mean", "softmin"):
+        assert faults(**GAE, **OF_LEVELS, critic={"outputs": 4}, value=reading) == [message.format(reading)]
+    assert faults(**LEVELS | GAE, **OF_LEVELS) == [message.format("mean")]
+    # a reading of one's own may make values of them
+    assert faults(**LEVELS | GAE, **OF_LEVELS, value="own_pieces:last") == []
+
+
+def test_levels_need_outputs_and_verdicts():
+    single = {"critic": {"outputs": 1}}
+    message = "critic.outputs: 1 is not valid, expected at least 2, one for each outcome level"
+    places = ("advantage_shaping.outcome_likelihood", "value_loss.outcome_cross_entropy")
+    assert faults(**LEVELS | single, **OF_LEVELS) == [f"{place}: {message}" for place in places]
+    found = faults(**LEVELS, **OF_LEVELS, learn_from="demonstrations")
+    assert "learn_from: demonstrations samples and scores nothing, but a piece reads outcome_levels" in found
 
 
 def test_a_flow_and_its_credit_have_one_temperature():

@@ -31,6 +31,7 @@ METHODS = {
     "cde": ("2509.09675", "progress value_std values"),
     "cispo": ("2506.13585", "group_ids"),
     "clip_cov": ("2505.22617", "draws group_ids"),
+    "coderl": ("2207.01780", "greedy_rewards old_outputs outcome_levels"),
     "d3s": ("2509.22115", "group_ids old_entropy progress"),
     "d_ppo": ("2310.20380", "values"),
     "dapo": ("2503.14476", "group_ids"),
@@ -75,6 +76,7 @@ METHODS = {
     "sft": ("2203.02155", ""),
     "simko": ("2510.14807", "correct group_ids old_entropy old_top_ids token_ids top_logprobs"),
     "spo_simple": ("2401.16025", "group_ids"),
+    "thor": ("2509.13761", "group_ids reward_components turn_ids turn_rewards"),
     "tis": ("Yao et al. 2025", "group_ids rollout_logprobs"),
     "top_entropy": ("2506.01939", "group_ids old_entropy"),
     "topr": ("2503.14286", "group_ids rollout_logprobs"),
@@ -87,8 +89,10 @@ METHODS = {
 }
 NO_ADVANTAGE = {"best_of_n_sft", "drpo", "gfn_subtb", "gfn_tb", "pacs", "sft"}
 COUPLED = {"drpo", "gfn_tb", "pacs"}
-ONE_UPDATE = {"a2c", "opo", "reinforce", "remax", "rloo"}
+ONE_UPDATE = {"a2c", "coderl", "opo", "reinforce", "remax", "rloo"}
+CRITICS = {"values", "old_outputs"}
 AGAINST_THE_SAMPLER = {"topr"}
+WITH_A_TOOL = {"thor"}
 
 # what a paper's formula or its released settings say, by method and key
 CLIP = {"ppo_clip": {"clip_low": 0.2, "clip_high": 0.2}}
@@ -156,9 +160,15 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("vapo", {"regularizers": {"nll": {"weight": 0.1, "tokens": "correct_tokens"}}, "policy_loss": CLIP_HIGHER}),
     ("vl_dac", {"advantage": {"step_gae": {"gamma": 0.99, "lam": 0.95}}, "regularizers": {"kl_k3": {"weight": 0.04}}}),
     ("vl_dac", {"policy_loss": {"ppo_clip": {"clip_low": 0.1, "clip_high": 0.1}}}),
+    ("coderl", {"advantage": "remax", "advantage_shaping": {"outcome_likelihood": {}}, "policy_loss": "reinforce"}),
+    ("coderl", {"value_loss": "outcome_cross_entropy", "reduce": "sequence_mean"}),
     ("cde", {"value_loss": {"bootstrapped": {"fraction": 0.5}}}),
     ("safe", {"value": {"softmin": {"temperature": 0.3}}}),
     ("mdpo", {"policy_loss": "surrogate", "regularizers": {"proximal_kl": {"weight": 1.0}}}),
+    ("thor", {"advantage": {"turn_grpo": {"min_turn_reward": 1.0}}, "reduce": "token_mean", "keep": "everything"}),
+    ("thor", {"policy_loss": {"ppo_clip": {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 3.0}}}),
+    ("thor", {"regularizers": {"nll": {"weight": 0.01, "tokens": "positive_advantage"}}, "token_rewards": {}}),
+    ("thor", {"env": {"python_tool": {"max_calls": 5, "reward_ran": 1.0, "reward_failed": 0.0}}}),
     ("best_of_n_sft", {"policy_loss": "nll", "keep": {"best_of": {"count": 1, "min_reward": 0.0}}}),
 ]
 
@@ -181,13 +191,13 @@ def test_each_method_resolves_and_needs_what_it_says(method, resolved):
     recipe = resolved(method)
     algorithm = Algorithm.from_recipe(recipe)
     assert algorithm.needs - ORDINARY == set(METHODS[method][1].split())
-    assert algorithm.has_critic == ("values" in METHODS[method][1].split())
+    assert algorithm.has_critic == bool(CRITICS & set(METHODS[method][1].split()))
     assert ("advantages" in algorithm.needs) == (method not in NO_ADVANTAGE)
     assert algorithm.is_coupled == (method in COUPLED)
     against = "rollout_logprobs" if method in AGAINST_THE_SAMPLER else "old_logprobs"
     assert against in algorithm.log_ratio.data
     pieces = resolve_pieces(recipe)
-    assert pieces.env.name == "single_turn"
+    assert pieces.env.name == ("python_tool" if method in WITH_A_TOOL else "single_turn")
     assert (pieces.allocate is not None) == (recipe.allocate is not None)
     assert "math_verifier" in Rewards.from_specs(recipe.rewards, workers=Workers(1)).weights
 
@@ -215,12 +225,13 @@ def test_settings_are_the_papers(method, settings, resolved):
 
 
 def test_critics_are_as_their_papers_have_them(resolved):
-    found = {name: resolved(name).critic for name in METHODS if "values" in METHODS[name][1].split()}
+    found = {name: resolved(name).critic for name in METHODS if CRITICS & set(METHODS[name][1].split())}
     assert {name for name, critic in found.items() if critic.backbone == "shared"} == {"a2c", "vl_dac"}
     assert {name for name, critic in found.items() if critic.detach} == {"vl_dac"}
-    assert {name for name, critic in found.items() if critic.warmup_steps} == {"dvpo", "vapo", "vc_ppo"}
+    assert {name for name, critic in found.items() if critic.warmup_steps} == {"coderl", "dvpo", "vapo", "vc_ppo"}
     assert {name for name, critic in found.items() if critic.frozen} == {"dvpo"}
-    assert {name: critic.outputs for name, critic in found.items() if critic.outputs > 1} == {"cde": 4, "safe": 2}
+    several = {name: critic.outputs for name, critic in found.items() if critic.outputs > 1}
+    assert several == {"cde": 4, "coderl": 4, "safe": 2}
     assert {name: critic.weight for name, critic in found.items() if critic.weight != 1} == dict.fromkeys(
         ("a2c", "vl_dac"), 0.5
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmrl.algorithm import Algorithm
 from llmrl.check.report import Report
-from llmrl.pieces import Piece
+from llmrl.pieces import Piece, shown
 from llmrl.recipe import Recipe
 from llmrl.train.build import Pieces
 
@@ -30,8 +30,10 @@ def _say(recipe: Recipe, algorithm: Algorithm, pieces: Pieces, report: Report) -
     if "log_ratio" in algorithm.needs:
         named.append(("log_ratio", algorithm.log_ratio))
     named.append(("reduce", algorithm.reduce))
+    if algorithm.reads_values:
+        named.append(("value", algorithm.value))
     if algorithm.has_critic:
-        named += [("value", algorithm.value), ("value_loss", algorithm.value_loss)]
+        named.append(("value_loss", algorithm.value_loss))
     if recipe.learn_from == "rollouts":
         named += [("env", pieces.env), ("allocate", pieces.allocate), ("keep", pieces.keep)]
     report.say("pieces", "  ".join(f"{key}: {_text(piece)}" for key, piece in named if piece))
@@ -53,4 +55,4 @@ def _say(recipe: Recipe, algorithm: Algorithm, pieces: Pieces, report: Report) -
 
 def _text(piece: Piece) -> str:
     settings = (getattr(piece.function, "__kwdefaults__", None) or {}) | dict(piece.settings)
-    return piece.name + (f"({', '.join(f'{k}={v}' for k, v in settings.items())})" if settings else "")
+    return piece.name + (f"({', '.join(f'{k}={shown(v)}' for k, v in settings.items())})" if settings else "")

@@ -23,7 +23,7 @@ from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_stages
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
-from llmrl.train.build import resolve_pieces
+from llmrl.train.build import check_levels, resolve_pieces
 
 
 def check_plan(plan: Plan, *, ranks: int, console: Console) -> int:
@@ -78,6 +78,9 @@ class _Checker:
             pieces = resolve_pieces(recipe)
         with gathered(report.faults):
             rewards = Rewards.from_specs(recipe.rewards, workers=self.workers)
+        with gathered(report.faults):
+            if algorithm and rewards:
+                check_levels(recipe, algorithm)
         check_pieces(recipe, algorithm, pieces, report)
         check_engines(recipe, self.ranks, report)
         _check_evaluation(recipe, report.faults)

@@ -19,8 +19,8 @@ def pack(groups: Sequence[Group], author: str) -> Batch:
     rows = [_Row(one, group, number, author) for number, group in enumerate(groups) for one in group.trajectories]
     width = max(len(row.token_ids) for row in rows)
 
-    def stack(field: str, dtype: torch.dtype) -> Tensor:
-        out = torch.zeros(len(rows), width, dtype=dtype)
+    def stack(field: str, dtype: torch.dtype, fill: float = 0) -> Tensor:
+        out = torch.full((len(rows), width), fill, dtype=dtype)
         for index, row in enumerate(rows):
             out[index, : len(row.token_ids)] = torch.tensor(getattr(row, field), dtype=dtype)
         return out
@@ -38,10 +38,12 @@ def pack(groups: Sequence[Group], author: str) -> Batch:
         correct=torch.tensor([row.correct for row in rows]),
         policy_version=torch.tensor([row.policy_version for row in rows]),
         turn_ids=turn_ids,
+        turn_rewards=stack("turn_rewards", torch.float32, fill=math.nan),
         answer_ids=torch.tensor([texts[row.text] for row in rows]),
         reward_components=_components([row.components for row in rows]),
         greedy_rewards=torch.tensor([row.greedy_reward for row in rows]),
         static_values=torch.tensor([row.static_value for row in rows]),
+        outcome_levels=torch.tensor([row.level for row in rows]),
     )
 
 
@@ -51,7 +53,8 @@ class _Row:
     token_ids         P0 P1 A0 A1 E0 A2     prompt, actor, environment, actor
     response_mask      0  0  1  1  0  1
     turn_numbers       0  0  1  1  0  2
-    rewards            0  0  0  r  0  R     r of the first turn, R = r of the last turn + outcome
+    turn_rewards       -  -  -  r  0  s     r of the first turn, s of the last; nan, here -, where none was given
+    rewards            0  0  0  r  0  R     R = s + outcome
     """
 
     def __init__(self, trajectory: Trajectory, group: Group, number: int, author: str):
@@ -61,6 +64,7 @@ class _Row:
         self.greedy_reward = group.greedy.reward if group.greedy and not group.greedy.failure else math.nan
         self.static_value = group.static_value
         self.correct = math.nan if trajectory.correct is None else float(trajectory.correct)
+        self.level = -1 if trajectory.level is None else trajectory.level
         own = [turn for turn in trajectory.turns if turn.author == author]
         self.policy_version = min((turn.policy_version for turn in own), default=0)
         self._lay_out(trajectory, author)
@@ -68,22 +72,29 @@ class _Row:
     def _lay_out(self, trajectory: Trajectory, author: str) -> None:
         self.token_ids = list(trajectory.prompt.token_ids)
         self.turn_numbers = [0] * len(self.token_ids)
-        self.rewards = [0.0] * len(self.token_ids)
+        self.turn_rewards = [math.nan] * len(self.token_ids)
         self.rollout_logprobs = [0.0] * len(self.token_ids)
-        turn_rewards, number = iter(trajectory.turn_rewards), 0
+        scored, number = iter(trajectory.turn_rewards), 0
         for turn in trajectory.turns:
             trained = turn.author == author
             number += trained
-            reward = turn.reward + (next(turn_rewards, 0.0) if trained else 0.0)
+            given = [turn.reward, next(scored, None) if trained else None]
             self.token_ids += turn.token_ids
             self.turn_numbers += [number * trained] * len(turn.token_ids)
-            self.rewards += [0.0] * (len(turn.token_ids) - 1) + [reward] if turn.token_ids else []
+            self.turn_rewards += [math.nan] * (len(turn.token_ids) - 1) + [_sum(given)] if turn.token_ids else []
             known = trained and turn.rollout_logprobs
             self.rollout_logprobs += turn.rollout_logprobs if known else [0.0] * len(turn.token_ids)
         self.response_mask = [number > 0 for number in self.turn_numbers]
+        self.rewards = [0.0 if math.isnan(reward) else reward for reward in self.turn_rewards]
         if True in self.response_mask:
             last = len(self.response_mask) - 1 - self.response_mask[::-1].index(True)
             self.rewards[last] += trajectory.reward
+
+
+def _sum(given: Sequence[float | None]) -> float:
+    """The sum of what there is, nan of nothing."""
+    known = [value for value in given if value is not None]
+    return sum(known) if known else math.nan
 
 
 def _components(rows: Sequence[dict[str, float]]) -> Tensor:

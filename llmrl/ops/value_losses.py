@@ -1,8 +1,9 @@
 """Losses of a critic per token, unreduced.
 
 outputs [N, T, H] are what the critic's heads say now, with gradient; old_outputs what they said at step start;
-returns [N, T] the targets. A token whose return is nan has no target, as all tokens off the response mask: its
-loss and its gradient are 0, whatever lies in its outputs. stats are 0 there.
+returns [N, T] the targets of tokens, outcome_levels [N] those of trajectories. A token whose return is nan has no
+target, as all tokens of a trajectory whose level is -1 and all tokens off the response mask: its loss and its
+gradient are 0, whatever lies in its outputs. stats are 0 there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmrl.ops.atoms import atoms
+from llmrl.ops.levels import level_logprobs
 from llmrl.ops.ranges import refuse_negative, require_fraction, require_positive
 from llmrl.ops.values import softmin
 from llmrl.types import TokenLoss
@@ -123,6 +125,31 @@ def categorical(outputs: Tensor, returns: Tensor, *, low: float, high: float, sm
         "returns_outside": ((target < low) | (target > high)).float(),
     }
     return TokenLoss(loss * known, {name: stat * known for name, stat in stats.items()})
+
+
+def outcome_cross_entropy(outputs: Tensor, outcome_levels: Tensor, response_mask: Tensor) -> TokenLoss:
+    """Cross-entropy of a trajectory's outcome level, whose logits are the largest along the trajectory.
+
+        z_ih = max_t outputs_ith        over the response tokens
+        loss_it = -log softmax(z_i)[level_i]        the same on all of them
+
+    outputs: [N, T, H], an output for each level; outcome_levels: [N]; response_mask: [N, T]. Reduced by sequence_mean
+    every trajectory counts once. A level's gradient reaches the one token with its largest logit, the first of equal
+    ones. stats: level_accuracy, 1 where z_i is largest at the level; level_probability, softmax(outputs_it)[level_i].
+    Raises ValueError for fewer than 2 outputs, or for a level that has no output. Source: CodeRL, arXiv 2207.01780.
+    """
+    known = response_mask & (outcome_levels >= 0).unsqueeze(1)
+    logits = torch.where(known.unsqueeze(-1), outputs.float(), -torch.inf)
+    pooled = torch.where(known.any(dim=1, keepdim=True), logits.max(dim=1).values, 0.0)
+    right = (pooled.argmax(dim=-1) == outcome_levels).float().unsqueeze(1)
+    per_token = {
+        "level_accuracy": right.expand_as(known),
+        "level_probability": level_logprobs(outputs.detach(), outcome_levels).exp(),
+    }
+    loss = -level_logprobs(pooled, outcome_levels).unsqueeze(1)
+    return TokenLoss(
+        torch.where(known, loss, 0.0), {name: torch.where(known, stat, 0.0) for name, stat in per_token.items()}
+    )
 
 
 def _histogram(target: Tensor, support: Tensor, smoothing: float) -> Tensor:

@@ -22,8 +22,9 @@ from llmrl.errors import RecipeError, RunStopped, unknown_name
 from llmrl.prove.results import Result, Run, is_done, read_results
 from llmrl.recipe_file import methods
 
-TASKS = ("arithmetic", "sparse", "noisy", "experts")
-STARTS = {"experts": "experts_start"}  # what a task starts from, if not from the common warm_start
+TASKS = ("arithmetic", "sparse", "noisy", "experts", "programs", "tools")
+STARTS = {"experts": "experts_start", "programs": "programs_start", "tools": "tools_start"}
+"""What a task starts from, if not from the common warm_start."""
 YARDSTICK = "grpo"
 SEEDS = (0, 1, 2)
 RUNS_A_PROCESS = 60  # the memory of a process grows by some 10 MB a run, so it is replaced now and then
@@ -78,12 +79,23 @@ def start_folder(folder: Path, start: str) -> Path:
 
 
 def _suits(name: str, task: str) -> bool:
-    """Methods that read routers need a start that has them; beside them only the yardstick is measured there."""
+    """A method that asks for more than the common tasks have is measured where that is, and so is the yardstick."""
+    own = _own_task(name)
+    return task == own or (own is None and task not in STARTS) or (name == YARDSTICK and task in STARTS)
+
+
+def _own_task(name: str) -> str | None:
+    """The task that has what a method reads: routers, the levels of outcomes, or an environment with a tool."""
     from llmrl.algorithm import Algorithm
     from llmrl.recipe_file import method_recipe
 
-    routed = "router_drift" in Algorithm.from_recipe(method_recipe(name)).needs
-    return routed == (task in STARTS) or (task in STARTS and name == YARDSTICK)
+    recipe = method_recipe(name)
+    algorithm = Algorithm.from_recipe(recipe)
+    if "router_drift" in algorithm.needs:
+        return "experts"
+    if "outcome_levels" in algorithm.needs:
+        return "programs"
+    return None if recipe.env == "single_turn" else "tools"
 
 
 def _check_names(names: Iterable[str], tasks: Iterable[str]) -> None:

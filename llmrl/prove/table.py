@@ -22,7 +22,7 @@ INTRODUCTION = """\
 # Methods, measured
 
 {count} methods on {tasks} small tasks, seeds {seeds}, all from one warm-started checkpoint
-(the experts have one of their own) with the same budget:
+(experts, programs and tools have one of their own) with the same budget:
 {budget}. Measured on {date}, {hours:.1f} CPU-hours of training, by `{command}`.
 
 A table is a measurement of one small setting, not a ranking: a 0.4M-parameter model, answers of four tokens, and the
@@ -152,8 +152,8 @@ def _remark(row: Row, note: str | None) -> str:
 
 
 def _budget() -> str:
-    """What one run may use, as the tasks' common recipe file says it."""
-    recipe: dict[str, Any] = yaml.safe_load(task_file("task").read_text(encoding="utf-8"))
+    """What one run may use, as the tasks' common file says it."""
+    recipe: dict[str, Any] = yaml.safe_load(task_file("budget").read_text(encoding="utf-8"))
     rollout, training = recipe["rollout"], recipe["training"]
     return (
         f"{training['steps']} steps of {rollout['prompts_per_step']} prompts x {rollout['group_size']} samples, "

@@ -30,6 +30,7 @@ from pydantic import NonNegativeInt, PositiveFloat
 
 from llmrl.errors import RecipeError, nearest
 from llmrl.pieces import Piece, bind, resolve
+from llmrl.rewards.cache import ResultCache, cache_key
 from llmrl.rewards.catalogue import REWARDS
 from llmrl.rewards.workers import Workers
 from llmrl.types import ACTOR, Failure, Group, Score, Trajectory
@@ -72,6 +73,11 @@ class Reward:
         """The data columns that the function takes by name."""
         return tuple(name for name in self.piece.data if name not in BUILT_IN_DATA)
 
+    @property
+    def levels(self) -> int | None:
+        """How many outcome levels the function says that it gives; None if it gives none. See rewards.marks."""
+        return getattr(self.piece.function, "levels", None)
+
     @classmethod
     def from_spec(cls, name: str, settings: Mapping[str, Any]) -> Reward:
         """The reward that a recipe's line names; raises RecipeError naming the key and the nearest valid one."""
@@ -80,7 +86,8 @@ class Reward:
         _check_names(name, own)
         piece = resolve({name: own}, REWARDS, key=KEY, what="reward")
         common = bind(name, _run_settings, run, key=KEY).settings
-        reward = cls(name, piece, **_run_settings(**common))
+        deadline = {"deadline_seconds": getattr(piece.function, "deadline_seconds", cls.deadline_seconds)}
+        reward = cls(name, piece, **_run_settings(**{**deadline, **common}))
         if not math.isfinite(reward.weight):
             raise RecipeError(f"{KEY}.{name}.weight: {reward.weight} is not valid: expected a finite number")
         if reward.per_group and len(piece.data) > 1:
@@ -113,6 +120,7 @@ class Rewards:
 
     def __init__(self, rewards: Sequence[Reward], *, workers: Workers):
         self.rewards = tuple(rewards)
+        self.cache: ResultCache[list[Score | Failure]] = ResultCache()
         self._workers = workers
         workers.warm(reward.module for reward in rewards)
 
@@ -121,7 +129,8 @@ class Rewards:
         """The set from a recipe's `rewards:` mapping of names to settings.
 
         A name is a built-in one or `module:function`. Every reward takes the settings `weight` (1.0),
-        `deadline_seconds` (10) and `retries` (1) beside its own. Raises RecipeError with all faults at once.
+        `deadline_seconds` (10, unless the function is marked otherwise) and `retries` (1) beside its own. Raises
+        RecipeError with all faults at once.
         """
         rewards, faults = [], []
         for name, settings in specs.items():
@@ -196,8 +205,22 @@ class Rewards:
         return results
 
     async def _attempt(self, reward: Reward, part: Group) -> list[Score | Failure]:
+        """The part's scores: those of an equal call before it, or under way, if the function is marked (see cache)."""
+        available = {"group": part} if reward.per_group else _data(part.trajectories[0])
+        args = [available[name] for name in reward.piece.data]
+        key = cache_key(reward.piece.function, args, reward.piece.settings)
+        if key is None:
+            return await self._scored(reward, part, args)
+        turns = tuple(_actor_turns(trajectory) for trajectory in part.trajectories)  # what turn_values must fit
+        return await self.cache.get(
+            (reward.name, turns, key),
+            lambda: self._scored(reward, part, args),
+            keep=lambda results: not any(isinstance(result, Failure) for result in results),
+        )
+
+    async def _scored(self, reward: Reward, part: Group, args: list[Any]) -> list[Score | Failure]:
         try:
-            result = await self._call(reward, part)
+            result = await self._call(reward, args)
         except TimeoutError as error:
             failure = Failure(reward.name, "timeout", str(error) or "the function raised TimeoutError")
         except ValueError as error:
@@ -206,18 +229,16 @@ class Rewards:
             failure = Failure(reward.name, "crash", str(error) or type(error).__name__)
         else:
             if not reward.per_group:
-                return [_as_score(reward.name, result, part.trajectories[0])]
+                return [_as_score(reward, result, part.trajectories[0])]
             if isinstance(result, list | tuple) and len(result) == len(part.trajectories):
                 pairs = zip(result, part.trajectories, strict=True)
-                return [_as_score(reward.name, one, trajectory) for one, trajectory in pairs]
+                return [_as_score(reward, one, trajectory) for one, trajectory in pairs]
             expected = f"a list of {len(part.trajectories)}, one result per trajectory"
             failure = Failure(reward.name, "invalid", f"returned {_shown(result)}, expected {expected}")
         return [failure] * len(part.trajectories)
 
-    async def _call(self, reward: Reward, part: Group) -> Any:
-        available = {"group": part} if reward.per_group else _data(part.trajectories[0])
+    async def _call(self, reward: Reward, args: list[Any]) -> Any:
         function, settings = reward.piece.function, reward.piece.settings
-        args = [available[name] for name in reward.piece.data]
         if not inspect.iscoroutinefunction(function):
             return await self._workers.run(function, args, settings, reward.deadline_seconds)
         deadline = asyncio.timeout(reward.deadline_seconds)
@@ -246,8 +267,9 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
-def _as_score(source: str, result: Any, trajectory: Trajectory) -> Score | Failure:
+def _as_score(reward: Reward, result: Any, trajectory: Trajectory) -> Score | Failure:
     """A Score, or an "invalid" Failure for anything that is not a finite number, a bool or a Score."""
+    source = reward.name
     if isinstance(result, bool):
         result = Score(float(result), result)
     elif not isinstance(result, Score) and hasattr(result, "__float__"):  # numpy's and torch's scalars too
@@ -261,11 +283,19 @@ def _as_score(source: str, result: Any, trajectory: Trajectory) -> Score | Failu
         finite = False
     if not finite:
         return Failure(source, "invalid", f"returned {_shown(result)}, expected finite numbers")
-    turns = sum(turn.author == ACTOR for turn in trajectory.turns)
+    count = math.inf if reward.levels is None else reward.levels
+    if result.level is not None and not (isinstance(result.level, int) and 0 <= result.level < count):
+        expected = "an int of at least 0" + (f" and below {count}" if reward.levels else "")
+        return Failure(source, "invalid", f"returned the level {_shown(result.level)}, expected {expected}")
+    turns = _actor_turns(trajectory)
     if result.turn_values and turns and len(result.turn_values) != turns:
         message = f"returned {len(result.turn_values)} turn values, expected {turns}, one per actor turn"
         return Failure(source, "invalid", message)
     return result
+
+
+def _actor_turns(trajectory: Trajectory) -> int:
+    return sum(turn.author == ACTOR for turn in trajectory.turns)
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from llmrl.envs.base import Env, Step
+from llmrl.envs.base import Encode, Env, Step
 from llmrl.errors import RunStopped
 from llmrl.pieces import Piece
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
@@ -67,6 +67,7 @@ class Collector:
         scorer: Scorer,
         *,
         make_env: Piece,
+        encode: Encode,
         decode: Callable[[list[int]], str],
         deadline_seconds: float,
         env_retries: int = 1,
@@ -77,6 +78,7 @@ class Collector:
         self.sampler = sampler
         self._scorer = scorer
         self._make_env = make_env
+        self._text = {"encode": encode, "decode": decode}
         self._decode = decode
         self._deadline = deadline_seconds
         self._env_retries = env_retries
@@ -177,32 +179,51 @@ class Collector:
     async def _play(self, trajectory: Trajectory, params: SamplingParams, waiting: Counter[str]) -> None:
         """Actor and environment in turn, until the environment is done or max_tokens have followed the prompt."""
         with _environment():
-            env: Env = self._make_env({"prompt": trajectory.prompt})
+            env: Env = self._make_env({"prompt": trajectory.prompt} | self._text)
+            stop = (*params.stop, *getattr(env, "stop", ()))
             context = list(await _named(waiting, "environment", env.reset()))
         if tuple(context) != trajectory.prompt.token_ids:
             trajectory.prompt = replace(trajectory.prompt, token_ids=tuple(context))
-        left = params.max_tokens
-        for turn in itertools.count():
-            ask = replace(params, max_tokens=left, seed=derive_seed(params.seed, turn))
-            completion: Completion = await _named(waiting, "sampler", self.sampler.sample(context, ask))
-            sampled = Turn(ACTOR, completion.token_ids, completion.logprobs, completion.policy_version)
-            trajectory.turns.append(sampled)
+        limit = len(context) + params.max_tokens
+        turn = Turn(ACTOR, [])
+        for place in itertools.count():
+            seen = context + turn.token_ids
+            ask = replace(params, stop=stop, max_tokens=limit - len(seen), seed=derive_seed(params.seed, place))
+            completion = _joined(turn, await _named(waiting, "sampler", self.sampler.sample(seen, ask)))
+            if not turn.token_ids:
+                trajectory.turns.append(turn)
+            turn.token_ids, turn.rollout_logprobs = completion.token_ids, completion.logprobs
+            turn.policy_version = completion.policy_version
             trajectory.text = self._decode(completion.token_ids)
             trajectory.stop_reason = completion.stop_reason
             with _environment():
                 step: Step = await _named(waiting, "environment", env.step(completion))
-                if not math.isfinite(step.reward):
+                if step.reward is not None and not math.isfinite(step.reward):
                     raise ValueError(f"gave the reward {step.reward}, expected a finite number")
-                sampled.reward = step.reward
-                left -= len(completion.token_ids) + len(step.observation)
+                turn.reward = step.reward
+                after = context + completion.token_ids + step.observation
             if step.done or completion.stop_reason == "length":
                 return
-            if left < 1:  # an observation that nothing can answer is not kept
+            if len(after) >= limit:  # an observation that nothing can answer is not kept
                 trajectory.stop_reason = "length"
                 return
-            # the next turn extends the exact tokens of this one: nothing is decoded and tokenized again
-            context = context + completion.token_ids + step.observation
-            trajectory.turns.append(Turn(ENVIRONMENT, step.observation))
+            if step.observation:
+                # the next turn extends the exact tokens of this one: nothing is decoded and tokenized again
+                context = after
+                trajectory.turns.append(Turn(ENVIRONMENT, step.observation))
+                turn = Turn(ACTOR, [])
+
+
+def _joined(turn: Turn, completion: Completion) -> Completion:
+    """All that the actor said in a turn that went on; as old as its oldest part."""
+    if not turn.token_ids:
+        return completion
+    return replace(
+        completion,
+        token_ids=turn.token_ids + completion.token_ids,
+        logprobs=turn.rollout_logprobs + completion.logprobs,
+        policy_version=min(turn.policy_version, completion.policy_version),
+    )
 
 
 @contextmanager
@@ -245,8 +266,16 @@ def _measure(sampled: list[Group], kept: list[Group], failures: list[Failure], s
     }
     if verdicts:
         metrics["accuracy"] = _mean(verdicts)
+    turn_rewards = [turn.reward for t in scored for turn in t.turns if turn.reward is not None]
+    if turn_rewards:
+        metrics["turn_reward"] = _mean(turn_rewards)
+        metrics["rewarded_turns"] = len(turn_rewards) / len(scored)
     for name in sorted({name for t in scored for name in t.scores}):
-        metrics[f"reward/{name}"] = _mean([t.scores[name].value for t in scored if name in t.scores])
+        scores = [t.scores[name] for t in scored if name in t.scores]
+        metrics[f"reward/{name}"] = _mean([score.value for score in scores])
+        outcomes = Counter(score.outcome for score in scores if score.outcome is not None)
+        for outcome, count in outcomes.items():
+            metrics[f"outcome/{name}/{outcome}"] = count / outcomes.total()
     for (source, kind), count in Counter((f.source, f.kind) for f in failures).items():
         metrics[f"failures/{source}/{kind}"] = float(count)
     return metrics

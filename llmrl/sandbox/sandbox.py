@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -11,59 +12,63 @@ import socket
 import subprocess
 import tempfile
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
+from llmrl.sandbox.jailed import folders
 from llmrl.sandbox.limits import Execution, Limits, Program, SandboxError
 from llmrl.sandbox.seccomp import system_call_filter
-from llmrl.sandbox.tiers import Tier, landlock_version, launch, tiers
+from llmrl.sandbox.tiers import PROCESS, Tier, landlock_version, launch, tiers
 
 START_SECONDS = 20.0
+END_SECONDS = 5.0
 GRACE_SECONDS = 20.0
 """How much longer than a program's wall limit its supervisor may take to say how it ended."""
+ANSWER_BYTES = 1 << 16
 
 
 class Sandbox:
     """A jail with a warm interpreter in it; any number of programs run in it at once, each in a jail of its own.
 
     tier: one to use; default: the strongest that works here. allow_weak: whether that may be one without namespaces.
-    Safe to use from several threads. Raises SandboxError if no allowed tier can be had, with each one's reason.
+    Safe to use from several threads; a forked process that goes on with it gets a jail of its own. Raises SandboxError
+    if no allowed tier can be had, with each one's reason.
     """
 
     def __init__(self, tier: Tier | None = None, *, allow_weak: bool = False):
         self._lock = threading.Lock()
-        reasons = []
+        self._idle: list[_Supervisor] = []
+        self._process = os.getpid()
+        self._refused = []
         for candidate in (tier,) if tier else tiers():
             if not candidate.strong and not (allow_weak or tier):
-                reasons.append(f"{candidate.name}: not allowed (allow_weak)")
+                self._refused.append(f"{candidate.name}: not allowed (allow_weak)")
                 continue
             try:
                 self._jail = _Jail(candidate)
                 self.tier = candidate
-                break
+                return
             except (OSError, SandboxError) as error:
-                reasons.append(f"{candidate.name}: {error}")
-        else:
-            raise SandboxError(f"no sandbox can be had here: {'; '.join(reasons)}")
-        self._stronger = reasons
+                self._refused.append(f"{candidate.name}: {error}")
+        raise SandboxError(f"no sandbox can be had here: {'; '.join(self._refused)}")
 
     @property
     def missing(self) -> list[str]:
         """What this sandbox lacks of a full one, and why."""
-        lacks = list(self._stronger) if not self.tier.strong else []
+        jail, lacks = self._jail, []
         if not self.tier.strong:
-            lacks += ["namespaces of its own", "a limit on all files together", "starting processes"]
-        if system_call_filter(contained=self.tier.strong) is None:
+            lacks += [*self._refused, "namespaces of its own", "an exact limit on all files together"]
+        if not jail.nested:
+            lacks.append("starting processes")
+        if jail.nested and jail.view == "one":
+            lacks.append("limits on CPU and memory of all processes together (no /proc shows them)")
+        if self.tier.strong and not jail.nested:
+            lacks.append("namespaces inside namespaces (a jail is built for each program that runs at once)")
+        if system_call_filter(contained=jail.nested) is None:
             lacks.append("a system call filter (libseccomp.so.2 is not installed)")
         if not landlock_version():
             lacks.append("Landlock (the kernel has none)")
-        if self.tier.strong and not self._jail.nested:
-            lacks.append(
-                "a warm interpreter (the kernel allows no nested namespaces: a jail is built for each program)"
-            )
-        if self._jail.nested and not self._jail.sees_all:
-            lacks.append("limits on CPU and memory of all processes together (no new /proc can be mounted)")
         return lacks
 
     def run(self, program: Program, limits: Limits | None = None) -> Execution:
@@ -73,21 +78,28 @@ class Sandbox:
     def start(self, program: Program, limits: Limits | None = None) -> Running:
         """Start a program; its result is to be asked for, once."""
         limits = limits or Limits()
-        if self.tier.strong and not self._jail.nested:
-            jail = _Jail(self.tier)  # nothing but its end would end what a program leaves behind
-            return Running(jail.request(program, limits), limits, owned=jail)
-        with self._lock:
-            for _ in range(2):
+        files = _Files(program)
+        try:
+            while True:
+                supervisor, fresh = self._supervisor(limits.disk_mb)
                 try:
-                    return Running(self._jail.request(program, limits), limits)
-                except OSError:
-                    self._jail.close()
-                    self._jail = _Jail(self.tier)
-        raise SandboxError("the jail ended twice while a program was handed to it")
+                    supervisor.hand_over(limits, files)
+                    return Running(self, supervisor, files, limits)
+                except OSError as error:
+                    supervisor.close()
+                    if fresh:
+                        raise SandboxError(f"a program could not be handed over: {error}") from None
+        except BaseException:
+            files.close()
+            raise
+        finally:
+            files.close_theirs()
 
     def close(self) -> None:
         """End the jail and everything that runs in it."""
-        self._jail.close()
+        with self._lock:
+            self._forget_idle()
+            self._jail.close()
 
     def __enter__(self) -> Sandbox:
         return self
@@ -96,6 +108,40 @@ class Sandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _supervisor(self, disk_mb: int) -> tuple[_Supervisor, bool]:
+        """An idle one, or a fresh one, from a new jail if the old one is gone."""
+        with self._lock:
+            if self._process != os.getpid():
+                self._renew()
+            for place, idle in reversed(list(enumerate(self._idle))):
+                if idle.disk_mb == disk_mb:
+                    return self._idle.pop(place), False
+            if self.tier.strong and not self._jail.nested:
+                return _Supervisor(_Jail(self.tier), disk_mb, owns_jail=True), True
+            try:
+                return _Supervisor(self._jail, disk_mb), True
+            except OSError:
+                self._renew()
+                return _Supervisor(self._jail, disk_mb), True
+
+    def _renew(self) -> None:
+        self._forget_idle()
+        self._jail.close()
+        self._jail = _Jail(self.tier)
+        self._process = os.getpid()
+
+    def _forget_idle(self) -> None:
+        for supervisor in self._idle:
+            supervisor.close()
+        self._idle.clear()
+
+    def _take_back(self, supervisor: _Supervisor) -> None:
+        with self._lock:
+            if self._process == os.getpid() and supervisor.serves(self._jail):
+                self._idle.append(supervisor)
+                return
+        supervisor.close()
 
 
 @functools.cache
@@ -106,108 +152,154 @@ def shared(*, allow_weak: bool = False) -> Sandbox:
     return sandbox
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Our ends of a program's files."""
-
-    stdout: int
-    stderr: int
-    report: int
-    status: int
-
-    def close(self) -> None:
-        for descriptor in vars(self).values():
-            os.close(descriptor)
-
-
 class Running:
     """A program that was started."""
 
-    def __init__(self, files: _Files, limits: Limits, owned: _Jail | None = None):
-        self._files, self._limits, self._owned = files, limits, owned
+    def __init__(self, sandbox: Sandbox, supervisor: _Supervisor, files: _Files, limits: Limits):
+        self._sandbox, self._supervisor, self._files, self._limits = sandbox, supervisor, files, limits
 
     def result(self) -> Execution:
         """Wait for its end; raises SandboxError if its supervisor failed or was silent past the wall limit."""
         try:
-            status = self._status()
-            room = self._limits.output_kb * 1024
-            files = self._files
-            stdout, stderr, report = (_content(one, room) for one in (files.stdout, files.stderr, files.report))
+            answer = self._supervisor.answer(self._limits.wall_seconds + GRACE_SECONDS)
+            again = answer.pop("again", False)
+            outputs = self._files.outputs(self._limits.output_kb * 1024)
+        except BaseException:
+            self._supervisor.close()
+            raise
         finally:
             self._files.close()
-            if self._owned:
-                self._owned.close()
-        if "error" in status:
-            raise SandboxError(f"a program could not be started: {status['error']}")
-        return Execution(**status, stdout=stdout, stderr=stderr, report=report)
+        if again:
+            self._sandbox._take_back(self._supervisor)
+        else:
+            self._supervisor.close()
+        if "error" in answer:
+            raise SandboxError(f"a program could not be started: {answer['error']}")
+        return Execution(**answer, **outputs)
 
-    def _status(self) -> dict[str, Any]:
-        deadline = self._limits.wall_seconds + GRACE_SECONDS
-        if not select.select([self._files.status], [], [], deadline)[0]:
-            raise SandboxError(f"a program's supervisor was silent for {deadline:g} seconds")
-        status = os.read(self._files.status, 1 << 16)
-        if not status:
-            raise SandboxError("a program's supervisor ended without saying how the program did")
-        return json.loads(status)
+
+class _Files:
+    """A program's files, all in memory and without names: those for its supervisor alone, and those that come back."""
+
+    def __init__(self, program: Program):
+        contents = {name: content.hex() for name, content in program.files.items()}
+        payload = json.dumps({**program.payload, "runner": program.runner, "files": contents}).encode()
+        self._theirs = [_memory("payload", payload), _memory("stdin", program.stdin)]
+        self._ours = {name: _memory(name) for name in ("stdout", "stderr", "report")}
+        self._channel = [program.channel.fileno()] if program.channel else []
+
+    def descriptors(self) -> list[int]:
+        """In the order in which a supervisor takes them."""
+        return [*self._theirs, *self._ours.values(), *self._channel]
+
+    def outputs(self, room: int) -> dict[str, Any]:
+        return {name: os.pread(descriptor, room, 0) for name, descriptor in self._ours.items()}
+
+    def close_theirs(self) -> None:
+        while self._theirs:
+            os.close(self._theirs.pop())
+
+    def close(self) -> None:
+        self.close_theirs()
+        while self._ours:
+            os.close(self._ours.popitem()[1])
+
+
+class _Supervisor:
+    """The process in a jail that runs programs, one at a time; raises OSError if the jail is gone."""
+
+    def __init__(self, jail: _Jail, disk_mb: int, *, owns_jail: bool = False):
+        self.disk_mb = disk_mb
+        self._jail, self._owns_jail = jail, owns_jail
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                jail.hand_over(json.dumps({"disk_mb": disk_mb}).encode(), [theirs.fileno()])
+            except OSError:
+                self.close()
+                raise
+
+    def serves(self, jail: _Jail) -> bool:
+        return self._owns_jail or self._jail is jail
+
+    def hand_over(self, limits: Limits, files: _Files) -> None:
+        socket.send_fds(self._socket, [json.dumps(asdict(limits)).encode()], files.descriptors())
+
+    def answer(self, seconds: float) -> dict[str, Any]:
+        waiting = select.poll()  # unlike select(), it takes descriptors of any number
+        waiting.register(self._socket, select.POLLIN)
+        if not waiting.poll(seconds * 1000):
+            raise SandboxError(f"a program's supervisor was silent for {seconds:g} seconds")
+        with contextlib.suppress(OSError):
+            if answer := self._socket.recv(ANSWER_BYTES):
+                return json.loads(answer)
+        raise SandboxError("a program's supervisor ended without saying how the program did")
+
+    def close(self) -> None:
+        self._socket.close()
+        if self._owns_jail:
+            self._jail.close()
 
 
 class _Jail:
     """One running jail: its process and the socket that the warden listens on."""
 
     def __init__(self, tier: Tier):
-        self._folder = tempfile.TemporaryDirectory(prefix="llmrl-sandbox-")
-        os.chmod(self._folder.name, 0o711)
+        self._owner = os.getpid()
+        self._folder = tempfile.mkdtemp(prefix="llmrl-sandbox-") if tier is PROCESS else ""
+        if self._folder:
+            os.chmod(self._folder, 0o711)
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(START_SECONDS)
-        started = launch(tier, theirs.fileno(), self._folder.name)
         with theirs, tempfile.TemporaryFile() as errors:
-            self._process = subprocess.Popen(
-                started.argv,
-                env=started.environment,
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                start_new_session=True,
-            )
-            theirs.close()
             try:
-                ready = self._socket.recv(4096)
-            except TimeoutError:
-                ready = b""
-            if not ready:
+                started = launch(tier, theirs.fileno(), self._folder)
+                self._process = subprocess.Popen(
+                    started.argv,
+                    env=started.environment,
+                    cwd="/",
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=errors,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+            except OSError:
+                self._socket.close()
+                folders.remove(self._folder)
+                raise
+            theirs.close()
+            features = self._ready()
+            if features is None:
                 self.close()
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").strip().splitlines()
                 raise SandboxError(said[-1] if said else f"did not start in {START_SECONDS:g} seconds")
-        features = json.loads(ready)
         self.nested: bool = features["nested"]
-        self.sees_all: bool = features["sees_all"]
+        self.view: str = features["view"]
 
-    def request(self, program: Program, limits: Limits) -> _Files:
-        """Hand a program over; raises OSError if the jail is gone."""
-        contents = {name: content.hex() for name, content in program.files.items()}
-        payload = json.dumps({**program.payload, "runner": program.runner, "files": contents}).encode()
-        theirs = [_memory("payload", payload), _memory("stdin", program.stdin)]
-        status, told = os.pipe()
-        files = _Files(_memory("stdout"), _memory("stderr"), _memory("report"), status)
-        channel = [program.channel.fileno()] if program.channel else []
+    def _ready(self) -> dict[str, Any] | None:
         try:
-            handed = [*theirs, files.stdout, files.stderr, files.report, told, *channel]
-            socket.send_fds(self._socket, [json.dumps(asdict(limits)).encode()], handed)
+            ready = self._socket.recv(ANSWER_BYTES)
         except OSError:
-            files.close()
-            raise
-        finally:
-            for descriptor in (*theirs, told):
-                os.close(descriptor)
-        return files
+            return None
+        return json.loads(ready) if ready else None
+
+    def hand_over(self, request: bytes, descriptors: list[int]) -> None:
+        socket.send_fds(self._socket, [request], descriptors)
 
     def close(self) -> None:
+        """Only by the process that started it; in a forked one, the jail is not its own to end."""
         self._socket.close()
-        self._process.kill()
-        self._process.wait()
-        self._folder.cleanup()
+        if self._owner != os.getpid():
+            return
+        try:
+            self._process.wait(END_SECONDS)  # of itself: it reads that its socket was closed
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._folder:
+            folders.remove(self._folder)
 
 
 def _memory(name: str, content: bytes = b"") -> int:
@@ -218,7 +310,3 @@ def _memory(name: str, content: bytes = b"") -> int:
         view = view[os.write(descriptor, view) :]
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
-
-
-def _content(descriptor: int, room: int) -> bytes:
-    return os.pread(descriptor, room, 0)

@@ -6,29 +6,30 @@ import ctypes
 import errno
 import functools
 import os
+from collections.abc import Iterator
 
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _MASKED_EQUAL = 7
+_WORD, _WHOLE = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+_OPTIMIZE, _BINARY_TREE = 8, 2
 
 FILES = """
-    access chdir chmod close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64 fallocate
-    chown fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fstat fstatfs
-    fsync ftruncate futimesat getcwd getdents getdents64 getxattr lchown lgetxattr link linkat listxattr llistxattr
-    lseek lstat mkdir mkdirat newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read
-    readahead readlink readlinkat readv rename renameat renameat2 rmdir sendfile splice stat statfs statx symlink
-    symlinkat sync_file_range tee truncate umask unlink unlinkat utime utimensat utimes vmsplice write writev
+    access chdir chmod close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64
+    fallocate chown fchdir fchmod fchmodat fchmodat2 fchown fchownat fgetxattr flistxattr flock fstat fstatfs
+    ftruncate futimesat getcwd getdents getdents64 getxattr lchown lgetxattr link linkat listxattr llistxattr lseek
+    lstat mkdir mkdirat newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read
+    readahead readlink readlinkat readv rename renameat renameat2 rmdir sendfile stat statfs statx symlink symlinkat
+    truncate umask unlink unlinkat utime utimensat utimes write writev
 """
-MEMORY = """
-    brk madvise membarrier mincore mlock mlock2 mmap mprotect mremap msync munlock munmap pkey_alloc pkey_free
-    pkey_mprotect
-"""
+SYNCING = "fdatasync fsync msync sync_file_range"
+MEMORY = "brk madvise membarrier mincore mlock mlock2 mprotect mremap munlock munmap pkey_alloc pkey_free pkey_mprotect"
 PROCESSES = """
     arch_prctl capget execve execveat exit exit_group fork futex futex_waitv get_robust_list get_thread_area getcpu
     getegid geteuid getgid getgroups getitimer getpgid getpgrp getpid getppid getpriority getresgid getresuid
-    getrlimit getrusage getsid gettid getuid pidfd_open prctl restart_syscall rseq sched_get_priority_max
+    getrlimit getrusage getsid gettid getuid pidfd_open restart_syscall rseq sched_get_priority_max
     sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval
-    sched_yield set_robust_list set_thread_area set_tid_address setitimer setpgid setrlimit setsid times uname vfork
-    wait4 waitid sysinfo
+    sched_yield set_robust_list set_thread_area set_tid_address setitimer setpgid setsid times uname vfork wait4
+    waitid sysinfo
 """
 SIGNALS = """
     alarm pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend rt_sigtimedwait sigaltstack
@@ -42,12 +43,21 @@ WAITING = """
     timerfd_settime
 """
 CONNECTED_SOCKETS = """
-    socketpair getpeername getsockname getsockopt setsockopt shutdown recvfrom recvmsg recvmmsg sendto sendmsg
-    sendmmsg
+    getpeername getsockname getsockopt shutdown recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg
 """
 STARTING = "execve execveat fork vfork"
+
 _CLONE_THREAD = 0x00010000
-_NAMESPACES = 0x7E020000  # every CLONE_NEW flag that clone() takes
+_CLONE_NAMESPACES = 0x7E020000  # every CLONE_NEW flag that clone() takes
+_MAP_PRIVATE, _MAP_KIND, _MAP_ANONYMOUS, _MAP_HUGE = 2, 0xF, 0x20, 0x40000
+_MAP_SHARED_KINDS = (1, 3)
+_RLIMITS, _RLIMIT_CORE = range(16), 4
+_TERMINAL_QUESTIONS_AND_DESCRIPTORS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+# duplicating, flags, locks, questions; not: whom to send which signal (8, 10, 15), leases, sizes of pipes
+_FCNTL = (*range(8), 9, 11, 36, 37, 38, 1025, 1030, 1032, 1033, 1034)
+# dumpable, name, capabilities and privileges read, names of mappings; not: to live on when the parent dies (1)
+_PRCTL = (2, 3, 4, 15, 16, 21, 23, 27, 30, 38, 39, 40, 0x53564D41)
+_AF_UNIX, _SOCKET_KIND, _STREAM, _SEQPACKET = 1, 0xF, 1, 5
 
 
 @functools.cache
@@ -63,29 +73,47 @@ def system_call_filter(*, contained: bool) -> bytes | None:
         return None
     context = library.seccomp_init(ctypes.c_uint32(_ERRNO | errno.EPERM))
     try:
+        library.seccomp_attr_set(context, _OPTIMIZE, _BINARY_TREE)  # older ones cannot, and write a longer program
         names = set(f"{FILES} {MEMORY} {PROCESSES} {SIGNALS} {WAITING} {CONNECTED_SOCKETS}".split())
         names = names | set(SENDING_SIGNALS.split()) if contained else names - set(STARTING.split())
         for name in sorted(names):
             _rule(library, context, _ALLOW, name)
-        # with contained: threads and processes, but no namespaces; else threads alone
-        mask, value = (_NAMESPACES, 0) if contained else (_NAMESPACES | _CLONE_THREAD, _CLONE_THREAD)
-        _rule(library, context, _ALLOW, "clone", _Comparison(0, _MASKED_EQUAL, mask, value))
+        for name, *comparisons in _conditional(contained):
+            _rule(library, context, _ALLOW, name, *comparisons)
+        for name in SYNCING.split():  # nothing here outlives a program, but the user's disk would have to wait
+            _rule(library, context, _ERRNO, name)
         # its flags cannot be looked into; told that it is not there, the C library uses clone
         _rule(library, context, _ERRNO | errno.ENOSYS, "clone3")
-        # of others it would reach the supervisor, which runs under the same user
-        _rule(library, context, _ALLOW, "prlimit64", _Comparison(0, _MASKED_EQUAL, 0xFFFFFFFF, 0))
-        for request in (
-            0x5401,
-            0x5413,
-            0x541B,
-            0x5421,
-            0x5450,
-            0x5451,
-        ):  # terminal questions, FIONREAD, FIONBIO, FIO(N)CLEX
-            _rule(library, context, _ALLOW, "ioctl", _Comparison(1, _MASKED_EQUAL, 0xFFFFFFFF, request))
         return _exported(library, context)
     finally:
         library.seccomp_release(context)
+
+
+def _conditional(contained: bool) -> Iterator[tuple[str, *tuple[_Comparison, ...]]]:
+    """Calls that are allowed with some arguments only."""
+    # with contained: threads and processes, but no namespaces; else threads alone
+    flags, value = (0, 0) if contained else (_CLONE_THREAD, _CLONE_THREAD)
+    yield "clone", _masked(0, _CLONE_NAMESPACES | flags, value)
+    # a shared mapping without a file holds memory that no process is charged for
+    yield "mmap", _masked(3, _MAP_KIND | _MAP_HUGE, _MAP_PRIVATE)
+    for kind in _MAP_SHARED_KINDS:
+        yield "mmap", _masked(3, _MAP_KIND | _MAP_ANONYMOUS | _MAP_HUGE, kind)
+    # a datagram socket can send to any address without having been connected to it
+    for kind in (_STREAM, _SEQPACKET):
+        yield "socketpair", _masked(0, _WORD, _AF_UNIX), _masked(1, _SOCKET_KIND, kind)
+    # of others it would reach the supervisor, which runs under the same user; and see confined.py for cores
+    yield "prlimit64", _masked(0, _WORD, 0), _masked(2, _WHOLE, 0)
+    for kind in _RLIMITS:
+        if kind != _RLIMIT_CORE:
+            yield "prlimit64", _masked(0, _WORD, 0), _masked(1, _WORD, kind)
+            yield "setrlimit", _masked(0, _WORD, kind)
+    for name, place, values in (
+        ("ioctl", 1, _TERMINAL_QUESTIONS_AND_DESCRIPTORS),
+        ("fcntl", 1, _FCNTL),
+        ("prctl", 0, _PRCTL),
+    ):
+        for value in values:
+            yield name, _masked(place, _WORD, value)
 
 
 class _Comparison(ctypes.Structure):
@@ -97,6 +125,10 @@ class _Comparison(ctypes.Structure):
     )
 
 
+def _masked(argument: int, mask: int, value: int) -> _Comparison:
+    return _Comparison(argument, _MASKED_EQUAL, mask, value)
+
+
 def _library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL("libseccomp.so.2")
@@ -104,19 +136,19 @@ def _library() -> ctypes.CDLL | None:
         return None
     library.seccomp_init.restype = ctypes.c_void_p
     library.seccomp_release.argtypes = (ctypes.c_void_p,)
+    library.seccomp_attr_set.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32)
     library.seccomp_export_bpf.argtypes = (ctypes.c_void_p, ctypes.c_int)
     rule = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(_Comparison))
     library.seccomp_rule_add_array.argtypes = rule
-    library.seccomp_rule_add_exact_array.argtypes = rule
     return library
 
 
-def _rule(library: ctypes.CDLL, context: int, action: int, name: str, comparison: _Comparison | None = None) -> None:
+def _rule(library: ctypes.CDLL, context: int, action: int, name: str, *comparisons: _Comparison) -> None:
     number = library.seccomp_syscall_resolve_name(name.encode())
     if number == -1:  # newer than the library, or not a call of this machine: not allowed then
         return
-    compared = ctypes.byref(comparison) if comparison else None
-    added = library.seccomp_rule_add_array(context, action, number, 1 if comparison else 0, compared)
+    compared = (_Comparison * len(comparisons))(*comparisons)
+    added = library.seccomp_rule_add_array(context, action, number, len(comparisons), compared)
     if added < 0 and number >= 0:
         raise OSError(-added, f"libseccomp: {name}: {os.strerror(-added)}")
 

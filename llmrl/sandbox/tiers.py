@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import site
 import stat
@@ -20,6 +21,7 @@ from llmrl.sandbox.seccomp import system_call_filter
 JAILED = Path(__file__).parent / "jailed"
 HOME = "/box"
 HOME_MB = 64
+DEVICES = ("null", "random", "urandom")  # not zero: shared mappings of it hold memory that no limit sees
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LANG": "C.UTF-8",
@@ -84,8 +86,10 @@ class Launch:
 def launch(tier: Tier, control: int, folder: str) -> Launch:
     """folder: an empty one of this jail's own, where the process tier keeps programs' files.
 
-    Raises FileNotFoundError where the tier's tool is missing.
+    Raises OSError where the tier's tool is missing or the tier would protect from nothing.
     """
+    if tier is PROCESS and os.getuid() == 0 and not landlock_version() and not _open_to_all(_interpreter()):
+        raise PermissionError("programs would run as root, as only root can read this Python, and without Landlock")
     config = _config(tier, folder)
     python = [str(_interpreter()), "-s", "-S", "-B"]
     if tier is BUBBLEWRAP:
@@ -105,7 +109,7 @@ def landlock_version() -> int:
 
 
 def _config(tier: Tier, folder: str) -> dict[str, Any]:
-    filtered = system_call_filter(contained=tier.strong)
+    filters = {"contained": system_call_filter(contained=True), "bare": system_call_filter(contained=False)}
     visible = _visible()
     return {
         "nested": tier.strong,
@@ -114,13 +118,14 @@ def _config(tier: Tier, folder: str) -> dict[str, Any]:
         "warm": [name for name in WARM if (JAILED / f"{name}.py").exists() or name in sys.stdlib_module_names],
         "environment": dict(ENVIRONMENT),
         "landlock": landlock_version() > 0,
-        "readable": ["/"] if tier.strong else [*visible, "/proc", "/dev/zero", "/dev/urandom", "/dev/random"],
+        "readable": ["/"] if tier.strong else [*visible, *(f"/dev/{name}" for name in DEVICES)],
         "become_nobody": not tier.strong and os.getuid() == 0 and _open_to_all(_interpreter()),
-        "filter": filtered.hex() if filtered else "",
+        "filters": {name: code.hex() if code else "" for name, code in filters.items()},
+        "counts_apart": _kernel_version() >= (5, 14),
         "mounts": {
             "read_only": [path for path in visible if not os.path.islink(path)],
             "links": _links(visible),
-            "devices": ["null", "zero", "random", "urandom"],
+            "devices": DEVICES,
             "home": HOME,
             "home_mb": HOME_MB,
         },
@@ -129,8 +134,10 @@ def _config(tier: Tier, folder: str) -> dict[str, Any]:
 
 def _bubblewrap_options() -> list[str]:
     visible = _visible()
-    options = ["--unshare-all", "--die-with-parent", "--new-session", "--uid", "65534", "--gid", "65534"]
-    options += ["--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
+    options = ["--unshare-all", "--new-session", "--uid", "65534", "--gid", "65534"]
+    options += ["--hostname", "sandbox", "--proc", "/proc"]
+    for name in DEVICES:
+        options += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     for path in visible:
         if not os.path.islink(path):
             options += ["--ro-bind", path, path]
@@ -166,6 +173,10 @@ def _packages() -> list[str]:
 
 def _interpreter() -> Path:
     return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+
+
+def _kernel_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def _open_to_all(path: Path) -> bool:

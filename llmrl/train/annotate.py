@@ -38,8 +38,10 @@ def annotate(role: Role, batch: Batch, *, seed: int = 0, progress: float = 0.0) 
     if role.critic:
         found = over_ranks(role, batch, lambda micro: _only(role.measure_values(*inputs(micro)), "value_outputs"))
         outputs = found["value_outputs"]
-        values = role.algorithm.value({"outputs": outputs}) * batch.response_mask
-        batch = replace(batch, old_outputs=outputs, values=values, value_std=outputs.std(dim=-1, correction=0))
+        batch = replace(batch, old_outputs=outputs)
+        if role.algorithm.reads_values:
+            values = role.algorithm.value({"outputs": outputs}) * batch.response_mask
+            batch = replace(batch, values=values, value_std=outputs.std(dim=-1, correction=0))
     return batch
 
 

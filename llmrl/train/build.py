@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 from llmrl.algorithm import Algorithm
 from llmrl.data.prompts import LoadedPrompts, load_prompts
 from llmrl.data.stream import PromptStream
+from llmrl.envs.base import ENV_DATA, Encode
 from llmrl.envs.catalogue import ENVS
-from llmrl.errors import RecipeError, gathered
+from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.loading import load_language_model, load_tokenizer, materialize, stop_token_ids
 from llmrl.models.policy import Policy
@@ -25,7 +27,8 @@ from llmrl.ops import allocation
 from llmrl.pieces import Piece, catalogue, resolve
 from llmrl.probe import probe_allocation
 from llmrl.recipe import Recipe, Training
-from llmrl.rewards.base import Rewards
+from llmrl.rewards.base import Reward, Rewards
+from llmrl.rewards.catalogue import REWARDS
 from llmrl.rewards.workers import Workers
 from llmrl.rollout import selection
 from llmrl.rollout.collect import Collector, Draw
@@ -63,6 +66,11 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     env = keep = allocate = None
     with gathered(faults):
         env = resolve(recipe.env, ENVS, key="env", what="environment")
+        faults += [
+            unknown_name(f"env.{env.name}", name, ENV_DATA, "data field, for its positional parameter,")
+            for name in env.data
+            if name not in ENV_DATA
+        ]
     with gathered(faults):
         keep = resolve(recipe.keep, catalogue(selection), key="keep", what="keep function")
     with gathered(faults):
@@ -72,6 +80,28 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     if env is None or keep is None or faults:
         raise RecipeError(*faults)
     return Pieces(env, keep, allocate)
+
+
+def check_levels(recipe: Recipe, algorithm: Algorithm) -> None:
+    """Raises RecipeError if a piece reads outcome levels that the rewards do not give, or not one for each output."""
+    if not (algorithm.predicts_levels or "outcome_levels" in algorithm.needs):
+        return
+    rewards = [Reward.from_spec(name, settings or {}) for name, settings in recipe.rewards.items()]
+    giving = {reward.name: reward.levels for reward in rewards if reward.levels}
+    if not giving:
+        known = ", ".join(name for name, function in REWARDS.items() if hasattr(function, "levels"))
+        raise RecipeError(
+            f"rewards: a piece reads outcome levels, but none of {', '.join(recipe.rewards)} gives any; use a verifier "
+            f"that does{f' ({known})' if known else ''}, or mark your own with llmrl.rewards.marks.gives_levels"
+        )
+    outputs = recipe.critic.outputs
+    faults = [
+        f"critic.outputs: {outputs}, but rewards.{name} gives {levels} outcome levels; give one output for each"
+        for name, levels in giving.items()
+        if algorithm.predicts_levels and levels != outputs
+    ]
+    if faults:
+        raise RecipeError(*faults)
 
 
 def prepare_origin(recipe: Recipe, run_dir: Path, ranks: Ranks) -> Origin:
@@ -99,9 +129,10 @@ def load_stage_prompts(recipe: Recipe, origin: Origin) -> LoadedPrompts:
 def make_role(recipe: Recipe, origin: Origin, ranks: Ranks, device: torch.device) -> Role:
     """The actor: its trained model, and a frozen reference and a critic where the algorithm reads them.
 
-    Raises RecipeError if the model lacks what the algorithm asks of it.
+    Raises RecipeError if the model or the rewards lack what the algorithm asks of them.
     """
     algorithm = Algorithm.from_recipe(recipe)
+    check_levels(recipe, algorithm)
     training = recipe.training
     torch.manual_seed(recipe.seed)
     lm = _trainable(origin.folder, recipe)
@@ -179,12 +210,23 @@ def make_collector(
         sampler,
         Rewards.from_specs(recipe.rewards, workers=workers),
         make_env=pieces.env,
+        encode=encoder(tokenizer),
         decode=lambda token_ids: tokenizer.decode(token_ids, skip_special_tokens=True),
         deadline_seconds=recipe.rollout.deadline_seconds,
         rank=ranks.rank,
         ranks=ranks.size,
         gather=ranks.gather,
     )
+
+
+def encoder(tokenizer: Any) -> Encode:
+    """What environments encode their words with."""
+    own = copy.deepcopy(tokenizer)  # split_special_tokens becomes its state, and samplers use theirs in other threads
+
+    def encode(text: str, *, special: bool = False) -> list[int]:
+        return own.encode(text, add_special_tokens=False, split_special_tokens=not special)
+
+    return encode
 
 
 class Samplers:

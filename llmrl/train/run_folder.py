@@ -88,6 +88,7 @@ class RunFolder:
                 "reward": t.reward,
                 "correct": t.correct,
                 "scores": json.dumps({name: score.value for name, score in t.scores.items()}),
+                "outcomes": json.dumps({name: s.outcome for name, s in t.scores.items() if s.outcome is not None}),
                 "stop_reason": t.stop_reason,
                 "failure": f"{t.failure.source} {t.failure.kind}: {t.failure.message}" if t.failure else None,
                 "policy_version": min((turn.policy_version for turn in t.turns), default=0),

@@ -102,7 +102,7 @@ def _accumulate(
             weighted = value.loss * value_shares[picked, :width].to(role.engine.device)
             loss = loss + role.critic.settings.weight * weighted.sum()
             if len(rows):
-                _add_value(sums, value, weighted, part)
+                _add_value(role, sums, value, weighted, part)
         role.engine.backward(loss * (len(rows) > 0), last=index == len(cuts) - 1)
         if len(rows):
             parts.append((rows, {"logprobs": found["logprobs"].detach().cpu()}))
@@ -154,7 +154,7 @@ def _update_critic(role: Role, mini: Prepared, sums: Sums) -> float:
         weighted = value.loss * shares[picked, : outputs.shape[1]].to(engine.device)
         engine.backward(weighted.sum() * (len(rows) > 0), last=index == len(cuts) - 1)
         if len(rows):
-            _add_value(sums, value, weighted, part)
+            _add_value(role, sums, value, weighted, part)
     return engine.step().grad_norm
 
 
@@ -162,23 +162,18 @@ def _value_loss(role: Role, batch: Batch, credit: Credit, outputs: Tensor) -> To
     """The critic's loss, 0 where it has no target."""
     data = batch_data(batch) | {"outputs": outputs, "returns": credit.returns}
     result: TokenLoss = role.algorithm.value_loss(data)
-    return TokenLoss(torch.where(_has_target(batch, credit), result.loss, 0.0), result.stats)
+    return TokenLoss(torch.where(role.algorithm.value_targets(batch, credit), result.loss, 0.0), result.stats)
 
 
 def _value_shares(role: Role, mini: Prepared) -> Tensor:
     """What each token's value loss counts in the mean over the tokens that have a target: [N, T]."""
-    targets = _has_target(mini.batch, mini.credit)
+    targets = role.algorithm.value_targets(mini.batch, mini.credit)
     return role.algorithm.shares(replace(mini.batch, response_mask=targets))
 
 
-def _has_target(batch: Batch, credit: Credit) -> Tensor:
-    assert credit.returns is not None
-    return batch.response_mask & credit.returns.isfinite()
-
-
-def _add_value(sums: Sums, value: TokenLoss, weighted: Tensor, part: Prepared) -> None:
+def _add_value(role: Role, sums: Sums, value: TokenLoss, weighted: Tensor, part: Prepared) -> None:
     sums.add("value_loss", weighted.detach(), counted=False)
-    sums.add_tokens(value.stats, _has_target(part.batch, part.credit))
+    sums.add_tokens(value.stats, role.algorithm.value_targets(part.batch, part.credit))
 
 
 def _is_shared(role: Role) -> bool:
@@ -207,7 +202,7 @@ def _of_credit(batch: Batch, credit: Credit) -> Metrics:
     picked = credit.advantages[batch.response_mask]
     metrics = {"advantage_std": float(picked.std(correction=0)), "advantage_max": float(picked.abs().max())}
     if credit.returns is not None and batch.values is not None:
-        targets = _has_target(batch, credit)
+        targets = batch.response_mask & credit.returns.isfinite()
         metrics["value"] = float(batch.values[targets].mean())
         metrics["explained_variance"] = float(explained_variance(batch.values, credit.returns, targets))
     return metrics

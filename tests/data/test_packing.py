@@ -68,6 +68,10 @@ def test_pack_lays_out_turns_masks_and_rewards():
         [0, 0, 0, 0, -1, 0, 0],
         [0, 0, 0, 0, 0, 0, 0],
     ]
+    # without the outcome, and nan where no turn was given anything
+    given = batch.turn_rewards.nan_to_num(nan=99)
+    assert given.tolist() == [[99, 99, 99, 1.25, 99, 99, 2.5], [99] * 7, [99] * 7]
+    assert batch.turn_rewards.dtype == torch.float32
     logprobs = [[0, 0, -0.1, -0.2, 0, 0, -0.4], [0, 0, -0.5, -0.6, -0.7, 0, 0], [0, 0, 0, 0, 0, 0, 0]]
     torch.testing.assert_close(batch.rollout_logprobs, torch.tensor(logprobs))
     assert batch.group_ids.tolist() == [0, 0, 1]
@@ -103,6 +107,44 @@ def test_pack_trains_one_author_and_leaves_the_others_as_context():
     assert critiquers.response_mask.int().tolist() == [[0, 0, 0, 1, 0]]
     assert critiquers.rewards.tolist() == [[0, 0, 0, 1.5, 0]]  # its turn's 0.5 and the outcome 1
     torch.testing.assert_close(critiquers.rollout_logprobs, torch.tensor([[0, 0, 0, -0.4, 0]]))
+
+
+def test_pack_keeps_the_lowest_level_that_a_verifier_gave():
+    asked = prompt(1)
+    given = [[], [None], [2], [None, 3, 1], [0, 2]]
+    trajectories = [
+        Trajectory(
+            asked, [], "stop", scores={f"verifier{n}": Score(0.0, level=level) for n, level in enumerate(levels)}
+        )
+        for levels in given
+    ]
+    assert [trajectory.level for trajectory in trajectories] == [None, None, 2, 1, 0]
+    batch = pack([Group(asked, trajectories)], ACTOR)
+    assert batch.outcome_levels is not None
+    assert batch.outcome_levels.tolist() == [-1, -1, 2, 1, 0] and batch.outcome_levels.dtype == torch.int64
+    rows = batch.rows(torch.tensor([4, 2]))
+    assert rows.outcome_levels is not None and rows.outcome_levels.tolist() == [0, 2]
+
+
+def test_a_turn_reward_of_zero_is_not_the_same_as_none():
+    """The environment's and the scores' are one sum; who of the two spoke makes no difference."""
+    asked, nan = prompt(1), math.nan
+    cases = [
+        (None, [], nan),
+        (0.0, [], 0.0),
+        (None, [0.0], 0.0),
+        (0.5, [0.25], 0.75),
+        (-0.5, [0.5], 0.0),
+    ]
+    trajectories = [
+        Trajectory(asked, [Turn(ACTOR, [2, 3], reward=given)], stop_reason="stop", reward=4.0, turn_rewards=scored)
+        for given, scored, _ in cases
+    ]
+    batch = pack([Group(asked, trajectories)], ACTOR)
+    for row, (_, _, expected) in enumerate(cases):
+        assert batch.turn_rewards[row].tolist() == pytest.approx([nan, nan, expected], nan_ok=True)
+        assert batch.rewards[row].tolist() == [0, 0, 4.0 + (0.0 if math.isnan(expected) else expected)]
+    assert batch.rows(torch.tensor([4])).turn_rewards[0, 2] == 0
 
 
 def answer(text: str = "", **components: float) -> Trajectory:

@@ -21,7 +21,7 @@ def test_shows_the_prompt_and_ends_after_one_completion():
 
     context, steps = asyncio.run(play())
     assert context == [4, 5, 6]
-    assert steps == [Step(observation=[], reward=0.0, done=True)] * 2
+    assert steps == [Step(observation=[], reward=None, done=True)] * 2
 
 
 def test_what_a_trajectory_adds_leaves_the_prompt_alone():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmrl.ops import token_weights
 from llmrl.ops.token_weights.mismatch import drop_stale_negatives, icepop, masked_is, sequence_is, truncated_is
-from llmrl.ops.token_weights.outcome import correct_tokens, difficulty
+from llmrl.ops.token_weights.outcome import correct_tokens, difficulty, positive_advantage
 from llmrl.ops.token_weights.selection import (
     drop_covariant,
     entropy_ratio,
@@ -75,7 +75,7 @@ def test_what_the_catalogue_holds():
     assert set(PIECES) == {
         *("truncated_is", "sequence_is", "masked_is", "icepop", "drop_stale_negatives", "difficulty"),
         *("correct_tokens", "top_entropy", "low_entropy", "entropy_ratio", "drop_covariant", "top_covariant"),
-        *("surrogate_dropout", "most_varied"),
+        *("surrogate_dropout", "most_varied", "positive_advantage"),
     }
 
 
@@ -207,6 +207,17 @@ def test_correct_tokens_turn_a_mean_over_all_into_one_over_the_correct():
     penalty = torch.tensor([[2.0, 4.0, 9.0], [7.0, 7.0, 7.0], [7.0, 7.0, 7.0]])
     assert (penalty * weights * mask / mask.sum()).sum().item() == pytest.approx(3.0)  # (2 + 4) / 2
     assert not correct_tokens(torch.zeros(3), mask).any()
+
+
+def test_positive_advantage_turns_a_mean_over_all_into_one_over_what_did_well():
+    # 6 response tokens, of which 4 have credit: weight 1.5; the parts of a trajectory are judged for themselves
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)
+    advantages = torch.tensor([[0.5, -2.0, 1e-6], [3.0, 0.1, 7.0], [0.0, 7.0, 7.0]])
+    weights = positive_advantage(advantages, mask)
+    assert weights.tolist() == [[1.5, 0, 1.5], [1.5, 1.5, 0], [0, 0, 0]]
+    penalty = torch.tensor([[1.0, 50.0, 3.0], [5.0, 7.0, 50.0], [50.0, 50.0, 50.0]])
+    assert (penalty * weights * mask / mask.sum()).sum().item() == pytest.approx(4.0)  # (1 + 3 + 5 + 7) / 4
+    assert not positive_advantage(-advantages.abs(), mask).any()
 
 
 def test_entropy_selections_by_hand():

@@ -73,16 +73,19 @@ def test_tasks_share_what_the_start_was_made_for(task):
     """One sampler serves all runs only while these are equal."""
     start = load_plan(task_file(start_of(task))).stages["train"]
     own = load_plan(task_file(task), ["method=grpo", "model=somewhere"]).stages["train"]
+    lengths = {"programs": (24, 16), "tools": (12, 40)}.get(task, (8, 8))
     for recipe in (start, own):
-        assert (recipe.rollout.max_prompt_tokens, recipe.rollout.max_completion_tokens) == (8, 8)
+        assert (recipe.rollout.max_prompt_tokens, recipe.rollout.max_completion_tokens) == lengths
         assert recipe.rollout.engine == "vllm" and recipe.training.dtype == "fp32"
     assert own.data.eval == start.data.eval
     assert own.data.train.seed != start.data.train.seed
 
 
-def test_methods_that_read_routers_are_proved_on_a_start_that_has_them(tmp_path):
+def test_methods_that_ask_for_more_are_proved_where_that_is():
     from llmrl.prove.runs import _suits
 
     assert [task for task in TASKS if _suits("router_aware", task)] == ["experts"]
+    assert [task for task in TASKS if _suits("coderl", task)] == ["programs"]
+    assert [task for task in TASKS if _suits("thor", task)] == ["tools"]
     assert [task for task in TASKS if _suits("dapo", task)] == ["arithmetic", "sparse", "noisy"]
     assert all(_suits("grpo", task) for task in TASKS)  # the yardstick is everywhere

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 pytest.register_assert_rewrite("sampler_contract")
 
-from sampler_contract import CHARACTERS, CONFIG, language_model  # noqa: E402
+from sampler_contract import CHARACTERS, CONFIG, LONGER, language_model  # noqa: E402
 
 from llmrl.models.loading import load_tokenizer, materialize  # noqa: E402
 from llmrl.recipe import Build, Model  # noqa: E402
@@ -29,7 +30,14 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     spec = Model(build=Build(architecture="qwen3", config=CONFIG, characters=CHARACTERS))
-    return materialize(spec, tmp_path_factory.mktemp("rollout") / "model", 0)
+    made = materialize(spec, tmp_path_factory.mktemp("rollout") / "model", 0)
+    file = made / "tokenizer.json"
+    known = json.loads(file.read_text())
+    vocabulary = known["model"]["vocab"]
+    for text, longer in LONGER.items():
+        vocabulary[longer] = vocabulary.pop(text)
+    file.write_text(json.dumps(known))
+    return made
 
 
 @pytest.fixture(scope="session")

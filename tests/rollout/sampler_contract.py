@@ -20,6 +20,7 @@ from llmrl.models.policy import Policy, merged_weights
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
 
 CHARACTERS = "0123456789+-*/= abcdef"  # with <pad> 0, <eos> 1 and <unk> 2: 25 tokens
+LONGER = {"e": "e|x", "f": "f|"}  # tokens of several characters, which a stop string may end in
 CONFIG: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -182,6 +183,27 @@ class SamplerContract:
             [stopped] = gather(sampler.sample(PROMPTS[place], asked))
             assert (stopped.token_ids, stopped.stop_reason) == (free.token_ids[:end], "stop")
             assert len(stopped.logprobs) == end
+
+    def test_stop_strings_that_end_inside_a_token(self, sampler, lm, tokenizer):
+        """The token is kept whole, text behind the stop string and all, and can be continued from as it is."""
+        params = SamplingParams(max_tokens=30)
+        prompts, cut = PROMPTS * 3, 0
+        for place, free in enumerate(sample_all(sampler, prompts, params)):
+            texts = [tokenizer.decode(token) for token in free.token_ids]
+            if "e|x" not in texts[1:]:
+                continue
+            before = texts[texts.index("e|x", 1) - 1]
+            for stop in ("|", before[-1] + "e|"):
+                end = next(n for n in range(1, 31) if stop in "".join(texts[:n]))
+                asked = replace(params, stop=(stop,), seed=derive_seed(0, place))
+                [stopped] = gather(sampler.sample(prompts[place], asked))
+                assert (stopped.token_ids, stopped.stop_reason) == (free.token_ids[:end], "stop")
+                assert stopped.logprobs == pytest.approx(free.logprobs[:end], abs=TOLERANCE)
+                cut += texts[end - 1] == "e|x"
+                context = prompts[place] + stopped.token_ids
+                [after] = gather(sampler.sample(context, replace(asked, max_tokens=4, stop=())))
+                assert mismatch(lm, [context], [after], 1.0) < TOLERANCE
+        assert cut > 6
 
     def test_end_of_sequence_ends_nothing_unless_asked(self, sampler):
         prompts = [PROMPTS[i % 6] for i in range(30)]

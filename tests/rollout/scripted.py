@@ -64,6 +64,7 @@ def make(sampler: Any = None, scorer: Any = None, env: Callable[..., Any] = sing
         sampler or EchoSampler(),
         scorer or Verdicts(),
         make_env=piece(env),
+        encode=lambda text, *, special=False: list(text.encode()),
         decode=lambda token_ids: " ".join(map(str, token_ids)),
         **({"deadline_seconds": 20.0} | settings),
     )

@@ -14,7 +14,7 @@ from llmrl.envs.base import Step
 from llmrl.errors import RunStopped
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.rollout.selection import best_of, everything, mixed_outcomes
-from llmrl.types import ACTOR, Failure, Group, Prompt, Trajectory
+from llmrl.types import ACTOR, Failure, Group, Prompt, Score, Trajectory
 
 
 def test_groups_stay_in_the_prompts_order():
@@ -128,6 +128,27 @@ def test_failures_are_dropped_and_counted_and_never_zero():
         "failures/verifier/timeout": 4.0,
     }
     assert metrics["rollout_tokens_per_second"] == pytest.approx(6 / metrics["rollout_seconds"])
+
+
+def test_outcomes_are_shares_of_the_trajectories_that_have_one():
+    """Of each group of four the first passes, the second and third time out, the last is not told; p1's last failed."""
+    ends = ["passed", "timeout", "timeout", None]
+
+    class Told(Verdicts):
+        async def score(self, group: Group) -> None:
+            await super().score(group)
+            for trajectory, outcome in zip(group.trajectories, ends, strict=True):
+                trajectory.scores["verifier"] = Score(0.0, outcome=outcome)
+                trajectory.scores["other"] = Score(0.0, outcome="wrong" if outcome is None else None)
+
+    failing = Told(lambda n, place: Failure("verifier", "crash", "") if (n, place) == (1, 1) else True)
+    collected, _ = collect(make(scorer=failing), piece(everything), count=2, group_size=4)
+    shares = {name: value for name, value in collected.metrics.items() if name.startswith("outcome/")}
+    assert shares == {
+        "outcome/verifier/passed": 2 / 5,  # p0: passed, timeout, timeout; p1: passed, timeout
+        "outcome/verifier/timeout": 3 / 5,
+        "outcome/other/wrong": 1.0,
+    }
 
 
 def test_a_group_that_failed_is_replaced_and_keep_never_sees_it():

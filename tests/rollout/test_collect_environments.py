@@ -13,11 +13,15 @@ from scripted import PARAMS, PROMPTS, EchoSampler, collect, ids, make, piece
 
 from llmrl.data.packing import pack
 from llmrl.envs.base import Step
+from llmrl.envs.catalogue import ENVS
+from llmrl.errors import RecipeError
 from llmrl.models.loading import load_language_model
 from llmrl.models.policy import Policy, merged_weights
+from llmrl.recipe_file import method_recipe
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.rollout.selection import everything
 from llmrl.rollout.transformers_sampler import TransformersSampler
+from llmrl.train.build import encoder, resolve_pieces
 from llmrl.types import ACTOR, ENVIRONMENT, Failure, Prompt
 
 
@@ -108,7 +112,7 @@ def test_two_turns_extend_the_exact_tokens():
     [trajectory] = group.trajectories
     first, _, second = trajectory.turns
     assert [turn.author for turn in trajectory.turns] == [ACTOR, ENVIRONMENT, ACTOR]
-    assert [turn.reward for turn in trajectory.turns] == [1.0, 0.0, 2.0]
+    assert [turn.reward for turn in trajectory.turns] == [1.0, None, 2.0]
     assert trajectory.prompt.token_ids == (3, 4, 20)
     (before, asked_first), (after, asked_second) = sampler.asked
     assert before == [3, 4, 20]
@@ -149,6 +153,29 @@ def test_what_follows_the_prompt_is_bounded(max_tokens, authors, stop_reason):
     assert trajectory.stop_reason == stop_reason
     assert sum(len(turn.token_ids) for turn in trajectory.turns) <= max_tokens
     assert trajectory.failure is None
+
+
+def test_an_environments_words_are_no_special_tokens_unless_it_says_so(tokenizer):
+    encode = encoder(tokenizer)
+    one, end, unknown = 4, 1, 2
+    assert encode("1<eos>1", special=True) == [one, end, one]
+    # < e o s > are not in the vocabulary
+    assert encode("1<eos>1") == [one, *[unknown] * 5, one]
+    assert encode("1<eos>1", special=True) == [one, end, one]
+    assert tokenizer.encode("1<eos>1", add_special_tokens=False) == [one, end, one]  # that of the samplers is another
+    assert encode("") == []
+
+
+def test_an_environment_that_asks_for_what_nobody_has_is_a_fault(monkeypatch):
+    def curious(prompt: Prompt, encoder: Any, model: Any) -> None: ...
+
+    monkeypatch.setitem(ENVS, "curious", curious)
+    with pytest.raises(RecipeError) as caught:
+        resolve_pieces(method_recipe("grpo").model_copy(update={"env": "curious"}))
+    first, second = caught.value.faults
+    no_data = "env.curious: no data field, for its positional parameter, named"
+    assert first == f"{no_data} 'encoder'; did you mean 'encode'?"
+    assert second.startswith(f"{no_data} 'model'")
 
 
 def test_with_a_real_model_the_packed_logprobs_are_the_trainers(folder, tokenizer, lm):

@@ -22,7 +22,7 @@ def folder(tmp_path) -> RunFolder:
 def group() -> Group:
     prompt = Prompt("train:3", (4, 5), "1+", {"answer": "2"})
     right = Trajectory(prompt, [Turn("actor", [6, 1], [-0.5, -0.25], 7)], "stop", "2")
-    right.scores, right.reward = {"verifier": Score(1.0, True)}, 1.0
+    right.scores, right.reward = {"verifier": Score(1.0, True, outcome="passed"), "shape": Score(0.0)}, 1.0
     failed = Trajectory(
         prompt, [Turn("actor", [6], [-0.5], 7)], "length", "2", failure=Failure("judge", "timeout", "10 s")
     )
@@ -45,7 +45,8 @@ def test_a_trajectory_is_a_row(folder):
     folder.rollouts("rl-000001", [group()])
     right, failed = pq.read_table(folder.path / "rollouts/rl-000001.parquet").to_pylist()
     assert (right["prompt_id"], right["answer"], right["reward"], right["correct"]) == ("train:3", "2", 1.0, True)
-    assert json.loads(right["scores"]) == {"verifier": 1.0} and right["rollout_logprobs"] == [-0.5, -0.25]
+    assert json.loads(right["outcomes"]) == {"verifier": "passed"} and json.loads(failed["outcomes"]) == {}
+    assert json.loads(right["scores"]) == {"verifier": 1.0, "shape": 0.0} and right["rollout_logprobs"] == [-0.5, -0.25]
     assert right["turns"] == [{"author": "actor", "token_ids": [6, 1]}] and right["policy_version"] == 7
     assert (failed["failure"], failed["correct"]) == ("judge timeout: 10 s", None)
 

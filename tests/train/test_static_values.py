@@ -61,6 +61,7 @@ def make(folder: Path, *, count: int = 2, writes: bool = True, **settings: Any) 
         sampler,
         TokenReward(),
         make_env=bind("single_turn", single_turn, {}, key="env"),
+        encode=lambda text, *, special=False: [],
         decode=str,
         deadline_seconds=20.0,
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from llmrl.ops.curiosity import capped_bonus
+from llmrl.ops.levels import level_logprobs
 from llmrl.ops.recursion import next_on_mask
 from llmrl.ops.whitening import whiten as whitened
 
@@ -35,6 +36,23 @@ def value_spread(
     ahead = next_on_mask(value_std, response_mask)
     bonus = capped_bonus(clean, ahead, progress, kappa=kappa, alpha=alpha, omega=omega, stairs=stairs)
     return (clean + bonus).float()
+
+
+def outcome_likelihood(
+    advantages: Tensor, old_outputs: Tensor, outcome_levels: Tensor, response_mask: Tensor
+) -> Tensor:
+    """Credit goes to where the outcome could be foreseen: each advantage times its probability under the critic.
+
+        A'_t = A_t softmax(old_outputs_t)[level]
+
+    old_outputs at a token are the critic's logits of the outcome levels for the prefix before it. A trajectory whose
+    level is unknown (-1) gets 0: there is no outcome to foresee, and its whole credit would be more than that of any
+    other. advantages, response_mask: [N, T]; old_outputs: [N, T, H]; outcome_levels: [N].
+    Raises ValueError for fewer than 2 outputs, or for a level that has no output. Source: CodeRL, arXiv 2207.01780.
+    """
+    known = response_mask & (outcome_levels >= 0).unsqueeze(1)
+    likelihood = level_logprobs(old_outputs, outcome_levels).double().exp()
+    return torch.where(known, advantages * likelihood, 0.0).float()
 
 
 def whiten(advantages: Tensor, response_mask: Tensor) -> Tensor:

@@ -48,3 +48,16 @@ def correct_tokens(correct: Tensor, response_mask: Tensor) -> Tensor:
     """
     chosen = response_mask & (correct == 1)[:, None]
     return chosen.float() * (response_mask.sum() / chosen.sum().clamp(min=1))
+
+
+def positive_advantage(advantages: Tensor, response_mask: Tensor) -> Tensor:
+    """Turns a mean over all response tokens into the mean over those with credit: A_t > 0.
+
+        weight_t = M / M_positive where A_t > 0, else 0
+
+    Both [N, T]; M, M_positive: response tokens of the batch, and those with A_t > 0. With the reduction token_mean a
+    penalty so weighed is its mean over these tokens; without any of them it is 0. Source: imitation of what did well,
+    THOR, arXiv 2509.13761.
+    """
+    chosen = response_mask & (advantages > 0)
+    return chosen.float() * (response_mask.sum() / chosen.sum().clamp(min=1))

@@ -1,28 +1,28 @@
 """Enter new namespaces and a root of our own, then be the warden: what bubblewrap does, where it is not installed.
 
-Started as `python -I -S enter.py FD CONFIG`: FD is the control socket, CONFIG the JSON that the warden reads, whose
+Started as `python -s -S -B enter.py FD CONFIG`: FD is the control socket, CONFIG the JSON that the warden reads, whose
 `mounts` say what the new root shows:
 {"read_only": [paths], "links": [[target, path]], "devices": [names], "home": path, "home_mb": size}.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 
 import kernel
+import supervisor
 import warden
 
 NOBODY = 65534
 ROOT = "/tmp"  # the new root is mounted over this folder, in a mount namespace that nobody else sees
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FLAGS = kernel.NEW_MOUNTS | kernel.NEW_PIDS | kernel.NEW_NETWORK | kernel.NEW_IPC | kernel.NEW_HOSTNAME
 
 
 def main() -> None:
     control, config = int(sys.argv[1]), json.loads(sys.argv[2])
-    kernel.die_with_parent()
     _new_user_namespace()
     kernel.unshare(FLAGS | kernel.NEW_CGROUP)
     inside = os.fork()
@@ -30,22 +30,22 @@ def main() -> None:
         os.close(control)
         _, status = os.waitpid(inside, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-    kernel.die_with_parent()
     kernel.set_hostname("sandbox")
-    _new_root(config["mounts"])
-    if os.getuid() == 0:
+    proc = _new_root(config["mounts"])
+    if os.getuid() == 0:  # with another user to become
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    warden.main(control, config)
+    kernel.die_with_parent()  # a change of user would have undone it
+    warden.main(control, config, proc)
 
 
 def _new_user_namespace() -> None:
     """As root: root, and an unprivileged user to become. Otherwise: the user itself, under the name of nobody."""
     uid, gid = os.getuid(), os.getgid()
-    if uid:
+    if uid or not _knows_nobody():
         kernel.unshare(kernel.NEW_USERS)
-        warden.write_maps("/proc/self", NOBODY, uid, gid)
+        supervisor.write_maps("/proc/self", NOBODY, uid, gid)
         return
     # Two users can be mapped only from outside the new namespace, by a process that still has its privileges.
     ready, go = os.pipe(), os.pipe()
@@ -69,7 +69,19 @@ def _new_user_namespace() -> None:
         raise OSError("the user namespace's maps could not be written")
 
 
-def _new_root(mounts: dict) -> None:
+def _knows_nobody() -> bool:
+    """Whether the user namespace that we are in has the user and group that programs are to run as."""
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/self/{name}") as file:
+            ranges = [[int(field) for field in line.split()] for line in file]
+        if not any(first <= NOBODY < first + count for first, _, count in ranges):
+            return False
+    return True
+
+
+def _new_root(mounts: dict) -> int:
+    """Returns an open /proc that shows this process."""
+    proc = os.open("/proc", FOLDER)
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
     devices = [f"/dev/{name}" for name in mounts["devices"]]
     # opened before the new root hides whatever of it lies below ROOT
@@ -89,8 +101,12 @@ def _new_root(mounts: dict) -> None:
     for target, path in mounts["links"]:
         os.symlink(target, ROOT + path)
     os.makedirs(f"{ROOT}/proc")
-    with contextlib.suppress(OSError):  # a container that hides parts of its own /proc allows no other: none, then
+    try:
         kernel.mount("proc", f"{ROOT}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+        os.close(proc)
+        proc = os.open(f"{ROOT}/proc", FOLDER)
+    except OSError:  # a container that hides parts of its own /proc allows no other; the jail keeps it to itself
+        pass
     home = ROOT + mounts["home"]
     os.makedirs(home)
     kernel.mount("tmpfs", home, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, f"mode=777,size={mounts['home_mb']}m")
@@ -99,6 +115,7 @@ def _new_root(mounts: dict) -> None:
     kernel.unmount(".")
     os.chdir("/")
     kernel.make_read_only("/", recursive=False)
+    return proc
 
 
 if __name__ == "__main__":

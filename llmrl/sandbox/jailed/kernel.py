@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import stat
 import struct
 
 # mount(2)
-MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
-MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+MS_READ_ONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_NOATIME, MS_BIND, MS_REC, MS_PRIVATE = 1024, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
 _READ_ONLY, _NO_SUID, _NO_DEVICES, _AT_RECURSIVE, _AT_FDCWD = 1, 2, 4, 0x8000, -100
 # clone(2), unshare(2)
@@ -137,8 +138,8 @@ _READ = 1 | 4 | 8  # execute, read files, read directories
 _FILE_ONLY = 1 | 2 | 4 | 1 << 14 | 1 << 15  # what a rule on a file may grant
 
 
-def restrict_paths(readable: list[str], writable: list[str]) -> None:
-    """Landlock: this process and all that it starts reach nothing but these paths, and no TCP port.
+def restrict_paths(readable: list[str | int], writable: list[str | int]) -> None:
+    """Landlock: this process and all that it starts reach nothing but these paths or open folders, and no TCP port.
 
     Also, where the kernel can: no signals to, and no abstract sockets of, processes outside.
     """
@@ -154,10 +155,10 @@ def restrict_paths(readable: list[str], writable: list[str]) -> None:
     for paths, rights in ((readable, _READ), (writable, handled)):
         for path in paths:
             try:
-                place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                place = os.dup(path) if isinstance(path, int) else os.open(path, os.O_PATH | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
-            allowed = rights if os.path.isdir(path) else rights & _FILE_ONLY
+            allowed = rights if stat.S_ISDIR(os.fstat(place).st_mode) else rights & _FILE_ONLY
             rule = struct.pack("=Qi", allowed & handled, place)
             added = _libc.syscall(
                 ctypes.c_long(_LANDLOCK_ADD), ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0)

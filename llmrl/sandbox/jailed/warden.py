@@ -1,13 +1,13 @@
-"""The jail's first program: keeps a warm interpreter and makes a confined copy of it for each program to run.
+"""The jail's first program: keeps a warm interpreter, and makes copies of it that each run one program at a time.
 
-Started as `python -I -S warden.py FD CONFIG` inside a jail, or called by enter.py. It reads requests from the control
-socket, each a JSON object with file descriptors, and ends when the socket's other end is closed. It never sees a
-program: what to run is in a file that only the new process reads.
+Started as `python -s -S -B warden.py FD CONFIG` inside a jail, or called by enter.py. It reads requests from the
+control socket, each a JSON object with a socket for a new supervisor, and ends when the other end of the control socket
+is closed. It never sees a program: those are handed to the supervisors.
 """
 
 from __future__ import annotations
 
-import array
+import contextlib
 import gc
 import importlib
 import json
@@ -17,73 +17,67 @@ import site
 import socket
 import sys
 
-import confined
 import kernel
+import supervisor
+import watch
 
-REQUEST_BYTES = 65536
-FILES = ("payload", "stdin", "stdout", "stderr", "report", "status", "channel")  # what a request's descriptors are
 NESTED = kernel.NEW_USERS | kernel.NEW_MOUNTS | kernel.NEW_PIDS | kernel.NEW_IPC
 
 
-def main(control: int, config: dict) -> None:
+def main(control: int, config: dict, proc: int | None = None) -> None:
+    """proc: an open /proc that shows this process; default: the jail's own. Never returns."""
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if proc is None else proc
+    _offer_to_the_memory_killer(proc)
     kernel.set_dumpable(False)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the copies' ends are told by their status files
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sys.path += config["path"]
     for name in config["warm"]:
         importlib.import_module(name)
-    sys.path.remove(os.path.dirname(os.path.abspath(__file__)))  # its modules are loaded; a program has its own
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path.remove(here)  # its modules are loaded; a program has its own
+    own = [name for name, module in sys.modules.items() if (getattr(module, "__file__", "") or "").startswith(here)]
     site.setquit()
-    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    nested, sees_all = _try_nesting(proc, config["home"]) if config["nested"] else (False, False)
-    flags = NESTED if nested else 0
+    view = _try_nesting(proc, config) if config["nested"] else ""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the copies
     gc.freeze()  # or every copy's first collection would copy all of this interpreter's memory
+    setting = supervisor.Setting(config, proc, view or watch.ONE, nested=bool(view), own_modules=own)
     with socket.socket(fileno=control) as requests:
-        requests.send(json.dumps({"nested": nested, "sees_all": sees_all}).encode())
+        requests.send(json.dumps({"nested": bool(view), "view": setting.view}).encode())
         while True:
-            request, descriptors = _receive(requests)
+            request, descriptors, _, _ = socket.recv_fds(requests, supervisor.REQUEST_BYTES, 1)
             if not request:
                 os._exit(0)
-            if kernel.fork_into(flags) == 0:
-                requests.close()
-                confined.main(json.loads(request), dict(zip(FILES, descriptors, strict=False)), config, proc, nested)
+            with contextlib.suppress(OSError):  # that no supervisor comes is told by its socket's end
+                if kernel.fork_into(NESTED if view else 0) == 0:
+                    requests.close()
+                    supervisor.main(descriptors[0], json.loads(request), setting)
             for descriptor in descriptors:
                 os.close(descriptor)
 
 
-def write_maps(process: str, name: int, uid: int, gid: int, proc: int | None = None) -> None:
-    """Map one user and one group, under the number `name`, into the user namespace of a process."""
-    for file, content in (("setgroups", "deny"), ("uid_map", f"{name} {uid} 1"), ("gid_map", f"{name} {gid} 1")):
-        descriptor = os.open(f"{process}/{file}", os.O_WRONLY, dir_fd=proc)
-        os.write(descriptor, content.encode())
+def _offer_to_the_memory_killer(proc: int) -> None:
+    """Where memory runs out, the kernel is to end programs before anything else of the user's."""
+    kernel.set_dumpable(True)  # the entries of a process that is not dumpable belong to root
+    with contextlib.suppress(OSError):
+        descriptor = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=proc)
+        os.write(descriptor, b"1000")
         os.close(descriptor)
 
 
-def _receive(requests: socket.socket) -> tuple[bytes, list[int]]:
-    room = socket.CMSG_SPACE(len(FILES) * array.array("i").itemsize)
-    request, ancillary, _, _ = requests.recvmsg(REQUEST_BYTES, room)
-    descriptors = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return request, list(descriptors)
-
-
-def _try_nesting(proc: int, home: str) -> tuple[bool, bool]:
-    """Whether each program can have namespaces of its own inside the jail's, and a /proc that shows all of them."""
+def _try_nesting(proc: int, config: dict) -> str:
+    """How supervisors with namespaces of their own inside the jail's see their processes; "" if they can have none."""
     try:
         child = kernel.fork_into(NESTED)
     except OSError:
-        return False, False
+        return ""
     if child == 0:
-        try:
-            confined.own_namespaces(proc, home, disk_mb=1)
-            os._exit(0 if os.path.exists("/proc/1") else 1)
-        except OSError:
-            os._exit(2)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        code = len(watch.VIEWS)
+        with contextlib.suppress(BaseException):
+            supervisor.own_namespaces(proc, config["home"], disk_mb=1)
+            code = watch.VIEWS.index(watch.best_view(proc))
+        os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    return code in (0, 1), code == 0
+    return watch.VIEWS[code] if 0 <= code < len(watch.VIEWS) else ""
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""Outcomes beside rewards that single turns were given, such as for a tool call that ran.
+
+turn_rewards[t] is a turn's own reward, on its last token, and nan wherever nobody gave one: a turn of reward 0 is
+compared with others, a turn without a reward is not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmrl.ops.groups import group_centred, group_std, spread
+from llmrl.ops.ranges import refuse_negative, require_positive
+from llmrl.types import Credit
+
+
+def turn_grpo(
+    reward_components: Tensor,
+    turn_rewards: Tensor,
+    response_mask: Tensor,
+    turn_ids: Tensor,
+    group_ids: Tensor,
+    *,
+    turn_weight: float = 1.0,
+    normalize_std: bool = True,
+    std_floor: float = 1e-6,
+    min_turn_reward: float | None = None,
+) -> Credit:
+    """The outcome's credit on all tokens, and the credit of each rewarded turn on its own, normalized apart.
+
+        R_i     = sum_k reward_components_ik        r_j: the reward of turn j, of those that were given one
+        O_i     = (R_i - mean_g R) / (std_g R + std_floor)        over the group's trajectories
+        S_j     = (r_j - mean_g r) / (std_g r + std_floor)        over all rewarded turns of the group's trajectories
+        A_t     = O_i + turn_weight S_j        on tokens of a rewarded turn j;  O_i on all others
+
+    std unbiased; without normalize_std neither part is divided. Turns are pooled whatever their number in a trajectory,
+    since the policy decides how many it takes. A single trajectory, and a single rewarded turn, has credit 0.
+    min_turn_reward: a trajectory with a turn of less has no outcome credit and is no part of mean and std, as its
+    answer rests on a failed step. Only the components are read: token rewards have no part in it.
+
+    reward_components: [N, K]; turn_rewards, response_mask, turn_ids: [N, T]; group_ids: [N]. Advantages [N, T], 0 off
+    the mask. Raises ValueError for a negative turn_weight or a std_floor that is not positive.
+    Source: THOR, arXiv 2509.13761, whose turns are compared with other samples of the same turn; two turns, of which
+    the first is rewarded, are MT-GRPO, arXiv 2505.11821.
+    """
+    require_positive(std_floor=std_floor)
+    refuse_negative(turn_weight=turn_weight)
+    floor = std_floor if normalize_std else None
+    turn_of = torch.where(response_mask, turn_ids, 0)
+    given = response_mask & ~turn_rewards.isnan()
+    shape = (len(given), int(turn_of.max()) + 1)
+    steps = turn_rewards.new_zeros(shape, dtype=torch.float64)
+    steps.scatter_add_(1, turn_of, torch.where(given, turn_rewards, 0.0).double())
+    rewarded = torch.zeros(shape, dtype=torch.int64, device=given.device).scatter_add_(1, turn_of, given.long()) > 0
+
+    compared = response_mask
+    if min_turn_reward is not None:
+        compared = response_mask & ~(given & (turn_rewards < min_turn_reward)).any(dim=1, keepdim=True)
+    outcome = _standardized(reward_components.double().sum(dim=1), compared, group_ids, floor)
+    step = torch.zeros_like(steps)
+    group_of = group_ids[:, None].expand(shape)[rewarded]
+    step[rewarded] = _standardized(steps[rewarded], rewarded[rewarded][:, None], group_of, floor)
+    on_turns = torch.where(response_mask, turn_weight * step.gather(1, turn_of), 0.0)
+    return Credit(spread(outcome, response_mask) + on_turns.float())
+
+
+def _standardized(values: Tensor, there: Tensor, group_ids: Tensor, std_floor: float | None) -> Tensor:
+    """`values` [M] less their group's mean, over its std plus the floor if there is one; 0 of who is not there."""
+    centred = group_centred(values, there, group_ids)
+    return centred if std_floor is None else centred / (group_std(values, there, group_ids) + std_floor)

@@ -1,0 +1,259 @@
+"""The runner of tests: asks the program under test, which runs in another process, and grades its answers here.
+
+Report, one JSON object a line:
+    {"tests": count}                            first, once the tests have been read
+    {"test": index, "result": "passed" | "wrong" | "error", "ended": whether the program has ended, "message": text}
+    {"invalid": message}                        the tests themselves are at fault
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import io
+import json
+import os
+import random
+import socket
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import peer
+import testcode
+import wire
+
+MESSAGE_CHARACTERS = 300
+PROGRAM = "solution"
+"""The module that tests may import the program's objects from."""
+
+LENT_KINDS = (collections.deque, io.StringIO, io.BytesIO, random.Random)
+"""Library types whose objects a test may hand to the program, beside functions, iterators and what it defines."""
+
+Result = tuple[str, str]
+"""passed, wrong or error; and why."""
+
+
+class InvalidError(Exception):
+    """The tests can grade no program."""
+
+
+class AbsentError(NameError):
+    """The program lacks what the tests ask for."""
+
+
+def main(payload: dict, report: int, channel: int) -> None:
+    """payload: {"tests": [source, ...], "setup": source, "helpers": source, "entry_point": name or None} or
+    {"calls": [{"name", "args", "expected": [each of these is right]}, ...], "float_tolerance": number};
+    "max_tests": how many count, from the first; "stop": whether to end at the first one that is not passed.
+    """
+
+    def tell(**line: Any) -> None:
+        os.write(report, (json.dumps(line) + "\n").encode())
+
+    with socket.socket(fileno=channel) as connection:
+        bench = Bench(connection)
+        try:
+            suite = Calls(bench, payload) if "calls" in payload else Snippets(bench, payload)
+            tests = suite.tests[: payload.get("max_tests")]
+            tell(tests=len(tests))
+            failed = bench.start(suite.prepare)
+            for index, test in enumerate(tests):
+                result, message = failed or bench.result(test, suite.refresh)
+                tell(test=index, result=result, ended=bench.peer.gone, message=message[:MESSAGE_CHARACTERS])
+                if result != "passed" and payload.get("stop"):
+                    break
+            if not (bench.asked or bench.any_failed):
+                raise InvalidError("the tests ask nothing of the program")
+        except InvalidError as error:
+            tell(invalid=str(error)[:MESSAGE_CHARACTERS])
+
+
+class Bench:
+    """The program under test, and the results of tests of it."""
+
+    def __init__(self, connection: socket.socket):
+        self.peer = peer.Peer(connection, operate=_operate_for(self), lends=_lends)
+        self.knows_data = False
+        """Whether tests hold data of the program's by name, and so grade it without asking for more."""
+        self.asked = self.any_failed = False
+
+    def named(self, name: str) -> Any:
+        """The program's object of that name, now."""
+        return self.peer.ask("name", name)
+
+    def start(self, prepare: Callable[[], object]) -> Result | None:
+        """Run the program's module, then what comes before all tests; where that fails, every test has."""
+        for step in (functools.partial(self.peer.ask, "load"), prepare):
+            found = self.result(step, lambda: None)
+            if found[0] != "passed":
+                return found
+        self.asked = False
+        return None
+
+    def result(self, test: Callable[[], object], refresh: Callable[[], object]) -> Result:
+        """How a test ended, and why. Raises InvalidError for one that fails without having asked the program."""
+        asked = self.peer.questions
+        try:
+            refresh()
+            asked = self.peer.questions
+            test()
+            result, message = "passed", ""
+        except InvalidError:
+            raise
+        except BaseException as error:
+            result, message = self._failure(error, asked=self.knows_data or self.peer.questions > asked)
+        self.any_failed |= result != "passed"
+        self.asked |= self.knows_data or self.peer.questions > asked
+        if self.peer.gone:  # even where the test took that for an exception that it expects
+            result, message = "error", "the program has ended"
+        return result, message
+
+    def _failure(self, error: BaseException, *, asked: bool) -> Result:
+        name, text = peer.described(error)
+        message = f"{name}: {text}"
+        if isinstance(error, peer.Gone | AbsentError) or peer.was_raised_remotely(error):
+            return "error", message
+        by_itself = isinstance(error, ImportError | wire.WireError)
+        by_itself |= not (asked or isinstance(error, AssertionError))
+        if by_itself and not self.any_failed:  # it may build on a test before it
+            raise InvalidError(f"a test fails by itself: {message}")
+        return "wrong", message  # an assertion, or an answer of a kind that the test cannot use
+
+
+class Calls:
+    """Calls of a function, each with the results that are right."""
+
+    def __init__(self, bench: Bench, payload: dict):
+        self._bench, self._tolerance = bench, payload["float_tolerance"]
+        self.tests = [functools.partial(self._call, **call) for call in payload["calls"]]
+
+    def prepare(self) -> None:
+        """Nothing."""
+
+    refresh = prepare
+
+    def _call(self, name: str, args: list[Any], expected: list[Any]) -> None:
+        value = testcode.entry(name, self._bench.named)(*args)
+        if not any(testcode.same(one, value, self._tolerance) for one in expected):
+            raise AssertionError("another result than the expected one")
+
+
+class Snippets:
+    """Texts of test code, in whose namespace the program's objects stand as Remotes, or as data where they are data.
+
+    helpers: code that stood before the program, such as a prompt's; what it defines, tests use as it defines it.
+    """
+
+    def __init__(self, bench: Bench, payload: dict):
+        self._bench, self._entry_point = bench, payload.get("entry_point")
+        self._setup = payload.get("setup") or ""
+        self._helpers = payload["helpers"] if testcode.compiles(payload.get("helpers") or "(") else ""
+        self._namespace: dict[str, Any] = {"__name__": testcode.MODULE}
+        sources = [self._setup, *payload["tests"]]
+        try:
+            items = [testcode.Item(source, self._namespace) for source in payload["tests"]]
+            self._names = testcode.names(*sources)
+            provided = testcode.names(self._helpers).bound
+        except testcode.COMPILE_ERRORS as error:
+            raise InvalidError(f"the tests do not compile: {error}") from None
+        self.tests = [test for item in items for test in item.tests()]
+        self._uses_hypothesis = any("hypothesis" in source for source in sources)
+        self._checks = any(item.checks for item in items)
+        if self._checks and not self._entry_point:
+            raise InvalidError("the tests define check(candidate), but no entry_point says what the candidate is")
+        self._imports = {
+            name: path
+            for name, path in testcode.helpers(self._names).items()
+            if name not in provided | self._stubs().keys()
+        }
+        programs: dict[str, str | None] = dict.fromkeys(self._names.free - provided - self._imports.keys())
+        self._programs = programs | self._stubs()
+
+    def _stubs(self) -> dict[str, str]:
+        """What stands for the entry point: `candidate`, and its own name.
+
+        Where that is a builtin's, such as sum, it is the builtin in tests that call their candidate by that name.
+        """
+        entry = self._entry_point
+        if not entry:
+            return {}
+        stubs = {"candidate": entry, entry: entry}
+        if entry in testcode.BUILTINS and (self._checks or "candidate" in self._names.used):
+            del stubs[entry]
+        return {name: path for name, path in stubs.items() if name not in self._names.bound}
+
+    def prepare(self) -> None:
+        """Fill the namespace, then run the setup in it."""
+        sys.modules[PROGRAM] = module = types.ModuleType(PROGRAM)
+        vars(module)["__getattr__"] = self._imported
+        if self._uses_hypothesis:
+            testcode.settle_hypothesis()
+        exec(compile(self._helpers, "<helpers>", "exec", dont_inherit=True), self._namespace)
+        self._namespace.update({name: testcode.imported(path) for name, path in self._imports.items()})
+        self.refresh()
+        exec(compile(self._setup, "<setup>", "exec", dont_inherit=True), self._namespace)
+
+    def refresh(self) -> None:
+        """Ask what the program's names mean now: it may have changed its own variables."""
+        for name, path in self._programs.items():
+            self._namespace[name] = self._found(name, path)
+
+    def _imported(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._found(name)
+
+    def _found(self, name: str, path: str | None = None) -> Any:
+        try:
+            value = testcode.entry(path, self._bench.named) if path else self._bench.named(name)
+        except (NameError, AttributeError) as error:
+            value = Absent(str(error))
+        self._bench.knows_data |= not callable(value)
+        return value
+
+
+class Absent:
+    """Stands for what the program does not define; to use it is the program's error, not the test's."""
+
+    def __init__(self, message: str):
+        self._message = message
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise AbsentError(self._message)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AbsentError(self._message)
+
+    __iter__ = __len__ = __bool__ = __getitem__ = __call__
+
+
+def _lends(value: Any) -> bool:
+    kind = type(value)
+    return callable(value) or hasattr(kind, "__next__") or kind.__module__ == testcode.MODULE or kind in LENT_KINDS
+
+
+def _operate_for(bench: Bench) -> Callable[[str, list[Any], dict[str, Any]], Any]:
+    """What the program may do with objects of the tests: nothing that leads from one to the tests' own data."""
+
+    def operate(operation: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if not args or not bench.peer.lent(args[0]):
+            raise TypeError("not an object of the tests")
+        if operation == "format" or (operation in ("get", "set", "delete") and not _is_open(operation, *args[:2])):
+            raise AttributeError("not for programs")
+        try:
+            return peer.OPERATIONS[operation](*args, **kwargs)
+        except AssertionError:
+            raise AssertionError from None  # its message may tell what was expected
+
+    return operate
+
+
+def _is_open(operation: str, value: Any, name: Any = "_") -> bool:
+    """Whether programs may reach this attribute: a public one of an object of the tests, or, to read, of a class."""
+    if type(name) is not str or name.startswith("_"):
+        return name == "__name__" and operation == "get"
+    if isinstance(value, type):
+        return value.__module__ == testcode.MODULE and operation == "get"
+    return type(value).__module__ == testcode.MODULE or type(value) in LENT_KINDS

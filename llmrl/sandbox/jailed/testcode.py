@@ -1,0 +1,226 @@
+"""Test code as data sets spell it: the tests that a text holds, and whose the names are that it uses."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import functools
+import importlib
+import re
+import symtable
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+COMPILE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
+MODULE = "tests"
+"""The name of the module that the tests are."""
+
+BUILTINS = frozenset(vars(builtins))
+HELPERS = {
+    "np": "numpy",
+    "pd": "pandas",
+    "isclose": "math:isclose",
+    "deepcopy": "copy:deepcopy",
+    "Counter": "collections:Counter",
+    "OrderedDict": "collections:OrderedDict",
+    "defaultdict": "collections:defaultdict",
+    "deque": "collections:deque",
+    "Decimal": "decimal:Decimal",
+    "Fraction": "fractions:Fraction",
+}
+"""What tests use without an import where they count on the program's; the program must not say what these are."""
+
+_ENTRY = re.compile(r"(?P<owner>\w+)(?P<made>\(\))?(?:\.(?P<method>\w+))?")
+
+Run = Callable[[], object]
+Named = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Names:
+    """Of a module: bound: what it defines or imports; used: what it reads; called: f of f(...)."""
+
+    bound: frozenset[str]
+    used: frozenset[str]
+    called: frozenset[str]
+
+    @property
+    def free(self) -> frozenset[str]:
+        """What it uses though it neither defines nor imports it, and Python does not either."""
+        return self.used - self.bound - BUILTINS
+
+
+def compiles(source: str) -> bool:
+    """Whether it is Python."""
+    try:
+        compile(source, "<tests>", "exec", dont_inherit=True)
+    except COMPILE_ERRORS:
+        return False
+    return True
+
+
+def names(*sources: str) -> Names:
+    """The names of a module that consists of these texts; raises one of COMPILE_ERRORS."""
+    bound, used, called = set(), set(), set()
+    for source in sources:
+        tables = list(_tables(symtable.symtable(source, "<tests>", "exec")))
+        symbols = [symbol for table in tables for symbol in table.get_symbols() if symbol.is_global()]
+        symbols += [symbol for symbol in tables[0].get_symbols() if not symbol.is_global()]
+        bound |= {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
+        used |= {symbol.get_name() for symbol in symbols if symbol.is_referenced()}
+        calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+        called |= {function.id for function in calls if isinstance(function, ast.Name)}
+    return Names(frozenset(bound), frozenset(used), frozenset(called))
+
+
+def _tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    yield table
+    for child in table.get_children():
+        yield from _tables(child)
+
+
+def helpers(used: Names) -> dict[str, str]:
+    """The free names that stand for a library's "module" or "module:object", rather than for the program's."""
+    found = {name: HELPERS[name] for name in used.free & HELPERS.keys()}
+    for name in used.free - used.called - found.keys():
+        if name in sys.stdlib_module_names:
+            found[name] = name
+        elif name in typing.__all__:
+            found[name] = f"typing:{name}"
+    return found
+
+
+def imported(path: str) -> Any:
+    """A module, or an object of one: "copy:deepcopy"."""
+    module, _, name = path.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, name) if name else found
+
+
+def entry(path: str, named: Named) -> Any:
+    """The function under test: "add", "Adder.add", "Adder().add" with a new Adder for each call.
+
+    A bare name is also looked for among the methods of a class Solution, where LeetCode has it.
+    """
+    parts = _ENTRY.fullmatch(path)
+    if parts is None:
+        raise ValueError(f"{path!r} names no function")
+    owner, method = parts["owner"], parts["method"]
+    if parts["made"]:
+        return _on_a_new(owner, method, named)
+    if method:
+        return getattr(named(owner), method)
+    try:
+        getattr(named("Solution"), path)
+    except (NameError, AttributeError):
+        return named(path)
+    return _on_a_new("Solution", path, named)
+
+
+def _on_a_new(owner: str, method: str, named: Named) -> Callable[..., Any]:
+    made = named(owner)
+    return lambda *args, **kwargs: getattr(made(), method)(*args, **kwargs)
+
+
+class Item:
+    """One text of test code, which runs in a namespace that all share.
+
+    Its tests are its functions `test*` and the methods `test*` of its classes; one that has none is a test as a whole,
+    in which `check(candidate)` is called if it defines `check`. Raises one of COMPILE_ERRORS.
+    """
+
+    def __init__(self, source: str, namespace: dict[str, Any]):
+        tree = ast.parse(source)
+        self._code: types.CodeType = compile(tree, "<tests>", "exec", dont_inherit=True)
+        self._namespace = namespace
+        self._functions = _test_names(tree.body)
+        cases = [node for node in tree.body if isinstance(node, ast.ClassDef) and _is_case(node)]
+        self._methods = [(case.name, name) for case in cases for name in _test_names(case.body)]
+        self.checks = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
+
+    def tests(self) -> list[Run]:
+        found: list[Run] = [functools.partial(self._function, name) for name in self._functions]
+        found += [functools.partial(self._method, *names) for names in self._methods]
+        return found or [self._whole]
+
+    def _whole(self) -> None:
+        self._define()
+        if self.checks:
+            self._namespace["check"](self._namespace["candidate"])
+
+    def _function(self, name: str) -> None:
+        self._define()
+        self._namespace[name]()
+
+    def _method(self, owner: str, name: str) -> None:
+        self._define()
+        case = self._namespace[owner]
+        if hasattr(case, "debug"):  # unittest's way to run one test and let what it raises through
+            case.setUpClass()
+            case(name).debug()
+        else:
+            getattr(case(), name)()
+
+    @functools.cached_property
+    def _defined(self) -> BaseException | None:
+        try:
+            exec(self._code, self._namespace)
+        except BaseException as error:
+            return error
+        return None
+
+    def _define(self) -> None:
+        """Run the text once; each of its tests has failed if it did."""
+        if self._defined is not None:
+            raise self._defined
+
+
+def _test_names(body: list[ast.stmt]) -> list[str]:
+    return [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
+
+
+def _is_case(node: ast.ClassDef) -> bool:
+    return node.name.startswith("Test") or any(ast.unparse(base).endswith("TestCase") for base in node.bases)
+
+
+def settle_hypothesis() -> None:
+    """Make @given draw the same examples each time, keep no files and know no deadline."""
+    hypothesis = importlib.import_module("hypothesis")
+    hypothesis.settings.register_profile(
+        MODULE,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        report_multiple_bugs=False,
+        print_blob=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    hypothesis.settings.load_profile(MODULE)
+
+
+def same(expected: Any, value: Any, tolerance: float) -> bool:
+    """Whether a call's result is the JSON value expected: a tuple counts as a list, and a key as its text.
+
+    tolerance: by how much, relative or absolute, two numbers may differ of which one is a float.
+    """
+    kinds = type(expected), type(value)
+    if kinds[0] is list and kinds[1] in (list, tuple):
+        pairs = zip(expected, value, strict=False)
+        return len(expected) == len(value) and all(same(one, other, tolerance) for one, other in pairs)
+    if kinds == (dict, dict):
+        value = {key if type(key) is str else str(key): item for key, item in value.items()}
+        return expected.keys() == value.keys() and all(same(expected[key], value[key], tolerance) for key in expected)
+    if float in kinds and set(kinds) <= {int, float}:
+        return expected == value or _near(expected, value, tolerance)
+    return expected == value
+
+
+def _near(expected: float, value: float, tolerance: float) -> bool:
+    try:
+        return abs(expected - value) <= tolerance * max(1.0, abs(expected))
+    except OverflowError:  # an integer that is larger than any float
+        return False

@@ -1,0 +1,201 @@
+"""Plain data over a socket, between processes of which at least one trusts nothing that the other says.
+
+A message is its length (4 bytes, big endian) and that many bytes of JSON. What JSON has stands for itself; all else is
+an object of one pair, a tag and what belongs to it: {"tuple": [1, 2]}. An object that stays where it is travels as a
+reference: {"mine": number} from its owner, {"yours": number} back to it.
+
+Subclasses of builtin types are read by the base type's own methods and arrive as the base type. Decoding makes exact
+builtin types and, through its caller, references; it runs nothing and raises WireError for all else.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+MAX_BYTES = 16 * 2**20
+MAX_DEPTH = 100
+MAX_PLAIN_INT = 2**53
+HEADER_BYTES = 4
+PLAIN = frozenset({type(None), bool, str, float})
+NESTED = frozenset({list, dict})
+
+Refer = Callable[[Any], dict[str, int]]
+Resolve = Callable[[str, int], Any]
+
+TYPES = {name: value for name, value in vars(builtins).items() if isinstance(value, type) and value.__name__ == name}
+"""Types travel by their names, so that `int` is `int` on both sides."""
+
+
+class WireError(Exception):
+    """Data that cannot be sent, or bytes that are not a message."""
+
+
+def send(connection: socket.socket, message: bytes) -> None:
+    """Send what `pack` made."""
+    connection.sendall(len(message).to_bytes(HEADER_BYTES, "big") + message)
+
+
+def receive(connection: socket.socket) -> Any:
+    """The next message's JSON, not yet decoded; EOFError once the other side has ended, WireError for no message."""
+    length = int.from_bytes(_exactly(connection, HEADER_BYTES), "big")
+    if length > MAX_BYTES:
+        raise WireError(f"a message of {length} bytes is longer than {MAX_BYTES}")
+    try:
+        return json.loads(_exactly(connection, length).decode("ascii"))
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise WireError(f"not a message: {error}") from None
+
+
+def pack(message: Any) -> bytes:
+    """Encoded data as a message's bytes; WireError if that is too long."""
+    packed = json.dumps(message, separators=(",", ":")).encode("ascii")
+    if len(packed) > MAX_BYTES:
+        raise WireError(f"{len(packed)} bytes of data are more than {MAX_BYTES}")
+    return packed
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    parts = []
+    while count:
+        part = connection.recv(min(count, 1 << 20))
+        if not part:
+            raise EOFError("the other side has ended")
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def encode(value: Any, refer: Refer, depth: int = MAX_DEPTH) -> Any:
+    """`value` as JSON data; `refer` makes the reference for what is not data, or raises WireError."""
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if depth == 0:
+        raise WireError(f"data nested deeper than {MAX_DEPTH}")
+    if kind is type and TYPES.get(value.__name__) is value:
+        return {"type": value.__name__}
+    base = kind if kind in _ENCODERS else next((base for base in _ENCODERS if issubclass(kind, base)), None)
+    if base is not None:
+        return _ENCODERS[base](value, refer, depth - 1)
+    if _is_numpys(kind) and hasattr(value, "tolist"):
+        plain = value.tolist()
+        if type(plain) is not kind:
+            return encode(plain, refer, depth - 1)
+    return refer(value)
+
+
+def _is_numpys(kind: type) -> bool:
+    return any(base.__module__ == "numpy" for base in kind.__mro__)
+
+
+def _int(value: int, refer: Refer, depth: int) -> Any:
+    plain = int.__int__(value)
+    return plain if -MAX_PLAIN_INT <= plain <= MAX_PLAIN_INT else {"int": hex(plain)}
+
+
+def _dict(value: dict, refer: Refer, depth: int) -> Any:
+    # an OrderedDict keeps its order outside of the dict that it is
+    pairs = list(OrderedDict.items(value) if isinstance(value, OrderedDict) else dict.items(value))
+    keys, values = [key for key, _ in pairs], [item for _, item in pairs]
+    return {"dict": [_list(keys, refer, depth), _list(values, refer, depth)]}
+
+
+def _parts(value: complex) -> list[float]:
+    return [value.real, value.imag]
+
+
+def _bounds(value: range) -> tuple[int, int, int]:
+    return value.start, value.stop, value.step
+
+
+def _list(value: list, refer: Refer, depth: int) -> list:
+    """Long lists of plain data at once: a program's time is short, and this is spent of it."""
+    items = list(list.__iter__(value))
+    kinds = set(map(type, items))
+    if kinds <= PLAIN or (kinds == {int} and max(items) <= MAX_PLAIN_INT and min(items) >= -MAX_PLAIN_INT):
+        return items
+    return [encode(item, refer, depth) for item in items]
+
+
+def _tagged(tag: str, iterate: Callable[[Any], Iterator[Any]]) -> Callable[[Any, Refer, int], Any]:
+    return lambda value, refer, depth: {tag: _list(list(iterate(value)), refer, depth)}
+
+
+_ENCODERS: dict[type, Callable[[Any, Refer, int], Any]] = {
+    int: _int,
+    list: _list,
+    dict: _dict,
+    tuple: _tagged("tuple", tuple.__iter__),
+    str: lambda value, refer, depth: str.__str__(value),
+    float: lambda value, refer, depth: float.__float__(value),
+    set: _tagged("set", set.__iter__),
+    frozenset: _tagged("frozenset", frozenset.__iter__),
+    bytes: lambda value, refer, depth: {"bytes": bytes.hex(value)},
+    bytearray: lambda value, refer, depth: {"bytearray": bytearray.hex(value)},
+    complex: lambda value, refer, depth: {"complex": _parts(complex.__complex__(value))},
+    range: lambda value, refer, depth: {"range": [_int(part, refer, 0) for part in _bounds(value)]},
+}
+
+
+def decode(data: Any, resolve: Resolve, depth: int = 2 * MAX_DEPTH) -> Any:
+    """The value that JSON `data` stands for; `resolve` finds what a reference ("mine" or "yours", number) means."""
+    kind = type(data)
+    if kind is not list and kind is not dict:
+        return data
+    if depth == 0:
+        raise WireError("data nested too deep")
+    if kind is list:
+        if not NESTED & set(map(type, data)):
+            return data
+        return [decode(item, resolve, depth - 1) for item in data]
+    try:
+        ((tag, body),) = data.items()
+        if tag in ("mine", "yours"):
+            return resolve(tag, _exact(body, int))
+        return _DECODERS[tag](body, resolve, depth - 1)
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        raise WireError(f"not data: {type(error).__name__}: {error}") from None
+
+
+def _exact(body: Any, kind: type) -> Any:
+    if type(body) is not kind:
+        raise TypeError(f"expected {kind.__name__}, got {type(body).__name__}")
+    return body
+
+
+def _made(kind: type) -> Callable[[Any, Resolve, int], Any]:
+    return lambda body, resolve, depth: kind(decode(_exact(body, list), resolve, depth))
+
+
+def _decode_dict(body: Any, resolve: Resolve, depth: int) -> dict:
+    keys, values = decode(_exact(body, list), resolve, depth)
+    return dict(zip(_exact(keys, list), _exact(values, list), strict=True))
+
+
+def _decode_complex(body: Any, resolve: Resolve, depth: int) -> complex:
+    real, imaginary = body
+    return complex(_exact(real, float), _exact(imaginary, float))
+
+
+def _decode_range(body: Any, resolve: Resolve, depth: int) -> range:
+    start, stop, step = decode(_exact(body, list), resolve, depth)
+    return range(_exact(start, int), _exact(stop, int), _exact(step, int))
+
+
+_DECODERS: dict[str, Callable[[Any, Resolve, int], Any]] = {
+    "int": lambda body, resolve, depth: int(_exact(body, str), 16),
+    "tuple": _made(tuple),
+    "set": _made(set),
+    "frozenset": _made(frozenset),
+    "dict": _decode_dict,
+    "bytes": lambda body, resolve, depth: bytes.fromhex(_exact(body, str)),
+    "bytearray": lambda body, resolve, depth: bytearray.fromhex(_exact(body, str)),
+    "complex": _decode_complex,
+    "range": _decode_range,
+    "type": lambda body, resolve, depth: TYPES[_exact(body, str)],
+}
