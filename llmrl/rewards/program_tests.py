@@ -14,7 +14,7 @@ from llmrl.sandbox import Execution, Limits, Program, Sandbox, SandboxError
 Outcome = Literal["passed", "wrong", "runtime_error", "timeout", "compile_error", "no_program"]
 
 BENCH_LIMITS = Limits(cpu_seconds=30.0, memory_mb=2048, output_kb=16 * 1024)
-"""Of the tests' own process; its time begins to count where the program's ends."""
+"""Of the tests' own process, beside the time that it waits for the program."""
 
 MAX_NUMBER_CHARACTERS = 400
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -46,7 +46,8 @@ class Grader:
     def verdict(self, source: str, tests: Tests, *, helpers: str = "") -> Verdict:
         """How the program does. helpers: code that stood before it, whose other definitions its tests may use.
 
-        Raises ValueError if the tests can be used for no program, SandboxError if the sandbox or the tests' process failed.
+        Raises ValueError if the tests can be used for no program, SandboxError if the sandbox or the tests' own process
+        failed.
         """
         if isinstance(tests, StdinTests):
             return self._of_runs(source, tests)
@@ -98,7 +99,7 @@ class Grader:
             return Verdict(_outcome(failed, program), passed, count)
         if bench.ended == "exited" and passed == count:
             return Verdict("passed", passed, count)
-        if bench.ended in ("cpu_time", "memory"):  # spent on what the program returned
+        if bench.ended in ("cpu_time", "memory", "output"):  # spent on what the program returned
             return Verdict("timeout" if bench.ended == "cpu_time" else "runtime_error", passed, count)
         raise _broken(bench)
 

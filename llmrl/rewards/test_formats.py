@@ -34,7 +34,10 @@ class CallTests:
 
 @dataclass(frozen=True)
 class CodeTests:
-    """Test code: asserts, `check(candidate)`, or functions `test_*`; entry_point names the candidate."""
+    """Test code: asserts, `check(candidate)`, functions `test_*` or unittest classes; entry_point names the candidate.
+
+    It uses what the program defines by name, or imports it from `solution`.
+    """
 
     snippets: tuple[str, ...]
     setup: str = ""
