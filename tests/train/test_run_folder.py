@@ -47,7 +47,7 @@ def test_a_trajectory_is_a_row(folder):
     assert (right["prompt_id"], right["answer"], right["reward"], right["correct"]) == ("train:3", "2", 1.0, True)
     assert json.loads(right["outcomes"]) == {"verifier": "passed"} and json.loads(failed["outcomes"]) == {}
     assert json.loads(right["scores"]) == {"verifier": 1.0, "shape": 0.0} and right["rollout_logprobs"] == [-0.5, -0.25]
-    assert right["turns"] == [{"author": "actor", "token_ids": [6, 1]}] and right["policy_version"] == 7
+    assert right["turns"] == [{"author": "actor", "token_ids": [6, 1], "reward": None}] and right["policy_version"] == 7
     assert (failed["failure"], failed["correct"]) == ("judge timeout: 10 s", None)
 
 
