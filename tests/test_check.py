@@ -187,7 +187,7 @@ def test_a_verifier_that_rejects_the_gold_is_a_fault():
     faults, _ = check({"rewards": {"math_verifier": {"extract": "last_number"}}, "rollout": {"prompts_per_step": 2}})
     assert faults == [
         "rewards.math_verifier: does not accept the row's own gold answer 'four'; graded 'four', '\\\\boxed{four}', "
-        "'<answer>four</answer>' (2 of 2 rows, the first is train:0)"
+        "'<answer>four</answer>', '```\\nfour\\n```' (2 of 2 rows, the first is train:0)"
     ]
 
 
