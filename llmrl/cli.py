@@ -93,6 +93,36 @@ def prove_methods(
     run(names or [], folder, tasks=tasks, seeds=seeds, jobs=jobs, quick=quick, write=write, console=Console())
 
 
+@app.command("sandbox")
+def show_sandbox(
+    tier: Annotated[str | None, typer.Option(help="bubblewrap, namespaces or process; default: the strongest")] = None,
+    attack: Annotated[bool, typer.Option(help="let hostile programs loose in it; exit code 1 if one got out")] = False,
+    bench: Annotated[bool, typer.Option(help="measure how many programs a second it runs and grades")] = False,
+    markdown: Annotated[bool, typer.Option(help="print tables for a document")] = False,
+    at_once: Annotated[int, typer.Option(help="attacks at once", min=1)] = 4,
+) -> None:
+    """Show which sandbox this machine gives and what it lacks, attack it, or measure it."""
+    _quiet()
+    from llmrl.rewards.in_sandbox import grade
+    from llmrl.sandbox.command import run
+
+    works = {
+        "a program graded by its output": "llmrl.rewards.in_sandbox:grade_output",
+        "a function graded by 3 assertions": "llmrl.rewards.in_sandbox:grade_calls",
+    }
+    code = run(
+        tier=tier,
+        attack=attack,
+        bench=bench,
+        markdown=markdown,
+        at_once=at_once,
+        grade=grade,
+        works=works,
+        console=Console(),
+    )
+    raise typer.Exit(code)
+
+
 def main() -> None:
     """Entry point: faults a user can mend are printed without a traceback."""
     try:

@@ -11,6 +11,9 @@ Ended = Literal["exited", "killed", "cpu_time", "wall_time", "memory", "processe
 """exited: with an exit code; killed: by a signal; the rest name the limit that was passed."""
 
 
+STREAMS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+
+
 class SandboxError(Exception):
     """The sandbox itself failed or cannot be had here: never the program's fault."""
 
@@ -19,8 +22,10 @@ class SandboxError(Exception):
 class Limits:
     """Of one program, all of its processes together.
 
-    memory_mb: resident, of all; and address space, of each. output_kb: of stdout, of stderr, and of any one file.
-    disk_mb: of all files. open_files: of each process.
+    cpu_seconds: of all threads. memory_mb: resident, of all; and address space, of each process. processes: beside its
+    first, each thread counted as one. open_files: of each process. output_kb: of stdout, of stderr, and of any one
+    file. disk_mb: of all files, which lie in memory that memory_mb does not count. Raises ValueError for any that is
+    not more than 0.
     """
 
     cpu_seconds: float = 4.0
@@ -42,7 +47,8 @@ class Program:
     """A program: `payload` is what its runner, a module of llmrl/sandbox/jailed, understands.
 
     runner: "script" runs payload["source"] as Python would; "command" runs payload["argv"]. files: contents by relative
-    path, put into its working directory. channel: a socket that the runner gets.
+    path, put into its working directory. channel: a connected Unix socket that the runner gets, no datagram one: those
+    can send to any address. Raises ValueError for a path that leads out of the directory, or such a channel.
     """
 
     payload: Mapping[str, Any]
@@ -50,6 +56,13 @@ class Program:
     stdin: bytes = b""
     files: Mapping[str, bytes] = field(default_factory=dict)
     channel: socket.socket | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.files:
+            if not name or name.startswith("/") or "\0" in name or ".." in name.split("/"):
+                raise ValueError(f"files: {name!r} is no path inside the working directory")
+        if self.channel and (self.channel.family != socket.AF_UNIX or self.channel.type not in STREAMS):
+            raise ValueError("channel: expected a connected Unix socket of type SOCK_STREAM or SOCK_SEQPACKET")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._idle: list[_Supervisor] = []
         self._process = os.getpid()
+        self._closed = False
         self._refused = []
         for candidate in (tier,) if tier else tiers():
             if not candidate.strong and not (allow_weak or tier):
@@ -52,6 +53,16 @@ class Sandbox:
             except (OSError, SandboxError) as error:
                 self._refused.append(f"{candidate.name}: {error}")
         raise SandboxError(f"no sandbox can be had here: {'; '.join(self._refused)}")
+
+    @property
+    def pid(self) -> int:
+        """The process that everything in the jail descends from."""
+        return self._jail.pid
+
+    @property
+    def idle(self) -> int:
+        """How many processes wait in the jail for a program to run."""
+        return len(self._idle)
 
     @property
     def missing(self) -> list[str]:
@@ -98,6 +109,7 @@ class Sandbox:
     def close(self) -> None:
         """End the jail and everything that runs in it."""
         with self._lock:
+            self._closed = True
             self._forget_idle()
             self._jail.close()
 
@@ -112,6 +124,8 @@ class Sandbox:
     def _supervisor(self, disk_mb: int) -> tuple[_Supervisor, bool]:
         """An idle one, or a fresh one, from a new jail if the old one is gone."""
         with self._lock:
+            if self._closed:
+                raise SandboxError("it has been closed")
             if self._process != os.getpid():
                 self._renew()
             for place, idle in reversed(list(enumerate(self._idle))):
@@ -119,11 +133,10 @@ class Sandbox:
                     return self._idle.pop(place), False
             if self.tier.strong and not self._jail.nested:
                 return _Supervisor(_Jail(self.tier), disk_mb, owns_jail=True), True
-            try:
+            with contextlib.suppress(OSError):
                 return _Supervisor(self._jail, disk_mb), True
-            except OSError:
-                self._renew()
-                return _Supervisor(self._jail, disk_mb), True
+            self._renew()
+            return _Supervisor(self._jail, disk_mb), True
 
     def _renew(self) -> None:
         self._forget_idle()
@@ -138,7 +151,7 @@ class Sandbox:
 
     def _take_back(self, supervisor: _Supervisor) -> None:
         with self._lock:
-            if self._process == os.getpid() and supervisor.serves(self._jail):
+            if not self._closed and self._process == os.getpid() and supervisor.serves(self._jail):
                 self._idle.append(supervisor)
                 return
         supervisor.close()
@@ -156,26 +169,35 @@ class Running:
     """A program that was started."""
 
     def __init__(self, sandbox: Sandbox, supervisor: _Supervisor, files: _Files, limits: Limits):
-        self._sandbox, self._supervisor, self._files, self._limits = sandbox, supervisor, files, limits
+        self._sandbox, self._files, self._limits = sandbox, files, limits
+        self._supervisor: _Supervisor | None = supervisor
 
     def result(self) -> Execution:
-        """Wait for its end; raises SandboxError if its supervisor failed or was silent past the wall limit."""
+        """Wait for its end, once; raises SandboxError if its supervisor failed or was silent past the wall limit."""
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is None:
+            raise SandboxError("a program's result is told only once")
         try:
-            answer = self._supervisor.answer(self._limits.wall_seconds + GRACE_SECONDS)
+            answer = supervisor.answer(self._limits.wall_seconds + GRACE_SECONDS)
             again = answer.pop("again", False)
             outputs = self._files.outputs(self._limits.output_kb * 1024)
         except BaseException:
-            self._supervisor.close()
+            supervisor.close()
             raise
         finally:
             self._files.close()
         if again:
-            self._sandbox._take_back(self._supervisor)
+            self._sandbox._take_back(supervisor)
         else:
-            self._supervisor.close()
+            supervisor.close()
         if "error" in answer:
             raise SandboxError(f"a program could not be started: {answer['error']}")
         return Execution(**answer, **outputs)
+
+    def __del__(self) -> None:
+        if self._supervisor is not None:  # nobody wants to know
+            self._supervisor.close()
+            self._files.close()
 
 
 class _Files:
@@ -284,6 +306,10 @@ class _Jail:
         except OSError:
             return None
         return json.loads(ready) if ready else None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def hand_over(self, request: bytes, descriptors: list[int]) -> None:
         socket.send_fds(self._socket, [request], descriptors)

@@ -22,7 +22,7 @@ FILES = """
     truncate umask unlink unlinkat utime utimensat utimes write writev
 """
 SYNCING = "fdatasync fsync msync sync_file_range"
-MEMORY = "brk madvise membarrier mincore mlock mlock2 mprotect mremap munlock munmap pkey_alloc pkey_free pkey_mprotect"
+MEMORY = "brk membarrier mincore mlock mlock2 mprotect mremap munlock munmap pkey_alloc pkey_free pkey_mprotect"
 PROCESSES = """
     arch_prctl capget execve execveat exit exit_group fork futex futex_waitv get_robust_list get_thread_area getcpu
     getegid geteuid getgid getgroups getitimer getpgid getpgrp getpid getppid getpriority getresgid getresuid
@@ -46,11 +46,16 @@ CONNECTED_SOCKETS = """
     getpeername getsockname getsockopt shutdown recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg
 """
 STARTING = "execve execveat fork vfork"
+CHANGING_FILES = """
+    chmod chown fchmod fchmodat fchmodat2 fchown fchownat futimesat lchown utime utimensat utimes
+"""
 
 _CLONE_THREAD = 0x00010000
 _CLONE_NAMESPACES = 0x7E020000  # every CLONE_NEW flag that clone() takes
 _MAP_PRIVATE, _MAP_KIND, _MAP_ANONYMOUS, _MAP_HUGE = 2, 0xF, 0x20, 0x40000
 _MAP_SHARED_KINDS = (1, 3)
+# not: to have it written to swap (20, 21), where it would not count as resident
+_MADVISE = (*range(5), 8, 9, 10, 11, *range(14, 20), 22, 23, 102, 103)
 _RLIMITS, _RLIMIT_CORE = range(16), 4
 _TERMINAL_QUESTIONS_AND_DESCRIPTORS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 # duplicating, flags, locks, questions; not: whom to send which signal (8, 10, 15), leases, sizes of pipes
@@ -65,8 +70,9 @@ def system_call_filter(*, contained: bool) -> bytes | None:
     """The filter for this machine, or None without libseccomp: what is not allowed fails with EPERM.
 
     Not allowed: opening sockets, tracing and reading other processes, mounts, namespaces, keys, modules, BPF, io_uring,
-    userfaultfd, shared memory outside files, clocks and hosts' settings. contained: the program has its own process
-    namespace; without one it may not start processes (threads only) or send signals either.
+    userfaultfd, memory that no process is charged for, leases, clocks and hosts' settings. contained: the program has
+    namespaces of its own; without them it may not start processes (threads only), send signals, or change permissions,
+    owners and times of files either, which Landlock does not look at.
     """
     library = _library()
     if library is None:
@@ -75,7 +81,9 @@ def system_call_filter(*, contained: bool) -> bytes | None:
     try:
         library.seccomp_attr_set(context, _OPTIMIZE, _BINARY_TREE)  # older ones cannot, and write a longer program
         names = set(f"{FILES} {MEMORY} {PROCESSES} {SIGNALS} {WAITING} {CONNECTED_SOCKETS}".split())
-        names = names | set(SENDING_SIGNALS.split()) if contained else names - set(STARTING.split())
+        names = (
+            names | set(SENDING_SIGNALS.split()) if contained else names - set(f"{STARTING} {CHANGING_FILES}".split())
+        )
         for name in sorted(names):
             _rule(library, context, _ALLOW, name)
         for name, *comparisons in _conditional(contained):
@@ -111,6 +119,7 @@ def _conditional(contained: bool) -> Iterator[tuple[str, *tuple[_Comparison, ...
         ("ioctl", 1, _TERMINAL_QUESTIONS_AND_DESCRIPTORS),
         ("fcntl", 1, _FCNTL),
         ("prctl", 0, _PRCTL),
+        ("madvise", 2, _MADVISE),
     ):
         for value in values:
             yield name, _masked(place, _WORD, value)

@@ -45,9 +45,12 @@ WARM = (
         "itertools",
         "json",
     ),
-    *("math", "operator", "random", "re", "string", "threading", "typing", "contextlib", "dataclasses", "statistics"),
+    *("math", "operator", "random", "re", "string", "typing", "contextlib", "dataclasses", "statistics"),
 )
-"""Imported once, before any program: the runners, and what programs import most."""
+"""Imported once, before any program: the runners, and what programs import most.
+
+Not threading: what it does in every forked process costs more than the few imports of it.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,17 +65,14 @@ class Tier:
 BUBBLEWRAP = Tier(
     "bubblewrap", True, "namespaces of users, mounts, processes, network and IPC, built by bubblewrap (bwrap)"
 )
-NAMESPACES = Tier("namespaces", True, "the same namespaces, built by llmrl itself")
+NAMESPACES = Tier("namespaces", True, "namespaces of users, mounts, processes, network and IPC, built by llmrl itself")
 PROCESS = Tier("process", False, "a plain process: Landlock where the kernel has it, seccomp and limits alone")
+TIERS = {tier.name: tier for tier in (BUBBLEWRAP, NAMESPACES, PROCESS)}
 
 
 def tiers() -> tuple[Tier, ...]:
-    """The order in which they are tried.
-
-    As root, bubblewrap would run programs under root's own number, whose processes no limit counts; llmrl's own jail
-    becomes an unprivileged user first.
-    """
-    return (NAMESPACES, BUBBLEWRAP, PROCESS) if os.getuid() == 0 else (BUBBLEWRAP, NAMESPACES, PROCESS)
+    """The order in which they are tried."""
+    return tuple(TIERS.values())
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ def launch(tier: Tier, control: int, folder: str) -> Launch:
 
     Raises OSError where the tier's tool is missing or the tier would protect from nothing.
     """
+    if tier is BUBBLEWRAP and os.getuid() == 0:
+        raise PermissionError("started by root, it would run programs as root's; tier namespaces does not")
     if tier is PROCESS and os.getuid() == 0 and not landlock_version() and not _open_to_all(_interpreter()):
         raise PermissionError("programs would run as root, as only root can read this Python, and without Landlock")
     config = _config(tier, folder)
@@ -110,7 +112,7 @@ def landlock_version() -> int:
 
 def _config(tier: Tier, folder: str) -> dict[str, Any]:
     filters = {"contained": system_call_filter(contained=True), "bare": system_call_filter(contained=False)}
-    visible = _visible()
+    shown = visible()
     return {
         "nested": tier.strong,
         "home": HOME if tier.strong else folder,
@@ -118,13 +120,13 @@ def _config(tier: Tier, folder: str) -> dict[str, Any]:
         "warm": [name for name in WARM if (JAILED / f"{name}.py").exists() or name in sys.stdlib_module_names],
         "environment": dict(ENVIRONMENT),
         "landlock": landlock_version() > 0,
-        "readable": ["/"] if tier.strong else [*visible, *(f"/dev/{name}" for name in DEVICES)],
+        "readable": ["/"] if tier.strong else [*shown, *(f"/dev/{name}" for name in DEVICES)],
         "become_nobody": not tier.strong and os.getuid() == 0 and _open_to_all(_interpreter()),
         "filters": {name: code.hex() if code else "" for name, code in filters.items()},
         "counts_apart": _kernel_version() >= (5, 14),
         "mounts": {
-            "read_only": [path for path in visible if not os.path.islink(path)],
-            "links": _links(visible),
+            "read_only": [path for path in shown if not os.path.islink(path)],
+            "links": _links(shown),
             "devices": DEVICES,
             "home": HOME,
             "home_mb": HOME_MB,
@@ -133,20 +135,20 @@ def _config(tier: Tier, folder: str) -> dict[str, Any]:
 
 
 def _bubblewrap_options() -> list[str]:
-    visible = _visible()
-    options = ["--unshare-all", "--new-session", "--uid", "65534", "--gid", "65534"]
+    shown = visible()
+    options = ["--unshare-all", "--new-session", "--as-pid-1", "--uid", "65534", "--gid", "65534"]
     options += ["--hostname", "sandbox", "--proc", "/proc"]
     for name in DEVICES:
         options += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    for path in visible:
+    for path in shown:
         if not os.path.islink(path):
             options += ["--ro-bind", path, path]
-    for target, path in _links(visible):
+    for target, path in _links(shown):
         options += ["--symlink", target, path]
     return [*options, "--size", str(HOME_MB << 20), "--tmpfs", HOME, "--remount-ro", "/", "--chdir", "/"]
 
 
-def _visible() -> list[str]:
+def visible() -> list[str]:
     """What a program can read: the system's programs and libraries, this Python and its packages."""
     system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"]
     system += ["/etc/localtime", "/etc/ssl/certs"]
@@ -158,11 +160,11 @@ def _visible() -> list[str]:
     return paths
 
 
-def _links(visible: list[str]) -> list[list[str]]:
-    links = [[os.readlink(path), path] for path in visible if os.path.islink(path)]
-    if not any(path.startswith("/tmp/") for path in visible):
+def _links(shown: list[str]) -> list[list[str]]:
+    links = [[os.readlink(path), path] for path in shown if os.path.islink(path)]
+    if not any(path.startswith("/tmp/") for path in shown):
         links.append([HOME, "/tmp"])
-    return links
+    return [*links, [HOME, "/dev/shm"]]  # where the C library makes semaphores that processes share
 
 
 def _packages() -> list[str]:

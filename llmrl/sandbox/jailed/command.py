@@ -7,6 +7,7 @@ import sys
 
 
 def main(payload: dict, report: int, channel: int) -> None:
+    """Become the command, or end with code 127 where there is none of that name."""
     argv = payload["argv"]
     try:
         os.write(report, b"compiled\n")

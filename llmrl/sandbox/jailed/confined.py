@@ -25,8 +25,7 @@ def become_program(limits: dict, files: dict, home: str, told: int, setting: Set
     """Confine this process, then run what the payload says; what goes wrong before is told. Never returns."""
     code = 1
     try:
-        with open(files["payload"], "rb") as file:
-            payload = json.loads(file.read())
+        payload = json.loads(os.pread(files["payload"], os.fstat(files["payload"]).st_size, 0))
         _place(payload.pop("files"), home)
         runner = importlib.import_module(payload.pop("runner"))
         report, channel, told = _arrange(files, told)
@@ -59,6 +58,17 @@ def give_up(config: dict, home: str, system_calls: str, readable: list[str | int
         kernel.filter_system_calls(bytes.fromhex(system_calls))
 
 
+def standard_streams() -> None:
+    """Make sys.stdin, stdout and stderr before any program: like a program's own files, on files in memory."""
+    for place in range(3):
+        blank = os.memfd_create("blank")
+        os.dup2(blank, place, inheritable=True)
+        os.close(blank)
+    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", closefd=False, errors="backslashreplace", buffering=1)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+
+
 def _place(files: dict, home: str) -> None:
     for name, content in files.items():
         path = os.path.join(home, name)
@@ -79,24 +89,24 @@ def _flush() -> None:
 
 
 def _arrange(files: dict, told: int) -> tuple[int, int, int]:
-    """Standard streams at 0 to 2, then the report, the pipe to the supervisor and the channel; nothing else is open."""
+    """Standard streams at 0 to 2, then the report, the pipe to the supervisor and the channel; nothing else is open.
+
+    Returns the report's, the channel's (-1 if there is none) and the pipe's.
+    """
     wanted = [*(files[name] for name in ("stdin", "stdout", "stderr", "report")), told]
     wanted += [files["channel"]] if "channel" in files else []
     high = [os.dup2(descriptor, 100 + place, inheritable=False) for place, descriptor in enumerate(wanted)]
     for place, descriptor in enumerate(high):
         os.dup2(descriptor, place, inheritable=place < 3)
     os.closerange(len(wanted), 1 << 16)
-    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
-    sys.stderr = os.fdopen(2, "w", closefd=False, errors="backslashreplace", buffering=1)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     return 3, 5 if len(wanted) > 5 else -1, 4
 
 
 def _confine(limits: dict, home: str, setting: Setting) -> None:
     os.setsid()
-    signal.pthread_sigmask(signal.SIG_SETMASK, set())
     for number in (signal.SIGXFSZ, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)  # Python ignores them
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     size, cpu = limits["output_kb"] * 1024, int(limits["cpu_seconds"]) + 2
     bounds = {
         resource.RLIMIT_AS: (limits["memory_mb"] * 2**20,) * 2,

@@ -22,6 +22,7 @@ FLAGS = kernel.NEW_MOUNTS | kernel.NEW_PIDS | kernel.NEW_NETWORK | kernel.NEW_IP
 
 
 def main() -> None:
+    """Enter the namespaces and the new root, and be the warden there. Never returns."""
     control, config = int(sys.argv[1]), json.loads(sys.argv[2])
     _new_user_namespace()
     kernel.unshare(FLAGS | kernel.NEW_CGROUP)

@@ -46,6 +46,7 @@ def _number(name: str) -> int:
 
 
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, options: str | None = None) -> None:
+    """mount(2); raises OSError, as all of these do."""
     encoded = [None if text is None else text.encode() for text in (source, target, kind, options)]
     arguments = (encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3])
     _checked(_libc.mount(*arguments), f"mount {source} on {target}")
@@ -60,18 +61,22 @@ def make_read_only(target: str, recursive: bool = True) -> None:
 
 
 def unmount(target: str) -> None:
+    """Take a mount away, at once, from whoever still uses it."""
     _checked(_libc.umount2(target.encode(), _MNT_DETACH), f"unmount {target}")
 
 
 def pivot_root(new: str, old: str) -> None:
+    """Make `new` the root, with the old one at `old`."""
     _checked(_libc.syscall(ctypes.c_long(_number("pivot_root")), new.encode(), old.encode()), "pivot_root")
 
 
 def unshare(flags: int) -> None:
+    """Go into new namespaces."""
     _checked(_libc.unshare(flags), "unshare")
 
 
 def set_hostname(name: str) -> None:
+    """The name of the host that this namespace shows."""
     _checked(_libc.sethostname(name.encode(), ctypes.c_size_t(len(name))), "sethostname")
 
 
@@ -99,6 +104,7 @@ def _prctl(option: int, argument: int, what: str) -> None:
 
 
 def die_with_parent() -> None:
+    """Be killed when the thread that started this process ends."""
     _prctl(_PDEATHSIG, 9, "prctl(PR_SET_PDEATHSIG)")
 
 

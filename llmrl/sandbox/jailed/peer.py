@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import operator
 import socket
-import threading
+from _thread import RLock  # without threading, which would make every program's start slower
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -217,7 +217,7 @@ class Peer:
         self._lent: dict[int, Any] = {}
         self._numbers: dict[int, int] = {}  # by id; what is lent is kept
         self._remotes: dict[int, Remote] = {}
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._idle = False
 
     def ask(self, operation: str, /, *args: Any, **kwargs: Any) -> Any:

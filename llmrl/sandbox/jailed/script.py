@@ -24,6 +24,7 @@ def compiled(source: str, report: int) -> types.CodeType:
 
 
 def main(payload: dict, report: int, channel: int) -> None:
+    """Run the source; an exception ends it with its traceback and exit code 1, as Python's own does."""
     code = compiled(payload["source"], report)
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module

@@ -53,6 +53,7 @@ def main(control: int, request: dict, setting: Setting) -> None:
         for number in (signal.SIGCHLD, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)  # process 1 gets no signal from inside that it has no handler for
         home = _own_home(request, setting)
+        confined.standard_streams()
         proc = _enter(home, setting)
         gc.freeze()
         untouched = _state(home, setting.nested)

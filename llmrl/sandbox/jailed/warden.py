@@ -26,6 +26,8 @@ NESTED = kernel.NEW_USERS | kernel.NEW_MOUNTS | kernel.NEW_PIDS | kernel.NEW_IPC
 
 def main(control: int, config: dict, proc: int | None = None) -> None:
     """proc: an open /proc that shows this process; default: the jail's own. Never returns."""
+    if config["nested"]:  # whose parent is what built the jail, which the jail is not to outlive
+        kernel.die_with_parent()
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if proc is None else proc
     _offer_to_the_memory_killer(proc)
     kernel.set_dumpable(False)

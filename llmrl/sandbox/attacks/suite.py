@@ -1,0 +1,155 @@
+"""Running the attacks, and judging how each ended."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+from llmrl.sandbox.attacks import endless, escapes, forgeries, others, secrets, sockets, space
+from llmrl.sandbox.attacks.attack import ATTACKS, Attack
+from llmrl.sandbox.attacks.bait import Bait, descendants, trainer_state
+from llmrl.sandbox.limits import Execution, Program, SandboxError
+from llmrl.sandbox.sandbox import Sandbox
+from llmrl.sandbox.seccomp import system_call_filter
+from llmrl.sandbox.tiers import Tier
+
+THEMES = (endless, space, others, secrets, sockets, escapes, forgeries)
+SLACK_SECONDS = 3.0
+END_SECONDS = 5.0
+AFTERWARDS = "the trainer afterwards"
+_ANSWER = Program({"source": "print(6 * 7)"})
+
+
+@dataclass(frozen=True)
+class Result:
+    """How an attack ended. breaches: what it reached; none if the sandbox held."""
+
+    name: str
+    aim: str
+    ended: str
+    breaches: tuple[str, ...]
+    weak: str = ""
+
+    @property
+    def held(self) -> bool:
+        return not self.breaches
+
+
+def run(
+    tier: Tier,
+    attacks: Iterable[Attack] | None = None,
+    *,
+    at_once: int = 1,
+    told: Callable[[Result], object] = lambda result: None,
+) -> list[Result]:
+    """Run attacks (default: all) in a sandbox of this tier; the last result is what became of the trainer.
+
+    told: called with each result as soon as it is known. Raises SandboxError if the tier cannot be had, or is too weak
+    for attacks to be let loose in it.
+    """
+    before = trainer_state()
+    results = []
+    if not tier.strong and system_call_filter(contained=False) is None:
+        raise SandboxError(f"{tier.name}: without a system call filter nothing would stop attacks from doing harm")
+    with Sandbox(tier) as sandbox, _baits(at_once) as baits, ThreadPoolExecutor(at_once) as pool:
+        alone = len(descendants(sandbox.pid))
+
+        def one(attack: Attack) -> Result:
+            bait = baits.get()
+            try:
+                return run_one(sandbox, attack, bait)
+            finally:
+                baits.put(bait)
+
+        for result in pool.map(one, ATTACKS.values() if attacks is None else attacks):
+            told(result)
+            results.append(result)
+        # those that run no other program are on their way out
+        left = _still(lambda: max(0, len(descendants(sandbox.pid)) - alone - sandbox.idle))
+        jailed = descendants(sandbox.pid)
+    outlived = _still(lambda: sum(os.path.exists(f"/proc/{pid}") for pid in jailed))
+    breaches = [f"{left} processes were left"] if left else []
+    breaches += [f"{outlived} processes outlived the sandbox"] if outlived else []
+    after = trainer_state()
+    breaches += [f"changed: {name}" for name in before if before[name] != after[name]]
+    results.append(Result(AFTERWARDS, "All of them together: be the trainer's end", "", tuple(breaches)))
+    told(results[-1])
+    return results
+
+
+def _still(count: Callable[[], int]) -> int:
+    """What is counted, once it has come down to 0, or has not for a while."""
+    deadline = time.monotonic() + END_SECONDS
+    while (found := count()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def run_one(sandbox: Sandbox, attack: Attack, bait: Bait) -> Result:
+    """One attack, judged by what it printed, its own judge, the bait, and whether the sandbox still answers."""
+    secret = bait.token.encode()
+    told = bait.told()
+    beside = None
+    try:
+        if attack.before:
+            sandbox.run(_program(attack.before, attack, told, secret), attack.limits)
+        if attack.beside:
+            beside = sandbox.start(_program(attack.beside, attack, told, secret), attack.limits)
+        execution = sandbox.run(_program(attack.source, attack, told), attack.limits)
+        if beside:
+            beside.result()
+        breaches = [*judged(execution, attack, bait.token), *bait.disturbed()]
+        if sandbox.run(_ANSWER).stdout != b"42\n":
+            breaches.append("the sandbox answers wrongly afterwards")
+    except SandboxError as error:
+        return Result(attack.name, attack.aim, "", (f"the sandbox failed: {error}",), attack.weak)
+    return Result(attack.name, attack.aim, described(execution), tuple(breaches), attack.weak)
+
+
+def judged(execution: Execution, attack: Attack, token: str) -> list[str]:
+    """What the end of an attack says against the sandbox."""
+    printed = (execution.stdout + execution.stderr).decode(errors="replace")
+    found = [line.strip()[:100] for line in re.findall(r"^BREACHED(.*)", printed, re.MULTILINE)]
+    if token in printed:
+        found.append("the secret was read")
+    if len(execution.stdout) > attack.limits.output_kb * 1024:
+        found.append("more output than allowed")
+    if execution.wall_seconds > attack.limits.wall_seconds + SLACK_SECONDS:
+        found.append(f"went on for {execution.wall_seconds:.1f} s")
+    if execution.peak_memory_mb > 2 * attack.limits.memory_mb:
+        found.append(f"held {execution.peak_memory_mb:.0f} MB")
+    if attack.judge and (said := attack.judge(execution)):
+        found.append(said)
+    return found
+
+
+def described(execution: Execution) -> str:
+    """How a program ended, in a few words: its limit, signal, exception or exit code."""
+    if execution.ended == "killed":
+        return f"killed by signal {execution.signal}"
+    if execution.ended != "exited":
+        return f"ended at its limit: {execution.ended.replace('_', ' ')}"
+    lines = execution.stderr.decode(errors="replace").strip().splitlines()
+    if execution.exit_code and lines and (error := re.match(r"(\w+(?:Error|Exception|Interrupt|Trap))\b", lines[-1])):
+        return error[1]
+    return f"exited with {execution.exit_code}"
+
+
+def _program(source: str, attack: Attack, told: dict, stdin: bytes = b"") -> Program:
+    complete = replace(attack, source=source).program(told)
+    return Program({"source": complete}, stdin=stdin)
+
+
+@contextmanager
+def _baits(count: int) -> Iterator[queue.Queue[Bait]]:
+    with ExitStack() as stack:
+        baits: queue.Queue[Bait] = queue.Queue()
+        for _ in range(count):
+            baits.put(stack.enter_context(Bait()))
+        yield baits

@@ -1,0 +1,93 @@
+"""How many programs a second the sandbox runs, and what bounds it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pkgutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+from llmrl.sandbox.limits import Program, SandboxError
+from llmrl.sandbox.sandbox import Sandbox
+from llmrl.sandbox.tiers import TIERS, Tier
+
+SECONDS = 3.0
+START_SECONDS = 120.0
+RUN = "llmrl.sandbox.speed:run_program"
+BUSY = 0.9
+"""From what share of busy processors on they are what bounds the speed."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one kind of work, done by `at_once` processes, each with a sandbox of its own, as reward workers have."""
+
+    per_second: float
+    at_once: int
+    busy: float
+
+    @property
+    def bound(self) -> str:
+        """What keeps it from being faster."""
+        return "the processors" if self.busy > BUSY else "waiting for each other"
+
+
+def run_program(sandbox: Sandbox) -> None:
+    """The least work there is: a program that prints one line."""
+    assert sandbox.run(Program({"source": "print(42)"})).stdout == b"42\n"
+
+
+def counts() -> list[int]:
+    """How many at once are measured: 1, 2, 4 and so on, to twice the processors that there are."""
+    most = 2 * len(os.sched_getaffinity(0))
+    return [1 << power for power in range(most.bit_length()) if 1 << power <= most]
+
+
+def measured(tier: Tier, work: str, at_once: Iterable[int], *, seconds: float = SECONDS) -> Iterator[Speed]:
+    """The speeds of "module:function", which does one piece of work in the sandbox it is given.
+
+    seconds: how long each is measured, once all processes are ready.
+
+    Raises SandboxError if a process has no sandbox or fails at its work.
+    """
+    context = multiprocessing.get_context("spawn")
+    for count in at_once:
+        barrier, rates = context.Barrier(count + 1), context.Queue()
+        arguments = (tier.name, work, seconds, barrier, rates)
+        processes = [context.Process(target=_measure, args=arguments, daemon=True) for _ in range(count)]
+        for process in processes:
+            process.start()
+        try:
+            barrier.wait(START_SECONDS)
+            idle, whole = _processor_time()
+            total = sum(rates.get(timeout=START_SECONDS) for _ in processes)
+            still_idle, later = _processor_time()
+        except Exception as error:
+            raise SandboxError(f"a process that measures has failed: {error or type(error).__name__}") from None
+        finally:
+            for process in processes:
+                process.join(START_SECONDS)
+        yield Speed(total, count, 1 - (still_idle - idle) / max(later - whole, 1))
+
+
+def _measure(tier: str, work: str, seconds: float, barrier: Barrier, rates: Queue[float]) -> None:
+    function = pkgutil.resolve_name(work)
+    with Sandbox(TIERS[tier]) as sandbox:
+        function(sandbox)
+        barrier.wait(START_SECONDS)
+        started, done = time.monotonic(), 0
+        while time.monotonic() < started + seconds:
+            function(sandbox)
+            done += 1
+        rates.put(done / (time.monotonic() - started))
+
+
+def _processor_time() -> tuple[int, int]:
+    """Of all processors since the start of the machine, in ticks: idle, and in all."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return fields[3] + fields[4], sum(fields)
