@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pkgutil
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -62,29 +64,37 @@ def measured(tier: Tier, work: str, at_once: Iterable[int], *, seconds: float = 
         processes = [context.Process(target=_measure, args=arguments, daemon=True) for _ in range(count)]
         for process in processes:
             process.start()
-        try:
+        with contextlib.suppress(threading.BrokenBarrierError):  # which one has failed it tells below
             barrier.wait(START_SECONDS)
-            idle, whole = _processor_time()
-            total = sum(rates.get(timeout=START_SECONDS) for _ in processes)
-            still_idle, later = _processor_time()
-        except Exception as error:
-            raise SandboxError(f"a process that measures has failed: {error or type(error).__name__}") from None
-        finally:
-            for process in processes:
-                process.join(START_SECONDS)
-        yield Speed(total, count, 1 - (still_idle - idle) / max(later - whole, 1))
+        idle, whole = _processor_time()
+        found = [rates.get() for _ in processes]
+        still_idle, later = _processor_time()
+        for process in processes:
+            process.join()
+        if faults := [one for one in found if isinstance(one, str)]:
+            raise SandboxError(f"a process that measures has failed: {min(faults, key=_is_secondary)}")
+        yield Speed(sum(found), count, 1 - (still_idle - idle) / max(later - whole, 1))
 
 
-def _measure(tier: str, work: str, seconds: float, barrier: Barrier, rates: Queue[float]) -> None:
-    function = pkgutil.resolve_name(work)
-    with Sandbox(TIERS[tier]) as sandbox:
-        function(sandbox)
-        barrier.wait(START_SECONDS)
-        started, done = time.monotonic(), 0
-        while time.monotonic() < started + seconds:
+def _measure(tier: str, work: str, seconds: float, barrier: Barrier, rates: Queue[float | str]) -> None:
+    try:
+        function = pkgutil.resolve_name(work)
+        with Sandbox(TIERS[tier]) as sandbox:
             function(sandbox)
-            done += 1
-        rates.put(done / (time.monotonic() - started))
+            barrier.wait(START_SECONDS)
+            started, done = time.monotonic(), 0
+            while time.monotonic() < started + seconds:
+                function(sandbox)
+                done += 1
+            rates.put(done / (time.monotonic() - started))
+    except Exception as error:
+        barrier.abort()
+        rates.put(f"{type(error).__name__}: {error}")
+
+
+def _is_secondary(fault: str) -> bool:
+    """Whether it is only that another process has failed."""
+    return fault.startswith("BrokenBarrierError")
 
 
 def _processor_time() -> tuple[int, int]:

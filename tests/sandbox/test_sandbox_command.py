@@ -146,7 +146,7 @@ def test_the_speed_is_measured_by_as_many_processes_as_asked() -> None:
 
 
 def test_work_that_fails_is_an_error_of_the_sandboxs() -> None:
-    with pytest.raises(SandboxError, match="has failed"):
+    with pytest.raises(SandboxError, match="has failed: AttributeError"):
         list(measured(PROCESS, "llmrl.sandbox.speed:nothing", [1], seconds=0.1))
 
 
