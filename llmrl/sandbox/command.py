@@ -71,7 +71,7 @@ def _show_tiers(wanted: Tier | None, console: Console) -> int:
 
 def _attack(tier: Tier, at_once: int, grade: Grade, markdown: bool, console: Console) -> bool:
     """Run all attacks and cheats and print them; whether any breached."""
-    console.print(f"attacks on the tier {tier.name}: {tier.summary}\n", highlight=False)
+    console.print(f"attacks on the tier {tier.name}: {tier.summary}\n", highlight=False, soft_wrap=True)
 
     def told(result: Result) -> None:
         if not markdown:
@@ -113,6 +113,7 @@ def _bench(tier: Tier, works: Mapping[str, str], markdown: bool, console: Consol
         f"\nspeed of the tier {tier.name} on {processors} processors, each with its own sandbox; "
         f"load before: {load:.1f}\n",
         highlight=False,
+        soft_wrap=True,
     )
     if markdown:
         print(_markdown(header, rows))

@@ -61,7 +61,7 @@ def test_attacks_do_not_fail_by_themselves(place: Place) -> None:
 
 
 REAL = [name for name, attack in ATTACKS.items() if attack.real]
-DEBUGGING = ("memory through proc", "memory through system calls", "trace", "anothers descriptors")
+DEBUGGING = ("memory through proc", "memory through system calls", "trace", "descriptors of others")
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def infinite_loop():
 
 
 @attack(judge=ended_by("cpu_time"))
-def infinite_loop_in_c():
+def infinite_loop_in_native_code():
     """Compute without end where no signal handler of Python's would run."""
     any(itertools.repeat(False))
 

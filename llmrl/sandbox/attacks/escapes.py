@@ -173,7 +173,7 @@ def namespaces():
 
 
 @attack()
-def others_namespaces():
+def namespaces_of_others():
     """Enter the namespaces of the supervisor or of whoever can be seen."""
     for pid in ("1", "self", f"{bait.trainer}", f"{bait.victim}"):
         for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"):

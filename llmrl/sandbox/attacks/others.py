@@ -96,7 +96,7 @@ def trace():
 
 
 @attack(real=True)
-def anothers_descriptors():
+def descriptors_of_others():
     """Copy open files out of another process of the user's."""
     with trying():
         descriptor = os.pidfd_open(bait.victim)
@@ -106,7 +106,7 @@ def anothers_descriptors():
 
 
 @attack(real=True)
-def anothers_limits():
+def limits_of_others():
     """Change the limits, the processors and the priority of another process of the user's."""
     if call("prlimit64", bait.victim, 7, struct.pack("2Q", 100, 100), None) >= 0:
         breached("limits")

@@ -159,7 +159,7 @@ def devices():
 
 
 @attack()
-def the_kernels_own():
+def what_the_kernel_knows():
     """Read the kernel's log, memory and symbols, and the machine's settings."""
     paths = (
         "/proc/kmsg /proc/kcore /proc/kallsyms /proc/sysvipc/shm /proc/keys /proc/config.gz /proc/cmdline /sys/class"

@@ -88,7 +88,7 @@ def names():
 
 
 @attack(real=True)
-def other_programs_sockets():
+def sockets_by_other_programs():
     """Have the shell or other tools connect."""
     for line in (f"echo x > /dev/tcp/127.0.0.1/{bait.tcp}", f"curl -m 2 http://127.0.0.1:{bait.tcp}/"):
         with trying():
