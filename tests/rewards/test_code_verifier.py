@@ -678,9 +678,11 @@ def check(candidate):
 
 def test_nothing_of_one_grade_is_left_for_the_next():
     assert outcome("def f(n): return 'very-secret'", ["assert f(3) == 'very-secret'"]) == "passed"
-    keeps = "open('kept', 'w').write('1')\nopen('/tmp/kept', 'w').write('1')\nprint(1)"
+    # /tmp by name is there only where this Python does not lie below it
+    place = "import os, tempfile\nplace = os.path.join(tempfile.gettempdir(), 'kept-too')\n"
+    keeps = f"{place}open('kept', 'w').write('1')\nopen(place, 'w').write('1')\nprint(1)"
     assert outcome(keeps, {"inputs": [""], "outputs": ["1"]}) == "passed"
-    finds = "import os\nprint(int(os.path.exists('kept') or os.path.exists('/tmp/kept')))"
+    finds = f"{place}print(int(os.path.exists('kept') or os.path.exists(place)))"
     assert outcome(finds, {"inputs": [""], "outputs": ["0"]}) == "passed"
     assert outcome(f"{textwrap.dedent(SPY)}\nprint(spy())", {"inputs": [""], "outputs": ["nothing"]}) == "passed"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -64,6 +65,7 @@ def unprivileged_python() -> tuple[str, str] | None:
         recent = [str(path), "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
         if open_to_all and subprocess.run(recent, capture_output=True).returncode == 0:
             folder = Path(tempfile.mkdtemp(prefix="llmrl-copy-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
             source = Path(llmrl.__file__).parent
             shutil.copytree(source / "sandbox", folder / "llmrl/sandbox", ignore=shutil.ignore_patterns("__pycache__"))
             for name in ("__init__.py", "errors.py"):

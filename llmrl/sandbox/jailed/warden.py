@@ -17,6 +17,7 @@ import site
 import socket
 import sys
 
+import folders
 import kernel
 import supervisor
 import watch
@@ -48,6 +49,8 @@ def main(control: int, config: dict, proc: int | None = None) -> None:
         while True:
             request, descriptors, _, _ = socket.recv_fds(requests, supervisor.REQUEST_BYTES, 1)
             if not request:
+                if not config["nested"]:  # elsewhere its files go with its namespaces
+                    folders.remove(config["home"])
                 os._exit(0)
             with contextlib.suppress(OSError):  # that no supervisor comes is told by its socket's end
                 if kernel.fork_into(NESTED if view else 0) == 0:
