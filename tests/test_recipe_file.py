@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrl.errors import RecipeError
@@ -79,10 +79,8 @@ leaves = st.one_of(st.none(), st.integers(), st.text(max_size=2), st.lists(st.in
 layers = st.recursive(
     st.dictionaries(keys, leaves, max_size=3), lambda inner: st.dictionaries(keys, leaves | inner, max_size=3)
 )
-quiet = settings(deadline=None, database=None)
 
 
-@quiet
 @given(layers)
 def test_merging_with_nothing_or_itself_changes_nothing(layer):
     assert merge(layer, {}) == layer
@@ -90,7 +88,6 @@ def test_merging_with_nothing_or_itself_changes_nothing(layer):
     assert merge(layer, layer) == layer
 
 
-@quiet
 @given(layers, layers)
 def test_every_plain_value_of_the_upper_layer_wins(lower, upper):
     before = (repr(lower), repr(upper))
@@ -103,7 +100,6 @@ def test_every_plain_value_of_the_upper_layer_wins(lower, upper):
         assert merged[key] == lower[key]
 
 
-@quiet
 @given(layers, layers, layers)
 def test_layers_without_nulls_and_pieces_can_be_merged_in_any_grouping(low, middle, high):
     """A mapping over a plain value drops the mapping below it too, so only layers of one shape are associative."""

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrl.data.packing import micro_batches, pack, schedule, shards
@@ -237,7 +237,6 @@ def test_shards_by_hand():
 lengths_of_rows = st.lists(st.integers(1, 40), min_size=1, max_size=30).map(torch.tensor)
 
 
-@settings(deadline=None, database=None)
 @given(lengths=lengths_of_rows, max_tokens=st.integers(1, 100))
 def test_micro_batches_have_every_row_once_within_the_budget(lengths, max_tokens):
     cuts = micro_batches(lengths, max_tokens=max_tokens)
@@ -246,7 +245,6 @@ def test_micro_batches_have_every_row_once_within_the_budget(lengths, max_tokens
         assert len(cut) == 1 or len(cut) * int(lengths[cut].max()) <= max_tokens
 
 
-@settings(deadline=None, database=None)
 @given(lengths=lengths_of_rows, ranks=st.integers(1, 5))
 def test_shards_have_every_row_once_and_are_close(lengths, ranks):
     dealt = shards(lengths, ranks)
@@ -256,7 +254,6 @@ def test_shards_have_every_row_once_and_are_close(lengths, ranks):
     assert max(loads) - min(loads) <= int(lengths.max())
 
 
-@settings(deadline=None, database=None)
 @given(lengths=lengths_of_rows, ranks=st.integers(1, 5), max_tokens=st.integers(1, 100))
 def test_a_schedule_has_every_row_once_and_equally_many_micro_batches(lengths, ranks, max_tokens):
     plans = schedule(lengths, ranks=ranks, max_tokens=max_tokens)

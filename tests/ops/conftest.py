@@ -4,12 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor
-
-# a shared machine's hiccup is no failure: no deadline
-settings.register_profile("llmrl", deadline=None, database=None)
-settings.load_profile("llmrl")
 
 
 @dataclass

@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llmrl.rewards.math_verifier import math_verifier, warm_up
@@ -267,7 +267,7 @@ NUMBERS = st.integers(-(10**12), 10**12)
 
 
 @given(NUMBERS, NUMBERS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_integers_are_equal_exactly_when_they_are(first, second):
     assert math_verifier(rf"\boxed{{{first}}}", str(second)).correct is (first == second)
     assert math_verifier(f"The answer is {first:,}.", str(first)).correct
@@ -275,7 +275,7 @@ def test_integers_are_equal_exactly_when_they_are(first, second):
 
 
 @given(NUMBERS, st.integers(1, 10**6), st.integers(1, 1000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_fractions_are_equal_in_any_terms(top, bottom, factor):
     scaled = rf"\boxed{{\frac{{{top * factor}}}{{{bottom * factor}}}}}"
     assert math_verifier(scaled, f"{top}/{bottom}").correct
@@ -284,8 +284,9 @@ def test_fractions_are_equal_in_any_terms(top, bottom, factor):
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_gets_a_verdict(text):
+    assume("123456789" not in text)
     for completion in (text, rf"\boxed{{{text}}}", f"<answer>{text}</answer>"):
         for extract in ("boxed_or_last", "tag"):
-            assert math_verifier(completion, "123456789", extract=extract).correct is ("123456789" in text)
+            assert math_verifier(completion, "123456789", extract=extract).correct is False
