@@ -131,16 +131,6 @@ def test_bait_tells_what_was_done_to_it(tmp_path: Path) -> None:
     assert not Path(told["folder"]).exists()
 
 
-GRADERS = [place.tier for place in PLACES if place.user == OWN]
-
-
-@pytest.fixture(scope="module", params=GRADERS, ids=lambda tier: tier.name)
-def sandbox(request: pytest.FixtureRequest):
-    needs(request.param)
-    with Sandbox(request.param) as sandbox:
-        yield sandbox
-
-
 @pytest.mark.parametrize("cheat", cheats.CHEATS, ids=lambda cheat: cheat.name)
 def test_no_cheat_passes(sandbox: Sandbox, cheat: cheats.Cheat) -> None:
     assert cheats.run_one(sandbox, cheat, grade).breaches == ()
