@@ -25,7 +25,6 @@ from llmrl.recipe import Rows
 from llmrl.recipe_file import Plan, load_plan, merge
 from llmrl.types import Prompt
 
-ROOT = Path(__file__).parent.parent
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128}
 BUILD = {"characters": "0123456789+=<>qz ", "config": SIZES | HEADS}
@@ -136,45 +135,6 @@ def test_an_answer_that_the_vocabulary_lacks_is_a_warning():
     _, report = check()
     assert "warning: data.train: the model's vocabulary cannot write 1 of 1 answers, such as '0.0'" in report
     assert "warning: rollout.prompts_per_step 8, but train has 1: a step repeats prompts" in report
-
-
-def test_the_quickstart_passes():
-    out = io.StringIO()
-    assert (
-        check_plan(load_plan(ROOT / "recipes" / "quickstart.yaml"), ranks=1, console=Console(file=out, width=200)) == 0
-    )
-    assert "no faults, 0 warnings" in out.getvalue()
-
-
-GSM8K = [
-    {"question": "Ann has 3 bags of 4 figs. How many figs?", "answer": "3*4 = <<3*4=12>>12 figs.\n#### 12"},
-    {"question": "A van costs $1,200, half off. What is paid?", "answer": "1200/2 = 600.\n#### 600"},
-    {"question": "He sells 1,500 eggs twice. How many?", "answer": "1,500*2 = 3,000\n#### 3,000"},
-]
-
-
-@pytest.mark.parametrize(("recipe", "chat"), [("gsm8k_grpo", True), ("gsm8k_grpo", False), ("gsm8k_ppo", True)])
-def test_the_gsm8k_recipes_pass_with_another_model_and_file(recipe, chat):
-    Path("gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GSM8K * 30))
-    Path("test.jsonl").write_text(json.dumps({"question": "How many legs have 2 cats?", "answer": "#### 8"}) + "\n")
-    Path("chat.jinja").write_text(
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]{% endif %}"
-    )
-    printable = "".join(chr(c) for c in range(32, 127)) + "\n"
-    build = {"characters": printable, "config": BUILD["config"] | {"max_position_embeddings": 1024}}
-    origin = "null", "null", "null"
-    overrides = [f"model={json.dumps({'build': build, 'chat_template': 'chat.jinja' if chat else None})}"]
-    for part, file in (("train", "gsm8k.jsonl"), ("eval", "test.jsonl")):
-        overrides += [f"data.{part}.{k}={v}" for k, v in zip(("dataset", "subset", "split"), origin, strict=True)]
-        overrides.append(f"data.{part}.path={file}")
-        if not chat:
-            overrides += [f"data.{part}.chat=false", f"data.{part}.system_prompt=null"]
-    plan = load_plan(ROOT / "recipes" / "rlvr_math" / f"{recipe}.yaml", overrides)
-    out = io.StringIO()
-    assert check_plan(plan, ranks=1, console=Console(file=out, width=400)) == 0
-    assert "math_verifier, weight 1: accepts their own answers, refuses garbage (5 rows)" in out.getvalue()
-    assert ("[user]Ann has 3 bags" in out.getvalue()) == chat
 
 
 # rewards

@@ -1,0 +1,138 @@
+"""The recipes that come with llmrl: each loads, and `llmrl check` passes it, with other data and models where these are
+on the hub.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from reasoning_gym import create_dataset
+from rich.console import Console
+
+from llmrl.check import check_plan
+from llmrl.recipe_file import Plan, load_plan
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"))
+OFFLINE = {
+    "quickstart.yaml": [],
+    "rlvr_code/reasoning_gym_bf_grpo.yaml": ["data.train.size=300"],  # to interpret 20,000 programs takes a while
+    "rlvr_code/tiny_programs_coderl.yaml": [],
+}
+CHAT = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 1024}
+BUILD = {"characters": "".join(chr(c) for c in range(32, 127)) + "\n", "config": SIZES | HEADS}
+GSM8K = [
+    {"question": "Ann has 3 bags of 4 figs. How many figs?", "answer": "3*4 = <<3*4=12>>12 figs.\n#### 12"},
+    {"question": "A van costs $1,200, half off. What is paid?", "answer": "1200/2 = 600.\n#### 600"},
+    {"question": "He sells 1,500 eggs twice. How many?", "answer": "1,500*2 = 3,000\n#### 3,000"},
+]
+CATS = {"question": "How many legs have 2 cats?", "answer": "#### 8"}
+MBPP = [
+    {
+        "text": f"Write a function to add {number} to a number.",
+        "code": f"def add(x):\n    return x + {number}",
+        "test_list": [f"assert add({number}) == {2 * number}", f"assert add(0) == {number}"],
+        "test_setup_code": "",
+    }
+    for number in range(1, 80)
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The working directory, where no runs are."""
+    monkeypatch.chdir(tmp_path)
+
+
+def checked(plan: Plan) -> tuple[int, str]:
+    """How many faults, and the report."""
+    out = io.StringIO()
+    return check_plan(plan, ranks=1, console=Console(file=out, width=400)), out.getvalue()
+
+
+def elsewhere(train: list[dict], held_out: list[dict], *, chat: bool) -> list[str]:
+    """Overrides that put a small model and files in the working directory where a recipe has the hub's."""
+    Path("chat.jinja").write_text(CHAT)
+    overrides = [f"model={json.dumps({'build': BUILD, 'chat_template': 'chat.jinja' if chat else None})}"]
+    for part, rows in (("train", train), ("eval", held_out)):
+        Path(f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        overrides += [f"data.{part}.{key}=null" for key in ("dataset", "subset", "split")]
+        overrides.append(f"data.{part}.path={part}.jsonl")
+        if not chat:
+            overrides += [f"data.{part}.chat=false", f"data.{part}.system_prompt=null"]
+    return overrides
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_loads_and_says_what_it_is(name):
+    assert all(stage.summary for stage in load_plan(RECIPES / name).stages.values())
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_those_that_need_no_download_pass(name):
+    faults, report = checked(load_plan(RECIPES / name, OFFLINE[name]))
+    assert faults == 0
+    assert "no faults, 0 warnings" in report
+
+
+@pytest.mark.parametrize(("name", "chat"), [("gsm8k_grpo", True), ("gsm8k_grpo", False), ("gsm8k_ppo", True)])
+def test_the_gsm8k_recipes_pass_with_another_model_and_file(name, chat):
+    overrides = elsewhere(GSM8K * 30, [CATS], chat=chat)
+    faults, report = checked(load_plan(RECIPES / "rlvr_math" / f"{name}.yaml", overrides))
+    assert faults == 0
+    assert "math_verifier, weight 1: accepts their own answers, refuses garbage (5 rows)" in report
+    assert ("[user]Ann has 3 bags" in report) == chat
+
+
+def test_the_mbpp_recipe_passes_with_another_model_and_file():
+    overrides = elsewhere(MBPP[5:], MBPP[:5], chat=True)
+    faults, report = checked(load_plan(RECIPES / "rlvr_code" / "mbpp_grpo.yaml", overrides))
+    assert faults == 0
+    assert "code_verifier, weight 1: accepts their own answers, refuses garbage (8 rows)" in report
+    # the first assert, and no other, is shown to the model
+    assert "tests such as:" in report
+    assert "assert add(0)" not in report
+
+
+class TestBf:
+    """What reasoning_gym_bf_grpo.yaml is warm-started with."""
+
+    @pytest.fixture
+    def demonstrations(self, monkeypatch):
+        monkeypatch.syspath_prepend(str(RECIPES / "rlvr_code"))
+        import bf_demonstrations  # pyright: ignore[reportMissingImports]
+
+        return bf_demonstrations
+
+    def test_a_word_is_worked_out(self, demonstrations, monkeypatch):
+        monkeypatch.setattr(demonstrations, "GUESSED", 0.0)
+        #           8 * 14 = 112, p         105, i   116, t          116 - 4 * 4 - 1 = 99, c    104, h
+        program = ">[-]>[-]<>++++++++[<++++++++++++++>-]<.-------.+++++++++++.>++++[<---->-]<-.+++++.<"
+        row = {"answer": "pitch", "metadata": {"bf_program": program, "source_index": 0}}
+        assert demonstrations.completion(row) == "+8*14p-7i+11t-4*4-1c+5h\npitch"
+
+    def test_a_word_is_guessed_from_its_first_letter(self, demonstrations, monkeypatch):
+        monkeypatch.setattr(demonstrations, "GUESSED", 1.0)
+        words = create_dataset("bf", size=50, seed=0)
+        guesses = [demonstrations.completion(words[index]) for index in range(50)]
+        assert [guess[0] for guess in guesses] == [words[index]["answer"][0] for index in range(50)]
+        assert sum(guess == words[index]["answer"] for index, guess in enumerate(guesses)) < 5
+
+    def test_the_working_of_every_program_ends_at_its_letters(self, demonstrations, monkeypatch):
+        monkeypatch.setattr(demonstrations, "GUESSED", 0.0)
+        for entry in create_dataset("bf", size=200, seed=0):
+            working, word = demonstrations.completion(entry).split("\n")
+            cell = 0
+            for sum_, letter in re.findall(r"([-+*0-9]*)([a-z])", working):
+                cell += eval(sum_ or "0")
+                assert chr(cell) == letter
+            assert word == entry["answer"] == "".join(re.findall("[a-z]", working))
