@@ -21,7 +21,8 @@ from llmrl.sandbox.tiers import Tier
 
 THEMES = (endless, space, others, secrets, sockets, escapes, forgeries)
 SLACK_SECONDS = 3.0
-END_SECONDS = 5.0
+END_SECONDS = 60.0
+"""For processes to be gone: one that deletes an attack's thousands of files is done with it late on a busy machine."""
 AFTERWARDS = "the trainer afterwards"
 _ANSWER = Program({"source": "print(6 * 7)"})
 
