@@ -22,6 +22,8 @@ OFFLINE = {
     "quickstart.yaml": [],
     "rlvr_code/reasoning_gym_bf_grpo.yaml": ["data.train.size=300"],  # to interpret 20,000 programs takes a while
     "rlvr_code/tiny_programs_coderl.yaml": [],
+    "rlvr_code/tiny_programs_grpo.yaml": [],
+    "rlvr_math/smollm2_arithmetic_grpo.yaml": [],
 }
 CHAT = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import signal
 from collections.abc import Callable
 
@@ -89,15 +90,10 @@ def test_bubblewrap_is_not_used_by_root() -> None:
 
 UNPRIVILEGED = """
 import json, os, sys
-from llmrl.sandbox import Limits, Program, Sandbox, SandboxError
+from llmrl.sandbox import Limits, Program, Sandbox
 from llmrl.sandbox.tiers import TIERS
-try:
-    sandbox = Sandbox(TIERS[sys.argv[1]])
-except SandboxError as error:
-    print(json.dumps(str(error)))
-    sys.exit()
 reads = "try: print(open('/etc/passwd').read())\\nexcept OSError as e: print(type(e).__name__)"
-with sandbox:
+with Sandbox(TIERS[sys.argv[1]]) as sandbox:
     def run(source, **limits):
         return sandbox.run(Program({"source": source}), Limits(wall_seconds=60.0, **limits))
     computing, crashing = run("while True: pass", cpu_seconds=0.2), run("import ctypes; ctypes.string_at(0)")
@@ -112,7 +108,6 @@ with sandbox:
 @pytest.mark.skipif(os.getuid() != 0, reason="this process is no root's: the tests above ran as an unprivileged user")
 @pytest.mark.parametrize("tier", TIERS)
 def test_unprivileged_users_have_it_too(tier: str) -> None:
-    told = as_unprivileged(UNPRIVILEGED, tier)
-    if isinstance(told, str):
-        pytest.skip(told)
-    assert told == [NOBODY, "42\n", True, "cpu_time", signal.SIGSEGV, True]
+    if tier == BUBBLEWRAP.name and not shutil.which("bwrap"):
+        pytest.skip("bwrap is not installed")
+    assert as_unprivileged(UNPRIVILEGED, tier) == [NOBODY, "42\n", True, "cpu_time", signal.SIGSEGV, True]
