@@ -118,6 +118,12 @@ CHEATS = {
                 pass
         def f(*a): return 1
         """,
+    "shut line": """
+        import gc, socket
+        for one in gc.get_objects():
+            if isinstance(one, socket.socket): one.shutdown(socket.SHUT_RD)
+        def f(*a): return 1
+        """,
     "stdin twice, stdout closed": """
         import os, sys
         os.close(1)

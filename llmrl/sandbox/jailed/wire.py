@@ -36,8 +36,8 @@ class WireError(Exception):
 
 
 def send(connection: socket.socket, message: bytes) -> None:
-    """Send what `pack` made."""
-    connection.sendall(len(message).to_bytes(HEADER_BYTES, "big") + message)
+    """Send what `pack` made; OSError, and no signal, if the other side reads no more."""
+    connection.sendall(len(message).to_bytes(HEADER_BYTES, "big") + message, socket.MSG_NOSIGNAL)
 
 
 def receive(connection: socket.socket) -> Any:
