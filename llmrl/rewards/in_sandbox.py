@@ -6,7 +6,7 @@ from typing import Any
 
 from llmrl.rewards.program_tests import Grader, Outcome
 from llmrl.rewards.test_formats import read_tests
-from llmrl.sandbox import Limits, Sandbox
+from llmrl.sandbox import Limits, Sandbox, SandboxError
 
 LIMITS = Limits(cpu_seconds=2.0, wall_seconds=60.0)
 PROGRAM = "def square(x):\n    return x * x\n\nif __name__ == '__main__':\n    print(square(int(input())))\n"
@@ -18,11 +18,16 @@ def grade(sandbox: Sandbox, source: str, tests: Any, entry_point: str | None) ->
 
 
 def grade_output(sandbox: Sandbox) -> None:
-    """Grade a right program by one test of its output."""
-    assert grade(sandbox, PROGRAM, {"inputs": ["3\n"], "outputs": ["9\n"]}, None) == "passed"
+    """Grade a right program by one test of its output; raises SandboxError if it does not pass."""
+    _expect_passed(grade(sandbox, PROGRAM, {"inputs": ["3\n"], "outputs": ["9\n"]}, None))
 
 
 def grade_calls(sandbox: Sandbox) -> None:
-    """Grade a right program by three assertions."""
+    """Grade a right program by three assertions; raises SandboxError if it does not pass."""
     tests = [f"assert square({number}) == {number * number}" for number in (2, 3, 4)]
-    assert grade(sandbox, PROGRAM, tests, "square") == "passed"
+    _expect_passed(grade(sandbox, PROGRAM, tests, "square"))
+
+
+def _expect_passed(outcome: Outcome) -> None:
+    if outcome != "passed":
+        raise SandboxError(f"a right program was graded {outcome}")

@@ -6,10 +6,12 @@ import contextlib
 import multiprocessing
 import os
 import pkgutil
+import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -20,6 +22,8 @@ from llmrl.sandbox.tiers import TIERS, Tier
 
 SECONDS = 3.0
 START_SECONDS = 120.0
+SILENT_SECONDS = 60.0
+"""How much longer than it measures a process may take to say what it found."""
 RUN = "llmrl.sandbox.speed:run_program"
 BUSY = 0.9
 """From what share of busy processors on they are what bounds the speed."""
@@ -40,8 +44,9 @@ class Speed:
 
 
 def run_program(sandbox: Sandbox) -> None:
-    """The least work there is: a program that prints one line."""
-    assert sandbox.run(Program({"source": "print(42)"})).stdout == b"42\n"
+    """The least work there is: a program that prints one line; raises SandboxError if it did not."""
+    if sandbox.run(Program({"source": "print(42)"})).stdout != b"42\n":
+        raise SandboxError("a program that prints 42 did not")
 
 
 def counts() -> list[int]:
@@ -67,12 +72,10 @@ def measured(tier: Tier, work: str, at_once: Iterable[int], *, seconds: float = 
         with contextlib.suppress(threading.BrokenBarrierError):  # which one has failed it tells below
             barrier.wait(START_SECONDS)
         idle, whole = _processor_time()
-        found = [rates.get() for _ in processes]
+        found = _found(rates, processes, seconds + SILENT_SECONDS)
         still_idle, later = _processor_time()
         for process in processes:
-            process.join()
-        if faults := [one for one in found if isinstance(one, str)]:
-            raise SandboxError(f"a process that measures has failed: {min(faults, key=_is_secondary)}")
+            process.join(SILENT_SECONDS)
         yield Speed(sum(found), count, 1 - (still_idle - idle) / max(later - whole, 1))
 
 
@@ -90,6 +93,28 @@ def _measure(tier: str, work: str, seconds: float, barrier: Barrier, rates: Queu
     except Exception as error:
         barrier.abort()
         rates.put(f"{type(error).__name__}: {error}")
+
+
+def _found(rates: Queue[float | str], processes: list[SpawnProcess], seconds: float) -> list[float]:
+    """What each process measured; raises SandboxError if one failed, or said nothing for so long."""
+    found: list[float] = []
+    faults: list[str] = []
+    for _ in processes:
+        try:
+            one = rates.get(timeout=seconds)
+        except queue.Empty:
+            ended = ", ".join(f"exit code {process.exitcode}" for process in processes if process.exitcode is not None)
+            faults.append(f"said nothing for {seconds:g} seconds ({ended or 'all still run'})")
+            for process in processes:
+                process.kill()
+            break
+        if isinstance(one, str):
+            faults.append(one)
+        else:
+            found.append(one)
+    if faults:
+        raise SandboxError(f"a process that measures has failed: {min(faults, key=_is_secondary)}")
+    return found
 
 
 def _is_secondary(fault: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from places import why_not
 from rich.console import Console
 
 from llmrl.errors import RecipeError
-from llmrl.sandbox import NAMESPACES, PROCESS, Sandbox, SandboxError, command
+from llmrl.sandbox import NAMESPACES, PROCESS, Sandbox, SandboxError, command, speed
 from llmrl.sandbox.attacks import cheats, suite
 from llmrl.sandbox.attacks.suite import Result
 from llmrl.sandbox.speed import RUN, Speed, counts, measured
@@ -148,6 +149,18 @@ def test_the_speed_is_measured_by_as_many_processes_as_asked() -> None:
 def test_work_that_fails_is_an_error_of_the_sandboxs() -> None:
     with pytest.raises(SandboxError, match="has failed: AttributeError"):
         list(measured(PROCESS, "llmrl.sandbox.speed:nothing", [1], seconds=0.1))
+
+
+def test_a_process_that_dies_while_it_measures_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(speed, "START_SECONDS", 4.0)
+    with pytest.raises(SandboxError, match="has failed: said nothing for"):
+        list(measured(PROCESS, f"{__name__}:die", [1], seconds=0.1))
+
+
+def die(sandbox: Sandbox) -> None:
+    """What a process that the kernel ends does: nothing more."""
+    os._exit(3)
 
 
 def test_as_many_are_measured_as_there_are_processors_twice(monkeypatch: pytest.MonkeyPatch) -> None:
