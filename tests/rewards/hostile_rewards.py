@@ -21,6 +21,10 @@ def is_yes(completion: str) -> bool:
     return completion == "yes"
 
 
+def is_loaded(completion: str) -> bool:
+    return completion in sys.modules
+
+
 def hang_on_hang(completion: str) -> float:
     while completion == "hang":
         pass

@@ -69,10 +69,10 @@ def test_a_number_cut_by_the_first_look_is_whole():
 
 
 def test_long_text_takes_linear_time():
-    start = time.perf_counter()
+    start = time.process_time()
     for text in ("\\boxed{" * 200_000, "{" * 1_000_000 + "\\boxed{3}", "1 " * 500_000, "<answer>" * 100_000):
         last_boxed(text), last_number(text), last_tag(text, "answer"), last_line(text)
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0
 
 
 def test_last_tag():

@@ -195,9 +195,9 @@ def test_wrong(completion, gold):
 @pytest.mark.parametrize("completion", PATHOLOGICAL.values(), ids=PATHOLOGICAL)
 @pytest.mark.parametrize("gold", ["3", r"\frac{\sqrt{3}}{2}", "(1,2)"])
 def test_pathological_is_wrong_and_quick(completion, gold):
-    start = time.perf_counter()
+    start = time.process_time()
     assert math_verifier(completion, gold).correct is False
-    assert time.perf_counter() - start < 3.0
+    assert time.process_time() - start < 3.0
 
 
 @pytest.mark.parametrize("gold", ["", "  ", "$", r"\frac{1}{", r"$\sqrt{$"])
