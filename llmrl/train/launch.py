@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 GRACE_SECONDS = 20.0
+PR_SET_PDEATHSIG = 1
 
 
 def launch(command: Sequence[str], count: int) -> int:
     """Run `command` as ranks 0 to count - 1; returns 0, or the exit code of the first rank that failed.
 
     SIGINT and SIGTERM are passed on. When one rank fails the others have GRACE_SECONDS to end by themselves.
+    If this process is killed they get SIGTERM.
     """
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
     ranks: list[subprocess.Popen[bytes]] = []
@@ -25,11 +28,12 @@ def launch(command: Sequence[str], count: int) -> int:
         for rank in ranks:
             rank.send_signal(number)
 
+    follow = _follow(os.getpid())
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for index in range(count):
             own = {name: str(value) for name, value in (shared | {"RANK": index, "LOCAL_RANK": index}).items()}
-            ranks.append(subprocess.Popen(command, env=os.environ | own))
+            ranks.append(subprocess.Popen(command, env=os.environ | own, preexec_fn=follow))
         return _wait(ranks)
     finally:
         for rank in ranks:
@@ -37,6 +41,18 @@ def launch(command: Sequence[str], count: int) -> int:
             rank.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _follow(launcher: int) -> Callable[[], None]:
+    """What a fresh rank does so that it does not go on without its launcher."""
+    libc = ctypes.CDLL(None)  # looked up here: between fork and exec there is to be as little as possible
+
+    def follow() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != launcher:  # which was killed before that
+            os._exit(128 + signal.SIGTERM)
+
+    return follow
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +52,22 @@ def test_a_signal_is_passed_on_to_all(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     assert launch(python(code), 2) == 143
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ranks_are_told_when_their_launcher_was_killed(tmp_path):
+    told = f"signal.signal(signal.SIGTERM, lambda *_: (open({str(tmp_path)!r} + f'/told{{rank}}', 'w'), sys.exit()))"
+    command = python(f"{told}; open({str(tmp_path)!r} + f'/{{rank}}', 'w'); time.sleep(60)")
+    launcher = subprocess.Popen([sys.executable, "-c", f"from llmrl.train.launch import launch; launch({command}, 2)"])
+    try:
+        wait_for(tmp_path / "0", tmp_path / "1")
+    finally:
+        launcher.kill()
+        launcher.wait()
+    wait_for(tmp_path / "told0", tmp_path / "told1")
+
+
+def wait_for(*files: Path) -> None:
+    deadline = time.monotonic() + 50
+    while not all(file.exists() for file in files):
+        assert time.monotonic() < deadline, files
+        time.sleep(0.05)
