@@ -172,7 +172,9 @@ class Training(Strict):
     )
     padding_free: bool = Field(default=False, description="run a micro-batch as one packed row instead of padded rows")
     gradient_checkpointing: bool = Field(default=False, description="less memory for a second forward pass")
-    threads: PositiveInt | None = Field(default=None, description="CPU threads of each rank; default: cores / ranks")
+    threads: PositiveInt | None = Field(
+        default=None, description="CPU threads of each rank; default: cores / ranks, too many where runs share cores"
+    )
 
 
 class Critic(Strict):
