@@ -224,7 +224,7 @@ def test_async_function_and_its_deadline(workers):
     one = group("a", "b")
     start = time.perf_counter()
     score(rewards, one)
-    assert time.perf_counter() - start < 60
+    assert time.perf_counter() - start < 1.0
     assert failure_kinds(one) == ["timeout", "timeout"]
     quick = from_specs(workers, waits=None)
     two = group("a")

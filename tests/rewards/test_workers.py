@@ -49,7 +49,7 @@ def test_timeout_kills_and_the_pool_goes_on(workers):
     start = time.perf_counter()
     with pytest.raises(TimeoutError, match=r"deadline of 0\.5 seconds"):
         run(workers, hostile_rewards.hang_on_hang, "hang", deadline=0.5)
-    assert time.perf_counter() - start < 30
+    assert time.perf_counter() - start < 2.5
     assert run(workers, hostile_rewards.length, "abc") == 3.0
 
 
@@ -57,7 +57,7 @@ def test_a_hang_inside_c_is_killed_at_once(workers):
     start = time.perf_counter()
     with pytest.raises(TimeoutError):
         run(workers, hostile_rewards.hang_in_c, "", deadline=0.5)
-    assert time.perf_counter() - start < 30
+    assert time.perf_counter() - start < 2.5
 
 
 def test_rewards_are_light_to_import():
