@@ -147,9 +147,9 @@ class Algorithm:
         return bool(VALUES & self.needs)
 
     @property
-    def predicts_levels(self) -> bool:
+    def predicts_grades(self) -> bool:
         """Whether there is a critic that learns how trajectories end."""
-        return self.has_critic and "outcome_levels" in self.value_loss.data
+        return self.has_critic and "grades" in self.value_loss.data
 
     @property
     def is_coupled(self) -> bool:
@@ -193,9 +193,9 @@ class Algorithm:
         if "returns" in self.value_loss.data:
             assert credit.returns is not None
             known = known & credit.returns.isfinite()
-        if "outcome_levels" in self.value_loss.data:
-            assert batch.outcome_levels is not None
-            known = known & (batch.outcome_levels >= 0).unsqueeze(1)
+        if "grades" in self.value_loss.data:
+            assert batch.grades is not None
+            known = known & (batch.grades >= 0).unsqueeze(1)
         return known
 
     def fixed_weights(

@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from llmrl.engines.launch import launch
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.recipe_file import Plan, load_plan
-from llmrl.train.launch import launch
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Post-train language models."
@@ -42,7 +42,7 @@ def train(
     if nproc > 1 and not launched:
         raise typer.Exit(launch([sys.executable, "-m", "llmrl.cli", *sys.argv[1:]], nproc))
     _quiet()
-    from llmrl.train.run import run_plan
+    from llmrl.run.run import run_plan
 
     raise typer.Exit(run_plan(plan, resume=resume, console=Console()))
 
@@ -103,12 +103,12 @@ def show_sandbox(
 ) -> None:
     """Show which sandbox this machine gives and what it lacks, attack it, or measure it."""
     _quiet()
-    from llmrl.rewards.in_sandbox import grade
+    from llmrl.rewards.code.trial import grade
     from llmrl.sandbox.command import run
 
     works = {
-        "a program graded by its output": "llmrl.rewards.in_sandbox:grade_output",
-        "a function graded by 3 assertions": "llmrl.rewards.in_sandbox:grade_calls",
+        "a program graded by its output": "llmrl.rewards.code.trial:grade_output",
+        "a function graded by 3 assertions": "llmrl.rewards.code.trial:grade_calls",
     }
     code = run(
         tier=tier,

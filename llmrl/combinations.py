@@ -22,7 +22,7 @@ OF_ROLLOUTS = frozenset(
     {
         "correct",
         "greedy_rewards",
-        "outcome_levels",
+        "grades",
         "reward_components",
         "rewards",
         "rollout_logprobs",
@@ -162,7 +162,7 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         yield "critic.frozen: a critic with the policy's backbone moves with it; use critic.backbone: own"
     if critic.detach and critic.backbone == "own":
         yield "critic.detach: only a critic that shares the policy's backbone can be detached from it"
-    learns_returns = "returns" in algorithm.value_loss.data and not _level_readers(algorithm)
+    learns_returns = "returns" in algorithm.value_loss.data and not _grade_readers(algorithm)
     if learns_returns and (critic.warmup_steps or not critic.frozen) and not _gives_returns(recipe, algorithm):
         given = f"{algorithm.advantage.name} gives" if algorithm.advantage else "without one there are"
         yield f"advantage: a piece reads values, but {given} no returns that a critic could learn; use one such as gae"
@@ -176,17 +176,17 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         yield "critic.outputs: a piece reads value_std, the spread over heads; give at least 2"
 
 
-def _levels_are_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+def _grades_are_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     loss = algorithm.value_loss.name
-    if algorithm.predicts_levels and algorithm.reads_values and algorithm.value.name in OF_HEADS:
+    if algorithm.predicts_grades and algorithm.reads_values and algorithm.value.name in OF_HEADS:
         yield (
-            f"value_loss: {loss} makes the critic's outputs the logits of outcome levels, but a piece reads them as "
+            f"value_loss: {loss} makes the critic's outputs the logits of grades, but a piece reads them as "
             f"values by value: {algorithm.value.name}"
         )
-    for key, piece in [] if algorithm.predicts_levels else _level_readers(algorithm):
+    for key, piece in [] if algorithm.predicts_grades else _grade_readers(algorithm):
         yield (
-            f"{key}.{piece.name}: reads the critic's outputs as the logits of outcome levels, but value_loss: "
-            f"{loss} does not teach it these; use value_loss: outcome_cross_entropy"
+            f"{key}.{piece.name}: reads the critic's outputs as the logits of grades, but value_loss: "
+            f"{loss} does not teach it these; use value_loss: grade_cross_entropy"
         )
 
 
@@ -233,10 +233,10 @@ def _setting(piece: Piece, name: str) -> Any:
     return piece.settings.get(name, parameter.default) if parameter else None
 
 
-def _level_readers(algorithm: Algorithm) -> list[tuple[str, Piece]]:
-    """The pieces, with their keys, that read a critic's outputs as the logits of outcome levels."""
+def _grade_readers(algorithm: Algorithm) -> list[tuple[str, Piece]]:
+    """The pieces, with their keys, that read a critic's outputs as the logits of grades."""
     credit = [(key, piece) for key, piece in algorithm.placed() if key != "value_loss"]
-    return [(key, piece) for key, piece in credit if {"old_outputs", "outcome_levels"} <= set(piece.data)]
+    return [(key, piece) for key, piece in credit if {"old_outputs", "grades"} <= set(piece.data)]
 
 
 def _gives_returns(recipe: Recipe, algorithm: Algorithm) -> bool:
@@ -257,7 +257,7 @@ RULES = (
     _penalties_keep_their_weight,
     _mismatch_counts_once,
     _critic_can_learn,
-    _levels_are_learnt,
+    _grades_are_learnt,
     _coupled_losses_can_be_taken_apart,
     _settings_agree,
     _sets_fit_groups,

@@ -15,7 +15,7 @@ from llmrl.errors import RecipeError, unknown_name
 from llmrl.pieces import Piece, shown
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import method_recipe, methods
-from llmrl.train.build import resolve_pieces
+from llmrl.run.build import resolve_pieces
 
 AXES = (
     "env",
@@ -38,7 +38,7 @@ PROVIDED = {
     "ref_logprobs": "a frozen reference model",
     "greedy_rewards": "a greedy completion of each prompt",
     "static_values": "the starting policy's mean reward on each prompt",
-    "outcome_levels": "a verifier that gives outcome levels",
+    "grades": "a verifier that gives grades",
     "turn_rewards": "an environment or a reward function that rewards single turns",
     "answer_logprobs": "the gold answer's log-probability along each completion",
     "router_drift": "a mixture-of-experts model",

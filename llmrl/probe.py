@@ -31,7 +31,7 @@ DATA = {
     "token_weights": BEFORE | CURRENT | {"advantages"},
     "regularizers": BEFORE | CURRENT | {"advantages"},
     "value": frozenset({"outputs"}),
-    "value_loss": frozenset({"outputs", "old_outputs", "returns", "outcome_levels", "draws", "response_mask"}),
+    "value_loss": frozenset({"outputs", "old_outputs", "returns", "grades", "uniform_noise", "response_mask"}),
 }
 RESULTS = {"advantage": (Credit, "advantages"), "policy_loss": (TokenLoss, "loss"), "value_loss": (TokenLoss, "loss")}
 
@@ -109,8 +109,8 @@ def tiny_data(outputs: int = 1, rewards: int = 1) -> dict[str, Any]:
         "reward_components": outcomes[:, None].expand(4, rewards),
         "greedy_rewards": outcomes,
         "static_values": outcomes / 2,
-        "outcome_levels": outcomes.long(),
-        "draws": torch.linspace(0, 0.9, 16).reshape(4, 4),
+        "grades": outcomes.long(),
+        "uniform_noise": torch.linspace(0, 0.9, 16).reshape(4, 4),
         "progress": torch.tensor(0.5),
         "old_logprobs": logprobs,
         "old_entropy": -logprobs,

@@ -53,7 +53,7 @@ class Score:
     value: the reward, before its weight. correct: a verifier's verdict, kept apart from shaped rewards
     because dynamic sampling and accuracy read it. turn_values: optional, one number per actor turn; they
     are placed on the turns' last tokens, `value` on the trajectory's last. outcome: a verifier's name for how it
-    ended, such as "timeout", which metrics count. level: that outcome's rank among the verifier's ordered outcomes,
+    ended, such as "timeout", which metrics count. grade: that outcome's rank among the verifier's ordered outcomes,
     0 the worst, which a critic may predict.
     """
 
@@ -61,7 +61,7 @@ class Score:
     correct: bool | None = None
     turn_values: tuple[float, ...] = ()
     outcome: str | None = None
-    level: int | None = None
+    grade: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Trajectory:
         return all(verdicts) if verdicts else None
 
     @property
-    def level(self) -> int | None:
-        """The lowest level that a verifier gave; None if none gave one."""
-        return min((score.level for score in self.scores.values() if score.level is not None), default=None)
+    def grade(self) -> int | None:
+        """The lowest grade that a verifier gave; None if none gave one."""
+        return min((score.grade for score in self.scores.values() if score.grade is not None), default=None)
 
     @property
     def outcome(self) -> float:
@@ -152,8 +152,8 @@ class Batch:
     reward_components: Tensor | None = None  # [N, K] fp32, each reward function's value times its weight
     greedy_rewards: Tensor | None = None  # [N] fp32, reward of the greedy answer to the same prompt, or nan
     static_values: Tensor | None = None  # [N] fp32, mean reward of the stage's first policy on the prompt, or nan
-    outcome_levels: Tensor | None = None  # [N] int64, rank among the verifier's outcomes, or -1
-    draws: Tensor | None = None  # [N, T] fp32, this step's random numbers in [0, 1)
+    grades: Tensor | None = None  # [N] int64, rank among the verifier's outcomes, or -1
+    uniform_noise: Tensor | None = None  # [N, T] fp32, this step's random numbers in [0, 1)
     progress: Tensor | None = None  # [] fp32, share of the stage's steps done, in [0, 1)
 
     # what the trainer's policy, as it was at step start, says; measured where a piece reads it
@@ -198,7 +198,7 @@ PER_TRAJECTORY = frozenset(
         "reward_components",
         "greedy_rewards",
         "static_values",
-        "outcome_levels",
+        "grades",
     }
 )
 """The Batch's fields that have no token dimension."""

@@ -17,7 +17,7 @@ from statistics import median
 from llmrl.algorithm import Algorithm
 from llmrl.pieces import Piece
 from llmrl.recipe_file import method_recipe, methods
-from llmrl.train.build import resolve_pieces
+from llmrl.run.build import resolve_pieces
 
 ROOT = Path(__file__).parent.parent
 

@@ -363,7 +363,7 @@ def test_what_is_read_before_the_updates(changes, early):
                 "advantage": "remax",
                 "advantage_shaping": {"outcome_likelihood": {}},
                 "critic": {"outputs": 4},
-                "value_loss": "outcome_cross_entropy",
+                "value_loss": "grade_cross_entropy",
             },
             True,
             False,
@@ -375,7 +375,7 @@ def test_what_brings_a_critic_and_what_couples_trajectories(changes, has_critic,
     assert (algorithm.has_critic, algorithm.is_coupled) == (has_critic, is_coupled)
     placed = {key for key, _ in algorithm.placed()}
     assert ("value_loss" in placed, "value" in placed) == (has_critic, algorithm.reads_values)
-    assert algorithm.predicts_levels == (has_critic and not algorithm.reads_values)
+    assert algorithm.predicts_grades == (has_critic and not algorithm.reads_values)
 
 
 def test_a_weight_of_the_credit_lets_the_credit_be_computed():

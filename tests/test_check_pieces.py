@@ -23,7 +23,7 @@ from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.loading import load_language_model, materialize
 from llmrl.recipe import Model, Recipe
 from llmrl.recipe_file import load_plan, merge
-from llmrl.train.build import resolve_pieces
+from llmrl.run.build import resolve_pieces
 from llmrl.types import Prompt
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
@@ -266,15 +266,15 @@ def test_a_critics_hub_name_asks_for_the_hub(monkeypatch):
         ("so \\boxed{{{answer}}}", None),
         ("no column", None),
         ("{anser}", "no column in all rows named 'anser'; did you mean 'answer'?"),
-        ("{note}", "no column in all rows named 'note'; valid: answer, level, question"),
-        ("{level}", "column 'level' is empty in 1 rows, the first is train:1"),
+        ("{note}", "no column in all rows named 'note'; valid: answer, grade, question"),
+        ("{grade}", "column 'grade' is empty in 1 rows, the first is train:1"),
         ("\\boxed{answer", "'\\\\boxed{answer' is no template: expected '}' before end of string"),
     ],
 )
 def test_the_gold_answer_can_be_written_for_every_row(answer, fault):
     rows = [
-        {"question": "1+1", "answer": "2", "level": "easy", "note": "odd"},
-        {"question": "1+2", "answer": "3", "level": None},
+        {"question": "1+1", "answer": "2", "grade": "easy", "note": "odd"},
+        {"question": "1+2", "answer": "3", "grade": None},
     ]
     prompts = LoadedPrompts([Prompt(f"train:{i}", (3,), "", row) for i, row in enumerate(rows)])
     recipe = recipe_of(reasoning={"answer": answer})
@@ -321,21 +321,21 @@ def test_faults_of_the_critic_and_the_gold_answer_are_told_with_all_others():
 
 def test_outcome_levels_are_given_one_for_each_output(folder):
     (folder / "own_verdicts.py").write_text(
-        "from llmrl.rewards.marks import gives_levels\nfrom llmrl.types import Score\n\n"
-        "@gives_levels(3)\ndef graded(completion, answer):\n"
-        "    return Score(1.0, completion == answer, level=2 * (completion == answer))\n"
+        "from llmrl.marks import gives_grades\nfrom llmrl.types import Score\n\n"
+        "@gives_grades(3)\ndef graded(completion, answer):\n"
+        "    return Score(1.0, completion == answer, grade=2 * (completion == answer))\n"
     )
-    levels = {"advantage": "remax", "advantage_shaping": {"outcome_likelihood": {}}, "critic": {"outputs": 3}}
-    levels |= {"value_loss": "outcome_cross_entropy", "rewards": {"math_verifier": None, "own_verdicts:graded": {}}}
-    faults, report = check(levels)
+    grades = {"advantage": "remax", "advantage_shaping": {"outcome_likelihood": {}}, "critic": {"outputs": 3}}
+    grades |= {"value_loss": "grade_cross_entropy", "rewards": {"math_verifier": None, "own_verdicts:graded": {}}}
+    faults, report = check(grades)
     assert faults == []
-    assert "value_loss: outcome_cross_entropy" in report and "value: mean" not in report
-    assert check(levels | {"critic": {"outputs": 4}})[0] == [
-        "critic.outputs: 4, but rewards.own_verdicts:graded gives 3 outcome levels; give one output for each"
+    assert "value_loss: grade_cross_entropy" in report and "value: mean" not in report
+    assert check(grades | {"critic": {"outputs": 4}})[0] == [
+        "critic.outputs: 4, but rewards.own_verdicts:graded gives 3 grades; give one output for each"
     ]
-    [fault] = check(levels | {"rewards": {"math_verifier": {}}})[0]
-    assert fault.startswith("rewards: a piece reads outcome levels, but none of math_verifier gives any; use a ")
-    assert fault.endswith("or mark your own with llmrl.rewards.marks.gives_levels")
+    [fault] = check(grades | {"rewards": {"math_verifier": {}}})[0]
+    assert fault.startswith("rewards: a piece reads grades, but none of math_verifier gives any; use a ")
+    assert fault.endswith("or mark your own with llmrl.marks.gives_grades")
 
 
 def test_a_critic_may_be_what_an_earlier_stage_made():

@@ -298,38 +298,38 @@ def test_a_critic_needs_something_to_learn():
     assert faults(**spread | frozen) == []
 
 
-LEVELS = {"advantage": "remax", "advantage_shaping": {"outcome_likelihood": {}}, "critic": {"outputs": 4}}
-OF_LEVELS = {"value_loss": "outcome_cross_entropy"}
+GRADES = {"advantage": "remax", "advantage_shaping": {"outcome_likelihood": {}}, "critic": {"outputs": 4}}
+OF_LEVELS = {"value_loss": "grade_cross_entropy"}
 
 
 def test_a_critic_of_levels_is_taught_levels():
-    assert faults(**LEVELS, **OF_LEVELS) == []
+    assert faults(**GRADES, **OF_LEVELS) == []
     for advantage in ("remax", "grpo"):
-        assert faults(**LEVELS | {"advantage": advantage}) == [
-            "advantage_shaping.outcome_likelihood: reads the critic's outputs as the logits of outcome levels, but "
-            "value_loss: squared does not teach it these; use value_loss: outcome_cross_entropy"
+        assert faults(**GRADES | {"advantage": advantage}) == [
+            "advantage_shaping.outcome_likelihood: reads the critic's outputs as the logits of grades, but "
+            "value_loss: squared does not teach it these; use value_loss: grade_cross_entropy"
         ]
 
 
 def test_logits_of_levels_are_no_values():
     message = (
-        "value_loss: outcome_cross_entropy makes the critic's outputs the logits of outcome levels, but a piece reads "
+        "value_loss: grade_cross_entropy makes the critic's outputs the logits of grades, but a piece reads "
         "them as values by value: {}"
     )
     for reading in ("mean", "softmin"):
         assert faults(**GAE, **OF_LEVELS, critic={"outputs": 4}, value=reading) == [message.format(reading)]
-    assert faults(**LEVELS | GAE, **OF_LEVELS) == [message.format("mean")]
+    assert faults(**GRADES | GAE, **OF_LEVELS) == [message.format("mean")]
     # a reading of one's own may make values of them
-    assert faults(**LEVELS | GAE, **OF_LEVELS, value="own_pieces:last") == []
+    assert faults(**GRADES | GAE, **OF_LEVELS, value="own_pieces:last") == []
 
 
 def test_levels_need_outputs_and_verdicts():
     single = {"critic": {"outputs": 1}}
-    message = "critic.outputs: 1 is not valid, expected at least 2, one for each outcome level"
-    places = ("advantage_shaping.outcome_likelihood", "value_loss.outcome_cross_entropy")
-    assert faults(**LEVELS | single, **OF_LEVELS) == [f"{place}: {message}" for place in places]
-    found = faults(**LEVELS, **OF_LEVELS, learn_from="demonstrations")
-    assert "learn_from: demonstrations samples and scores nothing, but a piece reads outcome_levels" in found
+    message = "critic.outputs: 1 is not valid, expected at least 2, one for each grade"
+    places = ("advantage_shaping.outcome_likelihood", "value_loss.grade_cross_entropy")
+    assert faults(**GRADES | single, **OF_LEVELS) == [f"{place}: {message}" for place in places]
+    found = faults(**GRADES, **OF_LEVELS, learn_from="demonstrations")
+    assert "learn_from: demonstrations samples and scores nothing, but a piece reads grades" in found
 
 
 def test_a_flow_and_its_credit_have_one_temperature():

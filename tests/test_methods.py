@@ -12,7 +12,7 @@ from llmrl.recipe import Recipe
 from llmrl.recipe_file import load_plan, methods
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
-from llmrl.train.build import resolve_pieces
+from llmrl.run.build import resolve_pieces
 
 MINIMAL = """
 model: some/model
@@ -30,8 +30,8 @@ METHODS = {
     "best_of_n_sft": ("2304.06767", ""),
     "cde": ("2509.09675", "progress value_std values"),
     "cispo": ("2506.13585", "group_ids"),
-    "clip_cov": ("2505.22617", "draws group_ids"),
-    "coderl": ("2207.01780", "greedy_rewards old_outputs outcome_levels"),
+    "clip_cov": ("2505.22617", "uniform_noise group_ids"),
+    "coderl": ("2207.01780", "greedy_rewards old_outputs grades"),
     "d3s": ("2509.22115", "group_ids old_entropy progress"),
     "d_ppo": ("2310.20380", "values"),
     "dapo": ("2503.14476", "group_ids"),
@@ -161,7 +161,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("vl_dac", {"advantage": {"step_gae": {"gamma": 0.99, "lam": 0.95}}, "regularizers": {"kl_k3": {"weight": 0.04}}}),
     ("vl_dac", {"policy_loss": {"ppo_clip": {"clip_low": 0.1, "clip_high": 0.1}}}),
     ("coderl", {"advantage": "remax", "advantage_shaping": {"outcome_likelihood": {}}, "policy_loss": "reinforce"}),
-    ("coderl", {"value_loss": "outcome_cross_entropy", "reduce": "sequence_mean"}),
+    ("coderl", {"value_loss": "grade_cross_entropy", "reduce": "sequence_mean"}),
     ("cde", {"value_loss": {"bootstrapped": {"fraction": 0.5}}}),
     ("safe", {"value": {"softmin": {"temperature": 0.3}}}),
     ("mdpo", {"policy_loss": "surrogate", "regularizers": {"proximal_kl": {"weight": 1.0}}}),

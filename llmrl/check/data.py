@@ -13,7 +13,7 @@ from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.models.loading import character_tokenizer
 from llmrl.recipe import Recipe, Rows
 from llmrl.rewards.base import Rewards
-from llmrl.train.build import Origin, load_stage_prompts
+from llmrl.run.build import Origin, load_stage_prompts
 from llmrl.types import Prompt
 
 SHOWN_CHARACTERS = 2000

@@ -21,7 +21,7 @@ from llmrl.errors import RecipeError
 from llmrl.models.loading import add_lora, load_tokenizer, outline, stop_token_ids
 from llmrl.models.routing import require_routers
 from llmrl.recipe import Model, Recipe
-from llmrl.train.build import Origin
+from llmrl.run.build import Origin
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = "model.safetensors.index.json"

@@ -6,7 +6,7 @@ from llmrl.algorithm import Algorithm
 from llmrl.check.report import Report
 from llmrl.pieces import Piece, shown
 from llmrl.recipe import Recipe
-from llmrl.train.build import Pieces
+from llmrl.run.build import Pieces
 
 
 def check_pieces(recipe: Recipe, algorithm: Algorithm | None, pieces: Pieces | None, report: Report) -> None:

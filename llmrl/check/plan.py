@@ -23,9 +23,9 @@ from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_stages
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
+from llmrl.run.build import check_grades, resolve_pieces
+from llmrl.run.sandbox_check import check_isolation
 from llmrl.sandbox import Tier
-from llmrl.train.build import check_levels, resolve_pieces
-from llmrl.train.isolation import check_isolation
 
 
 def check_plan(plan: Plan, *, ranks: int, console: Console) -> int:
@@ -82,7 +82,7 @@ class _Checker:
             rewards = Rewards.from_specs(recipe.rewards, workers=self.workers)
         with gathered(report.faults):
             if algorithm and rewards:
-                check_levels(recipe, algorithm)
+                check_grades(recipe, algorithm)
         with gathered(report.faults):
             if pieces and rewards:
                 _say_isolation(check_isolation(recipe, pieces.env), report)

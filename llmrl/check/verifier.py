@@ -12,7 +12,7 @@ from llmrl.data.prompts import LoadedPrompts
 from llmrl.recipe import Recipe, Rows
 from llmrl.rewards.base import Reward, Rewards
 from llmrl.rewards.workers import Workers
-from llmrl.train.build import Origin
+from llmrl.run.build import Origin
 from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
 ROWS_OF_EACH_PART = 4

@@ -43,7 +43,7 @@ def pack(groups: Sequence[Group], author: str) -> Batch:
         reward_components=_components([row.components for row in rows]),
         greedy_rewards=torch.tensor([row.greedy_reward for row in rows]),
         static_values=torch.tensor([row.static_value for row in rows]),
-        outcome_levels=torch.tensor([row.level for row in rows]),
+        grades=torch.tensor([row.grade for row in rows]),
     )
 
 
@@ -64,7 +64,7 @@ class _Row:
         self.greedy_reward = group.greedy.reward if group.greedy and not group.greedy.failure else math.nan
         self.static_value = group.static_value
         self.correct = math.nan if trajectory.correct is None else float(trajectory.correct)
-        self.level = -1 if trajectory.level is None else trajectory.level
+        self.grade = -1 if trajectory.grade is None else trajectory.grade
         own = [turn for turn in trajectory.turns if turn.author == author]
         self.policy_version = min((turn.policy_version for turn in own), default=0)
         self._lay_out(trajectory, author)

@@ -13,9 +13,9 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from llmrl.envs.base import Encode, Step
+from llmrl.marks import runs_programs
 from llmrl.rollout.sampler import Completion
 from llmrl.sandbox import Execution, Limits, Program, Sandbox, shared
-from llmrl.sandbox.marks import runs_programs
 from llmrl.types import Prompt
 
 Text = Annotated[str, Field(min_length=1)]

@@ -21,7 +21,7 @@ from llmrl.errors import RecipeError
 from llmrl.models.critic import ValueHead
 from llmrl.models.outputs import Places, gradient_norm, run_backbone, weighted_gradients, without_peft
 from llmrl.models.routing import require_routers, router_choices, router_drift
-from llmrl.ops.logprobs import entropies, log_probabilities, token_logprobs
+from llmrl.ops.shared.logprobs import entropies, log_probabilities, token_logprobs
 
 LOGIT_BYTES_PER_SLICE = 64 * 2**20
 TOP_TOKENS = 8

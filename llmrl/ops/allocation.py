@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from llmrl.ops.ranges import refuse_negative, require_fraction, require_positive
+from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
 
 
 def gvm(

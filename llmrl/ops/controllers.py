@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
-from llmrl.ops.ranges import require_positive
+from llmrl.ops.shared.ranges import require_positive
 
 State = dict[str, float]
 Metrics = Mapping[str, float]

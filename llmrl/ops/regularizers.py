@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from llmrl.ops.log_ratios import MAX_LOG_RATIO
-from llmrl.ops.ranges import refuse_negative
-from llmrl.ops.ratio import as_ratio
+from llmrl.ops.shared.ranges import refuse_negative
+from llmrl.ops.shared.ratio import as_ratio
 
 _NO_GRADIENT = (
     "its gradient as a loss is zero on average, so it regularizes nothing; "

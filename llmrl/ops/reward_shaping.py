@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.curiosity import capped_bonus
-from llmrl.ops.groups import outcomes
-from llmrl.ops.ranges import require_fraction
-from llmrl.ops.rows import last_tokens, row_means
+from llmrl.ops.shared.curiosity import capped_bonus
+from llmrl.ops.shared.groups import outcomes
+from llmrl.ops.shared.ranges import require_fraction
+from llmrl.ops.shared.rows import last_tokens, row_means
 
 
 def unlikeliness(

@@ -1,8 +1,8 @@
 """Losses of a critic per token, unreduced.
 
 outputs [N, T, H] are what the critic's heads say now, with gradient; old_outputs what they said at step start;
-returns [N, T] the targets of tokens, outcome_levels [N] those of trajectories. A token whose return is nan has no
-target, as all tokens of a trajectory whose level is -1 and all tokens off the response mask: its loss and its
+returns [N, T] the targets of tokens, grades [N] those of trajectories. A token whose return is nan has no
+target, as all tokens of a trajectory whose grade is -1 and all tokens off the response mask: its loss and its
 gradient are 0, whatever lies in its outputs. stats are 0 there.
 """
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmrl.ops.atoms import atoms
-from llmrl.ops.levels import level_logprobs
-from llmrl.ops.ranges import refuse_negative, require_fraction, require_positive
+from llmrl.ops.shared.grades import grade_logprobs
+from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
+from llmrl.ops.shared.value_bins import bin_values
 from llmrl.ops.values import softmin
 from llmrl.types import TokenLoss
 
@@ -40,7 +40,7 @@ def bootstrapped(
     outputs: Tensor,
     old_outputs: Tensor,
     returns: Tensor,
-    draws: Tensor,
+    uniform_noise: Tensor,
     *,
     fraction: float = 0.5,
     clip: float | None = None,
@@ -48,9 +48,9 @@ def bootstrapped(
     """The squared loss, each head on its own random part of the trajectories, so that heads differ where data is rare.
 
         loss_t = 1 / (fraction H) sum_j used_ij 1/2 (v_tj - R_t)^2        clip as in `squared`
-        used_ij = frac(u_i + j g) < fraction        u_i = draws[i, 0], g = 0.618..., j = 0 ... H - 1
+        used_ij = frac(u_i + j g) < fraction        u_i = uniform_noise[i, 0], g = 0.618..., j = 0 ... H - 1
 
-    outputs, old_outputs: [N, T, H]; returns, draws: [N, T]. A head uses each trajectory with probability
+    outputs, old_outputs: [N, T, H]; returns, uniform_noise: [N, T]. A head uses each trajectory with probability
     `fraction`, for the whole step; the golden ratio spreads the H windows evenly, so every trajectory is used by
     about fraction H heads. At fraction 1 this is `squared`. stats: those of `squared`.
     Raises ValueError for a fraction outside (0, 1] or a clip that is not positive.
@@ -59,8 +59,8 @@ def bootstrapped(
     require_fraction(fraction=fraction)
     require_positive(fraction=fraction)
     heads, old, target = _where_known(returns, outputs, old_outputs)
-    shifts = torch.arange(heads.shape[-1], device=draws.device, dtype=torch.double) * GOLDEN_RATIO
-    used = (draws[:, :1].double() + shifts) % 1 < fraction
+    shifts = torch.arange(heads.shape[-1], device=uniform_noise.device, dtype=torch.double) * GOLDEN_RATIO
+    used = (uniform_noise[:, :1].double() + shifts) % 1 < fraction
     weights = used.float().unsqueeze(1) / (fraction * heads.shape[-1])
     loss = (weights * _clipped_square(heads, old, target, clip)).sum(dim=-1)
     return TokenLoss(loss, _stats(heads, old, target, clip))
@@ -114,7 +114,7 @@ def categorical(outputs: Tensor, returns: Tensor, *, low: float, high: float, sm
     Source: Stop Regressing, arXiv 2403.03950; HL-Gauss, arXiv 1806.04613.
     """
     refuse_negative(smoothing=smoothing)
-    support = atoms(outputs, low=low, high=high)
+    support = bin_values(outputs, low=low, high=high)
     known = ~returns.isnan()
     logits, target = _where_known(returns, outputs)
     log_p = torch.log_softmax(logits, dim=-1)
@@ -127,26 +127,26 @@ def categorical(outputs: Tensor, returns: Tensor, *, low: float, high: float, sm
     return TokenLoss(loss * known, {name: stat * known for name, stat in stats.items()})
 
 
-def outcome_cross_entropy(outputs: Tensor, outcome_levels: Tensor, response_mask: Tensor) -> TokenLoss:
-    """Cross-entropy of a trajectory's outcome level, whose logits are the largest along the trajectory.
+def grade_cross_entropy(outputs: Tensor, grades: Tensor, response_mask: Tensor) -> TokenLoss:
+    """Cross-entropy of a trajectory's grade, whose logits are the largest along the trajectory.
 
         z_ih = max_t outputs_ith        over the response tokens
-        loss_it = -log softmax(z_i)[level_i]        the same on all of them
+        loss_it = -log softmax(z_i)[grade_i]        the same on all of them
 
-    outputs: [N, T, H], an output for each level; outcome_levels: [N]; response_mask: [N, T]. Reduced by sequence_mean
-    every trajectory counts once. A level's gradient reaches the one token with its largest logit, the first of equal
-    ones. stats: level_accuracy, 1 where z_i is largest at the level; level_probability, softmax(outputs_it)[level_i].
-    Raises ValueError for fewer than 2 outputs, or for a level that has no output. Source: CodeRL, arXiv 2207.01780.
+    outputs: [N, T, H], an output for each grade; grades: [N]; response_mask: [N, T]. Reduced by sequence_mean
+    every trajectory counts once. A grade's gradient reaches the one token with its largest logit, the first of equal
+    ones. stats: grade_accuracy, 1 where z_i is largest at the grade; grade_probability, softmax(outputs_it)[grade_i].
+    Raises ValueError for fewer than 2 outputs, or for a grade that has no output. Source: CodeRL, arXiv 2207.01780.
     """
-    known = response_mask & (outcome_levels >= 0).unsqueeze(1)
+    known = response_mask & (grades >= 0).unsqueeze(1)
     logits = torch.where(known.unsqueeze(-1), outputs.float(), -torch.inf)
     pooled = torch.where(known.any(dim=1, keepdim=True), logits.max(dim=1).values, 0.0)
-    right = (pooled.argmax(dim=-1) == outcome_levels).float().unsqueeze(1)
+    right = (pooled.argmax(dim=-1) == grades).float().unsqueeze(1)
     per_token = {
-        "level_accuracy": right.expand_as(known),
-        "level_probability": level_logprobs(outputs.detach(), outcome_levels).exp(),
+        "grade_accuracy": right.expand_as(known),
+        "grade_probability": grade_logprobs(outputs.detach(), grades).exp(),
     }
-    loss = -level_logprobs(pooled, outcome_levels).unsqueeze(1)
+    loss = -grade_logprobs(pooled, grades).unsqueeze(1)
     return TokenLoss(
         torch.where(known, loss, 0.0), {name: torch.where(known, stat, 0.0) for name, stat in per_token.items()}
     )

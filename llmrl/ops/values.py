@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from llmrl.ops.atoms import atoms
-from llmrl.ops.ranges import require_positive
+from llmrl.ops.shared.ranges import require_positive
+from llmrl.ops.shared.value_bins import bin_values
 
 
 def mean(outputs: Tensor) -> Tensor:
@@ -47,4 +47,4 @@ def expectation(outputs: Tensor, *, low: float, high: float) -> Tensor:
     Raises ValueError for a low that is not below high, and for fewer than 2 outputs.
     Source: C51, arXiv 1707.06887; Stop Regressing, arXiv 2403.03950.
     """
-    return torch.softmax(outputs.float(), dim=-1) @ atoms(outputs, low=low, high=high)
+    return torch.softmax(outputs.float(), dim=-1) @ bin_values(outputs, low=low, high=high)

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrl.train.durable import partial_of, publish
+from llmrl.run_folder.atomic import partial_of, publish
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def _suits(name: str, task: str) -> bool:
 
 
 def _own_task(name: str) -> str | None:
-    """The task that has what a method reads: routers, the levels of outcomes, or an environment with a tool."""
+    """The task that has what a method reads: routers, the grades of outcomes, or an environment with a tool."""
     from llmrl.algorithm import Algorithm
     from llmrl.recipe_file import method_recipe
 
@@ -93,7 +93,7 @@ def _own_task(name: str) -> str | None:
     algorithm = Algorithm.from_recipe(recipe)
     if "router_drift" in algorithm.needs:
         return "experts"
-    if "outcome_levels" in algorithm.needs:
+    if "grades" in algorithm.needs:
         return "programs"
     return None if recipe.env == "single_turn" else "tools"
 
@@ -149,13 +149,13 @@ def _end_with_parent() -> None:
 
 
 def _make_start(folder: Path, start: str, overrides: list[str]) -> None:
-    from llmrl.prove.bench import make_start
+    from llmrl.prove.worker import make_start
 
     make_start(folder, start, overrides)
 
 
 def _make_runs(folder: Path, overrides: list[str], queue: Any) -> None:
-    from llmrl.prove.bench import Bench
+    from llmrl.prove.worker import Bench
 
     with Bench(folder, overrides) as bench:
         while (run := queue.get()) is not None:

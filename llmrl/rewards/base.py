@@ -74,9 +74,9 @@ class Reward:
         return tuple(name for name in self.piece.data if name not in BUILT_IN_DATA)
 
     @property
-    def levels(self) -> int | None:
-        """How many outcome levels the function says that it gives; None if it gives none. See rewards.marks."""
-        return getattr(self.piece.function, "levels", None)
+    def grades(self) -> int | None:
+        """How many grades the function says that it gives; None if it gives none. See rewards.marks."""
+        return getattr(self.piece.function, "grades", None)
 
     @classmethod
     def from_spec(cls, name: str, settings: Mapping[str, Any]) -> Reward:
@@ -283,10 +283,10 @@ def _as_score(reward: Reward, result: Any, trajectory: Trajectory) -> Score | Fa
         finite = False
     if not finite:
         return Failure(source, "invalid", f"returned {_shown(result)}, expected finite numbers")
-    count = math.inf if reward.levels is None else reward.levels
-    if result.level is not None and not (isinstance(result.level, int) and 0 <= result.level < count):
-        expected = "an int of at least 0" + (f" and below {count}" if reward.levels else "")
-        return Failure(source, "invalid", f"returned the level {_shown(result.level)}, expected {expected}")
+    count = math.inf if reward.grades is None else reward.grades
+    if result.grade is not None and not (isinstance(result.grade, int) and 0 <= result.grade < count):
+        expected = "an int of at least 0" + (f" and below {count}" if reward.grades else "")
+        return Failure(source, "invalid", f"returned the grade {_shown(result.grade)}, expected {expected}")
     turns = _actor_turns(trajectory)
     if result.turn_values and turns and len(result.turn_values) != turns:
         message = f"returned {len(result.turn_values)} turn values, expected {turns}, one per actor turn"

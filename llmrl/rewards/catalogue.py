@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llmrl.rewards.code_verifier import code_verifier
+from llmrl.rewards.code.verifier import code_verifier
 from llmrl.rewards.math_verifier import math_verifier
 from llmrl.rewards.reasoning_gym import reasoning_gym
 from llmrl.rewards.shaping import format_pattern, length_penalty, overlong_penalty, repetition_penalty

@@ -33,7 +33,7 @@ class Prompts(Protocol):
 
 Gather = Callable[[Any, str], list[Any]]
 Draw = Callable[[Sequence[Prompt], SamplingParams], list[Group]]
-"""One scored group per prompt, sampled with the given parameters; see llmrl.rollout.drawing."""
+"""One scored group per prompt, sampled with the given parameters; see llmrl.rollout.group_sampling."""
 
 
 @dataclass

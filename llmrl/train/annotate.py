@@ -27,8 +27,8 @@ def annotate(role: Role, batch: Batch, *, seed: int = 0, progress: float = 0.0) 
     """
     needs = role.algorithm.needs
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.rand(batch.token_ids.shape, generator=generator) if _reads_draws(role) else None
-    batch = replace(batch, progress=torch.tensor(progress), draws=draws)
+    uniform_noise = torch.rand(batch.token_ids.shape, generator=generator) if _reads_draws(role) else None
+    batch = replace(batch, progress=torch.tensor(progress), uniform_noise=uniform_noise)
     names = _measured(role, sampled=bool(batch.rollout_logprobs.any()))
     if names:
         batch = replace(batch, **_policy_says(role, batch, names))
@@ -78,4 +78,4 @@ def _only(outputs: Outputs, *names: str) -> Outputs:
 
 
 def _reads_draws(role: Role) -> bool:
-    return "draws" in role.algorithm.needs or (role.critic is not None and "draws" in role.algorithm.value_loss.data)
+    return "uniform_noise" in role.algorithm.needs or (role.critic is not None and "uniform_noise" in role.algorithm.value_loss.data)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from llmrl.data.packing import pack
-from llmrl.ops.groups import group_means, present, spread
-from llmrl.rollout.drawing import succeeded
+from llmrl.ops.shared.groups import group_means, present, spread
+from llmrl.rollout.group_sampling import succeeded
 from llmrl.train.annotate import inputs
 from llmrl.train.passes import SPARE, on_device, over_ranks, plan
 from llmrl.train.roles import Role

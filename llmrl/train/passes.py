@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llmrl.algorithm import batch_data
 from llmrl.data.packing import schedule
-from llmrl.train.ranks import Ranks
+from llmrl.engines.ranks import Ranks
 from llmrl.train.roles import Outputs, Role
 from llmrl.types import Batch
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from llmrl.algorithm import Algorithm
+from llmrl.engines.engine import Engine
+from llmrl.engines.ranks import Ranks
 from llmrl.models.policy import Policy
 from llmrl.recipe import Critic as CriticSettings
 from llmrl.recipe import Training
-from llmrl.train.engine import Engine
-from llmrl.train.ranks import Ranks
 
 Outputs = dict[str, Tensor]
 

@@ -13,9 +13,9 @@ from llmrl.errors import RunStopped
 from llmrl.pieces import Piece
 from llmrl.recipe import Rollout
 from llmrl.rollout.collect import Collected, Collector, Draw
-from llmrl.rollout.drawing import WithStaticValues
+from llmrl.rollout.group_sampling import WithStaticValues
 from llmrl.rollout.sampler import SamplingParams, derive_seed
-from llmrl.train.durable import partial_of, publish, writing
+from llmrl.run_folder.atomic import partial_of, publish, writing
 from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from llmrl.algorithm import batch_data, coupled_coefficients
 from llmrl.errors import RunStopped
-from llmrl.ops.diagnostics import explained_variance, mismatch
 from llmrl.ops.regularizers import kl_k1, kl_k2, kl_k3
+from llmrl.ops.shared.diagnostics import explained_variance, mismatch
 from llmrl.train.annotate import BEHIND, inputs
 from llmrl.train.gradients import reward_influences
 from llmrl.train.passes import SPARE, Sums, join, over_ranks, plan

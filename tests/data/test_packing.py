@@ -114,16 +114,16 @@ def test_pack_keeps_the_lowest_level_that_a_verifier_gave():
     given = [[], [None], [2], [None, 3, 1], [0, 2]]
     trajectories = [
         Trajectory(
-            asked, [], "stop", scores={f"verifier{n}": Score(0.0, level=level) for n, level in enumerate(levels)}
+            asked, [], "stop", scores={f"verifier{n}": Score(0.0, grade=grade) for n, grade in enumerate(grades)}
         )
-        for levels in given
+        for grades in given
     ]
-    assert [trajectory.level for trajectory in trajectories] == [None, None, 2, 1, 0]
+    assert [trajectory.grade for trajectory in trajectories] == [None, None, 2, 1, 0]
     batch = pack([Group(asked, trajectories)], ACTOR)
-    assert batch.outcome_levels is not None
-    assert batch.outcome_levels.tolist() == [-1, -1, 2, 1, 0] and batch.outcome_levels.dtype == torch.int64
+    assert batch.grades is not None
+    assert batch.grades.tolist() == [-1, -1, 2, 1, 0] and batch.grades.dtype == torch.int64
     rows = batch.rows(torch.tensor([4, 2]))
-    assert rows.outcome_levels is not None and rows.outcome_levels.tolist() == [0, 2]
+    assert rows.grades is not None and rows.grades.tolist() == [0, 2]
 
 
 def test_a_turn_reward_of_zero_is_not_the_same_as_none():

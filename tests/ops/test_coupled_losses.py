@@ -15,8 +15,8 @@ LIMIT = 20
 
 def right_or_wrong(rows) -> torch.Tensor:
     """Verdicts of random rows, some unknown."""
-    draws = rows.noise()[:, 0]
-    return torch.where(draws > 1.0, math.nan, (draws > -0.2).float())
+    noise = rows.noise()[:, 0]
+    return torch.where(noise > 1.0, math.nan, (noise > -0.2).float())
 
 
 def pacs_of(rows, logprobs, old, correct, **settings):

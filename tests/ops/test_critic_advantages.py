@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmrl.ops.advantages.critic import gae, sequence_baseline, step_gae, vtrace
 from llmrl.ops.advantages.returns import reinforce
 from llmrl.ops.policy_losses.clipped import ppo_clip
-from llmrl.ops.whitening import whiten
+from llmrl.ops.shared.whitening import whiten
 
 seeds = st.integers(0, 10_000)
 

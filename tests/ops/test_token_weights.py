@@ -54,7 +54,7 @@ def random_data(rows):
         "entropy": rows.noise().abs(),
         "old_entropy": rows.noise().abs(),
         "log_ratio": 0.3 * rows.noise(),
-        "draws": torch.rand(rows.mask.shape, generator=rows.generator),
+        "uniform_noise": torch.rand(rows.mask.shape, generator=rows.generator),
         "progress": torch.tensor(0.3),
     }
 
@@ -248,12 +248,12 @@ SQUARE = torch.tensor([[1.0, 1.0, -1.0, -1.0]]), torch.tensor([[-0.5, -3.5, -3.5
 
 def test_covariance_by_hand():
     # c = 1.5, -1.5, 1.5, -1.5
-    draws = torch.tensor([[0.1, 0.9, 0.3, 0.8]])
-    assert drop_covariant(*SQUARE, draws).tolist() == [[1, 1, 0, 1]], "at least one, by the draws"
-    assert drop_covariant(*SQUARE, 1 - draws).tolist() == [[0, 1, 1, 1]]
-    assert drop_covariant(*SQUARE, draws, fraction=1.0).tolist() == [[0, 1, 0, 1]]
-    assert drop_covariant(*SQUARE, draws, fraction=1.0, low=2.0).tolist() == [[1, 1, 1, 1]], "no candidate"
-    assert drop_covariant(*SQUARE, draws, fraction=1.0, low=-9.0).tolist() == [[0, 0, 0, 0]]
+    uniform_noise = torch.tensor([[0.1, 0.9, 0.3, 0.8]])
+    assert drop_covariant(*SQUARE, uniform_noise).tolist() == [[1, 1, 0, 1]], "at least one, by the uniform_noise"
+    assert drop_covariant(*SQUARE, 1 - uniform_noise).tolist() == [[0, 1, 1, 1]]
+    assert drop_covariant(*SQUARE, uniform_noise, fraction=1.0).tolist() == [[0, 1, 0, 1]]
+    assert drop_covariant(*SQUARE, uniform_noise, fraction=1.0, low=2.0).tolist() == [[1, 1, 1, 1]], "no candidate"
+    assert drop_covariant(*SQUARE, uniform_noise, fraction=1.0, low=-9.0).tolist() == [[0, 0, 0, 0]]
     assert top_covariant(*SQUARE, fraction=0.5).tolist() == [[1, 0, 1, 0]]
     assert top_covariant(*SQUARE).tolist() == [[1, 0, 0, 0]], "at least one, the earlier of two"
 
@@ -271,7 +271,7 @@ def test_covariance_is_over_the_tokens_of_the_batch(ragged):
         count = round(0.2 * len(tokens))
         best = sorted(c, key=lambda at: -c[at])[:count]
         assert sorted(map(tuple, weigh("top_covariant", data).nonzero().tolist())) == sorted(best)
-        candidates = sorted((at for at in c if -0.5 < c[at] < 2.0), key=lambda at: -data["draws"][at].item())
+        candidates = sorted((at for at in c if -0.5 < c[at] < 2.0), key=lambda at: -data["uniform_noise"][at].item())
         kept = sorted(set(c) - set(candidates[:count]))
         assert sorted(map(tuple, weigh("drop_covariant", data).nonzero().tolist())) == kept
 

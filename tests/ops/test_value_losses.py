@@ -77,20 +77,20 @@ class TestBootstrapped:
 
     def test_a_trajectory_is_used_whole(self):
         # only the first draw of a row counts
-        draws = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        uniform_noise = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
         outputs, old, returns = torch.ones(40, 6, 4), torch.zeros(40, 6, 4), torch.zeros(40, 6)
-        _, gradient = value_and_gradient(bootstrapped, outputs, old, returns, draws)
+        _, gradient = value_and_gradient(bootstrapped, outputs, old, returns, uniform_noise)
         used = gradient != 0
         assert torch.equal(used, used[:, :1].expand_as(used))
         assert not torch.equal(used[:, 0, 0], used[:, 0, 1])
 
     @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.8])
     def test_every_head_uses_its_fraction_and_the_mean_is_that_of_squared(self, fraction):
-        # draws on a fine even grid: the expectation over them
-        draws = torch.arange(1000)[:, None] / 1000
+        # noise on a fine even grid: the expectation over them
+        uniform_noise = torch.arange(1000)[:, None] / 1000
         outputs = one(1, 2, 3, 4).expand(1000, 1, 4)
         old, returns = torch.zeros_like(outputs), torch.full((1000, 1), 0.5)
-        loss, gradient = value_and_gradient(bootstrapped, outputs, old, returns, draws, fraction=fraction)
+        loss, gradient = value_and_gradient(bootstrapped, outputs, old, returns, uniform_noise, fraction=fraction)
         torch.testing.assert_close((gradient != 0).float().mean(0)[0], torch.full((4,), fraction), atol=2e-3, rtol=0)
         assert loss.mean().item() == pytest.approx(squared(outputs, old, returns).loss.mean().item(), rel=1e-2)
         heads_per_trajectory = (gradient != 0).sum(-1)
@@ -152,12 +152,12 @@ class TestHuber:
 class TestCategorical:
     ATOMS = torch.linspace(-1, 2, 4)
 
-    def target(self, value, smoothing, atoms=4):
+    def target(self, value, smoothing, bin_values=4):
         """The histogram is what the gradient leaves of the softmax: dloss/dlogits = softmax - q."""
-        outputs = torch.zeros(1, 1, atoms)
+        outputs = torch.zeros(1, 1, bin_values)
         data = {"low": -1, "high": 2, "smoothing": smoothing}
         _, gradient = value_and_gradient(categorical, outputs, torch.tensor([[value]]), **data)
-        return (1 / atoms - gradient).flatten()
+        return (1 / bin_values - gradient).flatten()
 
     @pytest.mark.parametrize(
         ("value", "histogram"),
@@ -196,7 +196,7 @@ class TestCategorical:
     @settings(max_examples=30)
     @given(value=st.floats(-0.5, 1.5))
     def test_the_mean_of_the_histogram_is_the_return(self, smoothing, value):
-        target = self.target(value, smoothing, atoms=31)  # .1 apart: 5 atoms from either end
+        target = self.target(value, smoothing, bin_values=31)  # .1 apart: 5 bin_values from either end
         assert (target @ torch.linspace(-1, 2, 31)).item() == pytest.approx(value, abs=1e-4)
         assert target.sum().item() == pytest.approx(1, abs=1e-5)
 
@@ -212,13 +212,13 @@ class TestCategorical:
 
 
 ALL = {
-    "squared": lambda o, old, r, draws: squared(o, old, r),
-    "squared clip": lambda o, old, r, draws: squared(o, old, r, clip=0.2),
-    "bootstrapped": lambda o, old, r, draws: bootstrapped(o, old, r, draws, clip=0.2),
-    "huber": lambda o, old, r, draws: huber(o, old, r, clip=0.2),
-    "huber softmin": lambda o, old, r, draws: huber(o, old, r, clip=0.2, softmin_temperature=0.3),
-    "two-hot": lambda o, old, r, draws: categorical(o, r, low=-1, high=1, smoothing=0),
-    "categorical": lambda o, old, r, draws: categorical(o, r, low=-1, high=1),
+    "squared": lambda o, old, r, uniform_noise: squared(o, old, r),
+    "squared clip": lambda o, old, r, uniform_noise: squared(o, old, r, clip=0.2),
+    "bootstrapped": lambda o, old, r, uniform_noise: bootstrapped(o, old, r, uniform_noise, clip=0.2),
+    "huber": lambda o, old, r, uniform_noise: huber(o, old, r, clip=0.2),
+    "huber softmin": lambda o, old, r, uniform_noise: huber(o, old, r, clip=0.2, softmin_temperature=0.3),
+    "two-hot": lambda o, old, r, uniform_noise: categorical(o, r, low=-1, high=1, smoothing=0),
+    "categorical": lambda o, old, r, uniform_noise: categorical(o, r, low=-1, high=1),
 }
 
 
@@ -232,18 +232,18 @@ def data_of(rows, heads=3):
 @pytest.mark.parametrize("junk", [math.nan, math.inf])
 def test_tokens_without_a_target_have_no_loss_and_no_gradient(ragged, name, junk):
     rows = ragged(2)
-    outputs, old, returns, draws = data_of(rows)
+    outputs, old, returns, uniform_noise = data_of(rows)
     there = rows.mask.unsqueeze(-1)
-    plain, plain_gradient = value_and_gradient(ALL[name], outputs, old, returns, draws)
+    plain, plain_gradient = value_and_gradient(ALL[name], outputs, old, returns, uniform_noise)
     broken = torch.where(there, outputs, junk), torch.where(there, old, junk)
-    loss, gradient = value_and_gradient(ALL[name], *broken, returns, draws)
+    loss, gradient = value_and_gradient(ALL[name], *broken, returns, uniform_noise)
     assert torch.equal(loss, plain)
     assert torch.equal(gradient, plain_gradient)
     assert not loss[~rows.mask].any()
     assert not gradient[~rows.mask].any()
     assert gradient.isfinite().all()
     assert gradient[rows.mask].any()
-    for stat in ALL[name](*broken, returns, draws).stats.values():
+    for stat in ALL[name](*broken, returns, uniform_noise).stats.values():
         assert stat.shape == returns.shape
         assert stat.isfinite().all()
         assert not stat[~rows.mask].any()
@@ -252,8 +252,8 @@ def test_tokens_without_a_target_have_no_loss_and_no_gradient(ragged, name, junk
 
 @pytest.mark.parametrize("name", ALL)
 def test_no_target_at_all(ragged, name):
-    outputs, old, returns, draws = data_of(ragged(3))
-    loss, gradient = value_and_gradient(ALL[name], outputs, old, torch.full_like(returns, math.nan), draws)
+    outputs, old, returns, uniform_noise = data_of(ragged(3))
+    loss, gradient = value_and_gradient(ALL[name], outputs, old, torch.full_like(returns, math.nan), uniform_noise)
     assert not loss.any()
     assert not gradient.any()
 
@@ -266,10 +266,10 @@ def test_each_row_is_alone_and_padding_changes_nothing(ragged, name, seed, data)
     plain = ALL[name](*rows).loss
     order = torch.tensor(data.draw(st.permutations(range(len(plain)))))[:4]
     torch.testing.assert_close(ALL[name](*(x[order] for x in rows)).loss, plain[order])
-    outputs, old, returns, draws = rows
+    outputs, old, returns, uniform_noise = rows
     pad = torch.nn.functional.pad
     wide = ALL[name](
-        pad(outputs, (0, 0, 0, 2)), pad(old, (0, 0, 0, 2)), pad(returns, (0, 2), value=math.nan), pad(draws, (0, 2))
+        pad(outputs, (0, 0, 0, 2)), pad(old, (0, 0, 0, 2)), pad(returns, (0, 2), value=math.nan), pad(uniform_noise, (0, 2))
     )
     torch.testing.assert_close(wide.loss[:, :-2], plain)
 
@@ -297,8 +297,8 @@ def test_heads_at_the_return_have_no_loss(name):
     ],
 )
 def test_settings_out_of_range(ragged, function, wrong, message):
-    outputs, old, returns, draws = data_of(ragged(0))
-    data = {categorical: (returns,), bootstrapped: (old, returns, draws)}.get(function, (old, returns))
+    outputs, old, returns, uniform_noise = data_of(ragged(0))
+    data = {categorical: (returns,), bootstrapped: (old, returns, uniform_noise)}.get(function, (old, returns))
     with pytest.raises(ValueError, match=message):
         function(outputs, *data, **wrong)
 

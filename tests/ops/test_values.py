@@ -56,7 +56,7 @@ def test_softmin_pulls_most_at_the_least_head():
 
 
 def test_expectation_by_hand():
-    # atoms -1, 0, 1, 2 with probabilities .1, .2, .3, .4: -.1 + .3 + .8
+    # bin_values -1, 0, 1, 2 with probabilities .1, .2, .3, .4: -.1 + .3 + .8
     outputs = heads(0.1, 0.2, 0.3, 0.4).log() + 5
     assert expectation(outputs, low=-1, high=2).item() == pytest.approx(1)
 

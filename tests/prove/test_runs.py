@@ -6,8 +6,8 @@ import torch
 from rich.console import Console
 
 from llmrl.errors import RecipeError
-from llmrl.prove.bench import kl_to_start
 from llmrl.prove.runs import TASKS, prove, start_of, task_file
+from llmrl.prove.worker import kl_to_start
 from llmrl.recipe_file import load_plan
 
 SMALL = [

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
+from llmrl.marks import takes_seconds
 from llmrl.rewards.base import Reward, Rewards
 from llmrl.rewards.cache import ResultCache, cache_key, cached_by
-from llmrl.rewards.marks import takes_seconds
 from llmrl.rewards.workers import Workers
 from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
 

@@ -129,7 +129,7 @@ with Workers(2) as pool:
 
 def test_a_script_without_a_main_guard_runs_once(tmp_path):
     script = tmp_path / "unguarded.py"
-    script.write_text(UNGUARDED_SCRIPT.format(tests=str(Path(__file__).parent)))
+    script.write_text(UNGUARDED_SCRIPT.format(tests=str(Path(__file__).parent.parent / "support")))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == [
         "script ran",
@@ -159,7 +159,7 @@ asyncio.run(main())
 
 def test_processes_do_not_outlive_a_killed_parent(tmp_path):
     script = tmp_path / "orphaning.py"
-    script.write_text(ORPHANING_SCRIPT.format(tests=str(Path(__file__).parent)))
+    script.write_text(ORPHANING_SCRIPT.format(tests=str(Path(__file__).parent.parent / "support")))
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())

@@ -21,7 +21,7 @@ from llmrl.recipe_file import method_recipe
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.rollout.selection import everything
 from llmrl.rollout.transformers_sampler import TransformersSampler
-from llmrl.train.build import encoder, resolve_pieces
+from llmrl.run.build import encoder, resolve_pieces
 from llmrl.types import ACTOR, ENVIRONMENT, Failure, Prompt
 
 

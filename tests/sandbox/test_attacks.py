@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from places import NOBODY, OWN, PLACES, Place, as_unprivileged, needs, unprivileged_python, why_not
 
-from llmrl.rewards.in_sandbox import grade
+from llmrl.rewards.code.trial import grade
 from llmrl.sandbox import Execution, Limits, Program, Sandbox
 from llmrl.sandbox.attacks import cheats, suite
 from llmrl.sandbox.attacks.attack import ATTACKS, Attack
-from llmrl.sandbox.attacks.bait import Bait
 from llmrl.sandbox.attacks.suite import AFTERWARDS, Result
+from llmrl.sandbox.attacks.targets import Bait
 
 AT_ONCE = 8
 SUITE = f"""

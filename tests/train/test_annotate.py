@@ -43,10 +43,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], set[str], tuple[int, int,
     "a penalty in the reward": (
         PPO | {"token_rewards": {"kl_k1": {"weight": 0.1}}}, {}, VALUES | {"ref_logprobs", "old_logprobs"}, (1, 1, 1),
     ),
-    "random numbers": (GRPO | {"token_weights": {"drop_covariant": {}}}, {}, {"old_logprobs", "draws"}, (1, 0, 0)),
+    "random numbers": (GRPO | {"token_weights": {"drop_covariant": {}}}, {}, {"old_logprobs", "uniform_noise"}, (1, 0, 0)),
     "progress to the answer": (GRPO | {"advantage_shaping": {"rectify": {}}}, {}, {"old_entropy"}, (1, 0, 0)),
     "a critic": (PPO, {}, VALUES, (0, 0, 1)),
-    "a critic that draws": (PPO | {"value_loss": "bootstrapped"}, {}, VALUES | {"draws"}, (0, 0, 1)),
+    "a critic that uniform_noise": (PPO | {"value_loss": "bootstrapped"}, {}, VALUES | {"uniform_noise"}, (0, 0, 1)),
     "a critic on the policy's backbone": (PPO | {"critic": {"backbone": "shared"}}, {}, VALUES, (1, 0, 0)),
     "coupled trajectories": (GRPO | {"policy_loss": "pacs"}, {}, {"old_logprobs"}, (1, 0, 0)),
     "demonstrations": (NLL, TWICE, set(), (0, 0, 0)),
@@ -149,10 +149,10 @@ def test_random_numbers_depend_on_the_seed_alone():
     pieces = PPO | {"value_loss": "bootstrapped"}
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = annotate(role_of(pieces, lm=tiny_lm(seed=5)), fixed_batch(), seed=2**62 + 1).draws
+    first = annotate(role_of(pieces, lm=tiny_lm(seed=5)), fixed_batch(), seed=2**62 + 1).uniform_noise
     torch.manual_seed(2)
-    again = annotate(role_of(pieces, tokens_per_micro_batch=1), fixed_batch(), seed=2**62 + 1, progress=0.5).draws
-    other = annotate(role_of(pieces), fixed_batch(), seed=2**62 + 2).draws
+    again = annotate(role_of(pieces, tokens_per_micro_batch=1), fixed_batch(), seed=2**62 + 1, progress=0.5).uniform_noise
+    other = annotate(role_of(pieces), fixed_batch(), seed=2**62 + 2).uniform_noise
     assert first is not None and again is not None and other is not None
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert first.shape == (7, 13) and 0 <= float(first.min()) < 0.1 and 0.9 < float(first.max()) < 1

@@ -368,16 +368,16 @@ def test_the_spread_of_heads_reaches_the_advantages():
 
 
 def test_each_head_learns_from_its_own_trajectories():
-    """Head j uses trajectory i where frac(draws[i, 0] + j g) < 1/2, g the golden ratio."""
+    """Head j uses trajectory i where frac(uniform_noise[i, 0] + j g) < 1/2, g the golden ratio."""
     critic_lm, head = tiny_lm(seed=4), value_head(3)
     role = role_of(PPO | {"critic": {"outputs": 3}, "value_loss": "bootstrapped"})
     _, gradients, annotated = recorded(role, fixed_batch())
     outputs = said(critic_lm, head)
     _, returns = gae_of({place: mean_value(output) for place, output in outputs.items()}, fixed_batch())
-    assert annotated.draws is not None
+    assert annotated.uniform_noise is not None
     terms, uses = [], []
     for (row, t), target in returns.items():
-        draw = float(annotated.draws[row, 0])
+        draw = float(annotated.uniform_noise[row, 0])
         used = torch.tensor([(draw + j * (math.sqrt(5) - 1) / 2) % 1 < 0.5 for j in range(3)])
         uses.append(used)
         terms.append((used * (outputs[row, t] - target).square()).sum() / 2 / (0.5 * 3))

@@ -20,22 +20,22 @@ from training_cases import LAYOUTS, fixed_batch, largest_difference, role_of, ti
 
 from llmrl.errors import RecipeError
 from llmrl.recipe_file import load_plan
+from llmrl.run.run import run_plan
+from llmrl.run_folder.folder import read_metrics
 from llmrl.train.annotate import annotate
-from llmrl.train.run import run_plan
-from llmrl.train.run_folder import read_metrics
 from llmrl.train.step import update
 from llmrl.types import Batch
 
 WEIGHT = 0.5
-LEVELS = {
+GRADES = {
     "advantage": "remax",
     "advantage_shaping": {"outcome_likelihood": {}},
     "policy_loss": "reinforce",
-    "value_loss": "outcome_cross_entropy",
+    "value_loss": "grade_cross_entropy",
     "critic": {"outputs": 3},
     "reduce": "sequence_mean",
 }
-SHARED = LEVELS | {"critic": {"outputs": 3, "backbone": "shared", "weight": WEIGHT}}
+SHARED = GRADES | {"critic": {"outputs": 3, "backbone": "shared", "weight": WEIGHT}}
 LEVEL_OF = [2, 0, 1, -1, 0, 2, 1]  # of LAYOUTS' trajectories; the fourth's is not known, the sixth never spoke
 SPEAKING = [row for row, layout in enumerate(LAYOUTS) if "A" in layout]
 KNOWN = [row for row in SPEAKING if LEVEL_OF[row] >= 0]
@@ -43,7 +43,7 @@ KNOWN = [row for row in SPEAKING if LEVEL_OF[row] >= 0]
 
 def batch_with_levels() -> Batch:
     greedy = torch.tensor([0.3, 0.6, 0.1, 0.9, 0.5, 0.2, 0.4])
-    return replace(fixed_batch(), outcome_levels=torch.tensor(LEVEL_OF), greedy_rewards=greedy)
+    return replace(fixed_batch(), grades=torch.tensor(LEVEL_OF), greedy_rewards=greedy)
 
 
 def level_loss_of(outputs: PerToken) -> Tensor:
@@ -56,7 +56,7 @@ def level_loss_of(outputs: PerToken) -> Tensor:
 
 
 def credit_of(outputs: PerToken, batch: Batch) -> PerToken:
-    """(outcome - greedy outcome) softmax(outputs)[level], by a factor that makes the mean over tokens one over
+    """(outcome - greedy outcome) softmax(outputs)[grade], by a factor that makes the mean over tokens one over
     trajectories: of M tokens and S trajectories a token of L counts M / (S L)."""
     assert batch.greedy_rewards is not None
     lengths = {row: len(tokens_of(LAYOUTS[row])) for row in SPEAKING}
@@ -68,7 +68,7 @@ def credit_of(outputs: PerToken, batch: Batch) -> PerToken:
     return found
 
 
-@pytest.mark.parametrize("pieces", [LEVELS, SHARED], ids=["own", "shared"])
+@pytest.mark.parametrize("pieces", [GRADES, SHARED], ids=["own", "shared"])
 def test_one_update_is_autograd_of_both_losses(pieces):
     lm, head, shared = tiny_lm(), value_head(3), pieces is SHARED
     critic_lm = lm if shared else tiny_lm(seed=4)
@@ -87,14 +87,14 @@ def test_one_update_is_autograd_of_both_losses(pieces):
     assert largest_difference(gradients, expected) < 1e-5
     assert metrics["value_loss"] == pytest.approx(level_loss.item(), abs=1e-6)
     chances = [torch.softmax(outputs[row, t], dim=0)[LEVEL_OF[row]].item() for row, t in outputs if row in KNOWN]
-    assert metrics["level_probability"] == pytest.approx(statistics.fmean(chances), abs=1e-5)
+    assert metrics["grade_probability"] == pytest.approx(statistics.fmean(chances), abs=1e-5)
     # nobody reads the logits as values, and nothing is logged of such
     assert annotated.values is None and annotated.value_std is None and annotated.old_outputs is not None
     assert not {"value", "explained_variance", "value_error"} & metrics.keys()
     assert all(math.isfinite(value) for value in metrics.values())
 
 
-@pytest.mark.parametrize("pieces", [LEVELS, SHARED], ids=["own", "shared"])
+@pytest.mark.parametrize("pieces", [GRADES, SHARED], ids=["own", "shared"])
 @pytest.mark.parametrize("padding_free", [False, True], ids=["padded", "padding_free"])
 def test_micro_batches_change_nothing(padding_free, pieces):
     metrics, gradients, _ = recorded(role_of(pieces, tokens_per_micro_batch=10**6), batch_with_levels())
@@ -106,8 +106,8 @@ def test_micro_batches_change_nothing(padding_free, pieces):
 
 
 def test_without_a_known_level_nothing_moves():
-    role = role_of(LEVELS)
-    batch = replace(batch_with_levels(), outcome_levels=torch.full((7,), -1))
+    role = role_of(GRADES)
+    batch = replace(batch_with_levels(), grades=torch.full((7,), -1))
     metrics, gradients, _ = recorded(role, batch)
     assert not any(gradient.any() for gradient in gradients.values())
     assert (metrics["value_loss"], metrics["advantage_max"]) == (0.0, 0.0)
@@ -115,28 +115,28 @@ def test_without_a_known_level_nothing_moves():
 
 def test_a_warm_up_teaches_the_levels():
     """On the same trajectories again and again the critic tells them apart; the policy waits."""
-    role = role_of(LEVELS | {"critic": {"outputs": 3, "warmup_steps": 40}}, max_grad_norm=1.0)
+    role = role_of(GRADES | {"critic": {"outputs": 3, "warmup_steps": 40}}, max_grad_norm=1.0)
     rows = [update(role, annotate(role, batch_with_levels()), seed=0, step=step) for step in range(40)]
-    assert rows[0]["value_loss"] > 0.8 and rows[0]["level_accuracy"] < 0.9
-    assert rows[-1]["value_loss"] < 0.05 and rows[-1]["level_accuracy"] == 1.0
+    assert rows[0]["value_loss"] > 0.8 and rows[0]["grade_accuracy"] < 0.9
+    assert rows[-1]["value_loss"] < 0.05 and rows[-1]["grade_accuracy"] == 1.0
     assert not any("grad_norm" in row for row in rows)
 
 
 # a whole run
 
 OWN = """
-from llmrl.rewards.marks import gives_levels
+from llmrl.marks import gives_grades
 from llmrl.types import Score
 
 OUTCOMES = {"compile_error": -1.0, "runtime_error": -0.6, "wrong": -0.3, "passed": 1.0}
 
-@gives_levels(4)
+@gives_grades(4)
 def graded(completion):
     '''By the first character: 0 1 2 pass, 3 4 5 are wrong, the other digits an error, the rest does not compile.'''
     first = completion[:1] or "="
-    level = 3 if first in "012" else 2 if first in "345" else 1 if first in "6789" else 0
-    outcome = list(OUTCOMES)[level]
-    return Score(OUTCOMES[outcome], level == 3, outcome=outcome, level=level)
+    grade = 3 if first in "012" else 2 if first in "345" else 1 if first in "6789" else 0
+    outcome = list(OUTCOMES)[grade]
+    return Score(OUTCOMES[outcome], grade == 3, outcome=outcome, grade=grade)
 
 def plain(completion):
     return completion[:1] in "012"
@@ -170,21 +170,21 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def run(**changes: Any) -> None:
-    Path("levels.yaml").write_text(json.dumps(RECIPE | changes))
-    assert run_plan(load_plan("levels.yaml"), resume=False, console=Console(quiet=True)) == 0
+    Path("grades.yaml").write_text(json.dumps(RECIPE | changes))
+    assert run_plan(load_plan("grades.yaml"), resume=False, console=Console(quiet=True)) == 0
 
 
 def test_the_trainer_teaches_a_critic_how_programs_end_and_the_policy_by_it(folder):
     run()
-    rows = [row for row in read_metrics(Path("runs/levels")) if row["step"]]
+    rows = [row for row in read_metrics(Path("runs/grades")) if row["step"]]
 
     def mean(name: str, part: slice) -> float:
         return statistics.fmean(row[name] for row in rows[part])
 
     start, warm, end = slice(0, 4), slice(26, 30), slice(46, 50)
-    # no level has more than 4 of the 12 characters
-    assert mean("level_accuracy", start) < 0.55 and mean("value_loss", start) > 1.0
-    assert mean("level_accuracy", warm) > 0.7 and mean("value_loss", warm) < 0.7
+    # no grade has more than 4 of the 12 characters
+    assert mean("grade_accuracy", start) < 0.55 and mean("value_loss", start) > 1.0
+    assert mean("grade_accuracy", warm) > 0.7 and mean("value_loss", warm) < 0.7
     assert mean("accuracy", warm) < 0.45 and mean("accuracy", end) > 0.7
     assert ["grad_norm" in row for row in rows] == [False] * 30 + [True] * 20
     first = rows[0]
@@ -193,7 +193,7 @@ def test_the_trainer_teaches_a_critic_how_programs_end_and_the_policy_by_it(fold
     assert outcomes <= {"compile_error", "runtime_error", "wrong", "passed"}
     assert sum(shares.values()) == pytest.approx(1.0)
     assert shares["outcome/own_levels:graded/passed"] == first["accuracy"]
-    table = pq.read_table("runs/levels/rollouts/train-000001.parquet").to_pylist()
+    table = pq.read_table("runs/grades/rollouts/train-000001.parquet").to_pylist()
     for row in table:
         [outcome] = json.loads(row["outcomes"]).values()
         assert (outcome == "passed") == (row["reward"] == 1.0)
@@ -204,16 +204,16 @@ def test_the_trainer_teaches_a_critic_how_programs_end_and_the_policy_by_it(fold
     [
         (
             {"critic": {"outputs": 3}},
-            "critic.outputs: 3, but rewards.own_levels:graded gives 4 outcome levels; give one output for each",
+            "critic.outputs: 3, but rewards.own_levels:graded gives 4 grades; give one output for each",
         ),
         (
             {"rewards": {"own_levels:plain": {}}},
-            "rewards: a piece reads outcome levels, but none of own_levels:plain gives any; use a verifier that does",
+            "rewards: a piece reads grades, but none of own_levels:plain gives any; use a verifier that does",
         ),
     ],
 )
 def test_a_run_without_the_levels_is_refused_before_a_model_loads(folder, changes, fault, monkeypatch):
-    monkeypatch.setattr("llmrl.train.build.load_language_model", pytest.fail)
+    monkeypatch.setattr("llmrl.run.build.load_language_model", pytest.fail)
     with pytest.raises(RecipeError) as caught:
         run(**changes)
     assert len(caught.value.faults) == 1 and caught.value.faults[0].startswith(fault)

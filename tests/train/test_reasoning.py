@@ -165,7 +165,7 @@ def test_adapters_are_measured_without_their_dropout():
 
 
 def test_a_row_without_the_answers_column_is_refused():
-    groups = [group("a?", said("b"), question="a", level=3)]
+    groups = [group("a?", said("b"), question="a", grade=3)]
     with pytest.raises(RecipeError, match=r"reasoning.answer: the data has no column 'answer'; columns: question, lev"):
         measured(role_of(RECTIFIED), groups)
     assert not math.isnan(measured(role_of(RECTIFIED), groups, answer="{level}")[0, 1])

@@ -26,11 +26,11 @@ from training_cases import (
     with_lora,
 )
 
+from llmrl.engines.engine import TorchEngine
+from llmrl.engines.ranks import Ranks
 from llmrl.errors import RunStopped
 from llmrl.models.loading import DTYPES
 from llmrl.train.annotate import annotate
-from llmrl.train.engine import TorchEngine
-from llmrl.train.ranks import Ranks
 from llmrl.train.roles import Role
 from llmrl.train.step import update
 from llmrl.types import Batch

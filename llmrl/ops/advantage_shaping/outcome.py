@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from llmrl.ops.groups import group_means, group_sums, present
-from llmrl.ops.ranges import refuse_negative
-from llmrl.ops.rows import row_means
+from llmrl.ops.shared.groups import group_means, group_sums, present
+from llmrl.ops.shared.ranges import refuse_negative
+from llmrl.ops.shared.rows import row_means
 
 
 def novelty(

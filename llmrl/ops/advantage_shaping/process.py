@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.groups import group_sums
-from llmrl.ops.ranges import refuse_negative, require_fraction
+from llmrl.ops.shared.groups import group_sums
+from llmrl.ops.shared.ranges import refuse_negative, require_fraction
 
 STD_FLOOR = 1e-6
 MIN_BASELINE = 1e-6

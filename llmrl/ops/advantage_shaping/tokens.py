@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.curiosity import capped_bonus
-from llmrl.ops.levels import level_logprobs
-from llmrl.ops.recursion import next_on_mask
-from llmrl.ops.whitening import whiten as whitened
+from llmrl.ops.shared.curiosity import capped_bonus
+from llmrl.ops.shared.grades import grade_logprobs
+from llmrl.ops.shared.recursion import next_on_mask
+from llmrl.ops.shared.whitening import whiten as whitened
 
 
 def value_spread(
@@ -39,19 +39,19 @@ def value_spread(
 
 
 def outcome_likelihood(
-    advantages: Tensor, old_outputs: Tensor, outcome_levels: Tensor, response_mask: Tensor
+    advantages: Tensor, old_outputs: Tensor, grades: Tensor, response_mask: Tensor
 ) -> Tensor:
     """Credit goes to where the outcome could be foreseen: each advantage times its probability under the critic.
 
-        A'_t = A_t softmax(old_outputs_t)[level]
+        A'_t = A_t softmax(old_outputs_t)[grade]
 
-    old_outputs at a token are the critic's logits of the outcome levels for the prefix before it. A trajectory whose
-    level is unknown (-1) gets 0: there is no outcome to foresee, and its whole credit would be more than that of any
-    other. advantages, response_mask: [N, T]; old_outputs: [N, T, H]; outcome_levels: [N].
-    Raises ValueError for fewer than 2 outputs, or for a level that has no output. Source: CodeRL, arXiv 2207.01780.
+    old_outputs at a token are the critic's logits of the grades for the prefix before it. A trajectory whose
+    grade is unknown (-1) gets 0: there is no outcome to foresee, and its whole credit would be more than that of any
+    other. advantages, response_mask: [N, T]; old_outputs: [N, T, H]; grades: [N].
+    Raises ValueError for fewer than 2 outputs, or for a grade that has no output. Source: CodeRL, arXiv 2207.01780.
     """
-    known = response_mask & (outcome_levels >= 0).unsqueeze(1)
-    likelihood = level_logprobs(old_outputs, outcome_levels).double().exp()
+    known = response_mask & (grades >= 0).unsqueeze(1)
+    likelihood = grade_logprobs(old_outputs, grades).double().exp()
     return torch.where(known, advantages * likelihood, 0.0).float()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.groups import outcomes, spread
-from llmrl.ops.marks import made_for_stale_samples
-from llmrl.ops.recursion import reward_to_go
+from llmrl.marks import made_for_stale_samples
+from llmrl.ops.shared.groups import outcomes, spread
+from llmrl.ops.shared.recursion import reward_to_go
 from llmrl.types import Credit
 
 

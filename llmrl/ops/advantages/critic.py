@@ -11,12 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.groups import outcomes, spread
-from llmrl.ops.marks import made_for_stale_samples
-from llmrl.ops.ranges import refuse_negative, require_fraction, require_positive
-from llmrl.ops.ratio import as_ratio
-from llmrl.ops.recursion import lambda_advantages, next_on_mask, reward_to_go
-from llmrl.ops.whitening import whiten as whitened
+from llmrl.marks import made_for_stale_samples
+from llmrl.ops.shared.groups import outcomes, spread
+from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
+from llmrl.ops.shared.ratio import as_ratio
+from llmrl.ops.shared.recursion import lambda_advantages, next_on_mask, reward_to_go
+from llmrl.ops.shared.whitening import whiten as whitened
 from llmrl.types import Credit
 
 

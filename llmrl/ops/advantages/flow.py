@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.ranges import require_fraction, require_positive
-from llmrl.ops.recursion import lambda_advantages
+from llmrl.ops.shared.ranges import require_fraction, require_positive
+from llmrl.ops.shared.recursion import lambda_advantages
 from llmrl.types import Credit
 
 

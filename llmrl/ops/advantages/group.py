@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.groups import group_centred, group_std, group_sums, members, outcomes, present, spread
-from llmrl.ops.marks import exact_on_policy, made_for_stale_samples
-from llmrl.ops.ranges import require_positive
-from llmrl.ops.whitening import whiten as whitened
+from llmrl.marks import exact_on_policy, made_for_stale_samples
+from llmrl.ops.shared.groups import group_centred, group_std, group_sums, members, outcomes, present, spread
+from llmrl.ops.shared.ranges import require_positive
+from llmrl.ops.shared.whitening import whiten as whitened
 from llmrl.types import Credit
 
 

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llmrl.ops.ranges import require_fraction
-from llmrl.ops.recursion import reward_to_go
-from llmrl.ops.whitening import MIN_STD, whiten
+from llmrl.ops.shared.ranges import require_fraction
+from llmrl.ops.shared.recursion import reward_to_go
+from llmrl.ops.shared.whitening import MIN_STD, whiten
 from llmrl.types import Credit
 
 

@@ -9,8 +9,8 @@ from math import comb
 import torch
 from torch import Tensor
 
-from llmrl.ops.groups import group_std, members, outcomes, spread
-from llmrl.ops.ranges import require_positive
+from llmrl.ops.shared.groups import group_std, members, outcomes, spread
+from llmrl.ops.shared.ranges import require_positive
 from llmrl.types import Credit
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.groups import group_centred, group_std, spread
-from llmrl.ops.ranges import refuse_negative, require_positive
+from llmrl.ops.shared.groups import group_centred, group_std, spread
+from llmrl.ops.shared.ranges import refuse_negative, require_positive
 from llmrl.types import Credit
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from llmrl.ops.groups import group_centred, group_sums, members, present, spread
-from llmrl.ops.ranges import refuse_negative, require_positive
-from llmrl.ops.rows import row_means
+from llmrl.ops.shared.groups import group_centred, group_sums, members, present, spread
+from llmrl.ops.shared.ranges import refuse_negative, require_positive
+from llmrl.ops.shared.rows import row_means
 from llmrl.types import TokenLoss
 
 

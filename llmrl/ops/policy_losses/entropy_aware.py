@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from llmrl.ops.clipping import clip_stats, one_with_gradient, past_bounds
 from llmrl.ops.policy_losses.clipped import ppo_clip
-from llmrl.ops.ranges import refuse_negative, require_fraction, require_positive
-from llmrl.ops.ratio import as_ratio
+from llmrl.ops.shared.clipping import clip_stats, one_with_gradient, past_bounds
+from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
+from llmrl.ops.shared.ratio import as_ratio
 from llmrl.types import TokenLoss
 
 

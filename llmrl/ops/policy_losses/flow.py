@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from llmrl.ops.groups import group_sums, outcomes, present, spread
-from llmrl.ops.ranges import require_fraction, require_positive
-from llmrl.ops.recursion import next_on_mask, reward_to_go
+from llmrl.ops.shared.groups import group_sums, outcomes, present, spread
+from llmrl.ops.shared.ranges import require_fraction, require_positive
+from llmrl.ops.shared.recursion import next_on_mask, reward_to_go
 from llmrl.types import TokenLoss
 
 

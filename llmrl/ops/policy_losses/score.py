@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.clipping import clip_stats, past_bounds
-from llmrl.ops.marks import exact_on_policy
-from llmrl.ops.ranges import refuse_negative, require_positive
-from llmrl.ops.ratio import as_ratio
+from llmrl.marks import exact_on_policy
+from llmrl.ops.shared.clipping import clip_stats, past_bounds
+from llmrl.ops.shared.ranges import refuse_negative, require_positive
+from llmrl.ops.shared.ratio import as_ratio
 from llmrl.types import TokenLoss
 
 

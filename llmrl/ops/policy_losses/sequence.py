@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.clipping import clip_stats
-from llmrl.ops.ranges import refuse_negative
-from llmrl.ops.ratio import as_ratio
+from llmrl.ops.shared.clipping import clip_stats
+from llmrl.ops.shared.ranges import refuse_negative
+from llmrl.ops.shared.ratio import as_ratio
 from llmrl.types import TokenLoss
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.ranges import require_positive
-from llmrl.ops.ratio import as_ratio
+from llmrl.ops.shared.ranges import require_positive
+from llmrl.ops.shared.ratio import as_ratio
 from llmrl.types import TokenLoss
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.groups import spread
-from llmrl.ops.ranges import require_positive
-from llmrl.ops.ratio import as_ratio
-from llmrl.ops.rows import row_means
+from llmrl.ops.shared.groups import spread
+from llmrl.ops.shared.ranges import require_positive
+from llmrl.ops.shared.ratio import as_ratio
+from llmrl.ops.shared.rows import row_means
 
 
 def truncated_is(old_logprobs: Tensor, rollout_logprobs: Tensor, response_mask: Tensor, *, cap: float = 2.0) -> Tensor:

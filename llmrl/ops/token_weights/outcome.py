@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from llmrl.ops.groups import group_sums
-from llmrl.ops.ranges import require_positive
+from llmrl.ops.shared.groups import group_sums
+from llmrl.ops.shared.ranges import require_positive
 
 
 def difficulty(

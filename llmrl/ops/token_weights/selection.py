@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from llmrl.ops.ranges import refuse_negative, require_fraction, require_positive
-from llmrl.ops.ratio import as_ratio
-from llmrl.ops.rows import row_means
+from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
+from llmrl.ops.shared.ratio import as_ratio
+from llmrl.ops.shared.rows import row_means
 
 RATIO_FLOOR = 1e-8  # keeps the ratio of two entropies of 0 at 1
 
@@ -73,7 +73,7 @@ def drop_covariant(
     advantages: Tensor,
     old_logprobs: Tensor,
     response_mask: Tensor,
-    draws: Tensor,
+    uniform_noise: Tensor,
     *,
     fraction: float = 2e-4,
     low: float = 1.0,
@@ -84,7 +84,7 @@ def drop_covariant(
         c_t      = (A_t - mean A) (old_logprobs_t - mean old_logprobs)        means over the batch's response tokens
         weight_t = 0 for a `fraction` of all tokens, drawn among those with low < c_t < high, else 1
 
-    All [N, T]; draws: uniform random numbers, the largest are taken. The covariance is that of the old policy: it is
+    All [N, T]; uniform_noise: uniform random numbers, the largest are taken. The covariance is that of the old policy: it is
     taken before the batch is cut and stays while the policy moves. Raises ValueError if fraction is outside
     (0, 1], or low is not under high. Source: Clip-Cov, arXiv 2505.22617.
     """
@@ -93,7 +93,7 @@ def drop_covariant(
         raise ValueError(f"low, high: {low}, {high} are not valid, expected low < high")
     covariance = _covariance(advantages, old_logprobs, response_mask)
     candidates = response_mask & (covariance > low) & (covariance < high)
-    dropped = _top(draws, candidates, fraction, of=int(response_mask.sum()))
+    dropped = _top(uniform_noise, candidates, fraction, of=int(response_mask.sum()))
     return (response_mask & ~dropped).float()
 
 

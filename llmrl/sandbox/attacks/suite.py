@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from llmrl.sandbox.attacks import endless, escapes, forgeries, others, secrets, sockets, space
 from llmrl.sandbox.attacks.attack import ATTACKS, Attack
-from llmrl.sandbox.attacks.bait import Bait, descendants, trainer_state
+from llmrl.sandbox.attacks.targets import Bait, descendants, trainer_state
 from llmrl.sandbox.limits import Execution, Program, SandboxError
 from llmrl.sandbox.sandbox import Sandbox
 from llmrl.sandbox.seccomp import system_call_filter

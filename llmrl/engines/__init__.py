@@ -1,0 +1,1 @@
+"""How a model is sharded and stepped: engines, the processes of a run, and their launcher."""

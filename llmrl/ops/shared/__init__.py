@@ -1,0 +1,1 @@
+"""What several pieces compute with; nothing here is named by a recipe."""

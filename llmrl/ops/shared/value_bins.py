@@ -1,0 +1,21 @@
+"""The values that the outputs of a distributional critic are the logits of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def bin_values(outputs: Tensor, *, low: float, high: float) -> Tensor:
+    """K values evenly spaced from `low` to `high`, one for each of the K outputs [..., K]: [K] fp32.
+
+    Raises ValueError for a `low` that is not below `high`, and for fewer than 2 outputs.
+    """
+    if not low < high:
+        raise ValueError(f"low: {low} is not valid, expected a number below high = {high}")
+    if outputs.shape[-1] < 2:
+        raise ValueError(
+            f"outputs: {outputs.shape[-1]} per token is not valid, expected at least 2, one for each value from "
+            f"low = {low} to high = {high}"
+        )
+    return torch.linspace(low, high, outputs.shape[-1], device=outputs.device)

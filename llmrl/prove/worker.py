@@ -1,0 +1,156 @@
+"""One process that makes run after run on one sampler, and measures them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from torch.nn.utils.rnn import pad_sequence
+
+from llmrl.errors import RecipeError, RunStopped
+from llmrl.models.loading import load_language_model, load_tokenizer
+from llmrl.prove.results import Result, Run, write_result
+from llmrl.prove.runs import start_folder, start_of, task_file
+from llmrl.recipe_file import Plan, load_plan
+from llmrl.rewards.workers import Workers
+from llmrl.run.build import Origin, Samplers
+from llmrl.run.run import run_plan
+from llmrl.run_folder.folder import read_metrics
+from llmrl.types import ACTOR
+
+MEASURED = {"accuracy": "eval/pass@1", "greedy": "eval/accuracy", "pass@8": "eval/pass@8"}
+MOST_CONCURRENT = 256
+
+
+def make_start(folder: Path, start: str, overrides: list[str]) -> None:
+    """Train a checkpoint that runs start from; goes on where it was interrupted."""
+    plan = load_plan(task_file(start), [f"run_dir={start_folder(folder, start).parent}", *overrides])
+    console = Console()
+    console.quiet = not console.is_terminal  # a live table, or nothing: a line for each of so many steps says little
+    _finish(plan, resume=True, console=console)
+
+
+class Bench:
+    """Makes runs one after the other; `with` it around them. The sampler and the graders are shared."""
+
+    def __init__(self, folder: Path, overrides: list[str]):
+        self._folder = folder
+        self._overrides = overrides
+        self._console = Console()
+        self._samplers = Samplers(max_concurrent=MOST_CONCURRENT)
+        self._workers = Workers(1)
+        self._opened = ""
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self._samplers.close()
+        self._workers.close()
+
+    def make(self, run: Run) -> None:
+        """Train, measure, write the result, delete the run's folder. Whatever a method raises is its result."""
+        run_dir = self._folder / "runs" / run.name
+        self._open(start_of(run.task))
+        shutil.rmtree(run_dir, ignore_errors=True)  # of a run that was killed
+        began = time.process_time()
+        try:
+            plan = self._plan(run, run_dir)
+            _finish(plan, resume=False, console=Console(quiet=True), samplers=self._samplers, workers=self._workers)
+            result = self._measure(run, plan, time.process_time() - began)
+        except Exception as error:  # one method's fault must not keep the others from being measured
+            known = isinstance(error, RecipeError | RunStopped)
+            result = Result(run, fault=str(error) if known else f"{type(error).__name__}: {error}")
+            if not known:  # the sampler itself may have failed
+                self._samplers.close()
+                self._opened = ""
+        write_result(self._folder, result)
+        shutil.rmtree(run_dir, ignore_errors=True)
+        self._console.print(f"{run.name}: {_line(result)}", highlight=False, markup=False, soft_wrap=True)
+
+    def _open(self, start: str) -> None:
+        """The start and a sampler for it, outside of any run, so that no run's time has the engine's start in it."""
+        if self._opened == start:
+            return
+        folder = start_folder(self._folder, start)
+        self._start: Any = load_language_model(folder)
+        self._tokenizer: Any = load_tokenizer(folder)
+        recipe = next(iter(load_plan(task_file(start), self._overrides).stages.values()))
+        self._samplers.get(recipe, Origin(folder, self._tokenizer, ()), torch.device("cpu"))
+        self._opened = start
+
+    def _plan(self, run: Run, run_dir: Path) -> Plan:
+        recipe = run_dir.with_suffix(".yaml")
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(f"include: {task_file(run.task)}\nmethod: {run.method}\nseed: {run.seed}\n", encoding="utf-8")
+        own = [f"model={start_folder(self._folder, start_of(run.task))}", f"run_dir={run_dir}"]
+        plan = load_plan(recipe, [*own, *self._overrides])
+        recipe.unlink()
+        return plan
+
+    def _measure(self, run: Run, plan: Plan, cpu_seconds: float) -> Result:
+        rows = read_metrics(plan.run_dir)
+        entropies = [row["entropy"] for row in rows if "entropy" in row]
+        rollouts = plan.run_dir / "rollouts"
+        samples = pq.read_table(rollouts / f"{rows[-1]['stage']}-{rows[-1]['step']:06d}-eval.parquet").to_pylist()
+        return Result(
+            run,
+            before={name: rows[0][metric] for name, metric in MEASURED.items()},
+            after={name: rows[-1][metric] for name, metric in MEASURED.items()},
+            entropy=(entropies[0], entropies[-1]),
+            kl=kl_to_start(samples, self._start, self._tokenizer),
+            tokens=_sampled_tokens(rollouts),
+            cpu_seconds=cpu_seconds,
+        )
+
+
+@torch.no_grad()
+def kl_to_start(samples: Sequence[Mapping[str, Any]], start: Any, tokenizer: Any) -> float:
+    """KL(pi || pi_start) per token, in nats: the mean over sampled tokens of log pi - log pi_start.
+
+    samples: recorded trajectories; those without log-probabilities were greedy and are left out. What an environment
+    said is context, and no part of the mean.
+    """
+    rows = [row for row in samples if row["rollout_logprobs"]]
+    parts = [[(False, tokenizer(row["prompt"])["input_ids"]), *_authored(row["turns"])] for row in rows]
+    token_ids = pad_sequence(
+        [torch.tensor([token for _, tokens in part for token in tokens]) for part in parts], batch_first=True
+    )
+    own = pad_sequence(
+        [torch.tensor([sampled for sampled, tokens in part for _ in tokens]) for part in parts], batch_first=True
+    )
+    logprobs = start(input_ids=token_ids).logits[:, :-1].log_softmax(-1)
+    of_start = logprobs.gather(-1, token_ids[:, 1:, None])[..., 0]
+    sampled = torch.tensor([logprob for row in rows for logprob in row["rollout_logprobs"]])
+    return float((sampled - of_start[own[:, 1:]]).mean())
+
+
+def _authored(turns: Sequence[Mapping[str, Any]]) -> list[tuple[bool, list[int]]]:
+    """Whether the actor said it, and its tokens, of every turn."""
+    return [(turn["author"] == ACTOR, turn["token_ids"]) for turn in turns]
+
+
+def _finish(plan: Plan, **options: Any) -> None:
+    """Run the plan to its end; where a signal asks it to stop before, this process ends too."""
+    if code := run_plan(plan, **options):
+        raise SystemExit(code)
+
+
+def _sampled_tokens(rollouts: Path) -> int:
+    files = [file for file in rollouts.glob("*.parquet") if not file.stem.endswith("-eval")]
+    rows = [turns for file in files for turns in pq.read_table(file, columns=["turns"])["turns"].to_pylist()]
+    return sum(len(turn["token_ids"]) for turns in rows for turn in turns if turn["author"] == ACTOR)
+
+
+def _line(result: Result) -> str:
+    if result.fault:
+        return f"fault: {result.fault.splitlines()[0]}"
+    before, after = result.before["accuracy"], result.after["accuracy"]
+    return f"accuracy {before:.1%} -> {after:.1%}, {result.cpu_seconds:.1f} CPU seconds"

@@ -1,0 +1,1 @@
+"""Verifying programs by their tests, run in the sandbox."""

@@ -1,0 +1,156 @@
+"""The verifier of programs: does the program in a completion pass the row's tests?
+
+completion ──extraction──> source ──┬── stdin and stdout: a run of it for each test, its output compared here
+                                    └── calls and test code: the program in one process, its tests in another
+
+The program runs in the sandbox and never shares a process with its tests: what they expect never reaches it, and
+nothing that it returns can run where it is graded (llmrl/sandbox/jailed: serve, bench, and peer between them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from llmrl.errors import nearest
+from llmrl.marks import gives_grades, runs_programs, takes_seconds
+from llmrl.rewards.cache import cached_by
+from llmrl.rewards.code.case_formats import read_tests
+from llmrl.rewards.code.extraction import CodeExtract, program
+from llmrl.rewards.code.grader import Grader, Outcome, Verdict
+from llmrl.sandbox import Limits, shared
+from llmrl.types import Score
+
+GRADES: dict[Outcome, int] = {
+    "no_program": 0,
+    "compile_error": 0,
+    "runtime_error": 1,
+    "timeout": 1,
+    "wrong": 2,
+    "passed": 3,
+}
+
+
+def verdict_key(
+    completion: str,
+    row: Mapping[str, Any],
+    *,
+    tests: str = "tests",
+    setup: str | None = None,
+    entry_point: str | None = None,
+    prefix: str | None = None,
+    extract: CodeExtract = "fenced",
+    tag: str = "answer",
+    **settings: Any,
+) -> bytes:
+    """What a verdict depends on: the program, the row's columns that are read, and the settings."""
+    source = program(completion, extract=extract, tag=tag)
+    columns = [_fingerprint(_Same(row.get(name))) for name in (tests, setup, entry_point, prefix) if name]
+    text = b"" if source is None else b"program" + source.encode("utf-8", "surrogatepass")
+    names = (tests, setup, entry_point, prefix, extract, tag)
+    return hashlib.blake2b(pickle.dumps((text, columns, names, sorted(settings.items())))).digest()
+
+
+@gives_grades(1 + max(GRADES.values()))
+@takes_seconds(300.0)
+@runs_programs
+@cached_by(verdict_key)
+def code_verifier(
+    completion: str,
+    row: Mapping[str, Any],
+    *,
+    tests: str = "tests",
+    setup: str | None = None,
+    entry_point: str | None = None,
+    prefix: str | None = None,
+    extract: CodeExtract = "fenced",
+    tag: str = "answer",
+    partial: bool = False,
+    passed: float = 1.0,
+    wrong: float = 0.0,
+    timeout: float = 0.0,
+    runtime_error: float = 0.0,
+    compile_error: float = 0.0,
+    max_tests: PositiveInt | None = None,
+    float_tolerance: NonNegativeFloat = 0.0,
+    cpu_seconds: PositiveFloat = 4.0,
+    wall_seconds: PositiveFloat = 40.0,
+    memory_mb: PositiveInt = 512,
+    allow_weak: bool = False,
+) -> Score:
+    """`passed` if the completion's program passes all tests of its row, else the value of how it failed.
+
+    tests, setup, entry_point, prefix: columns of the row: its tests (llmrl/rewards/code/case_formats.py has the formats),
+    code that comes before test code, the name of the function under test, and text that stands before the completion's
+    program, such as HumanEval's prompt. extract: "fenced": the last block of Python, else the last block; "tag": the
+    last `<tag>...</tag>`; "all": the completion as it stands, which continues the prefix.
+
+    The outcome is that of the first test that is not passed: "wrong" (an assertion, another result), "runtime_error"
+    (an exception, an exit code other than 0, too much memory or output) or "timeout"; of a program that does not
+    compile "compile_error"; without a program "no_program", worth what compile_error is. Grades: 0 no program or not
+    compiled, 1 runtime error or timeout, 2 wrong, 3 passed. partial: the mean over the tests instead, of `passed` for
+    those passed and the outcome's value for all others. Nothing is run after a timeout, nor, unless partial, after any
+    failure.
+
+    max_tests: how many tests count, from the first. float_tolerance: relative or absolute, of numbers in the output or
+    in a call's result. cpu_seconds, wall_seconds, memory_mb: of each run of the program; all calls, or all test code,
+    are one run. allow_weak: whether a sandbox without namespaces will do.
+
+    Raises ValueError for a row without tests that can be used, SandboxError if the sandbox failed. Sources: APPS, arXiv
+    2105.09938; CodeRL, arXiv 2207.01780.
+    """
+    columns = {"setup": _column(row, setup), "entry_point": _column(row, entry_point)}
+    suite = read_tests(_column(row, tests), **columns)
+    before = str(_column(row, prefix) or "")
+    source = program(completion, extract=extract, tag=tag)
+    verdict = Verdict("no_program")
+    if source is not None:
+        gap = "" if extract == "all" or not before or before.endswith("\n") else "\n"
+        limits = Limits(cpu_seconds=cpu_seconds, wall_seconds=wall_seconds, memory_mb=memory_mb)
+        grader = Grader(shared(allow_weak=allow_weak), limits, not partial, float_tolerance, max_tests)
+        verdict = grader.verdict(before + gap + source, suite, helpers=before)
+    values = {"passed": passed, "wrong": wrong, "timeout": timeout, "runtime_error": runtime_error}
+    value = values.get(verdict.outcome, compile_error)
+    if partial:
+        value += verdict.passed / verdict.tests * (passed - value)
+    return Score(value, verdict.outcome == "passed", outcome=verdict.outcome, grade=GRADES[verdict.outcome])
+
+
+def warm_up() -> None:
+    """Start the sandbox, so that no grade pays for it; one that cannot be had fails the grades, with its reasons."""
+    with contextlib.suppress(Exception):
+        shared()
+
+
+def _column(row: Mapping[str, Any], name: str | None) -> Any:
+    if name is None:
+        return None
+    if name not in row:
+        guess = nearest(name, list(row))
+        raise ValueError(f"the data row has no '{name}'" + (f"; did you mean '{guess}'?" if guess else ""))
+    return row[name]
+
+
+class _Same:
+    """A value that equals itself alone, which is quickly told of one of any size."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+
+@functools.lru_cache(maxsize=256)
+def _fingerprint(column: _Same) -> bytes:
+    """A digest of a column, made once for all completions of a row."""
+    return hashlib.blake2b(pickle.dumps(column.value)).digest()

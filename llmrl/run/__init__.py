@@ -1,0 +1,1 @@
+"""A run: its stages, one after the other, from recipe to trained model."""

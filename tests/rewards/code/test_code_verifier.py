@@ -1,0 +1,241 @@
+"""What a completion gets: the value of each outcome, and for a bad row or a failing sandbox an error, not a zero."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+from graded_programs import CALLS, SUMS, completion, graded, outcome
+
+from llmrl.rewards import code_verifier as module
+from llmrl.rewards.base import Rewards
+from llmrl.rewards.code.extraction import CodeExtract
+from llmrl.rewards.code.verifier import code_verifier, verdict_key
+from llmrl.rewards.workers import Workers
+from llmrl.sandbox import SandboxError, shared
+from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
+
+PROMPT = '''from typing import List
+
+
+def shift(text: str) -> str:
+    """Each letter becomes the next one."""
+    return "".join(chr((ord(c) - 96) % 26 + 97) for c in text)
+
+
+def unshift(text: str) -> str:
+    """Undo shift.
+    >>> unshift("bcd")
+    'abc'
+    """
+'''
+
+CHECK = """
+METADATA = {"dataset": "test"}
+
+
+def check(candidate):
+    for text in ("abc", "xyz", ""):
+        assert candidate(shift(text)) == text, "Prompt"
+    assert candidate("bcd") == "abc"
+"""
+
+BODY = '    return "".join(chr((ord(c) - 98) % 26 + 97) for c in text)\n'
+HUMAN_EVAL = {"prompt": PROMPT, "test": CHECK, "entry_point": "unshift"}
+COLUMNS: dict[str, Any] = {"tests": "test", "entry_point": "entry_point", "prefix": "prompt"}
+
+
+def test_a_function_that_a_prompt_begins():
+    forms: tuple[tuple[str, CodeExtract], ...] = (
+        (f"```python\n{PROMPT}{BODY}```", "fenced"),
+        (f"```python\n{BODY}```", "fenced"),
+        (BODY, "all"),
+        (f"<answer>\n{BODY}</answer>", "tag"),
+    )
+    for text, extract in forms:
+        assert code_verifier(text, HUMAN_EVAL, extract=extract, **COLUMNS) == Score(
+            1.0, True, outcome="passed", grade=3
+        )
+    assert code_verifier("    return text", HUMAN_EVAL, extract="all", **COLUMNS).outcome == "wrong"
+    # with a shift of its own the program agrees with itself, not with the prompt
+    cheat = f"```python\n{PROMPT}    return text\n\ndef shift(text):\n    return text\n```"
+    assert code_verifier(cheat, HUMAN_EVAL, **COLUMNS).outcome == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("print(1)", "wrong"),
+        ("print(int(input()) * 2)\nimport sys\nsys.exit(1)", "runtime_error"),
+        ("print(int(input()) * 2)\nraise KeyError(1)", "runtime_error"),
+        ("input(); input()", "runtime_error"),
+        ("x = bytearray(10**10)", "runtime_error"),
+        ("while True: print('x' * 10000)", "runtime_error"),
+        ("while True: pass", "timeout"),
+        ("import time; time.sleep(60)", "timeout"),
+        ("print(int(input()) * 2", "compile_error"),
+        ("print('\x00')", "compile_error"),
+        ("return 5", "compile_error"),
+        ("(" * 10_000, "compile_error"),
+    ],
+    ids=range(12),
+)
+def test_failures_of_scripts(source, expected):
+    tests = {"inputs": ["3\n"], "outputs": ["6"]}
+    assert outcome(source, tests, cpu_seconds=1, wall_seconds=3) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("def f(n): return n", "wrong"),
+        ("def f(n): return str(2 * n)", "wrong"),
+        ("def f(n): return None", "wrong"),
+        ("def g(n): return 2 * n", "runtime_error"),
+        ("def f(): return 6", "runtime_error"),
+        ("def f(n): return f(n)", "runtime_error"),
+        ("def f(n): return bytearray(10**10)", "runtime_error"),
+        ("def f(n): raise AssertionError", "runtime_error"),
+        ("x = 1 / 0\ndef f(n): return 2 * n", "runtime_error"),
+        ("x = input()\ndef f(n): return 2 * n", "runtime_error"),
+        ("def f(n):\n    while True: pass", "timeout"),
+        ("while True: pass", "timeout"),
+        ("import time\ndef f(n): time.sleep(60)", "timeout"),
+        ("def f(n): return 2 * n)", "compile_error"),
+    ],
+    ids=range(14),
+)
+def test_failures_of_functions(source, expected):
+    settings = {"cpu_seconds": 1, "wall_seconds": 3}
+    assert outcome(source, {"inputs": [[3]], "outputs": [6], "fn_name": "f"}, **settings) == expected
+    assert outcome(source, ["assert f(3) == 6"], **settings) == expected
+
+
+def test_no_program():
+    for text in ("no code", "```python\nprint(6)"):
+        score = code_verifier(text, {"tests": {"inputs": ["3"], "outputs": ["6"]}}, compile_error=-1.0)
+        assert score == Score(-1.0, False, outcome="no_program", grade=0)
+
+
+VALUES: dict[str, Any] = {"passed": 2.0, "wrong": -0.3, "timeout": -0.5, "runtime_error": -0.6, "compile_error": -1.0}
+
+
+def test_every_outcome_has_its_value():
+    for source, value in (
+        ("print(6)", 2.0),
+        ("print(5)", -0.3),
+        ("while True: pass", -0.5),
+        ("1 / 0", -0.6),
+        ("1 /", -1.0),
+    ):
+        tests = {"inputs": ["3"], "outputs": ["6"]}
+        assert graded(source, tests, cpu_seconds=0.5, **VALUES).value == value
+
+
+def test_partial_is_the_mean_over_tests():
+    tests = {"inputs": ["1", "2", "x", "4"], "outputs": ["1", "2", "3", "5"]}
+    # passes 1 and 2, raises on x, is wrong on 4: the first failure is a runtime error, so (2 + 2 - 0.6 - 0.6) / 4
+    score = graded("print(int(input()))", tests, partial=True, **VALUES)
+    assert score.value == pytest.approx(0.7)
+    assert (score.outcome, score.grade) == ("runtime_error", 1)
+    # nothing after a timeout: (2 - 0.5 - 0.5 - 0.5) / 4
+    hangs = "n = input()\nwhile n == '2': pass\nprint(n)"
+    assert graded(hangs, tests, partial=True, cpu_seconds=0.5, **VALUES).value == pytest.approx(0.125)
+    # code: passed, wrong, raised, passed: (2 - 0.3 - 0.3 + 2) / 4
+    asserts = ["assert f(1) == 1", "assert f(2) == 3", "assert f(None) == 1", "assert f(4) == 4"]
+    score = graded("def f(n): return n + 0", asserts, partial=True, **VALUES)
+    assert score.value == pytest.approx(0.85)
+    assert score.outcome == "wrong"
+    # dead from the second call on: (2 - 0.6 - 0.6 - 0.6) / 4
+    score = graded("import os\ndef f(n): return n if n == 1 else os._exit(0)", asserts, partial=True, **VALUES)
+    assert score.value == pytest.approx(0.05)
+    # a compile error has no share, a passed program all of it
+    assert graded("def f(", asserts, partial=True, **VALUES).value == -1.0
+    assert graded("def f(n): return n", asserts[:1], partial=True, **VALUES).value == 2.0
+
+
+def test_max_tests_counts_from_the_first():
+    tests = {"inputs": ["1", "2"], "outputs": ["1", "9"]}
+    assert outcome("print(input())", tests, max_tests=1) == "passed"
+    asserts = ["assert f(1) == 1", "assert f(2) == 9"]
+    assert outcome("def f(n): return n", asserts, max_tests=1) == "passed"
+    assert (
+        outcome("def f(n): return n", {"inputs": [[1], [2]], "outputs": [1, 9], "fn_name": "f"}, max_tests=1)
+        == "passed"
+    )
+
+
+def test_long_output_has_room():
+    expected = "x" * 2_000_000
+    assert outcome("print('x' * 2_000_000)", {"inputs": [""], "outputs": [expected]}) == "passed"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"test": []}, "no 'tests'; did you mean 'test'"),
+        ({"tests": []}, "no tests"),
+        ({"tests": "assert f("}, "do not compile"),
+        ({"tests": "import no_such_module"}, "No module named 'no_such_module'"),
+        ({"tests": "def verify(f): pass"}, "ask nothing"),
+        ({"tests": {"inputs": ["1"]}}, "expected inputs and outputs"),
+    ],
+    ids=range(6),
+)
+def test_a_bad_row_is_an_error_not_a_zero(row, message):
+    with pytest.raises(ValueError) as caught:
+        code_verifier(completion("def f(n): return n"), row)
+    assert message in str(caught.value)
+
+
+def test_a_failing_sandbox_is_an_error_not_a_zero(monkeypatch):
+    def broken(**settings):
+        raise SandboxError("no sandbox can be had here")
+
+    monkeypatch.setattr(module, "shared", broken)
+    module.warm_up()
+    with pytest.raises(SandboxError):
+        graded("print(1)", SUMS)
+    assert code_verifier("no program", {"tests": SUMS}).outcome == "no_program"
+
+
+def test_tests_that_end_their_own_process_are_an_error_not_a_zero():
+    for ending in ("os._exit(0)", "os.kill(os.getpid(), 9)", "os.close(3)"):
+        with pytest.raises(SandboxError, match="the tests' process"):
+            graded("def f(n): return n", f"import os\nassert f(1) == 1\n{ending}")
+
+
+def test_through_the_worker_pool_with_equal_programs_graded_once():
+    with Workers(1) as workers:
+        rewards = Rewards.from_specs({"code_verifier": {"partial": True}}, workers=workers)
+        prompt = Prompt("p", (1,), "?", {"tests": CALLS})
+        texts = [completion("def ordered(x): return sorted(x)"), completion("def ordered(x): return 1"), "none"]
+        texts += ["In other words: " + text for text in texts[:2]]
+        group = Group(prompt, [Trajectory(prompt, [Turn(ACTOR, [1])], "stop", text) for text in texts])
+        asyncio.run(rewards.score(group))
+        assert [one.failure for one in group.trajectories] == [None] * 5
+        assert [one.reward for one in group.trajectories] == [1.0, 0.0, 0.0, 1.0, 0.0]
+        assert [one.grade for one in group.trajectories] == [3, 2, 0, 3, 2]
+        assert rewards.cache.hits == 2
+
+
+def test_the_key_is_what_the_verdict_depends_on():
+    row = {"tests": CALLS, "other": 1}
+    key = verdict_key(completion("x = 1"), row)
+    assert key == verdict_key("Hm. " + completion("x = 1"), {"tests": CALLS, "other": 2})
+    others = [
+        verdict_key(completion("x = 2"), row),
+        verdict_key("none", row),
+        verdict_key(completion("x = 1"), {"tests": {**CALLS, "fn_name": "g"}}),
+        verdict_key(completion("x = 1"), row, partial=True),
+        verdict_key(completion("x = 1"), row, setup="other"),
+        verdict_key(completion("x = 1"), row, extract="all"),
+    ]
+    assert len({key, *others}) == 7
+
+
+def test_the_shared_sandbox_serves_all():
+    assert shared() is shared()
+    assert math.isfinite(graded("print(1)", SUMS).value)

@@ -1,0 +1,146 @@
+"""Checkpoints: which folders exist, what is in them, and that random streams go on where they were."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from llmrl.engines.ranks import Ranks
+from llmrl.errors import RecipeError, RunStopped
+from llmrl.recipe import Checkpointing
+from llmrl.run.checkpoint import Checkpoints, random_state, read_state, reading, set_random_state
+from llmrl.run.stage import Stage
+
+
+@pytest.fixture
+def checkpoints(tmp_path) -> Checkpoints:
+    return Checkpoints(tmp_path / "checkpoints", Ranks())
+
+
+def write(folder):
+    (folder / "engine.pt").write_text("weights")
+
+
+def names(checkpoints):
+    return sorted(f.name for f in checkpoints.folder.iterdir())
+
+
+def test_a_checkpoint_has_its_state_and_what_was_written(checkpoints):
+    folder = checkpoints.save("rl", 4, {"best": (0.5, 2)}, write)
+    assert folder.name == "rl-000004" and (folder / "engine.pt").read_text() == "weights"
+    assert read_state(folder) == {"best": (0.5, 2), "stage": "rl", "step": 4}
+
+
+def test_a_checkpoint_that_fails_leaves_the_ones_before(checkpoints):
+    checkpoints.save("rl", 2, {}, write)
+
+    def fail(folder):
+        write(folder)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunStopped, match=r"checkpoint rl-000004 could not be written \(the disk is full\)"):
+        checkpoints.save("rl", 4, {}, fail)
+    assert names(checkpoints) == ["rl-000002"]
+
+
+def test_the_latest_is_the_highest_step_of_the_stage(checkpoints):
+    assert checkpoints.latest("rl") is None
+    for stage, step in (("rl", 1_000_000), ("rl", 999_999), ("rl-2", 3_000_000), ("warm_start", 2_000_000)):
+        checkpoints.save(stage, step, {}, write)  # neither the time written nor the name's order counts
+    (checkpoints.folder / ".rl-2000000.partial").mkdir()
+    found = checkpoints.latest("rl")
+    assert found and found.name == "rl-1000000"
+    checkpoints.sweep()
+    assert not (checkpoints.folder / ".rl-2000000.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "best", "left"),
+    [
+        (1, None, [4]),
+        (2, None, [3, 4]),
+        (9, None, [1, 2, 3, 4]),
+        (1, 2, [2, 4]),
+        (2, 4, [3, 4]),
+    ],
+)
+def test_pruning_keeps_the_newest_and_the_best(checkpoints, keep_last, best, left):
+    for step in (1, 2, 3, 4):
+        checkpoints.save("rl", step, {}, write)
+    checkpoints.save("warm_start", 7, {}, write)
+    checkpoints.prune("rl", keep_last=keep_last, best=best)
+    assert names(checkpoints) == [f"rl-{step:06d}" for step in left] + ["warm_start-000007"]
+
+
+def make_stage(checkpoints, **settings) -> Stage:
+    """A stage whose engine and data have nothing to save."""
+    nothing = SimpleNamespace(state_dict=dict)
+    stage = Stage.__new__(Stage)
+    stage.name, stage.ranks, stage.checkpoints, stage.best = "rl", Ranks(), checkpoints, None
+    stage.recipe = SimpleNamespace(checkpoint=Checkpointing(**settings))  # pyright: ignore
+    stage.source = SimpleNamespace(stream=nothing)  # pyright: ignore
+    stage.role = SimpleNamespace(save=write, controllers={})  # pyright: ignore
+    stage.export = lambda folder: folder.mkdir()
+    return stage
+
+
+def save_steps(stage: Stage, rows: dict[int, dict[str, float]]) -> None:
+    for step, row in rows.items():
+        stage.step = step
+        stage._checkpoint(row)
+
+
+def test_the_best_is_the_step_whose_own_evaluation_is_best(checkpoints):
+    stage = make_stage(checkpoints, keep_last=1)
+    accuracy = "eval/accuracy"
+    save_steps(stage, {1: {accuracy: 0.25}, 2: {accuracy: 0.75}, 3: {}, 4: {accuracy: 0.75}, 5: {accuracy: 0.5}, 6: {}})
+    # step 3 was not evaluated, step 4 is no better than step 2; the newest is kept besides
+    assert stage.best == (0.75, 2) and names(checkpoints) == ["rl-000002", "rl-000006"]
+    assert read_state(checkpoints.folder / "rl-000006")["best"] == (0.75, 2)
+
+
+def test_any_metric_of_the_row_may_say_what_is_best_and_nan_never_is(checkpoints):
+    stage = make_stage(checkpoints, keep_last=1, metric="reward")
+    save_steps(stage, {1: {"reward": float("nan")}, 2: {"reward": -1.0}, 3: {"reward": float("nan")}, 4: {}})
+    assert stage.best == (-1.0, 2) and names(checkpoints) == ["rl-000002", "rl-000004"]
+
+
+def test_without_keep_best_only_the_newest_are_kept(checkpoints):
+    stage = make_stage(checkpoints, keep_last=1, keep_best=False)
+    save_steps(stage, {1: {"eval/accuracy": 1.0}, 2: {"eval/accuracy": 0.0}})
+    assert stage.best is None and names(checkpoints) == ["rl-000002"]
+
+
+def test_random_streams_go_on_where_they_were(checkpoints):
+    def draw():
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    folder = checkpoints.save("rl", 1, {"random": random_state()}, write)
+    expected = [draw(), draw()]
+    set_random_state(read_state(folder)["random"])
+    assert [draw(), draw()] == expected
+
+
+def test_a_damaged_checkpoint_says_what_to_do(checkpoints):
+    folder = checkpoints.save("rl", 1, {}, write)
+    (folder / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(RecipeError, match=r"rl-000001: cannot be resumed from: .*delete it"), reading(folder):
+        read_state(folder)
+
+
+def resume_check(ranks: int, steps: int, checkpoints) -> None:
+    stage = make_stage(checkpoints)
+    stage.recipe = SimpleNamespace(training=SimpleNamespace(steps=steps))  # pyright: ignore
+    stage._check(checkpoints.folder / "rl-000004", {"random": [{}] * ranks, "step": 4})
+
+
+def test_a_checkpoint_of_more_processes_or_steps_is_refused(checkpoints):
+    resume_check(1, 4, checkpoints)
+    with pytest.raises(RecipeError, match=r"--nproc: 1, but .*rl-000004 was made with 2"):
+        resume_check(2, 4, checkpoints)
+    with pytest.raises(RecipeError, match=r"stages\.rl\.training\.steps: 3, but .*rl-000004 is further already"):
+        resume_check(1, 3, checkpoints)

@@ -1,0 +1,176 @@
+"""The tiny model, recipe and fixed batch that the tests of training share, in this process and under torchrun."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from llmrl.algorithm import Algorithm
+from llmrl.engines.engine import TorchEngine
+from llmrl.engines.ranks import Ranks
+from llmrl.models.critic import Critic, ValueHead
+from llmrl.models.policy import Policy
+from llmrl.recipe import Recipe, Training
+from llmrl.train.roles import Role, ValueFunction
+from llmrl.types import Batch
+
+VOCABULARY = 41
+TEMPERATURE = 0.7
+
+GRPO = {"advantage": "grpo", "policy_loss": "ppo_clip", "reduce": "token_mean"}
+GSPO_KL = {
+    "advantage": "grpo",
+    "log_ratio": "sequence",
+    "policy_loss": "ppo_clip",
+    "regularizers": {"kl_k3": {"weight": 0.3}, "entropy_bonus": {"weight": 0.1}},
+    "reduce": "sequence_mean",
+}
+# turns: P prompt, A the actor's, E the environment's; one trajectory never got to speak
+LAYOUTS = ["PPAAAA", "PPAAEEAAA", "PPPPA", "PPPPAAEA", "PAAAAAAAAAEEA", "PPP", "PPAAA"]
+
+
+def tiny_lm(seed: int = 0, *, tied: bool = True) -> Any:
+    """A random Qwen3 whose distributions are far from uniform."""
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        initializer_range=0.1,
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+    torch.manual_seed(seed)
+    return Qwen3ForCausalLM(config)
+
+
+def with_lora(lm: Any, seed: int = 1, *, dropout: float = 0.0) -> Any:
+    """The model with adapters that already do something: peft starts them at zero."""
+    torch.manual_seed(seed)
+    adapted = get_peft_model(
+        lm, LoraConfig(r=3, lora_alpha=5, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    return adapted
+
+
+def tiny_policy(lm: Any = None, *, padding_free: bool = False, **settings: Any) -> Policy:
+    return Policy(lm or tiny_lm(), temperature=TEMPERATURE, padding_free=padding_free, **settings).train()
+
+
+def value_head(outputs: int = 1) -> ValueHead:
+    return ValueHead(32, outputs, seed=2)
+
+
+def tiny_critic(lm: Any = None, *, outputs: int = 1, padding_free: bool = False) -> Critic:
+    """A critic whose backbone is not the policy's."""
+    return Critic(lm or tiny_lm(seed=4), value_head(outputs), padding_free=padding_free).train()
+
+
+def make_recipe(**pieces: Any) -> Recipe:
+    recipe = {
+        "name": "case",
+        "run_dir": "unused",
+        "model": "unused",
+        "data": {"train": {"path": "unused"}},
+        "rewards": {"math_verifier": {}},
+    }
+    return Recipe.model_validate(recipe | pieces)
+
+
+def make_algorithm(**pieces: Any) -> Algorithm:
+    return Algorithm.from_recipe(make_recipe(**pieces))
+
+
+def role_of(
+    pieces: dict[str, Any], *, lm: Any = None, critic_lm: Any = None, padding_free: bool = False, **settings: Any
+) -> Role:
+    """An actor with what its algorithm asks for: a reference (`tiny_lm(3)`), a critic (`tiny_critic`)."""
+    recipe, training, device = make_recipe(**pieces), make_training(**settings), torch.device("cpu")
+    algorithm, critic, outputs = Algorithm.from_recipe(recipe), None, recipe.critic.outputs
+    shared = algorithm.has_critic and recipe.critic.backbone == "shared"
+    head = value_head(outputs) if shared else None
+    policy = tiny_policy(lm, padding_free=padding_free, value_head=head, detach_values=recipe.critic.detach)
+    if algorithm.has_critic:
+        own = tiny_critic(critic_lm, outputs=outputs, padding_free=padding_free)
+        critic = ValueFunction(recipe.critic, None if shared else TorchEngine(own, training, device))
+    reference = tiny_policy(tiny_lm(seed=3)).eval() if "ref_logprobs" in algorithm.needs else None
+    return Role("actor", algorithm, TorchEngine(policy, training, device), training, Ranks(), reference, critic)
+
+
+def make_training(**settings: Any) -> Training:
+    few = {"learning_rate": 1e-2, "steps": 10, "tokens_per_micro_batch": 16, "max_grad_norm": 0.05}
+    return Training.model_validate(few | settings)
+
+
+def fixed_batch(layouts: list[str] = LAYOUTS, seed: int = 5) -> Batch:
+    """Trajectories of unequal length; groups interleave, rewards differ within each."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, width = len(layouts), max(map(len, layouts))
+    token_ids = torch.randint(0, VOCABULARY, (rows, width), generator=generator)
+    lengths = torch.tensor([len(layout) for layout in layouts])
+    attention_mask = torch.arange(width) < lengths[:, None]
+    response_mask = torch.tensor([[t < len(row) and row[t] == "A" for t in range(width)] for row in layouts])
+    rewards = torch.zeros(rows, width)
+    for row, layout in enumerate(layouts):
+        if "A" in layout:
+            rewards[row, layout.rindex("A")] = float(torch.rand((), generator=generator))
+    noise = torch.rand(rows, width, generator=generator)
+    return Batch(
+        token_ids=torch.where(attention_mask, token_ids, 0),
+        attention_mask=attention_mask,
+        response_mask=response_mask,
+        rewards=rewards,
+        group_ids=torch.arange(rows) % 3,
+        rollout_logprobs=torch.where(response_mask, -noise, 0.0),
+        correct=torch.full((rows,), float("nan")),
+        policy_version=torch.zeros(rows, dtype=torch.int64),
+    )
+
+
+def turn_ids(layouts: list[str] = LAYOUTS) -> Tensor:
+    """Which of the actor's turns each token of `fixed_batch` belongs to, -1 off the response."""
+    found = torch.full((len(layouts), max(map(len, layouts))), -1)
+    for row, layout in enumerate(layouts):
+        turn = -1
+        for t, author in enumerate(layout):
+            turn += author == "A" and layout[t - 1] != "A"
+            found[row, t] = turn if author == "A" else -1
+    return found
+
+
+def record_gradients(engine: Any) -> list[dict[str, Tensor]]:
+    """A list that grows by the whole gradients of each optimizer step."""
+    seen: list[dict[str, Tensor]] = []
+    step = engine.step
+
+    def recording_step() -> Any:
+        seen.append(engine.full_gradients())
+        return step()
+
+    engine.step = recording_step
+    return seen
+
+
+def weights_of(engine: Any) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in engine.weights()}
+
+
+def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    assert found.keys() == expected.keys()
+    return max(float((found[name] - expected[name]).detach().abs().max()) for name in expected)
+
+
+def identical(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
