@@ -12,49 +12,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from types import ModuleType
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmrl.combinations import refused
-from llmrl.errors import RecipeError, gathered
-from llmrl.ops import (
-    advantage_shaping,
-    advantages,
-    controllers,
-    log_ratios,
-    policy_losses,
-    reductions,
-    regularizers,
-    reward_shaping,
-    token_weights,
-    value_losses,
-    values,
-)
-from llmrl.pieces import Piece, bind, catalogue, resolve
-from llmrl.probe import CURRENT, probe, probe_controller
-from llmrl.recipe import Recipe
-from llmrl.types import Batch, Credit, TokenLoss
+from llmrl.axes import AXES, ONE, WEIGHTED
+from llmrl.batch import Batch
+from llmrl.fields import BY_NAME, CREDITED, CRITIC, CURRENT, FIELDS, PACKED, PROVIDED, names
+from llmrl.pieces import Piece
+from llmrl.types import Credit, TokenLoss
 
-PLACES: tuple[tuple[str, str, ModuleType], ...] = (
-    ("policy_loss", "policy loss", policy_losses),
-    ("reduce", "reduction", reductions),
-    ("log_ratio", "log ratio", log_ratios),
-    ("advantage", "advantage", advantages),
-    ("value", "reading of a critic's outputs", values),
-    ("value_loss", "value loss", value_losses),
-)
-CHAINS: tuple[tuple[str, str, ModuleType], ...] = (
-    ("reward_shaping", "reward shaping", reward_shaping),
-    ("advantage_shaping", "advantage shaping", advantage_shaping),
-    ("token_weights", "token weight", token_weights),
-)
-VALUES = frozenset({"values", "value_std"})
-CRITICS = VALUES | {"old_outputs"}
-"""What only a critic says: its outputs, and what they are read as."""
+CRITICS = frozenset(field.name for field in FIELDS if field.by == CRITIC)
+"""Fields that only a critic says: its outputs, and what they are read as."""
+READINGS = CRITICS - {"old_outputs"}
+OF_CURRENT_POLICY = names(CURRENT) - {"outputs"}
+OLD = {field.name: field.of_model for field in FIELDS if field.moment == PROVIDED and field.of_model in names(CURRENT)}
+"""Fields of the old policy that equal the current one's where nobody measured the old one: it is the current one."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +43,10 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """The resolved pieces of one stage; the trainer calls its methods and knows no more of a method."""
+    """The resolved pieces of one role; the trainer calls its methods and knows no more of a method.
+
+    samples: the trajectories are the current policy's own samples, and scored; else somebody else wrote them.
+    """
 
     policy_loss: Piece
     reduce: Piece
@@ -82,51 +60,26 @@ class Algorithm:
     token_weights: tuple[Piece, ...] = ()
     regularizers: tuple[Weighted, ...] = ()
     controllers: Mapping[str, Piece] = field(default_factory=dict)
-
-    @classmethod
-    def from_recipe(cls, recipe: Recipe) -> Algorithm:
-        """Resolve the recipe's pieces, and call each one once on a tiny batch.
-
-        Raises RecipeError with every fault: names, settings, combinations that cannot work, results of a wrong kind.
-        """
-        faults: list[str] = []
-        found: dict[str, Any] = {}
-        for key, what, module in PLACES:
-            spec = getattr(recipe, key)
-            if spec is not None:
-                with gathered(faults):
-                    found[key] = resolve(spec, catalogue(module), key=key, what=what)
-        for key, what, module in CHAINS:
-            with gathered(faults):
-                found[key] = _chain(getattr(recipe, key), key, what, module)
-        for key in ("token_rewards", "regularizers"):
-            with gathered(faults):
-                found[key] = _weighted(getattr(recipe, key), key)
-        with gathered(faults):
-            found["controllers"] = _controllers(recipe)
-        if faults:
-            raise RecipeError(*faults)
-        algorithm = cls(**found)
-        faults = probe(algorithm.placed(), outputs=recipe.critic.outputs, rewards=len(recipe.rewards))
-        running = (piece for name, piece in algorithm.controllers.items() if name in algorithm.needs)
-        faults += [fault for piece in running for fault in probe_controller(piece)]
-        faults = faults or refused(recipe, algorithm)
-        if faults:
-            raise RecipeError(*faults)
-        return algorithm
+    samples: bool = True
 
     def placed(self) -> list[tuple[str, Piece]]:
-        """Every piece with its key in the recipe."""
-        pairs: list[tuple[str, Piece | None]] = [
-            (key, getattr(self, key)) for key in ("policy_loss", "reduce", "log_ratio", "advantage")
-        ]
-        pairs += [("token_rewards", w.piece) for w in self.token_rewards]
-        pairs += [(key, piece) for key, _, _ in CHAINS for piece in getattr(self, key)]
-        for w in self.regularizers:
-            pairs += [("regularizers", w.piece), ("token_weights", w.tokens)]
-        if self.has_critic:
-            pairs += [("value", self.value if self.reads_values else None), ("value_loss", self.value_loss)]
+        """Every piece that runs, with its key in the recipe; controllers apart."""
+        pairs: list[tuple[str, Piece | None]] = []
+        for axis in AXES:
+            if axis.outside or axis.key == "controllers" or (axis.key.startswith("value") and not self.has_critic):
+                continue
+            own = getattr(self, axis.key)
+            for one in (own,) if axis.kind == ONE else own:
+                if axis.kind == WEIGHTED:
+                    pairs += [(axis.key, one.piece), ("token_weights", one.tokens)]
+                elif axis.key != "value" or self.reads_values:
+                    pairs.append((axis.key, one))
         return [(key, piece) for key, piece in pairs if piece is not None]
+
+    @property
+    def running_controllers(self) -> dict[str, Piece]:
+        """The controllers whose output some piece reads."""
+        return {name: piece for name, piece in self.controllers.items() if name in self.needs}
 
     @property
     def needs(self) -> frozenset[str]:
@@ -136,6 +89,21 @@ class Algorithm:
             at_loss |= _names([self.log_ratio])
         return at_loss | self._credit_needs(at_loss)
 
+    def measured(self, *, updates: int, sampled: bool) -> frozenset[str]:
+        """The provided fields that a step has to have before its batch is cut.
+
+        updates: optimizer steps on the batch; with one, old fields that equal the training pass's own are left out,
+        which saves a forward pass, unless something reads them before. sampled: whether a sampler gave
+        log-probabilities, which are compared with the old ones.
+        """
+        needs = self.needs | _names(self.running_controllers.values())
+        if self.has_critic:
+            needs |= {"old_outputs", *self.value_loss.data}
+        compared = {name for need in needs & BY_NAME.keys() for name in BY_NAME[need].compared_with}
+        several = (needs & OLD.keys()) | ({"old_logprobs"} if sampled else set()) if updates > 1 else set()
+        known = names(PACKED, CREDITED, CURRENT) | {"state", "metrics"} | self.controllers.keys()
+        return frozenset((needs - OLD.keys()) | (self.needs_before_updates & OLD.keys()) | compared | several) - known
+
     @property
     def has_critic(self) -> bool:
         """Whether some piece reads what a critic says."""
@@ -144,7 +112,7 @@ class Algorithm:
     @property
     def reads_values(self) -> bool:
         """Whether some piece reads a critic's outputs as values."""
-        return bool(VALUES & self.needs)
+        return bool(READINGS & self.needs)
 
     @property
     def predicts_grades(self) -> bool:
@@ -169,7 +137,7 @@ class Algorithm:
         """Advantages of the whole batch, [N, T], zero off the response; `extra` holds the controllers' outputs."""
         if self.advantage is None:
             return Credit(torch.zeros_like(batch.rewards))
-        known = batch_data(batch) | {"logprobs": batch.old_logprobs} | dict(extra or {})
+        known = {**batch.data, "logprobs": batch.get("old_logprobs"), **(extra or {})}
         rewards = batch.rewards
         for penalty in self.token_rewards:
             rewards = rewards - penalty.weight * penalty.piece(known) * batch.response_mask
@@ -185,7 +153,7 @@ class Algorithm:
 
     def shares(self, batch: Batch) -> Tensor:
         """What each token's loss counts in the mean, over all trajectories of one optimizer step: [N, T]."""
-        return self.reduce(batch_data(batch))
+        return self.reduce(batch.data)
 
     def value_targets(self, batch: Batch, credit: Credit) -> Tensor:
         """The response tokens at which all targets that the value loss reads are known: [N, T]."""
@@ -194,7 +162,6 @@ class Algorithm:
             assert credit.returns is not None
             known = known & credit.returns.isfinite()
         if "grades" in self.value_loss.data:
-            assert batch.grades is not None
             known = known & (batch.grades >= 0).unsqueeze(1)
         return known
 
@@ -202,7 +169,7 @@ class Algorithm:
         self, batch: Batch, advantages: Tensor, extra: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """The token weights that read nothing of the current policy, over the whole batch, by piece: [N, T] each."""
-        known = batch_data(batch) | {"advantages": advantages} | dict(extra or {})
+        known = {**batch.data, "advantages": advantages, **(extra or {})}
         pieces = [*self.token_weights, *(w.tokens for w in self.regularizers)]
         return {_key(piece): piece(known) for piece in pieces if piece is not None and _is_fixed(piece)}
 
@@ -219,7 +186,7 @@ class Algorithm:
         `fixed_weights` gave. coefficients: of a coupled loss, its gradient with respect to the log-probabilities, which
         replaces it.
         """
-        data = dict(data)
+        data = with_old_as_current(data)
         if "log_ratio" in self.needs:
             data["log_ratio"] = self.log_ratio(data)
         weight = math.prod((self._weight(piece, data, fixed) for piece in self.token_weights), start=1.0)
@@ -252,9 +219,10 @@ class Algorithm:
         return fixed[_key(piece)] if _is_fixed(piece) else piece(data).detach()
 
 
-def batch_data(batch: Batch) -> dict[str, Any]:
-    """The batch's fields by name, as pieces read them."""
-    return {f.name: getattr(batch, f.name) for f in fields(batch)}
+def with_old_as_current(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with old fields that nobody measured: there was no update since, so they are the current policy's."""
+    missing = {name: data[now].detach() for name, now in OLD.items() if now in data and name not in data}
+    return {**data, **missing}
 
 
 def coupled_coefficients(
@@ -265,9 +233,7 @@ def coupled_coefficients(
     sum(coefficients * logprobs) then has the loss's gradient, however the trajectories are divided.
     """
     leaf = logprobs.detach().clone().requires_grad_()
-    data = batch_data(mini) | {"logprobs": leaf, "advantages": advantages} | dict(extra)
-    if mini.old_logprobs is None:
-        data["old_logprobs"] = logprobs.detach()
+    data = with_old_as_current({**mini.data, "logprobs": leaf, "advantages": advantages, **extra})
     if "log_ratio" in algorithm.policy_loss.data:
         data["log_ratio"] = algorithm.log_ratio(data)
     with torch.enable_grad():
@@ -278,7 +244,7 @@ def coupled_coefficients(
 
 
 def _is_fixed(piece: Piece) -> bool:
-    return not CURRENT & set(piece.data)
+    return not OF_CURRENT_POLICY & set(piece.data)
 
 
 def _key(piece: Piece) -> str:
@@ -287,48 +253,3 @@ def _key(piece: Piece) -> str:
 
 def _names(pieces: Iterable[Piece]) -> frozenset[str]:
     return frozenset(name for piece in pieces for name in piece.data)
-
-
-def _chain(specs: Mapping[str, Any], key: str, what: str, module: ModuleType) -> tuple[Piece, ...]:
-    found: list[Piece] = []
-    faults: list[str] = []
-    for name, settings in specs.items():
-        with gathered(faults):
-            found.append(resolve({name: settings}, catalogue(module), key=key, what=what))
-    if faults:
-        raise RecipeError(*faults)
-    return tuple(found)
-
-
-def _weighted(specs: Mapping[str, Mapping[str, Any] | None], key: str) -> tuple[Weighted, ...]:
-    """`{kl_k3: {weight: 0.001}}` as weighted pieces."""
-    found: list[Weighted] = []
-    faults: list[str] = []
-    for name, settings in specs.items():
-        settings = dict(settings or {})
-        weight, tokens = settings.pop("weight", None), settings.pop("tokens", None)
-        if not isinstance(weight, int | float) or isinstance(weight, bool) or not math.isfinite(weight):
-            faults.append(f"{key}.{name}.weight: expected a number, got {weight!r}")
-            weight = 0.0
-        if tokens is not None and key == "token_rewards":
-            faults.append(f"{key}.{name}.tokens: only a regularizer can be limited to some tokens")
-            continue
-        with gathered(faults):
-            piece = resolve({name: settings}, catalogue(regularizers), key=key, what="token penalty")
-            if tokens is not None:
-                place = f"{key}.{name}.tokens"
-                tokens = resolve(tokens, catalogue(token_weights), key=place, what="token weight")
-            found.append(Weighted(piece, float(weight), tokens))
-    if faults:
-        raise RecipeError(*faults)
-    return tuple(found)
-
-
-def _controllers(recipe: Recipe) -> dict[str, Piece]:
-    """Every controller, with the recipe's settings where it gives some."""
-    known = catalogue(controllers)
-    _chain(recipe.controllers, "controllers", "controller", controllers)
-    return {
-        name: bind(name, function, recipe.controllers.get(name) or {}, key="controllers")
-        for name, function in known.items()
-    }

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from llmrl.engines.launch import launch
+from llmrl.engines.catalogue import engine_kind
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.recipe_file import Plan, load_plan
 
@@ -36,7 +37,7 @@ def train(
     plan = load_plan(recipe, overrides)
     launched = "LOCAL_RANK" in os.environ
     if nproc > 1 and not launched:
-        _refuse_torch_strategy(plan, nproc)
+        _refuse_single_process(plan, nproc)
     if (not launched or os.environ["LOCAL_RANK"] == "0") and overwrite and not resume and plan.run_dir.exists():
         _delete_run(plan.run_dir)
     if nproc > 1 and not launched:
@@ -134,15 +135,16 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _refuse_torch_strategy(plan: Plan, nproc: int) -> None:
+def _refuse_single_process(plan: Plan, nproc: int) -> None:
     faults = [
-        f"--nproc {nproc}: stage {name} has training.strategy torch, which is for one process; "
+        f"--nproc {nproc}: stage {name} has training.strategy {view.training.strategy}, which is for one process; "
         f"set training.strategy=deepspeed"
         for name, recipe in plan.stages.items()
-        if recipe.training.strategy == "torch"
+        for view in recipe.by_role.values()
+        if not engine_kind(view.training.strategy).several
     ]
     if faults:
-        raise RecipeError(*faults)
+        raise RecipeError(*dict.fromkeys(faults))
 
 
 def _delete_run(folder: Path) -> None:

@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llmrl.ops import regularizers
-from llmrl.pieces import Piece
-from llmrl.probe import CURRENT, tiny_data
+from llmrl.algorithm import OF_CURRENT_POLICY, Algorithm
+from llmrl.fields import FIELDS
+from llmrl.ops import value_losses, values
+from llmrl.pieces import Piece, catalogue
+from llmrl.probe import tiny
 from llmrl.recipe import Recipe
 
-if TYPE_CHECKING:
-    from llmrl.algorithm import Algorithm
-
-LOGITS = "expectation", "categorical"
-"""The reading and the loss of a critic whose outputs are the logits of a distribution."""
-OF_HEADS = frozenset({"mean", "softmin"})
-"""Readings of a critic whose every output is a value."""
-OF_ROLLOUTS = frozenset(
-    {
-        "correct",
-        "greedy_rewards",
-        "grades",
-        "reward_components",
-        "rewards",
-        "rollout_logprobs",
-        "static_values",
-        "turn_rewards",
-    }
-)
-"""Data that only sampled and scored completions have."""
-REJECT_ONLY = frozenset({"masked_is", "drop_stale_negatives"})
-"""Token weights that read the sampler's probabilities and are 0 or 1: no importance weight."""
-
+OF_ROLLOUTS = frozenset(field.name for field in FIELDS if field.sampled)
+"""Fields that only sampled and scored completions have."""
 
 def refused(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     """Every fault of the recipe's pieces as a whole."""
@@ -78,7 +59,7 @@ def _changed_rewards_are_read(recipe: Recipe, algorithm: Algorithm) -> Iterator[
 
 
 def _rollouts_are_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
-    if recipe.learn_from == "rollouts":
+    if algorithm.samples:
         return
     for name in sorted(OF_ROLLOUTS & algorithm.needs):
         yield f"learn_from: {recipe.learn_from} samples and scores nothing, but a piece reads {name}"
@@ -89,13 +70,13 @@ def _rollouts_are_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
 def _on_policy(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     updates = recipe.training.updates_per_step * recipe.training.epochs_per_step
     advantage = algorithm.advantage
-    if updates == 1 or recipe.learn_from != "rollouts":
+    if updates == 1 or not algorithm.samples:
         return
     pairs: list[tuple[str, Piece | None]] = [("advantage", advantage)]
-    if not (advantage and getattr(advantage.function, "made_for_stale_samples", False)):
+    if not (advantage and advantage.mark("made_for_stale_samples")):
         pairs.append(("policy_loss", algorithm.policy_loss))
     for key, piece in pairs:
-        reason = getattr(piece.function, "exact_on_policy", None) if piece else None
+        reason = piece.mark("exact_on_policy") if piece else None
         if piece and reason:
             yield (
                 f"{key}: {piece.name}: {reason}, but training.updates_per_step x epochs_per_step is {updates}; "
@@ -105,7 +86,7 @@ def _on_policy(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
 
 def _penalties_have_gradients(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     for regularizer in algorithm.regularizers:
-        reason = regularizers.REWARD_ONLY.get(regularizer.piece.name)
+        reason = regularizer.piece.mark("reward_only")
         if reason:
             yield f"regularizers.{regularizer.piece.name}: {reason}"
 
@@ -131,7 +112,7 @@ def _mismatch_counts_once(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]
             f"advantage {advantage.name}, so this would count their ratio twice; use log_ratio: token"
         )
     for piece in algorithm.token_weights:
-        if "rollout_logprobs" not in piece.data or piece.name in REJECT_ONLY:
+        if "rollout_logprobs" not in piece.data or piece.mark("rejects_only"):
             continue
         if against_sampler:
             yield (
@@ -166,11 +147,12 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     if learns_returns and (critic.warmup_steps or not critic.frozen) and not _gives_returns(recipe, algorithm):
         given = f"{algorithm.advantage.name} gives" if algorithm.advantage else "without one there are"
         yield f"advantage: a piece reads values, but {given} no returns that a critic could learn; use one such as gae"
-    reading, loss = LOGITS
-    if (algorithm.value.name == reading) != (algorithm.value_loss.name == loss):
+    reading, loss = algorithm.value, algorithm.value_loss
+    if bool(reading.mark("reads_logits")) != bool(loss.mark("reads_logits")):
+        pairs = [", ".join(_marked(module, "reads_logits")) for module in (values, value_losses)]
         yield (
-            f"value_loss: {algorithm.value_loss.name} with value: {algorithm.value.name}; {loss} and {reading} need "
-            f"each other, as the outputs are the logits of a distribution"
+            f"value_loss: {loss.name} with value: {reading.name}; {pairs[1]} and {pairs[0]} need each other, as the "
+            f"outputs are the logits of a distribution"
         )
     if "value_std" in algorithm.needs and critic.outputs < 2:
         yield "critic.outputs: a piece reads value_std, the spread over heads; give at least 2"
@@ -178,7 +160,7 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
 
 def _grades_are_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     loss = algorithm.value_loss.name
-    if algorithm.predicts_grades and algorithm.reads_values and algorithm.value.name in OF_HEADS:
+    if algorithm.predicts_grades and algorithm.reads_values and algorithm.value.mark("reads_heads"):
         yield (
             f"value_loss: {loss} makes the critic's outputs the logits of grades, but a piece reads them as "
             f"values by value: {algorithm.value.name}"
@@ -193,7 +175,7 @@ def _grades_are_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
 def _coupled_losses_can_be_taken_apart(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     if not algorithm.is_coupled:
         return
-    for name in sorted((CURRENT - {"logprobs", "log_ratio"}) & set(algorithm.policy_loss.data)):
+    for name in sorted((OF_CURRENT_POLICY - {"logprobs", "log_ratio"}) & set(algorithm.policy_loss.data)):
         yield (
             f"policy_loss: {algorithm.policy_loss.name} reads group_ids, so it is differentiated over the whole update "
             f"by its log-probabilities alone, but it also reads {name}"
@@ -227,6 +209,10 @@ def _named(spec: object) -> str:
     return spec if isinstance(spec, str) else next(iter(spec)) if isinstance(spec, dict) else ""
 
 
+def _marked(module: Any, mark: str) -> list[str]:
+    return [name for name, function in catalogue(module).items() if getattr(function, mark, None)]
+
+
 def _setting(piece: Piece, name: str) -> Any:
     """The setting's value, given or by default; None where the piece has no such setting."""
     parameter = inspect.signature(piece.function).parameters.get(name)
@@ -243,7 +229,7 @@ def _gives_returns(recipe: Recipe, algorithm: Algorithm) -> bool:
     """Whether the advantage has targets for a critic, tried on a tiny batch."""
     if algorithm.advantage is None:
         return False
-    return algorithm.advantage(tiny_data(recipe.critic.outputs, len(recipe.rewards))).returns is not None
+    return algorithm.advantage(tiny(recipe.critic.outputs, len(recipe.rewards))).returns is not None
 
 
 RULES = (

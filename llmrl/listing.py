@@ -10,49 +10,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llmrl.algorithm import Algorithm
+from llmrl.axes import AXES, ONE, WEIGHTED
 from llmrl.errors import RecipeError, unknown_name
+from llmrl.fields import BY_NAME, PACKED
 from llmrl.pieces import Piece, shown
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import method_recipe, methods
-from llmrl.run.build import resolve_pieces
-
-AXES = (
-    "env",
-    "allocate",
-    "keep",
-    "token_rewards",
-    "reward_shaping",
-    "advantage",
-    "advantage_shaping",
-    "log_ratio",
-    "policy_loss",
-    "token_weights",
-    "regularizers",
-    "reduce",
-    "value",
-    "value_loss",
-    "controllers",
-)
-PROVIDED = {
-    "ref_logprobs": "a frozen reference model",
-    "greedy_rewards": "a greedy completion of each prompt",
-    "static_values": "the starting policy's mean reward on each prompt",
-    "grades": "a verifier that gives grades",
-    "turn_rewards": "an environment or a reward function that rewards single turns",
-    "answer_logprobs": "the gold answer's log-probability along each completion",
-    "router_drift": "a mixture-of-experts model",
-    "gradient_norms": "the gradient norm of each prompt's successes",
-}
-"""What a run has to have because a piece reads it."""
-
+from llmrl.resolve import Pieces, resolve_pieces
 
 def list_methods(console: Console) -> None:
     """A table of all methods."""
     proofs = read_proofs()
     table = Table("method", "what it is", "pieces", "proof", "paper", show_lines=True)
     for name, fragment in methods().items():
-        pieces = ", ".join(f"{axis}: {_names(fragment[axis])}" for axis in AXES if axis in fragment)
+        pieces = ", ".join(f"{axis.key}: {_names(fragment[axis.key])}" for axis in AXES if axis.key in fragment)
         table.add_row(name, fragment["summary"], pieces, _proof(proofs.get(name, {})), fragment["paper"])
     console.print(table)
 
@@ -65,25 +36,22 @@ def show_method(name: str, console: Console) -> None:
     if name not in methods():
         raise RecipeError(unknown_name("methods", name, methods(), "method"))
     recipe = method_recipe(name)
-    algorithm = Algorithm.from_recipe(recipe)
-    outside = resolve_pieces(recipe)
+    pieces = resolve_pieces(recipe)
+    algorithm = pieces.algorithm
     console.print(f"[bold]{name}[/]  {recipe.summary}", highlight=False)
     console.print(f"{recipe.paper}\n", highlight=False, markup=False)
     table = Table("axis", "piece", "settings", "reads", show_lines=True)
-    placed = [("env", outside.env), ("keep", outside.keep), *algorithm.placed()]
-    if outside.allocate:
-        placed.append(("allocate", outside.allocate))
-    placed += [("controllers", piece) for key, piece in algorithm.controllers.items() if key in algorithm.needs]
+    placed = placed_of(pieces)
     weights = {w.piece.name: w.weight for w in (*algorithm.token_rewards, *algorithm.regularizers)}
-    for axis, piece in sorted(placed, key=lambda pair: AXES.index(pair[0])):
-        settings = _all_settings(piece)
-        if axis in ("token_rewards", "regularizers"):
-            settings = {"weight": weights[piece.name]} | settings
-        lines = "\n".join(f"{key}: {shown(value)}" for key, value in settings.items())
-        table.add_row(axis, piece.name, lines, ", ".join(piece.data))
+    for axis in AXES:
+        for piece in (piece for key, piece in placed if key == axis.key):
+            settings = _all_settings(piece)
+            if axis.kind == WEIGHTED:
+                settings = {"weight": weights[piece.name]} | settings
+            lines = "\n".join(f"{key}: {shown(value)}" for key, value in settings.items())
+            table.add_row(axis.key, piece.name, lines, ", ".join(piece.data))
     console.print(table)
-    needs = algorithm.needs | set(outside.allocate.data if outside.allocate else ())
-    provided = [text for data, text in PROVIDED.items() if data in needs]
+    provided = [text for text in provided_by(pieces) if text != "a critic"]
     if algorithm.has_critic:
         provided.append(f"a critic ({_critic(recipe)})")
     console.print(f"a run provides: {', '.join(provided) or 'nothing besides the model'}", highlight=False)
@@ -91,6 +59,20 @@ def show_method(name: str, console: Console) -> None:
         console.print(line, highlight=False)
     for task, proof in read_proofs().get(name, {}).items():
         console.print(f"proof, {task}: {_one_proof(proof)}", highlight=False)
+
+
+def placed_of(pieces: Pieces) -> list[tuple[str, Piece]]:
+    """Every piece that runs, with its key in the recipe."""
+    outside = [(key, getattr(pieces, key)) for key in ("env", "keep", "allocate")]
+    controllers = [("controllers", piece) for piece in pieces.algorithm.running_controllers.values()]
+    return [(key, piece) for key, piece in [*outside, *pieces.algorithm.placed(), *controllers] if piece is not None]
+
+
+def provided_by(pieces: Pieces) -> list[str]:
+    """What a run has to have because a piece reads it, beside the trajectories and the policy itself."""
+    read = [BY_NAME[name] for _, piece in placed_of(pieces) for name in piece.data if name in BY_NAME]
+    special = [field for field in read if field.of_run]
+    return list(dict.fromkeys(field.by for field in sorted(special, key=list(BY_NAME.values()).index)))
 
 
 def read_proofs() -> dict[str, dict[str, dict[str, Any]]]:

@@ -1,4 +1,7 @@
-"""Marks that a piece carries about when it may be used; a recipe that goes against one is refused with the reason."""
+"""Marks: what a piece declares of itself, beyond what its signature says. A user's piece may carry the same ones.
+
+A recipe that goes against a mark is refused before anything loads, with the reason.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,44 @@ from typing import Any, TypeVar
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def _marked(function: Function, name: str, value: Any) -> Function:
+    setattr(function, name, value)
+    return function
+
+
 def exact_on_policy(reason: str) -> Callable[[Function], Function]:
     """Marks a loss or an advantage that is exact only for the policy that sampled: one update per batch."""
-
-    def mark(function: Function) -> Function:
-        setattr(function, "exact_on_policy", reason)  # noqa: B010  a function has no such attribute for a type checker
-        return function
-
-    return mark
+    return lambda function: _marked(function, "exact_on_policy", reason)
 
 
 def made_for_stale_samples(function: Function) -> Function:
     """Marks an advantage that holds for the samples of an older policy, also under a loss without a ratio."""
-    setattr(function, "made_for_stale_samples", True)  # noqa: B010
-    return function
+    return _marked(function, "made_for_stale_samples", True)
+
+
+def rejects_only(function: Function) -> Function:
+    """Marks a token weight that reads the sampler's probabilities and is 0 or 1: it is no importance weight."""
+    return _marked(function, "rejects_only", True)
+
+
+def reward_only(reason: str) -> Callable[[Function], Function]:
+    """Marks a token penalty that belongs to the rewards and has no use as a loss, for the reason given."""
+    return lambda function: _marked(function, "reward_only", reason)
+
+
+def reads_logits(function: Function) -> Function:
+    """Marks a reading or a loss that takes a critic's outputs as the logits of a distribution over values."""
+    return _marked(function, "reads_logits", True)
+
+
+def reads_heads(function: Function) -> Function:
+    """Marks a reading that takes every output of a critic as a value of its own."""
+    return _marked(function, "reads_heads", True)
+
+
+def provides(*fields: str) -> Callable[[Function], Function]:
+    """Marks a provider of these data fields; without the mark, a provider's own name is its field's."""
+    return lambda function: _marked(function, "provides", fields)
 
 
 def gives_grades(count: int) -> Callable[[Function], Function]:
@@ -31,24 +58,14 @@ def gives_grades(count: int) -> Callable[[Function], Function]:
     """
     if count < 2:
         raise ValueError(f"count: {count} is not valid, expected at least 2 grades")
-
-    def mark(function: Function) -> Function:
-        setattr(function, "grades", count)  # noqa: B010  a function has no such attribute for a type checker
-        return function
-
-    return mark
+    return lambda function: _marked(function, "grades", count)
 
 
 def takes_seconds(seconds: float) -> Callable[[Function], Function]:
     """Marks a function that may take this long: its deadline, where a recipe sets none. Raises ValueError for <= 0."""
     if not seconds > 0:
         raise ValueError(f"seconds: {seconds} is not valid, expected more than 0")
-
-    def mark(function: Function) -> Function:
-        setattr(function, "deadline_seconds", seconds)  # noqa: B010  as above
-        return function
-
-    return mark
+    return lambda function: _marked(function, "deadline_seconds", seconds)
 
 
 def runs_programs(function: Function) -> Function:
@@ -56,5 +73,13 @@ def runs_programs(function: Function) -> Function:
 
     Its setting `allow_weak` says whether one without namespaces will do.
     """
-    setattr(function, "runs_programs", True)  # noqa: B010  a function has no such attribute for a type checker
-    return function
+    return _marked(function, "runs_programs", True)
+
+
+def prepared_by(measure: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Marks a provider that reads `prepared`: what `measure(prompts, sample, **settings)` gave before the first step.
+
+    measure gives the prepared mapping and the groups that it sampled for it; sample(prompts, group_size=n) samples and
+    scores with the stage's first policy.
+    """
+    return lambda function: _marked(function, "prepared_by", measure)

@@ -38,6 +38,10 @@ class Piece:
     def __call__(self, available: Mapping[str, Any]) -> Any:
         return self.function(*(available[name] for name in self.data), **self.settings)
 
+    def mark(self, name: str) -> Any:
+        """What the function declares of itself by one of llmrl/marks.py; None if nothing."""
+        return getattr(self.function, name, None)
+
 
 def catalogue(module: ModuleType) -> dict[str, Callable[..., Any]]:
     """The public functions that `module` defines, or, of a package, those that its modules define, by name."""

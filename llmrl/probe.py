@@ -2,67 +2,60 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmrl.axes import BY_KEY, CREDIT, LOSS
 from llmrl.errors import unknown_name
+from llmrl.fields import BUDGET, tiny_data
 from llmrl.ops import controllers
 from llmrl.pieces import Piece, catalogue
-from llmrl.types import Batch, Credit, TokenLoss
+from llmrl.types import Credit, TokenLoss
 
-BATCH_FIELDS = frozenset(f.name for f in fields(Batch))
-CURRENT = frozenset({"logprobs", "entropy", "log_ratio", "top_logprobs", "router_drift"})
-"""What only the current policy can say, while it is trained."""
+RESULTS = {CREDIT: (Credit, "advantages"), LOSS: (TokenLoss, "loss")}
 CONTROLLERS = frozenset(catalogue(controllers))
-BEFORE = BATCH_FIELDS | CONTROLLERS
-DATA = {
-    "reduce": BATCH_FIELDS,
-    "token_rewards": BEFORE | {"logprobs"},
-    "reward_shaping": BEFORE | {"logprobs"},
-    "advantage": BEFORE | {"logprobs"},
-    "advantage_shaping": BEFORE | {"logprobs", "advantages"},
-    "log_ratio": BATCH_FIELDS | {"logprobs", "router_drift"},
-    "policy_loss": BEFORE | CURRENT | {"advantages"},
-    "token_weights": BEFORE | CURRENT | {"advantages"},
-    "regularizers": BEFORE | CURRENT | {"advantages"},
-    "value": frozenset({"outputs"}),
-    "value_loss": frozenset({"outputs", "old_outputs", "returns", "grades", "uniform_noise", "response_mask"}),
-}
-RESULTS = {"advantage": (Credit, "advantages"), "policy_loss": (TokenLoss, "loss"), "value_loss": (TokenLoss, "loss")}
 
 
-BUDGET = 8
-OF_PROMPTS = {
-    "samples": torch.tensor([4.0, 4.0], dtype=torch.float64),
-    "successes": torch.tensor([1.0, 3.0], dtype=torch.float64),
-    "means": torch.tensor([0.25, 0.75], dtype=torch.float64),
-    "stds": torch.tensor([0.5, 0.5], dtype=torch.float64),
-    "gradient_norms": torch.tensor([1.0, 2.0], dtype=torch.float64),
-    "budget": BUDGET,
-}
-"""What an allocation may read: two prompts of four completions, and how many more there are to give."""
+def readable(key: str, provided: Collection[str] = ()) -> frozenset[str]:
+    """What a piece under `key` may read; provided: fields that the recipe's own providers bring."""
+    axis = BY_KEY[key]
+    whole = axis.reads | (CONTROLLERS if axis.controlled else frozenset())
+    return whole | frozenset(provided) if axis.moments else whole
 
 
-def probe(placed: Sequence[tuple[str, Piece]], *, outputs: int, rewards: int) -> list[str]:
-    """The faults of pieces under their keys: data that nothing provides, settings out of range, wrong results.
+def tiny(outputs: int, rewards: int, provided: Collection[str] = ()) -> dict[str, Any]:
+    """The tiny batch with the controllers' first outputs and zeros, [N, T], for the recipe's own fields."""
+    own = dict.fromkeys(provided, torch.zeros(4, 4))
+    initial = {name: _initial_output(controller) for name, controller in catalogue(controllers).items()}
+    return own | tiny_data(outputs, rewards) | initial
 
-    outputs: numbers per token of the critic. rewards: how many reward functions there are.
+
+def probe(
+    placed: Sequence[tuple[str, Piece]], *, outputs: int, rewards: int, provided: Collection[str] = ()
+) -> list[str]:
+    """The faults of pieces under their keys: data that nobody provides, settings out of range, wrong results.
+
+    outputs: numbers per token of the critic. rewards: how many reward functions there are. provided: fields that the
+    recipe's own providers bring.
     """
     faults: list[str] = []
     for key, piece in placed:
-        known = DATA[key]
-        unknown = [
-            unknown_name(f"{key}.{piece.name}", name, known, "data field, for its positional parameter,")
-            for name in piece.data
-            if name not in known
-        ]
-        faults += unknown or _try(key, piece, tiny_data(outputs, rewards))
+        unknown = unread(key, piece, provided)
+        faults += unknown or _try(key, piece, tiny(outputs, rewards, provided))
     return faults
+
+
+def unread(key: str, piece: Piece, provided: Collection[str] = ()) -> list[str]:
+    """The faults of positional parameters that nobody provides."""
+    known = readable(key, provided)
+    return [
+        unknown_name(f"{key}.{piece.name}", name, known, "data field, for its positional parameter,")
+        for name in piece.data
+        if name not in known
+    ]
 
 
 def _try(key: str, piece: Piece, data: dict[str, Any]) -> list[str]:
@@ -70,10 +63,9 @@ def _try(key: str, piece: Piece, data: dict[str, Any]) -> list[str]:
     shape = tuple(data["response_mask"].shape)
     try:
         result = piece(data)
-    except Exception as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        return [f"{key}.{piece.name}: {kind}{error}"]
-    expected, tensor = RESULTS.get(key, (Tensor, None))
+    except Exception as error:  # a user's function may raise anything
+        return [_raised(f"{key}.{piece.name}", error)]
+    expected, tensor = RESULTS.get(BY_KEY[key].returns or "", (Tensor, None))
     per_token = getattr(result, tensor, None) if tensor else result
     if isinstance(result, expected) and isinstance(per_token, Tensor) and tuple(per_token.shape) == shape:
         return []
@@ -83,74 +75,31 @@ def _try(key: str, piece: Piece, data: dict[str, Any]) -> list[str]:
     ]
 
 
-def tiny_data(outputs: int = 1, rewards: int = 1) -> dict[str, Any]:
-    """Two groups of two trajectories, prompts of one token, answers of one to three; every field there is."""
-    response_mask = torch.tensor([[0, 1, 1, 1], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]).bool()
-    logprobs = torch.where(response_mask, -0.5, 0.0)
-    outcomes = torch.tensor([1.0, 0.0, 0.0, 1.0])
-    last = response_mask.int().cumsum(dim=1).argmax(dim=1)
-    turn_ends = torch.arange(4) == last[:, None]
-    top = torch.log_softmax(torch.arange(8, 0, -1.0), dim=0).expand(4, 4, 8)
-    advantages = torch.where(response_mask, outcomes[:, None] - 0.5, 0.0)
-    trained = logprobs.clone().requires_grad_()
-    predictions = torch.zeros(4, 4, outputs)
-    return {
-        "token_ids": torch.arange(16).reshape(4, 4),
-        "attention_mask": response_mask | (torch.arange(4) == 0),
-        "response_mask": response_mask,
-        "rewards": torch.zeros(4, 4).scatter(1, last[:, None], outcomes[:, None]),
-        "group_ids": torch.tensor([0, 0, 1, 1]),
-        "rollout_logprobs": logprobs,
-        "correct": outcomes,
-        "policy_version": torch.zeros(4, dtype=torch.long),
-        "turn_ids": torch.where(response_mask, 0, -1),
-        "turn_rewards": torch.where(turn_ends, outcomes[:, None], math.nan),
-        "answer_ids": torch.tensor([0, 1, 1, 0]),
-        "reward_components": outcomes[:, None].expand(4, rewards),
-        "greedy_rewards": outcomes,
-        "static_values": outcomes / 2,
-        "grades": outcomes.long(),
-        "uniform_noise": torch.linspace(0, 0.9, 16).reshape(4, 4),
-        "progress": torch.tensor(0.5),
-        "old_logprobs": logprobs,
-        "old_entropy": -logprobs,
-        "old_top_ids": torch.arange(8).expand(4, 4, 8),
-        "old_top_logprobs": top,
-        "old_router_ids": torch.zeros(4, 4, 1, 1, dtype=torch.long),
-        "old_router_logprobs": torch.zeros(4, 4, 1, 1),
-        "answer_logprobs": logprobs - 0.5,
-        "ref_logprobs": logprobs,
-        "old_outputs": predictions,
-        "values": advantages,
-        "value_std": advantages.abs(),
-        "logprobs": trained,
-        "entropy": -trained,
-        "log_ratio": trained - logprobs,
-        "top_logprobs": top.clone().requires_grad_(),
-        "router_drift": torch.zeros(4, 4),
-        "advantages": advantages,
-        "outputs": predictions.clone().requires_grad_(),
-        "returns": advantages,
-        **{name: _initial_output(controller) for name, controller in catalogue(controllers).items()},
-    }
-
-
 def _initial_output(controller: Callable[..., dict[str, float]]) -> Tensor:
-    state = controller({}, {})
-    return torch.tensor(state["value"] if "value" in state else [state["value/0"]])
+    return control_output(start(Piece(controller.__name__, controller, {}, _data_of(controller))))
+
+
+def _data_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    return function.__code__.co_varnames[: function.__code__.co_argcount]
+
+
+def start(controller: Piece) -> dict[str, float]:
+    """A controller's first state: no step was measured, and the fields that it reads are not there."""
+    return controller({**dict.fromkeys(controller.data), "state": {}, "metrics": {}})
+
+
+def control_output(state: Mapping[str, float]) -> Tensor:
+    """A controller's output as data: a number, or a vector."""
+    several = [value for key, value in state.items() if key.startswith("value/")]
+    return torch.tensor(several or state["value"])
 
 
 def probe_allocation(piece: Piece) -> list[str]:
     """The faults of an allocation, as two prompts show them."""
-    unknown = [
-        unknown_name(f"allocate.{piece.name}", name, OF_PROMPTS, "data field, for its positional parameter,")
-        for name in piece.data
-        if name not in OF_PROMPTS
-    ]
-    if unknown:
+    if unknown := unread("allocate", piece):
         return unknown
     try:
-        counts = torch.as_tensor(piece(OF_PROMPTS))
+        counts = torch.as_tensor(piece(tiny_data()))
     except Exception as error:  # a user's function may raise anything
         return [_raised(f"allocate.{piece.name}", error)]
     if counts.shape == (2,) and counts.sum() == BUDGET and (counts >= 0).all() and (counts == counts.round()).all():
@@ -164,7 +113,7 @@ def probe_allocation(piece: Piece) -> list[str]:
 def probe_controller(piece: Piece) -> list[str]:
     """The fault of a controller that cannot start."""
     try:
-        piece({"state": {}, "metrics": {}})
+        start(piece)
     except Exception as error:
         return [_raised(f"controllers.{piece.name}", error)]
     return []

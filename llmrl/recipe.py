@@ -8,7 +8,7 @@ Batch arithmetic is in one unit: prompts_per_step x group_size = trajectories of
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -19,10 +19,13 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    create_model,
     model_validator,
 )
 
+from llmrl.axes import AXES, ONE, Axis
 from llmrl.pieces import PieceSpec
+from llmrl.types import ACTOR
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 PieceSettings = dict[str, dict[str, Any] | None]
@@ -65,7 +68,7 @@ class Lora(Strict):
 
 
 class Model(Strict):
-    """Where the weights come from: exactly one of path, build and gguf. A plain string is a path.
+    """Where the weights come from: exactly one of path, build, gguf and role. A plain string is a path.
 
     A later stage starts from the weights of the one before and needs no model of its own.
     """
@@ -73,12 +76,13 @@ class Model(Strict):
     path: str | None = Field(default=None, description="a folder or a hub name")
     build: Build | None = Field(default=None, description="a new model with random weights")
     gguf: Gguf | None = Field(default=None, description="weights from a GGUF file")
+    role: str | None = Field(default=None, description="the weights of that role: shared, or adapted with lora")
     lora: Lora | None = Field(default=None, description="train adapters instead of all weights")
     chat_template: str | None = Field(default=None, description="a Jinja file that replaces the tokenizer's own")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
-        _exactly_one(self, ("path", "build", "gguf"))
+        _exactly_one(self, ("path", "build", "gguf", "role"))
         return self
 
 
@@ -127,7 +131,10 @@ class Data(Strict):
 class Rollout(Strict):
     """How completions are sampled. Prompts that are too long are dropped and counted; nothing is cut short."""
 
-    engine: Literal["vllm", "transformers"] = Field(default="vllm", description="what samples")
+    engine: str = Field(default="vllm", description="the sampler: vllm, transformers, or module:function")
+    weight_transport: str = Field(
+        default="by_name", description="how weights reach the sampler: by_name, by_file, or module:function"
+    )
     prompts_per_step: PositiveInt = Field(default=32, description="prompts of one training step")
     group_size: PositiveInt = Field(default=8, description="completions sampled for each prompt")
     max_completion_tokens: PositiveInt = Field(default=256, description="a completion is ended here")
@@ -140,7 +147,6 @@ class Rollout(Strict):
         default=None, description="with allocate: completions of each prompt before it decides; default: half the group"
     )
     allocation_rounds: PositiveInt = Field(default=1, description="with allocate: rounds that share the other half")
-    static_samples: PositiveInt = Field(default=8, description="completions behind a prompt's static value")
     max_refills: NonNegativeInt = Field(default=8, description="rounds of new prompts to replace those `keep` drops")
     max_mismatch: PositiveFloat | None = Field(
         default=None, description="stop the run when the mean |trainer - rollout| log-probability passes this"
@@ -152,11 +158,16 @@ class Rollout(Strict):
 class Training(Strict):
     """How the weights are updated: AdamW on one process (torch) or on several (deepspeed)."""
 
-    strategy: Literal["torch", "deepspeed"] = Field(default="torch", description="torch is for one process")
+    strategy: Literal["torch", "deepspeed", "accelerate"] = Field(
+        default="torch", description="torch is for one process; accelerate is DDP or FSDP2"
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=2, description="deepspeed: what is divided among processes: 1 optimizer, 2 gradients too, 3 weights too"
     )
     deepspeed: dict[str, Any] = Field(default_factory=dict, description="merged into DeepSpeed's config")
+    accelerate: dict[str, Any] = Field(
+        default_factory=dict, description="fsdp: true for FSDP2 in place of DDP, and settings of its plugin"
+    )
     dtype: Literal["fp32", "bf16"] = Field(default="fp32", description="of the forward pass and of the sampler")
     steps: PositiveInt = Field(default=100, description="training steps: sample, score, update")
     learning_rate: PositiveFloat = Field(default=1e-6, description="at its highest")
@@ -194,14 +205,6 @@ class Critic(Strict):
     frozen: bool = Field(default=False, description="not trained any more after its warm-up")
 
 
-class Reasoning(Strict):
-    """Where the gold answer's log-probability is measured along a completion, for pieces that read answer_logprobs."""
-
-    delimiter: str = Field(default="\n\n", min_length=1, description="what ends a segment of the completion")
-    max_segments: PositiveInt = Field(default=10, description="segments whose first token has the highest entropy")
-    answer: str = Field(default="{answer}", description="the gold answer as the model would write it, a template")
-
-
 class Evaluation(Strict):
     """When and how the held-out prompts are answered: greedily, and besides by samples."""
 
@@ -228,8 +231,8 @@ def _named(spec: Any) -> Any:
     return {"path": spec} if isinstance(spec, str) else spec
 
 
-class Recipe(Strict):
-    """One stage of training, resolved. The algorithm's pieces stand at the top level, beside the rest."""
+class Header(Strict):
+    """The keys that stand before the axes: names, model and data."""
 
     name: str = Field(description="of the run")
     run_dir: str = Field(description="the folder that the run writes")
@@ -239,34 +242,39 @@ class Recipe(Strict):
     model: Annotated[Model, BeforeValidator(_named)] = Field(description="the model to train")
     data: Data = Field(description="the rows")
 
-    learn_from: Literal["rollouts", "demonstrations"] = Field(
-        default="rollouts", description="the model's own samples, or the rows' completions"
-    )
-    env: PieceSpec = Field(default="single_turn", description="what answers a completion")
-    rewards: PieceSettings = Field(default_factory=dict, description="reward functions; their weighted sum counts")
-    allocate: PieceSpec | None = Field(
-        default=None, description="how many completions each prompt gets; default: group_size"
-    )
-    keep: PieceSpec = Field(default="everything", description="which of a scored group is trained on")
-    token_rewards: PieceSettings = Field(default_factory=dict, description="penalties subtracted from token rewards")
-    reward_shaping: PieceSettings = Field(default_factory=dict, description="changes of the rewards, in this order")
-    advantage: PieceSpec | None = Field(default=None, description="credit of each token")
-    advantage_shaping: PieceSettings = Field(default_factory=dict, description="changes of the credit, in this order")
-    log_ratio: PieceSpec = Field(default="token", description="how the new and the old policy are compared")
-    policy_loss: PieceSpec = Field(description="loss of each token")
-    token_weights: PieceSettings = Field(default_factory=dict, description="factors of each token's policy loss")
-    regularizers: PieceSettings = Field(
-        default_factory=dict, description="penalties added to the loss; `tokens` names a token weight for one"
-    )
-    reduce: PieceSpec = Field(default="token_mean", description="what each token weighs in the mean")
-    value: PieceSpec = Field(default="mean", description="how a critic's outputs become a value")
-    value_loss: PieceSpec = Field(default="squared", description="loss of a critic's outputs")
-    controllers: PieceSettings = Field(
-        default_factory=dict, description="settings of controllers, which pieces bring by naming their output"
-    )
 
+def _axis_field(axis: Axis) -> Any:
+    """The schema of one axis's key."""
+    if axis.kind != ONE:
+        return PieceSettings, Field(default_factory=dict, description=axis.about)
+    if axis.required:
+        return PieceSpec, Field(description=axis.about)
+    return PieceSpec | None if axis.default is None else PieceSpec, Field(default=axis.default, description=axis.about)
+
+
+if TYPE_CHECKING:
+
+    class Axes(Header):
+        """A key for each row of the table of axes."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    Axes = create_model("Axes", __base__=Header, **{axis.key: _axis_field(axis) for axis in AXES})
+
+
+class Recipe(Axes):
+    """One stage of training, resolved; with roles, the stage as its first role sees it.
+
+    The algorithm's pieces stand at the top level, beside the rest.
+    """
+
+    rewards: PieceSettings = Field(default_factory=dict, description="reward functions; their weighted sum counts")
+    trained: bool = Field(default=True, description="false: the role samples and is never updated")
+    roles: dict[str, Recipe] = Field(
+        default_factory=dict, description="several models in one stage, each with what it changes; the first one leads"
+    )
     critic: Critic = Field(default=Critic(), description="the value network, where a piece reads values")
-    reasoning: Reasoning = Field(default=Reasoning(), description="where progress towards the answer is measured")
     rollout: Rollout = Field(default=Rollout(), description="sampling")
     training: Training = Field(default=Training(), description="updating")
     evaluation: Evaluation = Field(default=Evaluation(), description="measuring")
@@ -275,6 +283,11 @@ class Recipe(Strict):
     @property
     def trajectories_per_step(self) -> int:
         return self.rollout.prompts_per_step * self.rollout.group_size
+
+    @property
+    def by_role(self) -> dict[str, Recipe]:
+        """The stage as each of its roles sees it; one without roles is the actor's."""
+        return self.roles or {ACTOR: self}
 
     @model_validator(mode="after")
     def _batch_arithmetic(self) -> Recipe:
@@ -300,12 +313,4 @@ class Recipe(Strict):
                 f"training.warmup_steps {self.training.warmup_steps} must be less than training.steps "
                 f"{self.training.steps}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _source_fits(self) -> Recipe:
-        if self.learn_from == "demonstrations" and self.data.train.completion is None:
-            raise ValueError("learn_from: demonstrations needs data.train.completion (the text to imitate)")
-        if self.learn_from == "rollouts" and not self.rewards:
-            raise ValueError("learn_from: rollouts needs at least one reward under rewards, such as math_verifier: {}")
         return self

@@ -1,10 +1,8 @@
-"""From a recipe file to a Plan: includes, the method's fragment, stages, overrides, checks, a resolved dump.
+"""From a recipe file to a Plan: the method's fragment, stages, roles, overrides, and a resolved dump.
 
-Later layers win: an include, the method, the file that names it, the stage, `key=value` overrides. What a file
-includes beside naming a method lies under that method, so a base file's settings give way to what the method is.
-One rule merges layers: mappings merge, anything else replaces, null removes; a key that holds one piece
-(`policy_loss: {ppo_clip: {...}}`) merges only when both layers name the same piece.
-"${rollout.max_completion_tokens}" as a whole value stands for the value of that key.
+Later layers win: an include, the method, the file that names it, the stage, the role, `key=value` overrides. What a
+file includes beside naming a method lies under that method, so a base file's settings give way to what the method is.
+llmrl/recipe_layers.py says how two layers are merged.
 """
 
 from __future__ import annotations
@@ -19,16 +17,28 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from llmrl.errors import RecipeError, gathered, nearest, unknown_name
+from llmrl.axes import AXES
+from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.recipe import Recipe
-
-ONE_PIECE = frozenset(
-    {"advantage", "policy_loss", "log_ratio", "reduce", "keep", "env", "allocate", "value", "value_loss"}
+from llmrl.recipe_faults import faults_of
+from llmrl.recipe_layers import (
+    Layer,
+    UniqueKeys,
+    interpolated,
+    merge,
+    nested,
+    parse_yaml,
+    read_layers,
+    sets,
+    without_nulls,
 )
-FILE_KEYS = ("include", "method", "stages")
-Layer = dict[str, Any]
+
+ROLE_KEYS = (*(axis.key for axis in AXES if axis.of_role), "model", "rewards", "trained", "critic", "training", "rollout")
+"""Keys that a role may set for itself."""
+SAMPLING_KEYS = ("max_completion_tokens", "temperature", "top_p", "top_k", "stop", "engine_options")
+"""Keys of `rollout` that a role may set for itself; the others are the stage's."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +51,23 @@ class Plan:
 
     def dump(self) -> str:
         """The resolved plan as YAML: every default spelt out; loading it gives this plan again."""
-        stages = {name: recipe.model_dump(mode="json") for name, recipe in self.stages.items()}
+        stages = {name: _dumped(recipe) for name, recipe in self.stages.items()}
         common = {"name": self.name, "run_dir": str(self.run_dir)}
-        for stage in stages.values():
-            del stage["name"], stage["run_dir"]
         return yaml.safe_dump({**common, "stages": stages}, sort_keys=False, allow_unicode=True)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key written twice, and reads 1e-5 as a number."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value if not key.tag.endswith(":merge")]
-        twice = {str(key) for key in keys if keys.count(key) > 1}
-        if twice:
-            raise RecipeError(f"line {node.start_mark.line + 1}: key written twice: {', '.join(sorted(twice))}")
-        return super().construct_mapping(node, deep=deep)
-
-
-_UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+def _dumped(recipe: Recipe) -> Layer:
+    """A stage's own keys; with several roles, what each role may set stands under its name."""
+    whole = recipe.model_dump(mode="json", exclude={"name", "run_dir", "roles"})
+    if not recipe.roles:
+        return whole
+    roles = {}
+    for name, view in recipe.roles.items():
+        own = view.model_dump(mode="json", include=set(ROLE_KEYS))
+        roles[name] = own | {"rollout": {key: own["rollout"][key] for key in SAMPLING_KEYS}}
+    rollout = {key: value for key, value in whole["rollout"].items() if key not in SAMPLING_KEYS}
+    common = {key: value for key, value in whole.items() if key not in ROLE_KEYS}
+    return common | {"rollout": rollout, "roles": roles}
 
 
 def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
@@ -70,7 +76,7 @@ def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
     folder = str(path.parent.resolve())
     if folder not in sys.path:  # functions that a recipe names may live beside it
         sys.path.append(folder)
-    under, own = _around_the_method(_read(path))
+    under, own = _around_the_method(read_layers(path))
     own = _override(own, overrides or [])
     stages = _stages(own.pop("stages", None) or {"train": {}})
     layer = merge(under, own)
@@ -79,19 +85,115 @@ def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
     recipes: dict[str, Recipe] = {}
     faults: dict[str, list[str]] = {name: [] for name in stages}
     for index, (name, fragment) in enumerate(stages.items()):
-        fragment = dict(fragment or {})
-        if index and "model" not in fragment and isinstance(layer.get("model"), dict):
-            # a later stage starts from the weights of the one before; LoRA settings still apply to it
-            fragment["model"] = {"path": f"{layer['run_dir']}/stages/{list(stages)[index - 1]}"}
-            fragment["model"] |= dict.fromkeys(("build", "gguf"))
-        elif index and "model" not in fragment:
-            fragment["model"] = f"{layer['run_dir']}/stages/{list(stages)[index - 1]}"
+        before = f"{layer['run_dir']}/stages/{list(stages)[index - 1]}" if index else None
+        roles = _role_names(stages[list(stages)[index - 1]], layer) if index else []
         with gathered(faults[name]):
-            recipes[name] = _stage(under, own, fragment)
+            recipes[name] = _stage(under, own, dict(fragment or {}), before, roles)
     if any(faults.values()):
         raise RecipeError(*of_stages(faults))
     first = next(iter(recipes.values()))
     return Plan(first.name, Path(first.run_dir), recipes)
+
+
+def _role_names(fragment: Any, common: Layer) -> list[str]:
+    """The roles of a stage, in order; none where it has only the actor."""
+    roles = merge(common, dict(fragment or {})).get("roles")
+    return list(roles) if isinstance(roles, dict) else []
+
+
+def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, roles_before: list[str]) -> Recipe:
+    """A stage's recipe. before: the folder of the stage whose weights it starts from, if it names no model of its own,
+    in which each of `roles_before` has its own."""
+    names_model = "model" in fragment
+    layer = _with_method(under, merge(common, fragment))
+    roles = layer.pop("roles", None) or {}
+    if not isinstance(roles, dict) or not all(isinstance(part, dict | None) for part in roles.values()):
+        raise RecipeError("roles: expected a mapping of role names to what each role changes")
+    start = None if before is None or names_model else before
+    if not roles:
+        folder = f"{start}/{roles_before[0]}" if start and roles_before else start
+        return _recipe(_started(layer, folder))
+    views: dict[str, Recipe] = {}
+    faults: list[str] = []
+    for name, part in roles.items():
+        part = dict(part or {})
+        faults += _role_faults(name, part)
+        own: list[str] = []
+        with gathered(own):
+            view = _with_method(layer, part)
+            if "model" not in part and start:
+                view = _started(view, f"{start}/{name}" if name in roles_before else start)
+            views[name] = _recipe(view)
+        faults += [f"roles.{name}.{fault}" for fault in own]
+    if not faults:
+        faults = [fault for name, view in views.items() for fault in _disagreements(name, view, views)]
+    if faults:
+        raise RecipeError(*faults)
+    return next(iter(views.values())).model_copy(update={"roles": views})
+
+
+def _role_faults(name: Any, part: Layer) -> list[str]:
+    if not re.fullmatch(r"[A-Za-z][\w-]*", str(name)):
+        return [f"roles: '{name}' is no name for a role: expected a letter, then letters, digits, - and _"]
+    faults = [
+        f"roles.{name}.{key}: belongs to the whole stage; write it outside of roles"
+        for key in part
+        if key in Recipe.model_fields and key not in ROLE_KEYS
+    ]
+    rollout = part.get("rollout")
+    return faults + [
+        f"roles.{name}.rollout.{key}: belongs to the whole stage; a role sets {', '.join(SAMPLING_KEYS)}"
+        for key in (rollout if isinstance(rollout, dict) else ())
+        if key not in SAMPLING_KEYS
+    ]
+
+
+def _disagreements(name: str, view: Recipe, views: Mapping[str, Recipe]) -> list[str]:
+    """The faults of one role beside the others."""
+    first = next(iter(views.values()))
+    faults = []
+    if view.training.steps != first.training.steps:
+        faults.append(
+            f"roles.{name}.training.steps: {view.training.steps}, but the first role has {first.training.steps}; "
+            f"the roles of a stage take their steps together"
+        )
+    owner = view.model.role
+    if owner is None:
+        return faults
+    if owner not in views or owner == name or views[owner].model.role is not None:
+        owners = [other for other, one in views.items() if one.model.role is None and other != name]
+        return [*faults, unknown_name(f"roles.{name}.model.role", owner, owners, "role with a model of its own")]
+    if view.training != views[owner].training and view.model.lora is None:
+        faults.append(f"roles.{name}.training: shares the weights of {owner}, whose training it has to have")
+    return faults
+
+
+def _started(layer: Layer, folder: str | None) -> Layer:
+    """The layer with the model that an earlier stage left in `folder`; LoRA settings still apply to it."""
+    if folder is None:
+        return layer
+    model = layer.get("model")
+    kept = model if isinstance(model, dict) else {}
+    return layer | {"model": {**kept, "path": folder, "build": None, "gguf": None}}
+
+
+def _with_method(under: Layer, own: Layer) -> Layer:
+    """`own` over the fragment of the method that it names, over `under`."""
+    own = dict(own)
+    name = own.pop("method", None)
+    fragments = methods()
+    if name is not None and str(name) not in fragments:
+        raise RecipeError(unknown_name("method", str(name), fragments, "method"))
+    return merge(merge(under, fragments[str(name)] if name is not None else {}), own)
+
+
+def _recipe(layer: Layer) -> Recipe:
+    layer = without_nulls(layer)
+    layer = interpolated(layer, layer)
+    try:
+        return Recipe.model_validate(layer)
+    except ValidationError as error:
+        raise RecipeError(*faults_of(error)) from None
 
 
 def of_stages(faults: Mapping[str, list[str]]) -> list[str]:
@@ -107,29 +209,13 @@ def methods() -> dict[str, Layer]:
     """Every method that ships with llmrl: its name and its recipe fragment."""
     folder = resources.files("llmrl.methods")
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".yaml"): _parse(f.read_text(encoding="utf-8"), f.name) for f in files}
+    return {f.name.removesuffix(".yaml"): parse_yaml(f.read_text(encoding="utf-8"), f.name) for f in files}
 
 
-def merge(lower: Layer, upper: Layer) -> Layer:
-    """`upper` laid over `lower`."""
-    merged = dict(lower)
-    for key, value in upper.items():
-        below = merged.get(key)
-        if value is None:
-            merged[key] = None
-        elif key in ONE_PIECE:
-            merged[key] = _merge_piece(below, value)
-        elif isinstance(below, dict) and isinstance(value, dict):
-            merged[key] = merge(below, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _merge_piece(below: Any, value: Any) -> Any:
-    if isinstance(below, dict) and isinstance(value, dict) and below.keys() == value.keys():
-        return merge(below, value)
-    return value
+def method_recipe(name: str) -> Recipe:
+    """A method in a recipe that says nothing besides; raises RecipeError for an unknown method."""
+    rest = {"data": {"train": {"path": "rows.jsonl", "completion": "answer"}}, "rewards": {"math_verifier": {}}}
+    return _recipe(_with_method({}, {"method": name, "name": name, "run_dir": f"runs/{name}", "model": "model"} | rest))
 
 
 def _stages(stages: Any) -> Mapping[str, Any]:
@@ -169,60 +255,6 @@ def _fragments(file: Layer) -> list[Layer]:
     return [part for part in stages.values() if isinstance(part, dict)] if isinstance(stages, dict) else []
 
 
-def _stage(under: Layer, common: Layer, fragment: Layer) -> Recipe:
-    own = merge(common, fragment)
-    name = own.pop("method", None)
-    fragments = methods()
-    if name is not None and str(name) not in fragments:
-        raise RecipeError(unknown_name("method", str(name), fragments, "method"))
-    layer = merge(merge(under, fragments[str(name)] if name is not None else {}), own)
-    layer = _drop_nulls(layer)
-    layer = _interpolate(layer, layer)
-    try:
-        return Recipe.model_validate(layer)
-    except ValidationError as error:
-        raise RecipeError(*_faults(error)) from None
-
-
-def method_recipe(name: str) -> Recipe:
-    """A method in a recipe that says nothing besides; raises RecipeError for an unknown method."""
-    rest = {"data": {"train": {"path": "rows.jsonl", "completion": "answer"}}, "rewards": {"math_verifier": {}}}
-    return _stage({}, {"method": name, "name": name, "run_dir": f"runs/{name}", "model": "model"} | rest, {})
-
-
-def _read(path: Path, including: tuple[Path, ...] = ()) -> list[Layer]:
-    """The included files' contents and the file's own, later ones over earlier ones."""
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path(".")
-        guess = nearest(path.name, [f.name for f in folder.glob("*.yaml")])
-        raise RecipeError(f"{path}: no such recipe file" + (f"; did you mean '{folder / guess}'?" if guess else ""))
-    if path.resolve() in including:
-        raise RecipeError(f"{path}: includes itself")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not UTF-8 text: {error}") from None
-    layer = _parse(text, str(path))
-    includes = layer.pop("include", None) or []
-    includes = [includes] if isinstance(includes, str) else includes
-    if not isinstance(includes, list) or not all(isinstance(name, str) for name in includes):
-        raise RecipeError(f"{path}: include: {_short(includes)} is not valid: expected a file name or a list of them")
-    below = [part for name in includes for part in _read(path.parent / name, (*including, path.resolve()))]
-    return [*below, layer]
-
-
-def _parse(text: str, name: str) -> Layer:
-    try:
-        layer = yaml.load(text, _UniqueKeys)
-    except RecipeError as error:
-        raise RecipeError(*(f"{name}: {fault}" for fault in error.faults)) from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(layer, dict):
-        raise RecipeError(f"{name}: expected a mapping of keys to values, got {type(layer).__name__}")
-    return layer
-
-
 def _override(layer: Layer, overrides: list[str]) -> Layer:
     stages = _stages(layer.get("stages") or {})
     for override in overrides:
@@ -230,129 +262,16 @@ def _override(layer: Layer, overrides: list[str]) -> Layer:
         if not equals or not key:
             raise RecipeError(f"override '{override}': expected key=value, such as training.steps=20")
         try:
-            value = yaml.load(text, _UniqueKeys)
+            value = yaml.load(text, UniqueKeys)
         except yaml.YAMLError:
             raise RecipeError(f"override '{override}': {text!r} is not valid YAML") from None
         path = key.split(".")
-        setting = [stage for stage, fragment in stages.items() if _sets(fragment, path)]
+        setting = [stage for stage, fragment in stages.items() if sets(fragment, path)]
         if setting and path[0] != "stages":
             named = ", ".join(f"stages.{stage}.{key}" for stage in setting)
             raise RecipeError(f"override '{key}': set by a stage, so say which one: {named}")
         if path[0] == "stages" and (len(path) < 3 or path[1] not in stages):
             stage = path[1] if len(path) > 1 else ""
             raise RecipeError(unknown_name(f"override '{key}'", stage, stages, "stage"))
-        layer = merge(layer, _nest(path, value))
+        layer = merge(layer, nested(path, value))
     return layer
-
-
-def _sets(fragment: Any, path: list[str]) -> bool:
-    """Whether `fragment` holds the key at `path`, or a value that replaces whatever is there."""
-    for key in path:
-        if not isinstance(fragment, dict):
-            return fragment is not None
-        if key not in fragment:
-            return False
-        fragment = fragment[key]
-    return True
-
-
-def _nest(path: list[str], value: Any) -> Layer:
-    for key in reversed(path):
-        value = {key: value}
-    return value
-
-
-def _has(layer: Any, path: list[str]) -> bool:
-    for key in path:
-        if not isinstance(layer, dict) or key not in layer:
-            return False
-        layer = layer[key]
-    return True
-
-
-def _drop_nulls(layer: Any) -> Any:
-    if not isinstance(layer, dict):
-        return layer
-    return {key: _drop_nulls(value) for key, value in layer.items() if value is not None}
-
-
-def _interpolate(value: Any, root: Layer) -> Any:
-    """Replace "${rollout.max_completion_tokens}" by the value of that key, recipe or schema default."""
-    if isinstance(value, dict):
-        return {key: _interpolate(inner, root) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_interpolate(inner, root) for inner in value]
-    found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
-    if not found:
-        return value
-    path = found[1].split(".")
-    here: Any = root
-    if not _has(root, path):
-        here = _default(path)
-    else:
-        for key in path:
-            here = here[key]
-    if here is None:
-        guess = nearest(path[-1], _keys_at(path[:-1]))
-        hint = f"; did you mean '{'.'.join([*path[:-1], guess])}'?" if guess else ""
-        raise RecipeError(f"{value}: the recipe has no key '{found[1]}'{hint}")
-    return here
-
-
-def _default(path: list[str]) -> Any:
-    schema: Any = Recipe
-    for key in path[:-1]:
-        schema = schema.model_fields[key].annotation if key in schema.model_fields else None
-        if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
-            return None
-    field = schema.model_fields.get(path[-1])
-    return field.get_default(call_default_factory=True) if field and not field.is_required() else None
-
-
-def _faults(error: ValidationError) -> list[str]:
-    """pydantic's errors as sentences that name the key, the value, what was expected, the nearest valid key."""
-    faults: dict[str, list[str]] = {}  # by key and value: a value refused by each type of a union is one fault
-    for item in error.errors():
-        where = _key_of(item["loc"])
-        key = ".".join(where) or "recipe"
-        if item["type"] == "extra_forbidden":
-            valid = _keys_at(where[:-1])
-            guess = nearest(where[-1], valid)
-            hint = f"did you mean '{guess}'?" if guess else f"valid: {', '.join(sorted(valid))}"
-            start, message = f"{key}: unknown key (value {_short(item['input'])}); ", hint
-        elif item["type"] == "missing" and len(where) == len(item["loc"]):
-            start, message = f"{key}: ", "required, and missing"
-        elif item["type"] == "value_error":
-            start, message = "" if key == "recipe" else f"{key}: ", item["msg"].removeprefix("Value error, ")
-        else:
-            start, message = f"{key}: {_short(item['input'])} is not valid: ", item["msg"]
-        faults.setdefault(start, []).append(message)
-    return [start + "; or: ".join(messages) for start, messages in faults.items()]
-
-
-def _key_of(location: tuple[int | str, ...]) -> list[str]:
-    """The part of pydantic's location that a recipe spells: what follows a key of the schema's own names a type."""
-    where: list[str] = []
-    for part in location:
-        valid = _keys_at(where)
-        if not valid:
-            break
-        where.append(str(part))
-    return where
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _keys_at(path: list[str]) -> list[str]:
-    """The keys that the schema has under `path`; none where it leads to a plain value, or nowhere."""
-    schema: Any = Recipe
-    for key in path:
-        annotation = schema.model_fields[key].annotation if key in schema.model_fields else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        schema = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-        if schema is None:
-            return []
-    return [*schema.model_fields, *(FILE_KEYS if not path else ())]

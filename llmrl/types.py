@@ -1,18 +1,20 @@
 """The nouns of llmrl. Read this first.
 
-A prompt is sampled `group_size` times; each sample is a Trajectory made of Turns; trajectories of one prompt
-form a Group. Groups are scored, then packed into a Batch of tensors, and only a Batch reaches the trainer.
+A question is answered in an Episode. Whoever writes in it, a model's role or the environment, is an author; what one
+author wrote, with the context that it was sampled in, is a Trajectory made of Turns. A question is asked `group_size`
+times, and the trajectories of it that are compared with each other form a Group. Groups are scored, then packed into
+a Batch of tensors (llmrl/batch.py), and only a Batch reaches the trainer.
 
-    Prompt ──> Trajectory(turns=[Turn(actor), Turn(environment), Turn(actor)]) ─┐
-          └──> Trajectory(turns=[Turn(actor)])                                  ├─> Group ─> Batch
-          └──> ...                                                             ─┘
+    question ──> Episode(Trajectory(author=actor), Trajectory(author=critiquer)) ──> Group of the actor's     ──> Batch
+            └──> Episode(Trajectory(author=actor), Trajectory(author=critiquer)) ──> Group of the critiquer's ──> Batch
+
+One question answered once by one model is an Episode of one Trajectory.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -21,8 +23,16 @@ if TYPE_CHECKING:
 ACTOR = "actor"
 ENVIRONMENT = "environment"
 
-StopReason = Literal["stop", "length"]
-"""stop: the author ended it (end-of-sequence token or stop string); length: cut at the token limit."""
+StopReason = Literal[
+    "stop", "length", "context_full", "environment_ended", "environment_truncated", "invalid_action"
+]
+"""Why a trajectory ended.
+
+stop: its author ended it (end-of-sequence token or stop string). length: it was cut at the token limit. context_full:
+what the environment said left no room for an answer. The other three are the environment's word: the task was over,
+the environment's own limit was reached, or it could make nothing of what the author said.
+"""
+CUT_SHORT: frozenset[StopReason] = frozenset({"length", "context_full", "environment_truncated"})
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Turn:
     rollout_logprobs: list[float] = field(default_factory=list)
     policy_version: int = 0
     reward: float | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,10 +86,12 @@ class Failure:
 
 @dataclass
 class Trajectory:
-    """A prompt and everything that followed.
+    """What one author wrote after a prompt, with what others said in between.
 
-    text: the actor's last turn, decoded. components: each score's value times its weight; reward: their sum;
-    turn_rewards: the weighted sum of the scores' turn values, one per actor turn.
+    prompt: the context that the author was sampled in. text: the author's last turn, decoded. components: each score's
+    value times its weight; reward: their sum; turn_rewards: the weighted sum of the scores' turn values, one per turn
+    of the author. compared: trajectories of one author and question are compared with each other where this is equal.
+    episode: all that happened around the question.
     """
 
     prompt: Prompt
@@ -90,6 +103,14 @@ class Trajectory:
     reward: float = 0.0
     turn_rewards: list[float] = field(default_factory=list)
     failure: Failure | None = None
+    author: str = ACTOR
+    compared: str = ""
+    episode: Episode | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def own_turns(self) -> list[Turn]:
+        """The author's turns."""
+        return [turn for turn in self.turns if turn.author == self.author]
 
     @property
     def correct(self) -> bool | None:
@@ -103,105 +124,54 @@ class Trajectory:
         return min((score.grade for score in self.scores.values() if score.grade is not None), default=None)
 
     @property
-    def outcome(self) -> float:
+    def verdict_or_reward(self) -> float:
         """What dynamic sampling looks at: the verdict where there is one, else the reward."""
         return self.reward if self.correct is None else float(self.correct)
 
     @property
     def completion_tokens(self) -> int:
-        return sum(len(turn.token_ids) for turn in self.turns if turn.author != ENVIRONMENT)
+        return sum(len(turn.token_ids) for turn in self.own_turns)
+
+
+@dataclass
+class Episode:
+    """All that happened around one question, asked once: the trajectories of every author, in the order they began.
+
+    number: which of the question's episodes this one is.
+    """
+
+    prompt: Prompt
+    trajectories: list[Trajectory] = field(default_factory=list)
+    number: int = 0
+
+    def of(self, author: str) -> list[Trajectory]:
+        """What one author wrote, in order."""
+        return [trajectory for trajectory in self.trajectories if trajectory.author == author]
 
 
 @dataclass
 class Group:
-    """Trajectories that share a prompt. Groups stay whole until the advantage has run.
+    """Trajectories of one author that are compared with each other. Groups stay whole until the advantage has run.
 
-    greedy: a greedy answer to the same prompt, sampled where a piece reads its reward; it is never trained on.
-    static_value: the mean reward of the policy that the stage started with, measured where a piece reads it.
+    prompt: the question. place: which of its round's questions that is. known: what providers say of the question, by
+    field of llmrl/fields.py. besides: trajectories that were sampled to learn that, and are never trained on.
     """
 
     prompt: Prompt
     trajectories: list[Trajectory]
-    greedy: Trajectory | None = None
-    static_value: float = math.nan
+    author: str = ACTOR
+    place: int = 0
+    known: dict[str, float] = field(default_factory=dict)
+    besides: list[Trajectory] = field(default_factory=list)
 
 
-@dataclass
-class Batch:
-    """Right-padded tensors of N trajectories; column t of every [N, T] field speaks of token t.
-
-    token_ids        P0 P1 P2 A0 A1 A2 E0 E1 A3 A4  .  .     P prompt, A actor, E environment, . padding
-    attention_mask    1  1  1  1  1  1  1  1  1  1  0  0
-    response_mask     0  0  0  1  1  1  0  0  1  1  0  0     True where the trained author sampled
-    rewards           0  0  0  0  0  r  0  0  0  R  0  0     turn reward r, outcome R
-    logprobs[t]       log pi(token t | tokens < t)           0 wherever response_mask is False
-    """
-
-    token_ids: Tensor  # [N, T] int64
-    attention_mask: Tensor  # [N, T] bool
-    response_mask: Tensor  # [N, T] bool
-    rewards: Tensor  # [N, T] fp32
-    group_ids: Tensor  # [N] int64, equal for trajectories that share a prompt
-    rollout_logprobs: Tensor  # [N, T] fp32, as the sampler reported
-    correct: Tensor  # [N] fp32: 1 correct, 0 wrong, nan where no verifier spoke
-    policy_version: Tensor  # [N] int64, of the oldest turn
-
-    turn_ids: Tensor | None = None  # [N, T] int64, which of the author's turns a token belongs to; -1 off the response
-    turn_rewards: Tensor | None = None  # [N, T] fp32, a turn's own reward on its last token; nan where none was given
-    answer_ids: Tensor | None = None  # [N] int64, equal where the last turns' texts are equal
-    reward_components: Tensor | None = None  # [N, K] fp32, each reward function's value times its weight
-    greedy_rewards: Tensor | None = None  # [N] fp32, reward of the greedy answer to the same prompt, or nan
-    static_values: Tensor | None = None  # [N] fp32, mean reward of the stage's first policy on the prompt, or nan
-    grades: Tensor | None = None  # [N] int64, rank among the verifier's outcomes, or -1
-    uniform_noise: Tensor | None = None  # [N, T] fp32, this step's random numbers in [0, 1)
-    progress: Tensor | None = None  # [] fp32, share of the stage's steps done, in [0, 1)
-
-    # what the trainer's policy, as it was at step start, says; measured where a piece reads it
-    old_logprobs: Tensor | None = None  # [N, T] fp32
-    old_entropy: Tensor | None = None  # [N, T] fp32, nats
-    old_top_ids: Tensor | None = None  # [N, T, K] int64, its most likely tokens
-    old_top_logprobs: Tensor | None = None  # [N, T, K] fp32
-    old_router_ids: Tensor | None = None  # [N, T, L, k] int64, the experts chosen in each layer
-    old_router_logprobs: Tensor | None = None  # [N, T, L, k] fp32
-    answer_logprobs: Tensor | None = None  # [N, T] fp32, mean over the gold answer's tokens, told after token t; or nan
-
-    ref_logprobs: Tensor | None = None  # [N, T] fp32, frozen reference
-    old_outputs: Tensor | None = None  # [N, T, H] fp32, the critic's outputs for the prefix before token t
-    values: Tensor | None = None  # [N, T] fp32, what they say the prefix is worth
-    value_std: Tensor | None = None  # [N, T] fp32, their standard deviation over heads
-
-    def __len__(self) -> int:
-        return len(self.group_ids)
-
-    @property
-    def lengths(self) -> Tensor:
-        """Tokens per trajectory, prompt included: [N] int64."""
-        return self.attention_mask.sum(dim=1)
-
-    def rows(self, index: Tensor) -> Batch:
-        """The trajectories at `index`, trimmed to the longest of them."""
-        width = int(self.lengths[index].max()) if len(index) else 1
-        picked = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value is not None and value.dim() > 0:
-                picked[f.name] = value[index] if f.name in PER_TRAJECTORY else value[index, :width]
-        return replace(self, **picked)
-
-
-PER_TRAJECTORY = frozenset(
-    {
-        "group_ids",
-        "correct",
-        "policy_version",
-        "answer_ids",
-        "reward_components",
-        "greedy_rewards",
-        "static_values",
-        "grades",
-    }
-)
-"""The Batch's fields that have no token dimension."""
+def groups_of(prompt: Prompt, episodes: Sequence[Episode], author: str, place: int = 0) -> list[Group]:
+    """The groups of one author in the episodes of a question: one for each value of `compared`, in order."""
+    together: dict[str, list[Trajectory]] = {}
+    for episode in episodes:
+        for trajectory in episode.of(author):
+            together.setdefault(trajectory.compared, []).append(trajectory)
+    return [Group(prompt, trajectories, author, place) for trajectories in together.values()]
 
 
 @dataclass

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmrl.types import Batch, Group, Trajectory
+from llmrl.batch import Batch
+from llmrl.fields import BY_NAME
+from llmrl.types import Group, Trajectory
 
 
 def pack(groups: Sequence[Group], author: str) -> Batch:
@@ -16,7 +18,7 @@ def pack(groups: Sequence[Group], author: str) -> Batch:
 
     A trajectory's outcome reward goes on the author's last token, turn values on their turns' last tokens.
     """
-    rows = [_Row(one, group, number, author) for number, group in enumerate(groups) for one in group.trajectories]
+    rows = [_Row(one, number, author) for number, group in enumerate(groups) for one in group.trajectories]
     width = max(len(row.token_ids) for row in rows)
 
     def stack(field: str, dtype: torch.dtype, fill: float = 0) -> Tensor:
@@ -41,10 +43,16 @@ def pack(groups: Sequence[Group], author: str) -> Batch:
         turn_rewards=stack("turn_rewards", torch.float32, fill=math.nan),
         answer_ids=torch.tensor([texts[row.text] for row in rows]),
         reward_components=_components([row.components for row in rows]),
-        greedy_rewards=torch.tensor([row.greedy_reward for row in rows]),
-        static_values=torch.tensor([row.static_value for row in rows]),
         grades=torch.tensor([row.grade for row in rows]),
+        **_known(groups, rows),
     )
+
+
+def _known(groups: Sequence[Group], rows: Sequence[_Row]) -> dict[str, Tensor]:
+    """What providers said of each trajectory's question while it was sampled, by field: [N] fp32 each."""
+    found = sorted({name for group in groups for name in group.known})
+    fill = {name: BY_NAME[name].fill if name in BY_NAME else math.nan for name in found}
+    return {name: torch.tensor([groups[row.group].known.get(name, fill[name]) for row in rows]) for name in found}
 
 
 class _Row:
@@ -57,12 +65,10 @@ class _Row:
     rewards            0  0  0  r  0  R     R = s + outcome
     """
 
-    def __init__(self, trajectory: Trajectory, group: Group, number: int, author: str):
+    def __init__(self, trajectory: Trajectory, number: int, author: str):
         self.group = number
         self.text = trajectory.text.strip()
         self.components = trajectory.components
-        self.greedy_reward = group.greedy.reward if group.greedy and not group.greedy.failure else math.nan
-        self.static_value = group.static_value
         self.correct = math.nan if trajectory.correct is None else float(trajectory.correct)
         self.grade = -1 if trajectory.grade is None else trajectory.grade
         own = [turn for turn in trajectory.turns if turn.author == author]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
+from llmrl.engines import ranks
 from llmrl.engines.engine import (
     Update,
     go_on,
@@ -44,15 +44,10 @@ def start_process_group(device: torch.device) -> None:
     """Join the processes that the launcher started, or make a group of one."""
     # gloo does what this op is for; building it takes minutes, and a build that is killed blocks all later runs
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if dist.is_initialized():
-        return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if "RANK" in os.environ:
-        dist.init_process_group(backend)
-    else:
-        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-    deepspeed.init_distributed(backend, verbose=False)
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
+    if not dist.is_initialized():
+        ranks.start_process_group(device)
+        deepspeed.init_distributed(dist.get_backend(), verbose=False)
 
 
 class DeepSpeedEngine:

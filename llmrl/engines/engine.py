@@ -1,11 +1,10 @@
-"""The Engine protocol, and its plain-torch form for one process. DeepSpeed's form is in deepspeed_engine."""
+"""The Engine protocol, and what its forms share: torch_engine, deepspeed_engine, accelerate_engine."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from llmrl.errors import RunStopped
-from llmrl.models.policy import merged_weights
 from llmrl.recipe import Training
 
 
@@ -118,87 +116,3 @@ def refuse_bad_numbers(grad_norm: float) -> None:
     """Stop before a NaN or infinity reaches the weights."""
     if not math.isfinite(grad_norm):
         raise RunStopped(f"the gradient's norm is {grad_norm}: stopped before the update, weights are untouched")
-
-
-class TorchEngine:
-    """One process, one device, plain torch.
-
-    In bf16 the model computes in bf16 and the trained weights have fp32 masters: gradients of micro-batches are summed
-    and updates made there, then rounded into the model. In fp32 the weights are their own masters.
-    """
-
-    def __init__(self, model: nn.Module, training: Training, device: torch.device):
-        self.model: Any = model.to(device)
-        self.device = device
-        self._training = training
-        self._trained = trained_parameters(model)
-        self._masters = self._trained
-        if training.dtype == "bf16":
-            self._masters = {n: nn.Parameter(p.detach().float().clone()) for n, p in self._trained.items()}
-            for parameter in model.parameters():  # buffers stay: rotary frequencies are computed in fp32
-                parameter.data = parameter.data.bfloat16()
-            for name, parameter in self._trained.items():
-                parameter.register_post_accumulate_grad_hook(partial(_move_gradient, master=self._masters[name]))
-        self._optimizer = make_optimizer(self._masters.values(), training)
-        self._schedule = make_schedule(self._optimizer, training)
-
-    def forward(self, *inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
-        return self.model(*inputs, **asked)
-
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        loss.backward()
-
-    def step(self) -> Update:
-        grad_norm = float(nn.utils.clip_grad_norm_(self._masters.values(), self._training.max_grad_norm))
-        refuse_bad_numbers(grad_norm)
-        learning_rate = self._optimizer.param_groups[0]["lr"]
-        self._optimizer.step()
-        self._schedule.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._round_masters()
-        return Update(grad_norm, learning_rate)
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        return merged_weights(self.model.lm)
-
-    def trained_weights(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in self._trained.items()}
-
-    def full_gradients(self) -> dict[str, Tensor]:
-        return {n: p.grad.clone() for n, p in self._masters.items() if p.grad is not None}
-
-    def save(self, folder: Path, name: str = "engine") -> None:
-        state = {
-            "weights": self._masters,
-            "optimizer": self._optimizer.state_dict(),
-            "updates": self._schedule.last_epoch,
-        }
-        with (folder / f"{name}.pt").open("wb") as file:  # its errors say what is wrong; those of a path do not
-            torch.save(state, file)
-
-    def load(self, folder: Path, name: str = "engine") -> None:
-        state = torch.load(folder / f"{name}.pt", map_location=self.device, weights_only=True)
-        differing = sorted(state["weights"].keys() ^ self._masters.keys())
-        if differing:
-            raise RunStopped(f"{folder}: holds other weights than are trained here: {', '.join(differing[:3])}")
-        with torch.no_grad():
-            for name, master in self._masters.items():
-                master.copy_(state["weights"][name])
-        self._round_masters()
-        settings = settings_of(self._optimizer)
-        self._optimizer.load_state_dict(state["optimizer"])
-        go_on(self._optimizer, self._schedule, settings, state["updates"])
-
-    @torch.no_grad()
-    def _round_masters(self) -> None:
-        if self._masters is not self._trained:
-            for name, parameter in self._trained.items():
-                parameter.copy_(self._masters[name])
-
-
-def _move_gradient(parameter: nn.Parameter, *, master: nn.Parameter) -> None:
-    """Add a bf16 gradient to the fp32 sum of its master."""
-    assert parameter.grad is not None
-    gradient = parameter.grad.float()
-    master.grad = gradient if master.grad is None else master.grad + gradient
-    parameter.grad = None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from llmrl.rollout.sampler import Completion
-
-ENV_DATA = frozenset({"prompt", "encode", "decode"})
-"""What an environment can be made from: the Prompt, an Encode, and `decode`, token ids -> text without special ones."""
+from llmrl.types import StopReason
 
 
 class Encode(Protocol):
@@ -17,31 +16,62 @@ class Encode(Protocol):
     def __call__(self, text: str, *, special: bool = False) -> list[int]: ...
 
 
+def _no_template(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    raise ValueError("this author's tokenizer has no chat template")
+
+
+@dataclass(frozen=True)
+class AuthorText:
+    """How one author's tokens and text become each other.
+
+    decode: token ids -> text without special tokens. chat: messages -> the tokens of a prompt that asks for an answer.
+    """
+
+    encode: Encode
+    decode: Callable[[list[int]], str]
+    chat: Callable[[Sequence[Mapping[str, Any]]], list[int]] = _no_template
+
+
 @dataclass(frozen=True)
 class Step:
-    """An environment's answer: tokens to append, the reward for the turn just taken, and whether that was the last.
+    """An environment's answer to the turn just taken.
 
-    observation: none when done; none before that lets the actor go on with the turn. reward: None where the
-    environment says nothing of the turn, which is not the same as 0 to a piece that compares turns.
+    observation: tokens for who answers next, behind all that this author has read and written; none when done; none
+    before that lets the author go on with the turn. reward: of the turn just taken; None where the environment says
+    nothing of it, which is not the same as 0 to a piece that compares turns. rewards: of other authors' last turns.
+    done: whether that was the last turn; stop_reason: why, where it was not the author's own end. author: who answers
+    next; default: the same one. context: tokens that the next author reads from scratch, as the prompt of a new
+    trajectory; `compared` names the trajectories of the question that this one is compared with.
     """
 
     observation: list[int]
     reward: float | None = None
     done: bool = True
+    author: str | None = None
+    context: list[int] | None = None
+    compared: str = ""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    stop_reason: StopReason | None = None
 
 
 class Env(Protocol):
-    """One trajectory's environment: made for one prompt, used once.
+    """One episode's environment: made for one question, used once.
 
-    The function that makes it takes, by name, any of ENV_DATA. An environment may have an attribute `stop`, a tuple of
-    strings that end a completion besides those of the recipe. The text that matched is part of the completion, and so
-    is the rest of the token in which it ends.
+    The function that makes it takes, by name, any of
+
+        prompt             the Prompt
+        encode, decode     the first author's Encode, and its token ids -> text without special tokens
+        authors            every role's AuthorText, by name
+
+    An environment may have an attribute `stop`, a tuple of strings that end a completion besides those of the recipe.
+    The text that matched is part of the completion, and so is the rest of the token in which it ends. It may have
+    `async def close(self)`, which is called once, whatever happened.
     """
 
     async def reset(self) -> list[int]:
-        """The first observation: the tokens the actor answers."""
+        """The first observation: the tokens that the first author answers."""
         ...
 
     async def step(self, completion: Completion) -> Step:
-        """What the environment says to `completion`: all of the turn so far."""
+        """What the environment says to `completion`: all of the turn so far of the author whose turn it is."""
         ...

@@ -21,7 +21,7 @@ class GroupSampler(Protocol):
 def evaluate(
     sampler: GroupSampler, prompts: Sequence[Prompt], settings: Evaluation, params: SamplingParams
 ) -> tuple[dict[str, float], list[Group]]:
-    """Metrics under eval/, and the groups they were measured on.
+    """Metrics under eval/, of authors after the first under author/eval/, and the groups they were measured on.
 
     accuracy: greedy, one completion a prompt. pass@k, maj@k: over `settings.samples` samples. Trajectories that
     failed are left out and counted, never taken as wrong; a metric that nothing is left for is not there.
@@ -30,18 +30,28 @@ def evaluate(
     sampled = []
     if settings.samples:
         sampled = sampler.sample(prompts, group_size=settings.samples, params=_with(params, settings.temperature))
+    metrics: dict[str, float] = {}
+    authors = list(dict.fromkeys(group.author for group in greedy))
+    for author in authors:
+        own = [[group for group in groups if group.author == author] for groups in (greedy, sampled)]
+        prefix = "eval/" if author == authors[0] else f"{author}/eval/"
+        metrics |= {prefix + name: value for name, value in _of_author(*own, settings, len(prompts)).items()}
+    return metrics, greedy + sampled
+
+
+def _of_author(greedy: list[Group], sampled: list[Group], settings: Evaluation, prompts: int) -> dict[str, float]:
     answered = [t for group in greedy for t in group.trajectories if t.failure is None]
     failures = [t for group in (*greedy, *sampled) for t in group.trajectories if t.failure]
     found = {
         "accuracy": [float(t.correct) for t in answered if t.correct is not None],
         "reward": [t.reward for t in answered],
         "completion_tokens": [float(t.completion_tokens) for t in answered],
-        "prompts": [float(len(prompts))],
+        "prompts": [float(prompts)],
         "failures": [float(len(failures))],
     }
     if settings.samples:
         found |= _over_samples([_judged(group) for group in sampled], settings)
-    return {f"eval/{name}": sum(values) / len(values) for name, values in found.items() if values}, greedy + sampled
+    return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 
 def _over_samples(groups: list[list[Trajectory]], settings: Evaluation) -> dict[str, list[float]]:
@@ -60,12 +70,14 @@ def _judged(group: Group) -> list[Trajectory]:
 
 
 def _with(params: SamplingParams, temperature: float) -> SamplingParams:
+    """The same for every author, at another temperature and from the whole distribution."""
     return SamplingParams(
         max_tokens=params.max_tokens,
         temperature=temperature,
         stop=params.stop,
         stop_token_ids=params.stop_token_ids,
         seed=params.seed,
+        others={name: _with(other, temperature) for name, other in params.others.items()},
     )
 
 

@@ -43,7 +43,9 @@ class Critic(nn.Module):
         self.head = head
         self.padding_free = padding_free
 
-    def forward(self, token_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, token_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, **asked: object
+    ) -> dict[str, Tensor]:
         """value_outputs [N, T, H] fp32: at t of the prefix BEFORE token t, read from the hidden state of t - 1.
 
         Zero wherever response_mask is False.

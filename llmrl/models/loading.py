@@ -140,7 +140,7 @@ def export(
     plain = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
     plain.save_pretrained(folder, state_dict=dict(merged_weights(model) if weights is None else weights))
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(folder / "adapter"), state_dict=adapter)
+        model.save_pretrained(str(folder / "adapter"), state_dict=adapter, selected_adapters=[model.active_adapter])
     config = copy.deepcopy(plain.config)
     config.use_cache = True  # off for training only
     config.save_pretrained(folder)
@@ -302,14 +302,7 @@ def _dequantize(source: Path, folder: Path) -> None:
 
 def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     """`model` with adapters as its only trainable weights; raises RecipeError if they fit no layer of it."""
-    key = "model.lora.target_modules"
-    settings = LoraConfig(
-        r=lora.rank,
-        lora_alpha=cast(int, lora.alpha),  # any number is accepted
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
+    key, settings = "model.lora.target_modules", _lora_config(lora)
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     try:
         adapted = get_peft_model(model, settings)
@@ -321,6 +314,31 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     if model.config.tie_word_embeddings and any(id(layer.get_base_layer()) in ends for layer in layers):
         raise RecipeError(f"{key}: this model ties its embeddings, so they cannot be adapted: merging would untie them")
     return cast(PeftModel, adapted)
+
+
+def add_adapter(lm: PreTrainedModel | PeftModel, lora: Lora, name: str, owner: str) -> PeftModel:
+    """The adapted model with another adapter, `name`, beside those that it has; raises RecipeError if it has none.
+
+    owner: the role that the model belongs to.
+    """
+    if not isinstance(lm, PeftModel):
+        raise RecipeError(
+            f"roles.{name}.model.lora: adapts the base of {owner}, but all weights of {owner} are trained; give "
+            f"{owner} a lora too"
+        )
+    lm.add_adapter(name, _lora_config(lora))
+    lm.set_adapter(name)
+    return lm
+
+
+def _lora_config(lora: Lora) -> LoraConfig:
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=cast(int, lora.alpha),  # any number is accepted
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
 
 
 def _first_line(error: BaseException) -> str:

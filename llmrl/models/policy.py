@@ -40,7 +40,7 @@ class Policy(nn.Module):
     temperature: the one that was sampled at; the trainer's distribution is softmax(logits / temperature).
     padding_free: run the rows as one packed row with restarting positions instead of padding them.
     value_head: a critic on this policy's hidden states; with detach_values its gradient stops at them (VL-DAC,
-    arXiv 2508.04280).
+    arXiv 2508.04280). adapter: which of the adapters on one base is this policy's; default: the active one.
     Raises RecipeError if the model does more to its logits than is known here.
     """
 
@@ -52,6 +52,7 @@ class Policy(nn.Module):
         padding_free: bool = False,
         value_head: ValueHead | None = None,
         detach_values: bool = False,
+        adapter: str | None = None,
     ):
         super().__init__()
         self.lm = lm
@@ -59,9 +60,15 @@ class Policy(nn.Module):
         self.padding_free = padding_free
         self.value_head = value_head
         self.detach_values = detach_values
+        self.adapter = adapter or (str(lm.active_adapter) if isinstance(lm, PeftModel) else None)
         # how many slices the head runs in, given how many this process needs: ZeRO-3 makes it equal on all ranks
         self.agree_on_slices: Callable[[int], int] = lambda count: count
         self._check_logits()
+
+    def activate(self) -> None:
+        """Make this policy's adapter the one that runs and is trained, where several share a base."""
+        if isinstance(self.lm, PeftModel) and self.lm.active_adapter != self.adapter:
+            self.lm.set_adapter(str(self.adapter))
 
     @property
     def inner(self) -> Any:
@@ -98,6 +105,7 @@ class Policy(nn.Module):
         weight of its own, also where it is the embedding too (GVM, arXiv 2505.02391). Raises as `check` does.
         """
         self.check(wanted)
+        self.activate()
         known = known or {}
         places = Places.of(response_mask)
         hidden, router_logits = run_backbone(

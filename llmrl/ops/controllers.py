@@ -1,6 +1,7 @@
 """Controllers: numbers that follow the run, stepped once after every training step.
 
     state = controller(state, metrics)      a new dict of floats; the old one is left as it is
+    state = controller(state, metrics, field)      of one that reads a field, None where the step did not measure it
     state["value"]                          its output, 0-dim data under the controller's name
     state["value/0"], ["value/1"], ...      the same of a controller whose output is a vector
 
@@ -140,19 +141,21 @@ def hypervolume(
     return kept | _flattened("front", front) | {"value": 0.5 + 1.5 * math.tanh(max(gain, 0.0))}
 
 
-def reward_influence(state: State, metrics: Metrics, *, learning_rate: float = 1e-6, mu: float = 1e-4) -> State:
+def reward_influence(
+    state: State, metrics: Metrics, influence: Sequence[float] | None, *, learning_rate: float = 1e-6, mu: float = 1e-4
+) -> State:
     """Weights of K reward functions, larger for those whose gradient helps all: value/0 ... value/K-1, their sum 1.
 
-        I_k     = sum_j <g_k, g_j>                 g_k: the policy gradient under reward function k alone
         log w_k = log w_k + learning_rate I_k / mu        w = softmax(log w), equal at the start
 
-    Reads the metrics influence/0, influence/1, ... = I_k. K is not known before they are first measured: until then
-    the output is the single weight 1, which stands for equal weights. Raises ValueError for a learning_rate or mu
-    that is not positive, or if the number of influences changes. Source: arXiv 2509.11452.
+    influence: I_k = sum_j cos(g_k, g_j), g_k the policy gradient under reward function k alone. K is not known before
+    they are first measured: until then the output is the single weight 1, which stands for equal weights. Raises
+    ValueError for a learning_rate or mu that is not positive, or if the number of influences changes. Source: arXiv
+    2509.11452.
     """
     require_positive(learning_rate=learning_rate, mu=mu)
     state = state or {"value/0": 1.0}
-    influences = _series(metrics, "influence")
+    influences = [float(value) for value in influence] if influence is not None else []
     if not influences or not all(map(math.isfinite, influences)):
         return state
     before = _series(state, "log_weight") or [0.0] * len(influences)

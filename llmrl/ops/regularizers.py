@@ -22,6 +22,7 @@ import math
 import torch
 from torch import Tensor
 
+from llmrl.marks import reward_only
 from llmrl.ops.log_ratios import MAX_LOG_RATIO
 from llmrl.ops.shared.ranges import refuse_negative
 from llmrl.ops.shared.ratio import as_ratio
@@ -30,11 +31,11 @@ _NO_GRADIENT = (
     "its gradient as a loss is zero on average, so it regularizes nothing; "
     "subtract it from the token rewards, or use kl_k2 or kl_k3 here"
 )
-REWARD_ONLY = {"kl_k1": _NO_GRADIENT, "adaptive_kl_k1": _NO_GRADIENT}
 
 
+@reward_only(_NO_GRADIENT)
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """Unbiased estimate of KL(pi || ref) that can be negative; for token rewards only (see REWARD_ONLY).
+    """Unbiased estimate of KL(pi || ref) that can be negative; for token rewards only (see llmrl.marks.reward_only).
 
         k1_t = d_t
 
@@ -65,8 +66,9 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return torch.expm1(log_ref_ratio) - log_ref_ratio  # expm1: exp(x) - 1 loses all digits for small x
 
 
+@reward_only(_NO_GRADIENT)
 def adaptive_kl_k1(logprobs: Tensor, ref_logprobs: Tensor, adaptive_kl: Tensor) -> Tensor:
-    """kl_k1 under a coefficient that the controller adaptive_kl steers; for token rewards only (see REWARD_ONLY).
+    """kl_k1 under a coefficient that the controller adaptive_kl steers; for token rewards only (see llmrl.marks.reward_only).
 
         penalty_t = adaptive_kl d_t
 

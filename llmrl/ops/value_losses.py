@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmrl.marks import reads_logits
 from llmrl.ops.shared.grades import grade_logprobs
 from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
 from llmrl.ops.shared.value_bins import bin_values
@@ -99,6 +100,7 @@ def huber(
     return TokenLoss(loss.mean(dim=-1), _stats(heads, old, target, clip))
 
 
+@reads_logits
 def categorical(outputs: Tensor, returns: Tensor, *, low: float, high: float, smoothing: float = 0.75) -> TokenLoss:
     """Cross-entropy between a histogram around the return and the one whose logits the outputs are.
 

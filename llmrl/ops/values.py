@@ -11,10 +11,12 @@ import math
 import torch
 from torch import Tensor
 
+from llmrl.marks import reads_heads, reads_logits
 from llmrl.ops.shared.ranges import require_positive
 from llmrl.ops.shared.value_bins import bin_values
 
 
+@reads_heads
 def mean(outputs: Tensor) -> Tensor:
     """The mean of the heads; of a single head, its output.
 
@@ -25,6 +27,7 @@ def mean(outputs: Tensor) -> Tensor:
     return outputs.float().mean(dim=-1)
 
 
+@reads_heads
 def softmin(outputs: Tensor, *, temperature: float = 0.3) -> Tensor:
     """Smooth minimum of the heads: pessimistic where they disagree, their common value where they agree.
 
@@ -38,6 +41,7 @@ def softmin(outputs: Tensor, *, temperature: float = 0.3) -> Tensor:
     return -temperature * (torch.logsumexp(-heads / temperature, dim=-1) - math.log(heads.shape[-1]))
 
 
+@reads_logits
 def expectation(outputs: Tensor, *, low: float, high: float) -> Tensor:
     """The mean of the distribution over K evenly spaced values whose logits the outputs are.
 

@@ -1,4 +1,4 @@
-"""`llmrl prove`: what it trains when nothing is said, and where it writes what came of it."""
+"""The command `llmrl prove`: trains the named or the default methods and writes the tables of results."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def run(
     write: Path | None,
     console: Console,
 ) -> None:
-    """Train what is left to train, then print the tables, or write them and the proofs that `llmrl methods` shows.
+    """Make the runs that have no result yet, then print the tables, or write them to `write`.
 
-    Raises RecipeError for an unknown name, or seeds that are no numbers.
+    With `write`, the proofs that `llmrl methods` shows are written too. Raises RecipeError for an unknown name, or for
+    seeds that are no numbers.
     """
     names = names or (QUICK if quick else sorted(methods()))
     chosen = [task for task in tasks.split(",") if task] or (TASKS[:1] if quick else TASKS)
@@ -53,7 +54,7 @@ def run(
 
 
 def summary(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """Per method and task: mean accuracy before and after, whether every seed gained, a fault if one has one."""
+    """Return, per method and task, the mean accuracy before and after, whether every seed gained, and any fault."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for task in TASKS:
         for row in rows_of([result for result in results if result.run.task == task]):

@@ -1,4 +1,4 @@
-"""What one run gave, as one file: results/<task>/<method>/seed-<n>.json. A run whose file is there is done."""
+"""The results of runs, one file each: results/<task>/<method>/seed-<n>.json. A run with such a file is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmrl.run_folder.atomic import partial_of, publish
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: a method on a task, from the common start."""
+    """One training run: a method on a task with a seed, from the task's warm-started checkpoint."""
 
     task: str
     method: str
@@ -25,12 +25,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What is measured of a run.
+    """The measurements of a run.
 
     before, after: on the held-out prompts, `accuracy` over samples at temperature 1, `greedy` accuracy, `pass@8`.
-    entropy: of the policy per token, in nats, at the first and the last step. kl: KL(trained || start) per token, in
-    nats, on the last evaluation's samples. tokens: all that was sampled to train on. fault: why the run could not be
-    made or finished; then the rest is empty.
+    entropy: the policy's entropy per token, in nats, at the first and the last step. kl: KL(trained || start) per
+    token, in nats, on the last evaluation's samples. tokens: the number of tokens that were sampled to train on.
+    fault: the reason why the run could not be finished; the other fields are then empty.
     """
 
     run: Run
@@ -44,17 +44,17 @@ class Result:
 
     @property
     def gain(self) -> float:
-        """The accuracy that training added."""
+        """The accuracy after training less the accuracy before."""
         return self.after["accuracy"] - self.before["accuracy"]
 
 
 def is_done(folder: Path, run: Run) -> bool:
-    """Whether the run's result is in `folder`."""
+    """Return whether the run's result is in `folder`."""
     return _file(folder, run).is_file()
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """The file appears whole or not at all."""
+    """Write a result's file, which appears whole or not at all."""
     file = _file(folder, result.run)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial_of(file).write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n", encoding="utf-8")
@@ -62,7 +62,7 @@ def write_result(folder: Path, result: Result) -> None:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """All that `folder` holds, by task, method and seed."""
+    """Return all results in `folder`, sorted by task, method and seed."""
     files = (folder / "results").glob("*/*/seed-*.json")
     results = [_parse(file.read_text(encoding="utf-8")) for file in files]
     return sorted(results, key=lambda result: (result.run.task, result.run.method, result.run.seed))

@@ -1,8 +1,8 @@
-"""Which runs there are, and the processes that make them. Resumable at any time: what has a result is not done again.
+"""The list of runs, and the processes that make them. An interrupted command resumes: no run is made twice.
 
 folder/starts/     the warm-started checkpoints that runs start from
 folder/results/    one JSON file per run
-folder/runs/       run folders under way; each is deleted once its result is written
+folder/runs/       folders of unfinished runs; each is deleted once its result is written
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from llmrl.recipe_file import methods
 
 TASKS = ("arithmetic", "sparse", "noisy", "experts", "programs", "tools")
 STARTS = {"experts": "experts_start", "programs": "programs_start", "tools": "tools_start"}
-"""What a task starts from, if not from the common warm_start."""
+"""The start of each task that does not start from the common warm_start."""
 YARDSTICK = "grpo"
 SEEDS = (0, 1, 2)
-RUNS_A_PROCESS = 60  # the memory of a process grows by some 10 MB a run, so it is replaced now and then
-# one core a process: vLLM would otherwise bind all processes to the same ones
+RUNS_A_PROCESS = 60  # a process is replaced after so many runs, since each run adds some 10 MB to its memory
+# one core a process: vLLM would otherwise bind all processes to the same cores
 ONE_CORE = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
@@ -44,8 +44,8 @@ def prove(
 ) -> list[Result]:
     """Train the methods `names` on `tasks` with `seeds`, in `jobs` processes; returns all results in `folder`.
 
-    A run that cannot be made or finished has a result that says why. overrides: key=value for the warm start and for
-    every run. Raises RecipeError for an unknown method or task, RunStopped if a process ended before its work.
+    The result of a run that cannot be finished says why. overrides: key=value for the warm start and for every run.
+    Raises RecipeError for an unknown method or task, RunStopped if a process ended before its work was done.
     """
     _check_names(names, tasks)
     pairs = [(name, task) for name in dict.fromkeys(names) for task in tasks if _suits(name, task)]
@@ -64,33 +64,36 @@ def prove(
 
 
 def task_file(name: str) -> Path:
-    """The recipe file of a task, or of the warm start."""
+    """Return the recipe file of a task, or of a task's start."""
     return Path(str(resources.files("llmrl.prove") / "tasks" / f"{name}.yaml"))
 
 
 def start_of(task: str) -> str:
-    """The recipe of the checkpoint that a task's runs start from."""
+    """Return the name of the start, the recipe that makes the checkpoint that a task's runs start from."""
     return STARTS.get(task, "warm_start")
 
 
 def start_folder(folder: Path, start: str) -> Path:
-    """The checkpoint itself."""
+    """Return the folder of a start's checkpoint."""
     return folder / "starts" / start / "final"
 
 
 def _suits(name: str, task: str) -> bool:
-    """A method that asks for more than the common tasks have is measured where that is, and so is the yardstick."""
+    """Return whether a method is measured on a task: one that needs a special task is measured there alone.
+
+    Other methods are measured on the common tasks, and the yardstick on all tasks.
+    """
     own = _own_task(name)
     return task == own or (own is None and task not in STARTS) or (name == YARDSTICK and task in STARTS)
 
 
 def _own_task(name: str) -> str | None:
-    """The task that has what a method reads: routers, the grades of outcomes, or an environment with a tool."""
-    from llmrl.algorithm import Algorithm
+    """Return the special task that a method needs: one with routers, with grades of programs, or with a tool."""
     from llmrl.recipe_file import method_recipe
+    from llmrl.resolve import resolve_pieces
 
     recipe = method_recipe(name)
-    algorithm = Algorithm.from_recipe(recipe)
+    algorithm = resolve_pieces(recipe).algorithm
     if "router_drift" in algorithm.needs:
         return "experts"
     if "grades" in algorithm.needs:
@@ -111,14 +114,14 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 def _filled(items: list[Run | None]) -> Any:
     queue: Any = _SPAWN.Queue()
-    queue.cancel_join_thread()  # an interrupted program need not wait until all of it is read
+    queue.cancel_join_thread()  # an interrupted command need not wait until the whole queue is read
     for item in items:
         queue.put(item)
     return queue
 
 
 def _in_processes(count: int, work: Callable[..., None], *arguments: Any) -> None:
-    """`work` in `count` processes; they are asked to stop if this one is interrupted."""
+    """Run `work` in `count` processes, which are asked to stop if this process is interrupted."""
     processes = [_SPAWN.Process(target=_begin, args=(work, *arguments)) for _ in range(count)]
     try:
         for process in processes:
@@ -135,13 +138,13 @@ def _in_processes(count: int, work: Callable[..., None], *arguments: Any) -> Non
 
 
 def _begin(work: Callable[..., None], *arguments: Any) -> None:
-    os.environ.update(ONE_CORE)  # before torch is imported, which is why its users are imported late
+    os.environ.update(ONE_CORE)  # torch reads these when it is imported, so the functions below import it late
     threading.Thread(target=_end_with_parent, daemon=True).start()
     work(*arguments)
 
 
 def _end_with_parent() -> None:
-    """Nobody would stop the runs of a parent that was killed."""
+    """End this process when its parent ends, since nobody else would stop its runs."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -155,8 +158,8 @@ def _make_start(folder: Path, start: str, overrides: list[str]) -> None:
 
 
 def _make_runs(folder: Path, overrides: list[str], queue: Any) -> None:
-    from llmrl.prove.worker import Bench
+    from llmrl.prove.worker import RunMaker
 
-    with Bench(folder, overrides) as bench:
+    with RunMaker(folder, overrides) as maker:
         while (run := queue.get()) is not None:
-            bench.make(run)
+            maker.make(run)

@@ -1,4 +1,4 @@
-"""From results to docs/methods.md: one table a task, every method beside the yardstick."""
+"""The tables of docs/methods.md: one table a task, in which every method is compared with the yardstick."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Row:
-    """A method's runs on one task: those that finished, and the fault of one that did not."""
+    """A method's row in one task's table: the results of finished runs, and the fault of an unfinished one."""
 
     method: str
     results: list[Result]
@@ -54,22 +54,22 @@ class Row:
 
     @property
     def gains(self) -> bool:
-        """Whether accuracy rose on every seed."""
+        """Return whether accuracy rose on every seed."""
         return bool(self.results) and all(result.gain > 0 for result in self.results)
 
     @property
     def accuracy(self) -> float:
-        """The mean over seeds, after training; 0 if no run finished."""
+        """The mean accuracy over seeds after training, 0 if no run finished."""
         return self.mean(lambda result: result.after["accuracy"]) if self.results else 0.0
 
     def mean(self, of: Callable[[Result], float | None]) -> float:
-        """The mean over seeds of what is not missing; nan if all of it is."""
+        """Return the mean over the seeds whose value is not missing, nan if all values are missing."""
         values = [value for value in map(of, self.results) if value is not None]
         return fmean(values) if values else float("nan")
 
 
 def render(results: Sequence[Result], notes: Notes, *, date: str, command: str) -> str:
-    """The whole document, as Markdown."""
+    """Return the whole document as Markdown."""
     by_task = {task: [result for result in results if result.run.task == task] for task in TASKS}
     by_task = {task: own for task, own in by_task.items() if own}
     introduction = INTRODUCTION.format(
@@ -87,12 +87,12 @@ def render(results: Sequence[Result], notes: Notes, *, date: str, command: str) 
 
 
 def read_notes() -> Notes:
-    """The hand-written notes that ship with llmrl."""
+    """Return the hand-written notes that ship with llmrl."""
     return yaml.safe_load((resources.files("llmrl.prove") / "notes.yaml").read_text(encoding="utf-8"))
 
 
 def rows_of(results: Sequence[Result]) -> list[Row]:
-    """One task's results as rows: the yardstick first, then from the highest accuracy to the lowest."""
+    """Return one task's results as rows: the yardstick first, then from the highest accuracy to the lowest."""
     by_method: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         by_method[result.run.method].append(result)
@@ -152,7 +152,7 @@ def _remark(row: Row, note: str | None) -> str:
 
 
 def _budget() -> str:
-    """What one run may use, as the tasks' common file says it."""
+    """Describe the budget of one run, which all tasks share."""
     recipe: dict[str, Any] = yaml.safe_load(task_file("budget").read_text(encoding="utf-8"))
     rollout, training = recipe["rollout"], recipe["training"]
     return (
@@ -162,7 +162,7 @@ def _budget() -> str:
 
 
 def _link(fragment: Mapping[str, Any]) -> str | None:
-    """The paper that a method's file names by its arXiv number, else by an address."""
+    """Return the address of the paper that a method's file names by an arXiv number or by an address."""
     paper = str(fragment.get("paper", ""))
     number = re.search(r"arXiv[: ](\d{4}\.\d{4,5})", paper)
     address = re.search(r"https?://\S+", paper)

@@ -1,4 +1,4 @@
-"""One process that makes run after run on one sampler, and measures them."""
+"""The work of one process: it makes run after run on one sampler, and measures each run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from llmrl.prove.results import Result, Run, write_result
 from llmrl.prove.runs import start_folder, start_of, task_file
 from llmrl.recipe_file import Plan, load_plan
 from llmrl.rewards.workers import Workers
-from llmrl.run.build import Origin, Samplers
+from llmrl.run.models import Origin
+from llmrl.run.sampling import Samplers
 from llmrl.run.run import run_plan
 from llmrl.run_folder.folder import read_metrics
 from llmrl.types import ACTOR
@@ -30,15 +31,15 @@ MOST_CONCURRENT = 256
 
 
 def make_start(folder: Path, start: str, overrides: list[str]) -> None:
-    """Train a checkpoint that runs start from; goes on where it was interrupted."""
+    """Train a checkpoint that runs start from; an interrupted training continues where it stopped."""
     plan = load_plan(task_file(start), [f"run_dir={start_folder(folder, start).parent}", *overrides])
     console = Console()
-    console.quiet = not console.is_terminal  # a live table, or nothing: a line for each of so many steps says little
+    console.quiet = not console.is_terminal  # a log of so many steps would be long, so only a terminal gets its table
     _finish(plan, resume=True, console=console)
 
 
-class Bench:
-    """Makes runs one after the other; `with` it around them. The sampler and the graders are shared."""
+class RunMaker:
+    """A maker of runs, one after the other, which share its sampler and its reward workers; used in a `with` block."""
 
     def __init__(self, folder: Path, overrides: list[str]):
         self._folder = folder
@@ -48,7 +49,7 @@ class Bench:
         self._workers = Workers(1)
         self._opened = ""
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> RunMaker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
@@ -56,10 +57,10 @@ class Bench:
         self._workers.close()
 
     def make(self, run: Run) -> None:
-        """Train, measure, write the result, delete the run's folder. Whatever a method raises is its result."""
+        """Train, measure, write the result, delete the run's folder. An exception in the run becomes its result."""
         run_dir = self._folder / "runs" / run.name
         self._open(start_of(run.task))
-        shutil.rmtree(run_dir, ignore_errors=True)  # of a run that was killed
+        shutil.rmtree(run_dir, ignore_errors=True)  # a killed process may have left the folder
         began = time.process_time()
         try:
             plan = self._plan(run, run_dir)
@@ -76,7 +77,7 @@ class Bench:
         self._console.print(f"{run.name}: {_line(result)}", highlight=False, markup=False, soft_wrap=True)
 
     def _open(self, start: str) -> None:
-        """The start and a sampler for it, outside of any run, so that no run's time has the engine's start in it."""
+        """Load the start and its sampler outside of any run, so that no run's time includes the engine's start."""
         if self._opened == start:
             return
         folder = start_folder(self._folder, start)
@@ -113,10 +114,10 @@ class Bench:
 
 @torch.no_grad()
 def kl_to_start(samples: Sequence[Mapping[str, Any]], start: Any, tokenizer: Any) -> float:
-    """KL(pi || pi_start) per token, in nats: the mean over sampled tokens of log pi - log pi_start.
+    """Return KL(pi || pi_start) per token, in nats: the mean over sampled tokens of log pi - log pi_start.
 
-    samples: recorded trajectories; those without log-probabilities were greedy and are left out. What an environment
-    said is context, and no part of the mean.
+    samples: recorded trajectories; those without log-probabilities were greedy and are left out. An environment's
+    tokens are context, and no part of the mean.
     """
     rows = [row for row in samples if row["rollout_logprobs"]]
     parts = [[(False, tokenizer(row["prompt"])["input_ids"]), *_authored(row["turns"])] for row in rows]
@@ -133,12 +134,12 @@ def kl_to_start(samples: Sequence[Mapping[str, Any]], start: Any, tokenizer: Any
 
 
 def _authored(turns: Sequence[Mapping[str, Any]]) -> list[tuple[bool, list[int]]]:
-    """Whether the actor said it, and its tokens, of every turn."""
+    """Return, for every turn, whether the actor is its author, and its tokens."""
     return [(turn["author"] == ACTOR, turn["token_ids"]) for turn in turns]
 
 
 def _finish(plan: Plan, **options: Any) -> None:
-    """Run the plan to its end; where a signal asks it to stop before, this process ends too."""
+    """Run the plan to its end; if a signal stops the plan before, this process ends too."""
     if code := run_plan(plan, **options):
         raise SystemExit(code)
 

@@ -1,4 +1,4 @@
-"""Answers as written text: one normal form, and exact numbers where the text is one."""
+"""Reading of answers: the normal form of an answer's text, and its exact number, list, set or interval."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _QUOTES = ("**", "`", '"', "'")
 
 
 def normal_form(text: str) -> str:
-    r"""One spelling for answers that differ only in typesetting: `$\dfrac12$.` and `\frac{1}{2}` agree."""
+    r"""Return one spelling for answers that differ only in typesetting, such as `$\dfrac12$.` and `\frac{1}{2}`."""
     text = _VULGAR_AFTER_DIGIT.sub(" ", text)
     text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
@@ -117,7 +117,7 @@ _UNIT_NAMES = {
 
 
 def quantity(text: str) -> Quantity | None:
-    """The exact number that `text`, in normal form, spells; None if it spells anything else."""
+    """Return the exact number that `text`, in normal form, spells; None if it spells no number."""
     if len(text) > MAX_DIGITS:
         return None
     match = _QUANTITY.fullmatch(text)
@@ -139,10 +139,10 @@ def quantity(text: str) -> Quantity | None:
 
 
 def _is_unit(unit: str, *, glued: bool) -> bool:
-    """Words that a number may carry: not "4 x y" or "4xyz", which are products, nor "3 million"."""
+    """Return whether a number may have these words as its unit; the x y of "4 x y" and "million" are no units."""
     if not _UNIT.fullmatch(unit) or _NOT_A_UNIT.search(unit):
         return False
-    # Upper- and lower-case single letters are units only as they are usually written: 5 N, but not 5 n.
+    # A single letter is a unit only in its usual case: 5 N, but not 5 n.
     words = _WORD.findall(unit.replace("\\circ", ""))
     free = {word for word in words if len(word) > 2} if not glued else set()
     return all(word in free or (known_unit(word) and word not in _VARIABLES) for word in words)
@@ -167,7 +167,7 @@ def _decimal(text: str) -> Fraction:
 
 
 def known_unit(unit: str) -> str | None:
-    """A measure's one name: "cm", "cms", "centimeters", "cm^2" -> "centimeter"; None for any other words."""
+    """Return a unit's one name: "cm", "cms", "centimeters", "cm^2" -> "centimeter"; None for any other words."""
     bare = re.sub(r"\s*\^\s*\{?\s*-?\d\s*\}?$", "", unit).strip().rstrip(".").lstrip("\\").lower()
     if unit.startswith("^\\circ"):
         bare = "^\\circ"
@@ -175,7 +175,7 @@ def known_unit(unit: str) -> str | None:
 
 
 def terminates(value: Fraction) -> bool:
-    """Whether a decimal can write it exactly."""
+    """Return whether a finite decimal equals the number."""
     denominator = value.denominator
     for prime in (2, 5):
         while denominator % prime == 0:
@@ -196,7 +196,7 @@ _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 @dataclass(frozen=True)
 class Collection:
-    """Several answers, and what held them: "()", "[)", ... a tuple or interval, "{}" a set, "" a bare list."""
+    """Several answers and their brackets: "()", "[)", ... for a tuple or interval, "{}" for a set, "" for a list."""
 
     elements: tuple[str, ...]
     brackets: str = ""
@@ -206,14 +206,14 @@ class Collection:
         return self.brackets not in ("", "{}", "union")
 
     def comparable(self, other: Collection) -> bool:
-        """(1, 2] is not [1, 2), nor is a set a tuple; a bare list may stand for either of the last two."""
+        """Return whether both have the same brackets; a bare list may also be compared with a set or a tuple."""
         return self.brackets == other.brackets or {self.brackets, other.brackets} in ({"", "{}"}, {"", "()"})
 
 
 def collection(text: str) -> Collection | None:
-    r"""The several answers that `text`, in normal form, spells; None if it is a single one.
+    r"""Return the several answers that `text`, in normal form, spells; None if it spells a single answer.
 
-    Lists ("2, 3", "2 or 3", "2 \pm \sqrt{6}"), sets, tuples, intervals, and unions of those.
+    Several answers are a list ("2, 3", "2 or 3", "2 \pm \sqrt{6}"), a set, a tuple, an interval, or a union of those.
     """
     parts = _split(text, _UNION)
     if len(parts) > 1:
@@ -230,7 +230,7 @@ def collection(text: str) -> Collection | None:
 
 
 def interval(text: str) -> Collection | None:
-    r"""The interval that an inequality in one variable spells: "1 < x \le 5" is (1, 5]; None for anything else."""
+    r"""Return the interval that an inequality in one variable spells: "1 < x \le 5" is (1, 5]; None for other text."""
     between = _BETWEEN.fullmatch(text)
     if between:
         low, left, right, high = between.groups()
@@ -246,7 +246,7 @@ def interval(text: str) -> Collection | None:
 
 
 def nesting(text: str) -> int:
-    """How deep the brackets go."""
+    """Return the depth of the most deeply nested brackets."""
     depth = deepest = 0
     for character in text:
         depth += (character in _OPENING) - (character in _CLOSING)
@@ -255,7 +255,7 @@ def nesting(text: str) -> int:
 
 
 def _split(text: str, separator: re.Pattern[str]) -> tuple[str, ...]:
-    """The non-empty parts of `text` between separators that stand outside all brackets."""
+    """Return the non-empty parts of `text` between separators that stand outside all brackets."""
     parts, start, depth, seen = [], 0, 0, 0
     for match in separator.finditer(text):
         between = text[seen : match.start()]
@@ -269,7 +269,7 @@ def _split(text: str, separator: re.Pattern[str]) -> tuple[str, ...]:
 
 
 def _commas(text: str) -> tuple[str, ...]:
-    """Elements between commas; beside a comma with a space, "522,720" is one number."""
+    """Return the elements between commas; if any comma has a space after it, "522,720" is one number."""
     if quantity(text):
         return (text,)
     if ", " in text:
@@ -285,7 +285,7 @@ def _plus_minus(text: str) -> tuple[str, ...]:
 
 
 def _closes_last(text: str) -> bool:
-    """Whether the bracket that opens `text` is the one that its last character closes."""
+    """Return whether the last character of `text` closes the bracket that opens `text`."""
     depth = 0
     for position, character in enumerate(text):
         depth += (character in _OPENING) - (character in _CLOSING)

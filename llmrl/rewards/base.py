@@ -2,11 +2,12 @@
 
 A reward function's positional parameters are its data, taken by name for one trajectory:
 
-    completion         the decoded text of the actor's last turn
+    completion         the decoded text of the author's last turn
     prompt             the prompt's text as the model got it
     row                the whole data row
-    stop_reason        "stop" or "length"
+    stop_reason        why the trajectory ended: one of llmrl.types.StopReason
     completion_tokens  how many tokens were sampled
+    episode            all that happened around the question: the trajectories of every author
     <column>           any column of the data row, by its name
     group              alone: the function is called once per group and returns a list, one result each
 
@@ -31,12 +32,12 @@ from pydantic import NonNegativeInt, PositiveFloat
 from llmrl.errors import RecipeError, nearest
 from llmrl.pieces import Piece, bind, resolve
 from llmrl.rewards.cache import ResultCache, cache_key
-from llmrl.rewards.catalogue import REWARDS
+from llmrl.rewards.catalogue import CATALOGUE as REWARDS
 from llmrl.rewards.workers import Workers
-from llmrl.types import ACTOR, Failure, Group, Score, Trajectory
+from llmrl.types import Failure, Group, Score, Trajectory
 
 KEY = "rewards"
-BUILT_IN_DATA = frozenset({"completion", "prompt", "row", "stop_reason", "completion_tokens", "group"})
+BUILT_IN_DATA = frozenset({"completion", "prompt", "row", "stop_reason", "completion_tokens", "episode", "group"})
 
 
 def _run_settings(
@@ -75,7 +76,7 @@ class Reward:
 
     @property
     def grades(self) -> int | None:
-        """How many grades the function says that it gives; None if it gives none. See rewards.marks."""
+        """How many grades the function says that it gives; None if it gives none. See llmrl.marks."""
         return getattr(self.piece.function, "grades", None)
 
     @classmethod
@@ -172,7 +173,7 @@ class Rewards:
         failed before is left as it was. Raises RecipeError for a column that the row lacks.
         """
         self.check_columns(group.prompt.row)
-        live = Group(group.prompt, [one for one in group.trajectories if one.failure is None])
+        live = replace(group, trajectories=[one for one in group.trajectories if one.failure is None])
         if not live.trajectories:
             return
         calls = [(reward, part) for reward in self.rewards for part in _parts(reward, live)]
@@ -264,6 +265,7 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
         "row": row,
         "stop_reason": trajectory.stop_reason,
         "completion_tokens": trajectory.completion_tokens,
+        "episode": trajectory.episode,
     }
 
 
@@ -295,7 +297,7 @@ def _as_score(reward: Reward, result: Any, trajectory: Trajectory) -> Score | Fa
 
 
 def _actor_turns(trajectory: Trajectory) -> int:
-    return sum(turn.author == ACTOR for turn in trajectory.turns)
+    return len(trajectory.own_turns)
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from llmrl.rewards.math_verifier import math_verifier
 from llmrl.rewards.reasoning_gym import reasoning_gym
 from llmrl.rewards.shaping import format_pattern, length_penalty, overlong_penalty, repetition_penalty
 
-REWARDS: dict[str, Callable[..., Any]] = {
+CATALOGUE: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         math_verifier,

@@ -1,6 +1,6 @@
-"""Where in a completion its answer stands. Every function looks from the end, at any length of text.
+"""Extraction of the answer from a completion. Every function searches from the end, at any length of text.
 
-Each returns None when the completion has no such answer; none of them guesses.
+Each function returns None if the completion has no such answer, and never guesses one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FIRST_LOOK_CHARACTERS = 2000
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last `\boxed{...}` holds, nested braces and all; a box left open holds no answer."""
+    r"""Return the text in the last `\boxed{...}`, with its nested braces; a box left open holds no answer."""
     start = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
     if start < 0:
         return None
@@ -40,12 +40,12 @@ def last_boxed(text: str) -> str | None:
 
 
 def has_box(text: str) -> bool:
-    r"""Whether the text attempts a `\boxed`, closed or not."""
+    r"""Return whether the text has a `\boxed`, closed or not."""
     return r"\boxed" in text or r"\fbox" in text
 
 
 def last_tag(text: str, tag: str) -> str | None:
-    """What the last `<tag>...</tag>` holds; a tag left open holds no answer."""
+    """Return the text in the last `<tag>...</tag>`; a tag left open holds no answer."""
     start = text.rfind(f"<{tag}>")
     if start < 0:
         return None
@@ -54,23 +54,23 @@ def last_tag(text: str, tag: str) -> str | None:
 
 
 def last_line(text: str) -> str | None:
-    """The last line that is not blank."""
+    """Return the last line that is not blank."""
     lines = text.rstrip().rsplit("\n", 1)
     return lines[-1].strip() or None
 
 
 def text_after(text: str, marker: str) -> str | None:
-    """What follows the last occurrence of `marker`."""
+    """Return the text after the last occurrence of `marker`."""
     start = text.rfind(marker)
     return None if start < 0 else text[start + len(marker) :]
 
 
 def last_number(text: str) -> str | None:
-    r"""The last number that stands on its own, with its sign, currency and percent sign.
+    r"""Return the last number that stands on its own, with its sign, currency and percent sign.
 
     "so 48 + 24 = 72." -> 72; "is $-1,250.50" -> $-1,250.50; "\frac{1}{2}" -> itself. Exponents, subscripts
-    and digits inside words (25 cm^2, H2O) are passed over; a last number that is a part of something larger
-    (3\sqrt{2}, 10!, 2^8) makes the answer an expression, which is not a number: None.
+    and digits inside words (25 cm^2, H2O) are skipped. If the last number is a part of a larger expression
+    (3\sqrt{2}, 10!, 2^8), the answer is no number, and the function returns None.
     """
     text = text.replace("{,}", ",").replace(r",\!", ",")
     width = _FIRST_LOOK_CHARACTERS
@@ -78,7 +78,7 @@ def last_number(text: str) -> str | None:
         window = text[-width:]
         whole = len(text) <= width
         for match in reversed(list(_NUMBER.finditer(window))):
-            if match.start() == 0 and not whole:  # the window's edge may cut it
+            if match.start() == 0 and not whole:  # the window's edge may cut this number
                 continue
             start = match.start() + len(match.group("sign") or "")
             if not match.group("currency") and _IN_WORD.search(window, max(0, start - 8), start):
@@ -92,7 +92,7 @@ def last_number(text: str) -> str | None:
 
 
 def _signed(text: str, match: re.Match[str]) -> str:
-    """A minus sign between two operands is a subtraction, not a sign: "10-5" and "10 - 5" end in 5."""
+    """Return the number without a minus sign that is a subtraction: "10-5" and "10 - 5" end in 5."""
     sign = match.group("sign")
     if not sign:
         return match.group()

@@ -65,14 +65,14 @@ def math_verifier(
     tag: str = "answer",
     percent: Percent = "unit",
 ) -> Score:
-    r"""1 if the completion's final answer equals the gold `answer`, else 0.
+    r"""The value 1 if the completion's final answer equals the gold `answer`, else 0.
 
-    extract: where the final answer stands. "boxed": in the last `\boxed{}`; "last_number": the last number of
-    the text; "boxed_or_last": the last `\boxed{}`, or the last number where nothing is boxed; "tag": in the
-    last `<tag>...</tag>`. A box or tag left open is no answer, and no answer is wrong.
-    percent: what 50% equals. "unit": 50, the sign being a unit like any other; "ratio": 0.5; "either": both.
-    A unit or currency on one side only is passed over ("5 cm" = 5); two different known ones are unequal.
-    Raises ValueError if the gold itself cannot be read.
+    extract: the place of the final answer. "boxed": the last `\boxed{}`; "last_number": the last number of the
+    text; "boxed_or_last": the last `\boxed{}`, or the last number if nothing is boxed; "tag": the last
+    `<tag>...</tag>`. A box or tag left open is no answer, and a completion without an answer is wrong.
+    percent: the meaning of 50%. "unit": 50, since the sign is a unit like any other; "ratio": 0.5; "either": both.
+    A unit or currency on one side only is ignored ("5 cm" = 5); two different known units are unequal.
+    Raises ValueError if the gold answer cannot be read.
     """
     gold = _gold(str(answer))
     found = _extracted(completion, extract, tag)
@@ -81,12 +81,12 @@ def math_verifier(
 
 
 def warm_up() -> None:
-    """Import math-verify and build its parser, so that no grade pays for it."""
+    """Import math-verify and build its parser before the first grading."""
     equal(r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", percent="unit")
 
 
 def equal(gold: str, found: str, *, percent: Percent) -> bool:
-    """Whether two answers in normal form are equal; nothing that `found` holds makes it raise."""
+    """Return whether two answers in normal form are equal; no text in `found` raises an exception."""
     if not found:
         return False
     if _typeset(gold) == _typeset(found):
@@ -113,7 +113,7 @@ def equal(gold: str, found: str, *, percent: Percent) -> bool:
 
 
 def is_text(text: str) -> bool:
-    """Words rather than mathematics: compared as text, since a parser would read "no" as n times o."""
+    """Return whether the answer is words, which are compared as text: a parser would read "no" as n times o."""
     return bool(_WORDS_ALONE.fullmatch(text) or _PHRASE.search(text) or _CLOCK_OR_RATIO.fullmatch(text))
 
 
@@ -137,7 +137,7 @@ def _extracted(completion: str, extract: Extract, tag: str) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def _gold(answer: str) -> str:
-    """The gold answer in normal form; raises ValueError where it could be compared with nothing."""
+    """Return the gold answer in normal form; raises ValueError if no answer could be compared with it."""
     boxed = last_boxed(answer)
     gold = normal_form(answer if boxed is None else boxed)
     if not _readable(gold):
@@ -158,7 +158,7 @@ def _readable(gold: str) -> bool:
 
 
 def _typeset(text: str) -> str:
-    """For comparison as text: spaces, the case of words, and brackets round a choice's letter do not count."""
+    """Return the text without spaces, the case of words and brackets round a choice's letter, for comparison."""
     if is_text(text):
         text = text.casefold()
     choice = _CHOICE.fullmatch(text)
@@ -176,14 +176,14 @@ def _equal_quantities(gold: Quantity, found: Quantity, percent: Percent) -> bool
 
 
 def _close(gold: Any, found: Any) -> bool:
-    """Exactly equal; or one is a decimal for the other, which no decimal can write: 0.333333 = 1/3."""
+    """Return whether the numbers are equal, or one is a decimal that approximates the other, as 0.333333 does 1/3."""
     if gold == found or terminates(gold) == terminates(found):
         return gold == found
     return abs(gold - found) * _AGREEMENT <= abs(gold)
 
 
 def _assignment(text: str) -> tuple[str, str]:
-    """The name and value of "x = 5"; ("", text) for anything else."""
+    """Return the name and value of "x = 5", or ("", text) for any other text."""
     match = _ASSIGNMENT.fullmatch(text)
     if match is None or _RELATION.search(match[2]):
         return "", text
@@ -191,7 +191,7 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def _derives(text: str) -> bool:
-    """Whether a chain of equalities leads to its last part, as A = 2 + 3 = 5 does and x^2 - 4 = 0 does not."""
+    """Return whether a chain of equalities derives its last part, as A = 2 + 3 = 5 does and x^2 - 4 = 0 does not."""
     first, *rest = (part.strip() for part in text.split("="))
     named = _assignment(f"{first} = 0")[0] != ""
     return named or not any(_LETTER.search(part) for part in (first, *rest[:-1]))
@@ -223,9 +223,10 @@ def _equal_expressions(gold: str, found: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(text: str) -> list[Any]:
-    """math-verify's reading of one expression; empty for what it cannot read or could never finish.
+    """Parse one expression with math-verify; returns [] if math-verify cannot read it or could never finish.
 
-    Its own time limits use SIGALRM, which only a main thread may set: the pool's deadline stands instead.
+    math-verify's own time limits are off: they use SIGALRM, which only a main thread may set. The deadline of the
+    worker pool replaces them.
     """
     if len(text) > MAX_EXPRESSION_CHARACTERS or nesting(text) > MAX_NESTING or _EXPLODES.search(text):
         return []

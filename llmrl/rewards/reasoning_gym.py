@@ -1,4 +1,4 @@
-"""Scores by the tasks of the reasoning_gym library, each with its own scorer."""
+"""The reward of tasks of the reasoning_gym library, each of which has its own scorer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def reasoning_gym(
     tag: str = "answer",
     after: str | None = None,
 ) -> Score:
-    """The task's own score in [0, 1] of the completion's answer; correct where it is 1.
+    """The task's own score in [0, 1] of the completion's answer, which is correct if the score is 1.
 
     row: a reasoning_gym entry: question, answer, metadata (a mapping or its JSON), whose `source_dataset`
-    names the task. extract: which part of the completion is the answer: its last line that is not blank, all
-    of it, or what the last `<tag>...</tag>` holds. after: look only behind the last occurrence of this
-    marker. A completion without the marker or the tag is wrong. Raises ValueError for a row of no known task.
+    names the task. extract: the part of the completion that is the answer: its last line that is not blank, all
+    of it, or the text in the last `<tag>...</tag>`. after: a marker; only the text after its last occurrence
+    counts. A completion without the marker or the tag is wrong. Raises ValueError for a row of an unknown task.
     """
     entry = _entry(row)
     scorer = _scorer(entry["metadata"]["source_dataset"])
@@ -38,7 +38,7 @@ def reasoning_gym(
 
 
 def warm_up() -> None:
-    """Import the library, so that no grade pays for it."""
+    """Import the library before the first grading."""
     import reasoning_gym as _  # noqa: F401
 
 

@@ -1,4 +1,4 @@
-"""Rewards that shape how an answer is given, not whether it is right: none of them gives a verdict."""
+"""Rewards for the form of an answer, such as its length; none of them says whether the answer is right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmrl.types import Score
 
 
 def format_pattern(completion: str, *, pattern: re.Pattern[str], reward: float = 1.0, otherwise: float = 0.0) -> Score:
-    """`reward` if the whole completion matches the regular expression, else `otherwise`.
+    """The value `reward` if the whole completion matches the regular expression, else `otherwise`.
 
     "." does not match a newline unless the pattern says so: `(?s)<think>.*</think><answer>.*</answer>`.
     """
@@ -26,8 +26,8 @@ def overlong_penalty(
 ) -> Score:
     """A penalty that grows over the last `buffer_tokens` before `max_tokens`, for L tokens sampled.
 
-    0 if L <= max - buffer; -factor * (L - (max - buffer)) / buffer up to max; -factor beyond.
-    The buffer is a fifth of max_tokens unless given, as in the source. Raises ValueError if it is larger than
+    The penalty is 0 if L <= max - buffer, -factor * (L - (max - buffer)) / buffer up to max, and -factor beyond.
+    The default buffer is a fifth of max_tokens, as in the source. Raises ValueError if the buffer is larger than
     max_tokens. Source: DAPO, arXiv 2503.14476.
     """
     buffer_tokens = buffer_tokens or max(1, max_tokens // 5)
@@ -38,12 +38,12 @@ def overlong_penalty(
 
 
 def length_penalty(completion_tokens: int, *, target_tokens: PositiveInt, per_token: NonNegativeFloat = 3e-4) -> Score:
-    """-per_token * |target_tokens - L|, for L tokens sampled. Source: LCPO-Exact, arXiv 2503.04697."""
+    """The penalty -per_token * |target_tokens - L|, for L tokens sampled. Source: LCPO-Exact, arXiv 2503.04697."""
     return Score(-per_token * abs(target_tokens - completion_tokens))
 
 
 def repetition_penalty(completion: str, *, ngram: PositiveInt = 3, max_penalty: float = -1.0) -> Score:
-    """max_penalty * (1 - distinct / all n-grams of words), case aside; 0 for fewer than n words.
+    """The penalty max_penalty * (1 - distinct / all n-grams of lower-case words), 0 for fewer than n words.
 
     Source: Demystifying long chain-of-thought reasoning, arXiv 2502.03373.
     """

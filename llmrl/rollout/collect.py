@@ -1,4 +1,4 @@
-"""Collecting scored groups: environments run against the sampler, rewards run while others still generate."""
+"""Collecting scored groups: environments run against the samplers, rewards run while others still generate."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from llmrl.envs.base import Encode, Env, Step
+from llmrl.envs.base import AuthorText, Env, Step
 from llmrl.errors import RunStopped
 from llmrl.pieces import Piece
+from llmrl.rollout.measure import metrics_of
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
-from llmrl.types import ACTOR, ENVIRONMENT, Failure, Group, Prompt, Trajectory, Turn
+from llmrl.types import ENVIRONMENT, Episode, Failure, Group, Prompt, Trajectory, Turn, groups_of
 
 
 class Scorer(Protocol):
@@ -32,22 +33,44 @@ class Prompts(Protocol):
 
 
 Gather = Callable[[Any, str], list[Any]]
-Draw = Callable[[Sequence[Prompt], SamplingParams], list[Group]]
-"""One scored group per prompt, sampled with the given parameters; see llmrl.rollout.group_sampling."""
+SampleGroups = Callable[[Sequence[Prompt], SamplingParams], list[Group]]
+"""Samples and scores the groups of a round's prompts; see llmrl/rollout/group_sampling.py."""
+
+
+@dataclass(frozen=True)
+class Author:
+    """A role as the collector sees it: its sampler, what scores its trajectories (none: nothing does), its text."""
+
+    sampler: Sampler
+    scorer: Scorer | None
+    text: AuthorText
 
 
 @dataclass
 class Collected:
-    """What `collect` brings: the groups to train on; counts and means over everything that was sampled, and that
-    itself, with what failed and what `keep` dropped."""
+    """The groups to train on; counts and means over everything that was sampled, and all that was sampled itself,
+    with failures and with what `keep` dropped."""
 
     groups: list[Group]
     metrics: dict[str, float] = field(default_factory=dict)
     sampled: list[Group] = field(default_factory=list)
 
 
+@dataclass
+class Stream:
+    """What one author reads and writes in an episode: a trajectory under way.
+
+    context: all tokens before the author's current turn. limit: the most tokens that may stand here.
+    """
+
+    trajectory: Trajectory
+    context: list[int]
+    turn: Turn
+    limit: int
+
+
 class EnvironmentFailed(Exception):
-    """Whatever a user's environment raises becomes a failure of its trajectory."""
+    """Whatever a user's environment raises becomes a failure of its episode."""
 
     def __init__(self, failure: Failure):
         super().__init__(failure.message)
@@ -55,75 +78,79 @@ class EnvironmentFailed(Exception):
 
 
 class Collector:
-    """Samples and scores groups with one rank's sampler; with more ranks each takes its share of the prompts.
+    """Samples and scores groups with one rank's samplers; with more ranks each takes its share of the prompts.
 
-    deadline_seconds: for sampling and scoring what one call of `sample` is given. env_retries: fresh starts of a
-    trajectory whose environment failed, before it is given up. gather: what every rank gave, in rank order.
+    authors: the roles that write, by name; the first one answers the question. deadline_seconds: for sampling and
+    scoring what one call of `sample` is given. env_retries: fresh starts of an episode whose environment failed, before
+    it is given up. gather: what every rank gave, in rank order.
     """
 
     def __init__(
         self,
-        sampler: Sampler,
-        scorer: Scorer,
+        authors: Mapping[str, Author],
         *,
         make_env: Piece,
-        encode: Encode,
-        decode: Callable[[list[int]], str],
         deadline_seconds: float,
         env_retries: int = 1,
         rank: int = 0,
         ranks: int = 1,
         gather: Gather = lambda thing, phase: [thing],
     ):
-        self.sampler = sampler
-        self._scorer = scorer
+        self.authors = dict(authors)
+        self.first = next(iter(authors))
         self._make_env = make_env
-        self._text = {"encode": encode, "decode": decode}
-        self._decode = decode
+        texts = {name: author.text for name, author in authors.items()}
+        self._text = {"encode": texts[self.first].encode, "decode": texts[self.first].decode, "authors": texts}
         self._deadline = deadline_seconds
         self._env_retries = env_retries
         self._rank, self._ranks, self._gather = rank, ranks, gather
         self._runner = asyncio.Runner()
 
     def collect(
-        self, prompts: Prompts, *, draw: Draw, keep: Piece, count: int, max_refills: int, params: SamplingParams
+        self,
+        prompts: Prompts,
+        *,
+        sample_groups: SampleGroups,
+        keep: Mapping[str, Piece],
+        count: int,
+        max_refills: int,
+        params: SamplingParams,
     ) -> Collected:
-        """`count` groups that `keep` leaves something of; prompts it drops are replaced for `max_refills` rounds.
+        """Groups of `count` questions of which `keep` leaves something; others are replaced, `max_refills` times.
 
-        draw: how the prompts of a round are sampled. params.seed: the step's; every completion's own seed is derived
-        from it. Raises RunStopped if no group is left after the last round, or if a round passes its deadline.
+        sample_groups: how the prompts of a round are sampled. keep: the keep function of every author that is trained.
+        params.seed: the step's; every completion's own seed is derived from it. Raises RunStopped if nothing is left
+        after the last round, or if a round passes its deadline.
         """
-        kept: list[Group] = []
+        kept: list[list[Group]] = []
         sampled: list[Group] = []
-        failures: list[Failure] = []
         started = time.monotonic()
         for refill in range(max_refills + 1):
             asked = prompts.take(count - len(kept))
-            seed = derive_seed(params.seed, refill)
-            for group in draw(asked, replace(params, seed=seed)):
-                sampled.append(group)
-                failures += [t.failure for t in group.trajectories if t.failure]
-                scored = replace(group, trajectories=[t for t in group.trajectories if not t.failure])
-                chosen = keep({"group": scored}) if scored.trajectories else []
+            groups = sample_groups(asked, replace(params, seed=derive_seed(params.seed, refill)))
+            sampled += groups
+            for _, of_question in itertools.groupby(groups, key=lambda group: group.place):
+                chosen = [left for group in of_question if (left := _kept(group, keep)).trajectories]
                 if chosen:
-                    kept.append(replace(group, trajectories=chosen))
+                    kept.append(chosen)
             if len(kept) >= count:
                 break
         if not kept:
-            reasons = Counter(f"{f.source} {f.kind}: {f.message}" for f in failures).most_common(1)
-            why = f"most common failure: {reasons[0][0]}" if reasons else f"`keep: {keep.name}` dropped every group"
-            raise RunStopped(f"nothing to train on after {max_refills + 1} rounds of {count} prompts; {why}")
-        return Collected(kept, _measure(sampled, kept, failures, time.monotonic() - started), sampled)
+            raise RunStopped(
+                f"nothing to train on after {max_refills + 1} rounds of {count} prompts; {_why_nothing(sampled, keep)}"
+            )
+        seconds, groups = time.monotonic() - started, [group for chosen in kept for group in chosen]
+        return Collected(groups, metrics_of(sampled, groups, list(self.authors), seconds), sampled)
 
     def sample(
         self, prompts: Sequence[Prompt], *, group_size: int | Sequence[int], params: SamplingParams
     ) -> list[Group]:
-        """One scored group per prompt, in order, over all ranks; params.max_tokens bounds all that follows a prompt.
+        """The scored groups of each prompt, in order, over all ranks; the first author has one at least for each.
 
-        group_size: of every group, or each prompt's own, which may be 0.
-        A completion's seed comes from params.seed, its prompt's place in `prompts` and its own in the group, so a
-        prompt that is given twice is sampled anew. Raises RunStopped past the deadline; after any error the
-        collector is closed.
+        group_size: episodes of every prompt, or each prompt's own number, which may be 0. params.max_tokens bounds all
+        that follows an author's prompt. A completion's seed comes from params.seed, its prompt's place in `prompts`,
+        its episode and its place in that, so a prompt that is given twice is sampled anew. Raises RunStopped past the
+        deadline; after any error the collector is closed.
         """
         sizes = [group_size] * len(prompts) if isinstance(group_size, int) else group_size
         mine = list(zip(range(len(prompts)), prompts, sizes, strict=True))[self._rank :: self._ranks]
@@ -133,17 +160,19 @@ class Collector:
             self.close()
             raise
         parts = self._gather(groups, "collecting rollouts")
-        return [parts[index % self._ranks][index // self._ranks] for index in range(len(prompts))]
+        return [one for index in range(len(prompts)) for one in parts[index % self._ranks][index // self._ranks]]
 
     def close(self) -> None:
-        """Cancel what is still under way; the sampler is its maker's to close."""
+        """Cancel what is still under way; the samplers are their makers' to close."""
         self._runner.close()
 
-    async def _within_deadline(self, prompts: Sequence[tuple[int, Prompt, int]], params: SamplingParams) -> list[Group]:
+    async def _within_deadline(
+        self, prompts: Sequence[tuple[int, Prompt, int]], params: SamplingParams
+    ) -> list[list[Group]]:
         waiting: Counter[str] = Counter()
         work = asyncio.gather(
             *(
-                self._group(prompt, size, replace(params, seed=derive_seed(params.seed, place)), waiting)
+                self._question(place, prompt, size, replace(params, seed=derive_seed(params.seed, place)), waiting)
                 for place, prompt, size in prompts
             )
         )
@@ -156,62 +185,154 @@ class Collector:
             f"{self._deadline:g} s (rollout.deadline_seconds); still waiting for {named}"
         )
 
-    async def _group(self, prompt: Prompt, size: int, params: SamplingParams, waiting: Counter[str]) -> Group:
+    async def _question(
+        self, place: int, prompt: Prompt, size: int, params: SamplingParams, waiting: Counter[str]
+    ) -> list[Group]:
         seeds = [derive_seed(params.seed, index) for index in range(size)]
-        work = (self._trajectory(prompt, replace(params, seed=seed), waiting) for seed in seeds)
-        group = Group(prompt, await asyncio.gather(*work))
-        scorable = Group(prompt, [t for t in group.trajectories if not t.failure])
-        if scorable.trajectories:
-            await _named(waiting, "rewards", self._scorer.score(scorable))
-        return group
+        work = (self._episode(prompt, n, replace(params, seed=seed), waiting) for n, seed in enumerate(seeds))
+        episodes = await asyncio.gather(*work)
+        groups = [group for name in self.authors for group in groups_of(prompt, episodes, name, place)]
+        if not any(group.author == self.first for group in groups):
+            groups.insert(0, Group(prompt, [], self.first, place))
+        await asyncio.gather(*(self._score(group, waiting) for group in groups))
+        return groups
 
-    async def _trajectory(self, prompt: Prompt, params: SamplingParams, waiting: Counter[str]) -> Trajectory:
-        trajectory = Trajectory(prompt, turns=[], stop_reason="stop")
+    async def _score(self, group: Group, waiting: Counter[str]) -> None:
+        scorer = self.authors[group.author].scorer
+        scorable = replace(group, trajectories=[t for t in group.trajectories if not t.failure])
+        if scorer and scorable.trajectories:
+            await _named(waiting, "rewards", scorer.score(scorable))
+
+    async def _episode(
+        self, prompt: Prompt, number: int, params: SamplingParams, waiting: Counter[str]
+    ) -> Episode:
+        episode = Episode(prompt, number=number)
         for _ in range(self._env_retries + 1):
-            trajectory = Trajectory(prompt, turns=[], stop_reason="stop")
+            episode = Episode(prompt, number=number)
             try:
-                await self._play(trajectory, params, waiting)
+                await self._play(episode, params, waiting)
                 break
             except EnvironmentFailed as error:
-                trajectory.failure = error.failure
-        return trajectory
+                if not episode.of(self.first):
+                    self._begin(episode, self.first, list(prompt.token_ids), params, "")
+                for trajectory in episode.trajectories:
+                    trajectory.failure = error.failure
+        return episode
 
-    async def _play(self, trajectory: Trajectory, params: SamplingParams, waiting: Counter[str]) -> None:
-        """Actor and environment in turn, until the environment is done or max_tokens have followed the prompt."""
+    async def _play(self, episode: Episode, params: SamplingParams, waiting: Counter[str]) -> None:
+        """The authors' turns and the environment's answers, until it is done; it is closed whatever happens."""
         with _environment():
-            env: Env = self._make_env({"prompt": trajectory.prompt} | self._text)
-            stop = (*params.stop, *getattr(env, "stop", ()))
+            env: Env = self._make_env({"prompt": episode.prompt} | self._text)
+        try:
+            await self._take_turns(env, episode, params, waiting)
+        finally:
+            if (close := getattr(env, "close", None)) is not None:
+                with _environment():
+                    await _named(waiting, "environment", close())
+
+    async def _take_turns(self, env: Env, episode: Episode, params: SamplingParams, waiting: Counter[str]) -> None:
+        with _environment():
             context = list(await _named(waiting, "environment", env.reset()))
-        if tuple(context) != trajectory.prompt.token_ids:
-            trajectory.prompt = replace(trajectory.prompt, token_ids=tuple(context))
-        limit = len(context) + params.max_tokens
-        turn = Turn(ACTOR, [])
+        author, stop = self.first, getattr(env, "stop", ())
+        streams = {author: self._begin(episode, author, context, params, "")}
         for place in itertools.count():
-            seen = context + turn.token_ids
-            ask = replace(params, stop=stop, max_tokens=limit - len(seen), seed=derive_seed(params.seed, place))
-            completion = _joined(turn, await _named(waiting, "sampler", self.sampler.sample(seen, ask)))
-            if not turn.token_ids:
-                trajectory.turns.append(turn)
-            turn.token_ids, turn.rollout_logprobs = completion.token_ids, completion.logprobs
-            turn.policy_version = completion.policy_version
-            trajectory.text = self._decode(completion.token_ids)
-            trajectory.stop_reason = completion.stop_reason
+            stream = streams[author]
+            seen, own = stream.context + stream.turn.token_ids, params.of(author)
+            ask = replace(
+                own, stop=(*own.stop, *stop), max_tokens=stream.limit - len(seen), seed=derive_seed(params.seed, place)
+            )
+            sampled = await _named(waiting, "sampler", self.authors[author].sampler.sample(seen, ask))
+            completion = self._record(stream, sampled, author)
             with _environment():
                 step: Step = await _named(waiting, "environment", env.step(completion))
-                if step.reward is not None and not math.isfinite(step.reward):
-                    raise ValueError(f"gave the reward {step.reward}, expected a finite number")
-                turn.reward = step.reward
-                after = context + completion.token_ids + step.observation
-            if step.done or completion.stop_reason == "length":
+                _reward(step, stream, streams)
+                if step.author is not None and step.author not in self.authors:
+                    raise ValueError(f"handed the turn to {step.author!r}, expected one of {', '.join(self.authors)}")
+            if step.done:
+                stream.trajectory.stop_reason = step.stop_reason or completion.stop_reason
                 return
-            if len(after) >= limit:  # an observation that nothing can answer is not kept
-                trajectory.stop_reason = "length"
+            stays = (step.author or author) == author and step.context is None
+            author = step.author or author
+            if step.context is not None:
+                streams[author] = self._begin(episode, author, list(step.context), params, step.compared)
+            elif (stays and completion.stop_reason == "length") or not _extended(streams, author, step.observation):
                 return
-            if step.observation:
-                # the next turn extends the exact tokens of this one: nothing is decoded and tokenized again
-                context = after
-                trajectory.turns.append(Turn(ENVIRONMENT, step.observation))
-                turn = Turn(ACTOR, [])
+
+    def _begin(
+        self, episode: Episode, author: str, context: list[int], params: SamplingParams, compared: str
+    ) -> Stream:
+        """A new trajectory of an author, who reads `context`."""
+        prompt = episode.prompt
+        if tuple(context) != prompt.token_ids:
+            text = prompt.text if author == self.first and not episode.trajectories else None
+            text = self.authors[author].text.decode(context) if text is None else text
+            prompt = replace(prompt, token_ids=tuple(context), text=text)
+        trajectory = Trajectory(prompt, [], "stop", author=author, compared=compared, episode=episode)
+        episode.trajectories.append(trajectory)
+        return Stream(trajectory, context, Turn(author, []), len(context) + params.of(author).max_tokens)
+
+    def _record(self, stream: Stream, completion: Completion, author: str) -> Completion:
+        """Write what was sampled into the stream; returns all that the author said in the turn so far."""
+        turn, trajectory = stream.turn, stream.trajectory
+        completion = _joined(turn, completion)
+        if not turn.token_ids:
+            trajectory.turns.append(turn)
+        turn.token_ids, turn.rollout_logprobs = completion.token_ids, completion.logprobs
+        turn.policy_version = completion.policy_version
+        turn.text = trajectory.text = self.authors[author].text.decode(completion.token_ids)
+        trajectory.stop_reason = completion.stop_reason
+        return completion
+
+
+def _extended(streams: Mapping[str, Stream], author: str, observation: list[int]) -> bool:
+    """Add what the environment says to the stream of who answers next; returns whether there is room for an answer.
+
+    The next turn extends the exact tokens of the last one: nothing is decoded and tokenized again. An observation that
+    nothing can answer is not kept.
+    """
+    if author not in streams:
+        raise EnvironmentFailed(
+            Failure("environment", "invalid", f"handed the turn to {author!r}, who has no context yet")
+        )
+    stream = streams[author]
+    after = stream.context + stream.turn.token_ids + observation
+    if len(after) >= stream.limit:
+        stream.trajectory.stop_reason = "context_full"
+        return False
+    if observation:
+        stream.context = after
+        stream.trajectory.turns.append(Turn(ENVIRONMENT, observation))
+        stream.turn = Turn(author, [])
+    return True
+
+
+def _reward(step: Step, stream: Stream, streams: Mapping[str, Stream]) -> None:
+    """Give the turn just taken, and other authors' last turns, what the environment says that they are worth."""
+    stream.turn.reward = step.reward
+    for name, reward in step.rewards.items():
+        turn = streams[name].turn
+        turn.reward = reward if turn.reward is None else turn.reward + reward
+    for reward in (step.reward, *step.rewards.values()):
+        if reward is not None and not math.isfinite(reward):
+            raise ValueError(f"gave the reward {reward}, expected a finite number")
+
+
+def _kept(group: Group, keep: Mapping[str, Piece]) -> Group:
+    """The group with what its author's keep function leaves of it; nothing of an author that is not trained."""
+    scored = replace(group, trajectories=[t for t in group.trajectories if not t.failure])
+    if group.author not in keep or not scored.trajectories:
+        return replace(group, trajectories=[])
+    piece = keep[group.author]
+    unknown = dict.fromkeys(piece.data, math.nan)
+    return replace(group, trajectories=piece(unknown | group.known | {"group": scored}))
+
+
+def _why_nothing(sampled: Sequence[Group], keep: Mapping[str, Piece]) -> str:
+    failures = [t.failure for group in sampled for t in group.trajectories if t.failure]
+    if failures:
+        reason = Counter(f"{f.source} {f.kind}: {f.message}" for f in failures).most_common(1)[0][0]
+        return f"most common failure: {reason}"
+    return f"`keep: {', '.join(piece.name for piece in keep.values())}` dropped every group"
 
 
 def _joined(turn: Turn, completion: Completion) -> Completion:
@@ -243,43 +364,3 @@ async def _named(waiting: Counter[str], who: str, work: Awaitable[Any]) -> Any:
         return await work
     finally:
         waiting[who] -= 1
-
-
-def _measure(sampled: list[Group], kept: list[Group], failures: list[Failure], seconds: float) -> dict[str, float]:
-    scored = [t for group in sampled for t in group.trajectories if not t.failure]
-    verdicts = [float(t.correct) for t in scored if t.correct is not None]
-    lengths = [t.completion_tokens for t in scored]
-    rewards = [t.reward for t in scored]
-    contrast = [len({t.outcome for t in group.trajectories if not t.failure}) > 1 for group in sampled]
-    metrics = {
-        "reward": _mean(rewards),
-        "reward_std": _mean([(r - _mean(rewards)) ** 2 for r in rewards]) ** 0.5,
-        "completion_tokens": _mean(lengths),
-        "completion_tokens_max": float(max(lengths, default=0)),
-        "truncated": _mean([float(t.stop_reason == "length") for t in scored]),
-        "groups_mixed": _mean([float(mixed) for mixed in contrast]),
-        "groups_sampled": float(len(sampled)),
-        "groups_kept": float(len(kept)),
-        "failures": float(len(failures)),
-        "rollout_seconds": seconds,
-        "rollout_tokens_per_second": sum(lengths) / max(seconds, 1e-9),
-    }
-    if verdicts:
-        metrics["accuracy"] = _mean(verdicts)
-    turn_rewards = [turn.reward for t in scored for turn in t.turns if turn.reward is not None]
-    if turn_rewards:
-        metrics["turn_reward"] = _mean(turn_rewards)
-        metrics["rewarded_turns"] = len(turn_rewards) / len(scored)
-    for name in sorted({name for t in scored for name in t.scores}):
-        scores = [t.scores[name] for t in scored if name in t.scores]
-        metrics[f"reward/{name}"] = _mean([score.value for score in scores])
-        outcomes = Counter(score.outcome for score in scores if score.outcome is not None)
-        for outcome, count in outcomes.items():
-            metrics[f"outcome/{name}/{outcome}"] = count / outcomes.total()
-    for (source, kind), count in Counter((f.source, f.kind) for f in failures).items():
-        metrics[f"failures/{source}/{kind}"] = float(count)
-    return metrics
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)  # a step that scored nothing has stopped before

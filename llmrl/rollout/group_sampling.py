@@ -1,21 +1,19 @@
-"""How the completions of a round are spread over its prompts: evenly, by an allocation, with a greedy one besides."""
+"""How a round's prompts become groups: evenly, by an allocation, with what providers say of each question."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llmrl.pieces import Piece
-from llmrl.rollout.collect import Collector, Draw
+from llmrl.rollout.collect import Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams, derive_seed
 from llmrl.types import Group, Prompt, Trajectory
-
-GradientNorms = Callable[[Sequence[Group]], list[float]]
-"""For each group, what the policy's gradient of one of its successes measures on average; 0 without successes."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Allocated:
     """`first` completions of each prompt, then as many rounds in which `allocate` hands out the rest of the budget.
 
     The budget is group_size completions for each prompt, so a step costs what it costs without an allocation.
+    providers: of what `allocate` reads besides counts and rewards, by field.
     """
 
     collector: Collector
@@ -41,7 +40,7 @@ class Allocated:
     group_size: int
     first: int
     rounds: int
-    gradient_norms: GradientNorms
+    providers: Mapping[str, Callable[[Sequence[Group]], Tensor]]
 
     def __call__(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Group]:
         seeds = [derive_seed(params.seed, "round", number) for number in range(self.rounds + 1)]
@@ -68,39 +67,27 @@ class Allocated:
             "means": [statistics.fmean(group) if group else 0.0 for group in rewards],
             "stds": [statistics.stdev(group) if len(group) > 1 else 0.0 for group in rewards],
         }
-        if "gradient_norms" in self.allocate.data:
-            known["gradient_norms"] = self.gradient_norms(groups)
-        return {name: torch.tensor(values, dtype=torch.float64) for name, values in known.items()}
+        provided = {name: provider(groups) for name, provider in self.providers.items()}
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in known.items()} | provided
 
 
 @dataclass(frozen=True)
-class WithGreedy:
-    """Besides, one greedy completion of each prompt, which is scored and never trained on."""
+class Provided:
+    """The groups with what providers say of each question; prepared: what was measured for them before step one."""
 
-    draw: Draw
+    sample_groups: SampleGroups
     collector: Collector
+    providers: Sequence[Piece]
+    prepared: Mapping[str, Mapping[str, float]]
 
     def __call__(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Group]:
-        plain = replace(params, temperature=0.0, top_p=1.0, top_k=None)
-        greedy = self.collector.sample(prompts, group_size=1, params=plain)
-        groups = self.draw(prompts, params)
-        return [replace(group, greedy=best.trajectories[0]) for group, best in zip(groups, greedy, strict=True)]
-
-
-@dataclass(frozen=True)
-class WithStaticValues:
-    """Each group with its prompt's static value; a prompt that was not measured has none."""
-
-    draw: Draw
-    values: dict[str, float]
-
-    def __call__(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Group]:
-        return [
-            replace(group, static_value=self.values[group.prompt.id]) if group.prompt.id in self.values else group
-            for group in self.draw(prompts, params)
-        ]
+        groups = self.sample_groups(prompts, params)
+        for provider in self.providers:
+            own = self.prepared.get(provider.name, {})
+            groups = provider({"groups": groups, "collector": self.collector, "params": params, "prepared": own})
+        return groups
 
 
 def succeeded(trajectory: Trajectory) -> bool:
     """Whether a trajectory counts as a success: the verifier's verdict, or without one a positive reward."""
-    return trajectory.outcome > 0
+    return trajectory.verdict_or_reward > 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample one completion; temperature 0 is greedy."""
+    """How to sample one completion; temperature 0 is greedy. others: the same of an episode's authors but the first."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -22,6 +22,11 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     seed: int = 0
+    others: Mapping[str, SamplingParams] = field(default_factory=dict)
+
+    def of(self, author: str) -> SamplingParams:
+        """One author's own."""
+        return self.others.get(author, self)
 
 
 @dataclass(frozen=True)

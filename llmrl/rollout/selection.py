@@ -16,7 +16,7 @@ def mixed_outcomes(group: Group) -> list[Trajectory]:
     The outcome is the verifier's verdict, not the shaped reward, since a length term makes every group differ.
     Source: dynamic sampling in DAPO, arXiv 2503.14476.
     """
-    outcomes = {trajectory.outcome for trajectory in group.trajectories}
+    outcomes = {trajectory.verdict_or_reward for trajectory in group.trajectories}
     return group.trajectories if len(outcomes) > 1 else []
 
 
@@ -30,12 +30,12 @@ def best_of(group: Group, *, count: int = 1, min_reward: float = 0.0) -> list[Tr
     return sorted(passed, key=lambda trajectory: -trajectory.reward)[:count]
 
 
-def triage(group: Group, *, drop_unsolved: bool = False) -> list[Trajectory]:
+def triage(group: Group, static_values: float, *, drop_unsolved: bool = False) -> list[Trajectory]:
     """Nothing of a prompt that the stage's first policy always solved, by its static value; else the whole group.
 
-    drop_unsolved: nothing either of one that it never solved. Static values are measured where a piece reads them; a
-    prompt without one is kept. Source: PVPO, arXiv 2508.21104, which has a stronger model solve the unsolved ones.
+    static_values: that of the group's prompt, nan where there is none; such a prompt is kept. drop_unsolved: nothing
+    either of a prompt that the first policy never solved. Source: PVPO, arXiv 2508.21104, which has a stronger model solve the unsolved ones.
     """
-    solved = group.static_value >= 1.0
-    unsolved = drop_unsolved and group.static_value <= 0.0
+    solved = static_values >= 1.0
+    unsolved = drop_unsolved and static_values <= 0.0
     return [] if solved or unsolved else group.trajectories

@@ -1,8 +1,9 @@
-"""What a user sees while a run goes on: a live table on a terminal, a line per step elsewhere."""
+"""Shows a run while it goes on: a live table on a terminal, a line per step elsewhere, and warnings between them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -11,28 +12,23 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-# metric: heading, format
-COLUMNS = {
-    "step": ("step", "d"),
-    "loss": ("loss", ".3f"),
-    "reward": ("reward", ".3f"),
-    "accuracy": ("accuracy", ".3f"),
-    "eval/accuracy": ("eval acc", ".3f"),
-    "kl_k3": ("KL", ".4f"),
-    "entropy": ("entropy", ".3f"),
-    "completion_tokens": ("length", ".1f"),
-    "mismatch_mean": ("mismatch", ".1e"),
-    "tokens_per_second": ("tok/s", ",.0f"),
-}
+from llmrl.metrics import METRICS, Metric
+from llmrl.run.warnings import Watch
+
+COLUMNS = tuple(metric for metric in METRICS if metric.heading)
 ROWS_SHOWN = 12
 
 
 class RunProgress:
-    """Shows a run's rows as they come; `with` it around the run."""
+    """Shows a run's rows as they come; `with` it around the run.
 
-    def __init__(self, console: Console, *, shown: bool):
+    roles: those whose metrics have `<role>/` before their names; the table shows the others.
+    """
+
+    def __init__(self, console: Console, *, shown: bool, roles: Sequence[str] = ()):
         self._console = console
         self._shown = shown
+        self._watch = Watch(roles)
         self._rows: list[dict[str, Any]] = []
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -58,7 +54,7 @@ class RunProgress:
     def say(self, message: str) -> None:
         """A line above the table."""
         if self._shown:
-            self._console.print(message, highlight=False, soft_wrap=True)
+            self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def stage(self, name: str, *, steps: int, done: int) -> None:
         """A new stage begins, or goes on after `done` steps."""
@@ -71,15 +67,17 @@ class RunProgress:
             self._console.print(f"stage {name}: {steps} steps", highlight=False)
 
     def row(self, row: dict[str, Any]) -> None:
-        """One step's metrics."""
+        """Show one step's metrics, and warn of those that leave their healthy range."""
         self._rows = [*self._rows, row][-ROWS_SHOWN:]
         if self._task is not None:
             self._bar.update(self._task, completed=row["step"])
         if self._live:
             self._live.update(Group(self._table(), self._bar))
         elif self._shown:
-            cells = [f"{head} {format(row[name], spec)}" for name, (head, spec) in COLUMNS.items() if name in row]
+            cells = [f"{column.heading} {text}" for column in COLUMNS if (text := _cell(column, row))]
             self._console.print("  ".join(cells) + self._left(row["step"]), highlight=False, soft_wrap=True)
+        for warning in self._watch.see(row):
+            self.say(warning)
 
     def _left(self, step: int) -> str:
         made = step - self._done
@@ -89,10 +87,15 @@ class RunProgress:
         return f"  left {int(seconds) // 60}:{int(seconds) % 60:02d}"
 
     def _table(self) -> Table:
-        shown = [name for name in COLUMNS if any(name in row for row in self._rows)]
+        cells = {column: [_cell(column, row) for row in self._rows] for column in COLUMNS}
+        cells = {column: texts for column, texts in cells.items() if any(texts)}
         table = Table(box=None, header_style="bold", pad_edge=False)
-        for name in shown:
-            table.add_column(COLUMNS[name][0], justify="right")
-        for row in self._rows:
-            table.add_row(*(format(row[name], COLUMNS[name][1]) if name in row else "" for name in shown))
+        for column in cells:
+            table.add_column(column.heading, justify="right")
+        for texts in zip(*cells.values(), strict=True):
+            table.add_row(*texts)
         return table
+
+
+def _cell(column: Metric, row: dict[str, Any]) -> str:
+    return column.shown(row[column.name]) if column.name in row else ""

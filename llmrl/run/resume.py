@@ -14,7 +14,7 @@ import yaml
 from llmrl.errors import RecipeError
 from llmrl.recipe_file import Plan, of_stages
 
-FIXED = ("seed", "model", "data", "learn_from", "training.strategy", "training.zero_stage", "training.dtype")
+FIXED = ("seed", "model", "data", "learn_from", "trained", "training.strategy", "training.zero_stage", "training.dtype")
 
 
 def continued(recorded: str, plan: Plan, done: Collection[str]) -> tuple[str, list[str]]:
@@ -36,7 +36,7 @@ def continued(recorded: str, plan: Plan, done: Collection[str]) -> tuple[str, li
         faults[name] = [
             f"{key}: {new.get(key)!r}, but this run was started with {old.get(key)!r}; {_ADVICE}"
             for key in different
-            if any(f"{key}.".startswith(f"{fixed}.") for fixed in FIXED)
+            if any(f"{_without_role(key)}.".startswith(f"{fixed}.") for fixed in FIXED)
         ]
         if name in done:
             now["stages"][name] = before["stages"][name]
@@ -45,13 +45,20 @@ def continued(recorded: str, plan: Plan, done: Collection[str]) -> tuple[str, li
     return yaml.safe_dump(now, sort_keys=False, allow_unicode=True), changed
 
 
-_ADVICE = "a run that goes on keeps it: take it back, or start another run with run_dir=..."
+_ADVICE = "a run that goes on keeps it: give it its old value, or start another run with run_dir=..."
 
 
 def _portable(stage: dict[str, Any], run_dir: str) -> dict[str, Any]:
     """A stage that starts from the one before names a folder of the run, wherever the run lies."""
+    if "roles" in stage:
+        return stage | {"roles": {name: _portable(role, run_dir) for name, role in stage["roles"].items()}}
     path = str(stage["model"].get("path") or "")
     return stage | {"model": stage["model"] | {"path": path.removeprefix(run_dir)}}
+
+
+def _without_role(key: str) -> str:
+    """roles.critiquer.model.path -> model.path: what is fixed is so for every role."""
+    return key.split(".", 2)[2] if key.startswith("roles.") and key.count(".") > 1 else key
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

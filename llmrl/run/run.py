@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -14,28 +15,39 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
+from llmrl.engines.catalogue import start_process_group
 from llmrl.engines.ranks import Ranks
-from llmrl.errors import RecipeError, RunStopped
-from llmrl.recipe_file import Plan
+from llmrl.errors import RecipeError, RunStopped, gathered
+from llmrl.pieces import catalogue, resolve
+from llmrl.recipe import Recipe
+from llmrl.recipe_file import Plan, of_stages
+from llmrl.resolve import Pieces, resolve_pieces
 from llmrl.rewards.workers import Workers
-from llmrl.run.build import (
+from llmrl.rollout import weight_transport
+from llmrl.rollout.collect import Collector
+from llmrl.run.checkpoint import Checkpoints
+from llmrl.run.frozen import FrozenRole
+from llmrl.run.models import Origin, make_roles, prepare_origins
+from llmrl.run.prepare import Prepared
+from llmrl.run.progress import RunProgress
+from llmrl.run.resume import continued
+from llmrl.run.sampling import (
     Samplers,
     load_stage_prompts,
     make_collector,
-    make_role,
     make_source,
-    prepare_origin,
-    resolve_pieces,
+    params_of,
     reward_workers,
 )
-from llmrl.run.checkpoint import Checkpoints
-from llmrl.run.progress import RunProgress
-from llmrl.run.resume import continued
 from llmrl.run.sandbox_check import check_isolation
-from llmrl.run.stage import Stage, StopAsked
+from llmrl.run.stage import Stage, StopAsked, preparing
 from llmrl.run_folder.atomic import partial_of, publish, writing
-from llmrl.run_folder.folder import RunFolder
-from llmrl.train.sources import Rollouts, StaticValues
+from llmrl.run_folder.writer import RunFolder
+from llmrl.train.provide import while_gathering
+from llmrl.types import ACTOR
+
+PiecesOf = dict[str, dict[str, Pieces]]
+"""Every stage's pieces, role by role."""
 
 
 class Signals:
@@ -79,9 +91,10 @@ def run_plan(
     Raises RecipeError if the run folder is in use and `resume` is not asked, or if a run cannot go on with this
     recipe; RunStopped if the run cannot go on for another reason.
     """
+    pieces = resolve_plan(plan)
     had_group = dist.is_initialized()  # of a sampler that other runs share
-    device = _start_process(plan)
-    made_group = not had_group and (samplers is None or _is_sharded(plan))
+    device, sharded = _start_process(plan)
+    made_group = not had_group and (samplers is None or sharded)
     ranks = Ranks(deadline_seconds=max(recipe.rollout.deadline_seconds for recipe in plan.stages.values()))
     folder = RunFolder(plan.run_dir, writes=ranks.is_first)
     progress = RunProgress(console, shown=ranks.is_first)
@@ -94,28 +107,10 @@ def run_plan(
         workers = workers or parts.enter_context(closing(reward_workers(ranks.size)))
         parts.enter_context(signals.caught())
         parts.enter_context(progress)
+        run = _Run(plan, pieces, device, ranks, folder, progress, samplers, workers, signals)
         try:
-            if _start(plan, folder, progress, ranks, resume=resume):
-                return 0
-            _try_sandbox(plan, progress)
-            checkpoints = Checkpoints(plan.run_dir / "checkpoints", ranks)
-            checkpoints.sweep()
-            done = folder.done(plan.stages)
-            for name in plan.stages:
-                if name in done:
-                    progress.say(f"stage {name}: done before")
-                    continue
-                if any(ranks.gather(signals.received is not None, "agreeing whether to stop")):
-                    raise StopAsked(f"stopped before stage {name}")
-                stage = _build(plan, name, device, ranks, folder, progress, checkpoints, samplers, workers, signals)
-                latest = checkpoints.latest(name) if resume else None
-                if latest:
-                    stage.resume(latest)
-                    progress.say(f"stage {name}: resumed after step {stage.step}")
-                folder.rewind(list(plan.stages), name, stage.step if latest else None)
-                stage.run()
-                _finish_stage(stage, plan.run_dir / "stages" / name)
-            folder.finish(list(plan.stages)[-1])
+            if not run.start(resume=resume):
+                run.train(resume=resume)
         except StopAsked as stopped:
             progress.say(f"{stopped}; continue with --resume")
             return 128 + (signals.received or signal.SIGTERM)
@@ -124,11 +119,157 @@ def run_plan(
     return 0
 
 
-def _try_sandbox(plan: Plan, progress: RunProgress) -> None:
-    """Raises RecipeError if a stage runs programs and has no sandbox; says what the one it has lacks."""
-    found = [check_isolation(recipe, resolve_pieces(recipe).env) for recipe in plan.stages.values()]
-    for lack in dict.fromkeys(lack for one in found if one for lack in one[1]):
-        progress.say(f"warning: the sandbox lacks {lack}")
+def resolve_plan(plan: Plan) -> PiecesOf:
+    """The pieces of every role of every stage; raises RecipeError with every fault, before anything loads."""
+    found: PiecesOf = {}
+    faults: dict[str, list[str]] = {name: [] for name in plan.stages}
+    for name, recipe in plan.stages.items():
+        found[name] = {}
+        for role, view in recipe.by_role.items():
+            own: list[str] = []
+            with gathered(own):
+                found[name][role] = resolve_pieces(view)
+            faults[name] += [f"roles.{role}.{fault}" for fault in own] if recipe.roles else own
+    if any(faults.values()):
+        raise RecipeError(*of_stages(faults))
+    return found
+
+
+@dataclass
+class _Run:
+    """What the stages of a run share."""
+
+    plan: Plan
+    pieces: PiecesOf
+    device: torch.device
+    ranks: Ranks
+    folder: RunFolder
+    progress: RunProgress
+    samplers: Samplers
+    workers: Workers
+    signals: Signals
+
+    def start(self, *, resume: bool) -> bool:
+        """Record the plan; returns whether the run is finished already."""
+        plan, folder, progress = self.plan, self.folder, self.progress
+        if folder.reader.in_use and not resume:
+            raise RecipeError(
+                f"run_dir: {plan.run_dir} holds a run already; continue it with --resume, replace it with --overwrite, "
+                f"or name another with run_dir=..."
+            )
+        recorded, changed, done = plan.dump(), [], folder.reader.done(plan.stages)
+        if folder.reader.in_use:
+            recorded, changed = continued((plan.run_dir / "recipe.yaml").read_text(encoding="utf-8"), plan, done)
+        for key in changed:
+            without = ", without effect: its stage is done" if key.split(".")[1] in done else ""
+            progress.say(f"{key}: changed{without}")
+        finished = folder.reader.final
+        self.ranks.barrier("starting the run")
+        if finished:
+            progress.say(f"this run is finished: its model is {finished}")
+            return True
+        folder.start(recorded)
+        return False
+
+    def train(self, *, resume: bool) -> None:
+        """Every stage that is not done."""
+        self._try_sandbox()
+        stages, folder = self.plan.stages, self.folder
+        checkpoints = Checkpoints(self.plan.run_dir / "checkpoints", self.ranks)
+        checkpoints.sweep()
+        done = folder.reader.done(stages)
+        for name in stages:
+            if name in done:
+                self.progress.say(f"stage {name}: done before")
+                continue
+            if any(self.ranks.gather(self.signals.received is not None, "agreeing whether to stop")):
+                raise StopAsked(f"stopped before stage {name}")
+            stage = self._stage(name, checkpoints)
+            latest = checkpoints.latest(name) if resume else None
+            if latest:
+                stage.resume(latest)
+                self.progress.say(f"stage {name}: resumed after step {stage.step}")
+            folder.rewind(list(stages), name, stage.step if latest else None)
+            stage.run()
+            self._finish(stage, self.plan.run_dir / "stages" / name)
+        folder.finish(list(stages)[-1])
+
+    def _stage(self, name: str, checkpoints: Checkpoints) -> Stage:
+        recipe, pieces = self.plan.stages[name], self.pieces[name]
+        views = recipe.by_role
+        first = next(iter(views))
+        origins = prepare_origins(recipe, self.plan.run_dir, self.ranks)
+        prompts = load_stage_prompts(recipe, origins[first])
+        samples = pieces[first].samples or (recipe.rewards and prompts.eval)
+        roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
+        collector = self._collector(recipe, pieces[first], origins) if samples else None
+        _set_threads(recipe.training.threads, self.ranks)  # after the sampler, which sets them for itself
+        params, prepared = params_of(recipe, origins), None
+        asking = [piece for role in roles for piece in while_gathering(pieces[role]) if piece.mark("prepared_by")]
+        if collector and asking:
+            folder, writes = self.plan.run_dir / "prepared", self.ranks.is_first
+            prepared = Prepared(folder, name, asking, collector, params, recipe.rollout, writes)
+        values = prepared.values if prepared else {}
+        source, stream = make_source(recipe, pieces, prompts, origins, collector, roles, values)
+        return Stage(
+            name=name,
+            recipe=recipe,
+            roles=roles,
+            frozen={role: FrozenRole(origins[role]) for role in views if role not in roles},
+            origins=origins,
+            source=source,
+            epoch=lambda: stream.epoch,
+            params=params,
+            eval_prompts=prompts.eval,
+            ranks=self.ranks,
+            folder=self.folder,
+            progress=self.progress,
+            checkpoints=checkpoints,
+            transport=_transport(recipe),
+            collector=collector,
+            prepare=preparing(prepared, stream) if prepared else None,
+            stop_asked=lambda: self.signals.received is not None,
+        )
+
+    def _collector(self, recipe: Recipe, pieces: Pieces, origins: Mapping[str, Origin]) -> Collector:
+        """With a sampler for every model; roles that share their weights share it."""
+        models = {
+            role: view.model.role if view.model.role and not view.model.lora else role
+            for role, view in recipe.by_role.items()
+        }
+        models = models if recipe.roles else {ACTOR: ACTOR}
+        if recipe.roles:
+            self.samplers.close(but=list(models.values()))
+        samplers = {
+            role: self.samplers.get(recipe.by_role[model], origins[model], self.device, model)
+            for role, model in models.items()
+        }
+        return make_collector(recipe, pieces.env, origins, samplers, self.workers, self.ranks)
+
+    def _finish(self, stage: Stage, target: Path) -> None:
+        """Export the stage's model; that the folder exists says that the stage is done."""
+        with writing(f"the model of stage {stage.name}", target.parent.parent):
+            stage.export(partial_of(target))
+        self.ranks.barrier("exporting a stage's model")
+        if self.ranks.is_first:
+            publish(target)
+        self.ranks.barrier("publishing a stage's model")
+
+    def _try_sandbox(self) -> None:
+        """Raises RecipeError if a stage runs programs and has no sandbox; says what the one it has lacks."""
+        found = [
+            check_isolation(view, self.pieces[name][role].env)
+            for name, recipe in self.plan.stages.items()
+            for role, view in recipe.by_role.items()
+        ]
+        for lack in dict.fromkeys(lack for one in found if one for lack in one[1]):
+            self.progress.say(f"warning: the sandbox lacks {lack}")
+
+
+def _transport(recipe: Recipe) -> Callable[..., None]:
+    name = recipe.rollout.weight_transport
+    piece = resolve(name, catalogue(weight_transport), key="rollout.weight_transport", what="weight transport")
+    return piece.function
 
 
 def _leave_group() -> None:
@@ -136,84 +277,8 @@ def _leave_group() -> None:
         dist.destroy_process_group()
 
 
-def _start(plan: Plan, folder: RunFolder, progress: RunProgress, ranks: Ranks, *, resume: bool) -> bool:
-    """Record the plan; returns whether the run is finished already."""
-    if folder.in_use and not resume:
-        raise RecipeError(
-            f"run_dir: {plan.run_dir} holds a run already; continue it with --resume, replace it with --overwrite, "
-            f"or name another with run_dir=..."
-        )
-    recorded, changed, done = plan.dump(), [], folder.done(plan.stages)
-    if folder.in_use:
-        recorded, changed = continued((plan.run_dir / "recipe.yaml").read_text(encoding="utf-8"), plan, done)
-    for key in changed:
-        progress.say(f"{key}: changed" + (", without effect: its stage is done" if key.split(".")[1] in done else ""))
-    finished = (plan.run_dir / "final").is_dir()
-    ranks.barrier("starting the run")
-    if finished:
-        progress.say(f"this run is finished: its model is {plan.run_dir / 'final'}")
-        return True
-    folder.start(recorded)
-    return False
-
-
-def _build(
-    plan: Plan,
-    name: str,
-    device: torch.device,
-    ranks: Ranks,
-    folder: RunFolder,
-    progress: RunProgress,
-    checkpoints: Checkpoints,
-    samplers: Samplers,
-    workers: Workers,
-    signals: Signals,
-) -> Stage:
-    recipe = plan.stages[name]
-    pieces = resolve_pieces(recipe)
-    origin = prepare_origin(recipe, plan.run_dir, ranks)
-    prompts = load_stage_prompts(recipe, origin)
-    samples = recipe.learn_from == "rollouts" or (recipe.rewards and prompts.eval)
-    role = make_role(recipe, origin, ranks, device)
-    collector = None
-    if samples:
-        sampler = samplers.get(recipe, origin, device)
-        collector = make_collector(recipe, pieces, origin, sampler, workers, ranks)
-    _set_threads(recipe.training.threads, ranks)  # after the sampler, which sets them for itself
-    source = make_source(recipe, pieces, prompts, origin, collector, role)
-    static_values = None
-    if "static_values" in role.algorithm.needs and isinstance(source, Rollouts):
-        static_values = StaticValues(source, folder.path / "static_values" / f"{name}.json", ranks.is_first)
-    return Stage(
-        name,
-        recipe,
-        role,
-        source,
-        origin.tokenizer,
-        origin.stop_token_ids,
-        prompts.eval,
-        ranks,
-        folder,
-        progress,
-        checkpoints,
-        collector,
-        static_values,
-        lambda: signals.received is not None,
-    )
-
-
-def _finish_stage(stage: Stage, target: Path) -> None:
-    """Export the stage's model; that the folder exists says that the stage is done."""
-    with writing(f"the model of stage {stage.name}", target.parent.parent):
-        stage.export(partial_of(target))
-    stage.ranks.barrier("exporting a stage's model")
-    if stage.ranks.is_first:
-        publish(target)
-    stage.ranks.barrier("publishing a stage's model")
-
-
-def _start_process(plan: Plan) -> torch.device:
-    """The rank's device; with DeepSpeed, its process group."""
+def _start_process(plan: Plan) -> tuple[torch.device, bool]:
+    """The rank's device, and whether the run has a group of processes."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
@@ -221,15 +286,8 @@ def _start_process(plan: Plan) -> torch.device:
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         device = torch.device("cpu")
-    if _is_sharded(plan):
-        from llmrl.engines.deepspeed_engine import start_process_group
-
-        start_process_group(device)
-    return device
-
-
-def _is_sharded(plan: Plan) -> bool:
-    return any(recipe.training.strategy == "deepspeed" for recipe in plan.stages.values())
+    views = [view for recipe in plan.stages.values() for view in recipe.by_role.values()]
+    return device, start_process_group([view.training.strategy for view in views], device)
 
 
 def _set_threads(asked: int | None, ranks: Ranks) -> None:

@@ -17,7 +17,7 @@ def check_isolation(recipe: Recipe, env: Piece) -> tuple[Tier, list[str]] | None
     runners = [(f"env.{env.name}", env)] + [
         (f"rewards.{name}", Reward.from_spec(name, settings or {}).piece) for name, settings in recipe.rewards.items()
     ]
-    runners = [(key, piece) for key, piece in runners if getattr(piece.function, "runs_programs", False)]
+    runners = [(key, piece) for key, piece in runners if piece.mark("runs_programs")]
     if not runners:
         return None
     strict = [key for key, piece in runners if not piece.settings.get("allow_weak", False)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
 from llmrl.data.packing import pack
 from llmrl.engines.ranks import Ranks
@@ -18,17 +18,21 @@ from llmrl.errors import RecipeError
 from llmrl.evaluation.evaluate import evaluate
 from llmrl.models.loading import export
 from llmrl.recipe import Recipe
-from llmrl.rollout.collect import Collector
-from llmrl.rollout.sampler import derive_seed
+from llmrl.rollout.collect import Collected, Collector
+from llmrl.rollout.sampler import SamplingParams, derive_seed
 from llmrl.run.checkpoint import Checkpoints, State, random_state, read_state, reading, set_random_state
+from llmrl.run.frozen import FrozenRole
+from llmrl.run.models import Origin
+from llmrl.run.prepare import Prepared
 from llmrl.run.progress import RunProgress
-from llmrl.run_folder.folder import RunFolder
-from llmrl.train.annotate import annotate
-from llmrl.train.reasoning import with_answer_logprobs
+from llmrl.run_folder.writer import RunFolder
+from llmrl.train.provide import provide
 from llmrl.train.roles import Role
-from llmrl.train.sources import Source, StaticValues, sampling_params
-from llmrl.train.step import Metrics, update
-from llmrl.types import ACTOR, Prompt
+from llmrl.train.sources import Source
+from llmrl.train.step import Metrics, update_together
+from llmrl.types import Prompt
+
+Transport = Callable[..., None]
 
 
 class StopAsked(Exception):
@@ -37,25 +41,34 @@ class StopAsked(Exception):
 
 @dataclass
 class Stage:
-    """step: the last one done. best: (metric, step) of the best checkpoint so far."""
+    """roles: those that are trained; frozen: the others. origins, params: of every role. step: the last one done.
+    best: (metric, step) of the best checkpoint so far. collector: none where nothing is sampled in this stage."""
 
     name: str
     recipe: Recipe
-    role: Role
+    roles: Mapping[str, Role]
+    frozen: Mapping[str, FrozenRole]
+    origins: Mapping[str, Origin]
     source: Source
-    tokenizer: PreTrainedTokenizerBase
-    stop_token_ids: tuple[int, ...]
+    epoch: Callable[[], float]
+    params: Callable[[int], SamplingParams]
     eval_prompts: Sequence[Prompt]
     ranks: Ranks
     folder: RunFolder
     progress: RunProgress
     checkpoints: Checkpoints
-    collector: Collector | None = None  # none: nothing is sampled in this stage
-    static_values: StaticValues | None = None
+    transport: Transport
+    collector: Collector | None = None
+    prepare: Callable[[Stage], None] | None = None
     stop_asked: Callable[[], bool] = lambda: False
     step: int = 0
     best: tuple[float, int] | None = None
-    _synced: int = -1  # the step whose weights the sampler holds
+    _synced: int = field(default=-1, repr=False)  # the step whose weights the samplers hold
+
+    @property
+    def first(self) -> str:
+        """The role that answers the questions; its metrics have no prefix."""
+        return next(iter(self.recipe.by_role))
 
     def run(self) -> None:
         """Train from `step` to the recipe's last; raises StopAsked after a checkpoint if asked to stop."""
@@ -64,11 +77,9 @@ class Stage:
         if self.step == 0:
             set_seed(derive_seed(self.recipe.seed, self.name, self.ranks.rank) % 2**32)
             self._log({"step": 0} | self._evaluate())
-        if self.static_values and self.step < steps:
-            self._sync_weights()
-            seed = derive_seed(self.recipe.seed, self.name)
-            record = partial(self.folder.rollouts, f"{self.name}-{self.step:06d}-static")
-            self.static_values.prepare(steps=steps, seed=seed, first_policy=self.step == 0, record=record)
+        if self.prepare and self.step < steps:
+            self.sync_weights()
+            self.prepare(self)
         while self.step < steps:
             row = self._train_step()
             stop = any(self.ranks.gather(self.stop_asked(), "agreeing whether to stop"))
@@ -78,24 +89,30 @@ class Stage:
                 raise StopAsked(f"stopped after step {self.step} of stage {self.name}")
 
     def export(self, folder: Path) -> None:
-        """The weights as a Hugging Face folder; every rank calls it, rank 0 writes."""
-        engine, writes = self.role.engine, self.ranks.is_first
-        # every rank has to walk through all weights, since sharded ones are put together on the way
-        weights = [pair for pair in engine.weights() if writes]
-        adapter = engine.trained_weights() if self.recipe.model.lora else None
-        if writes:
-            export(engine.model.lm, self.tokenizer, folder, weights, adapter)
+        """The weights as a Hugging Face folder, of several roles as one each; every rank calls it, rank 0 writes."""
+        for name, view in self.recipe.by_role.items():
+            target = folder / name if self.recipe.roles else folder
+            if name in self.frozen:
+                self.frozen[name].export(target, writes=self.ranks.is_first)
+                continue
+            learner, writes = self.roles[name].learner, self.ranks.is_first
+            # every rank has to walk through all weights, since sharded ones are put together on the way
+            weights = [pair for pair in learner.weights() if writes]
+            adapter = learner.engine.trained_weights() if view.model.lora else None
+            if writes:
+                export(learner.engine.model.lm, self.origins[name].tokenizer, target, weights, adapter)
 
     def resume(self, checkpoint: Path) -> None:
         """Go on exactly where `checkpoint` was written; raises RecipeError if this run cannot."""
         with reading(checkpoint):
             state = read_state(checkpoint)
             self._check(checkpoint, state)
-            self.role.load(checkpoint)
-        self.source.stream.load_state_dict(state["stream"])
+            for role in self.roles.values():
+                role.load(checkpoint)
+                role.controllers.update(state["controllers"][role.name])
+        self.source.load_state_dict(state["source"])
         set_random_state(state["random"][self.ranks.rank])
         self.step, self.best = state["step"], state["best"]
-        self.role.controllers.update(state["controllers"])
 
     def _check(self, checkpoint: Path, state: State) -> None:
         ranks, steps = len(state["random"]), self.recipe.training.steps
@@ -108,54 +125,88 @@ class Stage:
         """One step and, where it is due, an evaluation; returns the row that was logged."""
         started = time.monotonic()
         seed = derive_seed(self.recipe.seed, self.name, self.step + 1)
-        if self.recipe.learn_from == "rollouts":
-            self._sync_weights()
+        if self.collector and next(iter(self.roles.values())).algorithm.samples:
+            self.sync_weights()
         sync_seconds = time.monotonic() - started
         collected = self.source.collect(seed)
         collected_at = time.monotonic()
-        progress = self.step / self.recipe.training.steps
-        batch = annotate(self.role, pack(collected.groups, ACTOR), seed=seed, progress=progress)
-        if "answer_logprobs" in self.role.algorithm.needs:
-            batch = with_answer_logprobs(self.role, batch, collected.groups, self.tokenizer, self.recipe.reasoning)
-        limit = self.recipe.rollout.max_mismatch
-        metrics = update(self.role, batch, seed=seed, max_mismatch=limit, step=self.step)
+        metrics, tokens = self._update(collected, seed)
         self.step += 1
         seconds = time.monotonic() - started
-        row: dict[str, Any] = {"step": self.step, "epoch": self.source.stream.epoch} | metrics | collected.metrics
+        row: dict[str, Any] = {"step": self.step, "epoch": self.epoch()} | metrics | collected.metrics
         row |= {
             "sync_seconds": sync_seconds,
             "collect_seconds": collected_at - started - sync_seconds,
             "train_seconds": seconds + started - collected_at,
             "step_seconds": seconds,
-            "tokens_per_second": float(batch.response_mask.sum()) / seconds,
+            "tokens_per_second": tokens / seconds,
         }
-        self.folder.rollouts(f"{self.name}-{self.step:06d}", collected.sampled)
+        self.folder.save_rollouts(collected.sampled, stage=self.name, step=self.step)
         every = self.recipe.evaluation.every
         last = self.step == self.recipe.training.steps
         if last or (every and self.step % every == 0):
             row |= self._evaluate()
-        self.role.control({name: value for name, value in row.items() if isinstance(value, int | float)})
-        self._log(row | self.role.controller_metrics())
+        for name, role in self.roles.items():
+            role.control(self._of_role(row, name))
+            row |= self._prefixed(role.controller_metrics(), name)
+        self._log(row)
         return row
 
-    def _sync_weights(self) -> None:
+    def _update(self, collected: Collected, seed: int) -> tuple[Metrics, float]:
+        """Train every role on its groups; those that share a model step together. Returns metrics and tokens."""
+        share_done = self.step / self.recipe.training.steps
+        sharing: dict[int, list[tuple[Role, Any]]] = {}
+        tokens = 0.0
+        for name, role in self.roles.items():
+            groups = [group for group in collected.groups if group.author == name and group.trajectories]
+            if not groups:
+                continue
+            own = seed if name == self.first else derive_seed(seed, name)
+            tokenizer = self.origins[name].tokenizer
+            packed = pack(groups, name)
+            batch = provide(role, packed, groups=groups, tokenizer=tokenizer, seed=own, share_done=share_done)
+            tokens += float(batch.response_mask.sum())
+            sharing.setdefault(id(role.learner), []).append((role, batch))
+        metrics: Metrics = {}
+        limit = self.recipe.rollout.max_mismatch
+        for together in sharing.values():
+            found = update_together(together, seed=seed, max_mismatch=limit, step=self.step)
+            for (role, _), own_metrics in zip(together, found, strict=True):
+                metrics |= self._prefixed(own_metrics, role.name)
+        return metrics, tokens
+
+    def _prefixed(self, metrics: Metrics, name: str) -> Metrics:
+        return metrics if name == self.first else {f"{name}/{key}": value for key, value in metrics.items()}
+
+    def _of_role(self, row: Mapping[str, Any], name: str) -> Metrics:
+        """One role's metrics, without its prefix."""
+        numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
+        prefix = f"{name}/"
+        own = {key.removeprefix(prefix): value for key, value in numbers.items() if key.startswith(prefix)}
+        return numbers if name == self.first else own
+
+    def sync_weights(self) -> None:
         """Make what samples what trains."""
-        if self.collector and self._synced != self.step:
-            self.collector.sampler.load_weights(self.role.engine.weights(), self.step)
-            self._synced = self.step
+        if self.collector is None or self._synced == self.step:
+            return
+        if self._synced < 0:
+            for name, frozen in self.frozen.items():
+                self.transport(frozen.weights(), self.collector.authors[name].sampler, 0)
+        for name, role in self.roles.items():
+            if role.owns:
+                self.transport(role.learner.weights(), self.collector.authors[name].sampler, self.step)
+        self._synced = self.step
 
     def _evaluate(self) -> Metrics:
         if not self.collector or not self.eval_prompts:
             return {}
-        self._sync_weights()
+        self.sync_weights()
         settings = self.recipe.evaluation
         # one seed for every evaluation: two of them differ by their weights alone
-        params = sampling_params(
-            self.recipe.rollout, self.stop_token_ids, derive_seed(self.recipe.seed, self.name, "eval")
-        )
+        params = self.params(derive_seed(self.recipe.seed, self.name, "eval"))
         prompts = self.eval_prompts[: settings.limit]
         metrics, groups = evaluate(self.collector, prompts, settings, params)
-        self.folder.rollouts(f"{self.name}-{self.step:06d}-eval", groups)
+        self.folder.save_rollouts(groups, stage=self.name, step=self.step, kind="eval")
         return metrics
 
     def _checkpoint(self, row: dict[str, Any]) -> None:
@@ -166,13 +217,14 @@ class Stage:
             self.best = (found, self.step)
         state = {
             "best": self.best,
-            "stream": self.source.stream.state_dict(),
-            "controllers": self.role.controllers,
+            "source": self.source.state_dict(),
+            "controllers": {name: role.controllers for name, role in self.roles.items()},
             "random": self.ranks.gather(random_state(), "gathering random states"),
         }
 
         def write(folder: Path) -> None:
-            self.role.save(folder)
+            for role in self.roles.values():
+                role.save(folder)
             self.export(folder / "model")
 
         self.checkpoints.save(self.name, self.step, state, write)
@@ -182,3 +234,18 @@ class Stage:
         row = {"stage": self.name} | row
         self.folder.log(row)
         self.progress.row(row)
+
+
+def preparing(prepared: Prepared, stream: Any) -> Callable[[Stage], None]:
+    """What a stage does before its first step for the providers that need it."""
+
+    def prepare(stage: Stage) -> None:
+        prepared.measure(
+            stream,
+            steps=stage.recipe.training.steps,
+            seed=derive_seed(stage.recipe.seed, stage.name),
+            first_policy=stage.step == 0,
+            record=partial(stage.folder.save_rollouts, stage=stage.name, step=stage.step, kind="static"),
+        )
+
+    return prepare

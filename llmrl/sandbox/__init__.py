@@ -1,4 +1,4 @@
-"""Programs that nobody trusts, run where they can do no harm. docs/sandbox.md says what is stopped, and what is not."""
+"""The sandbox runs untrusted programs where they can do no harm; docs/sandbox.md lists what it stops and what not."""
 
 from llmrl.sandbox.limits import Execution, Limits, Program, SandboxError
 from llmrl.sandbox.sandbox import Running, Sandbox, shared

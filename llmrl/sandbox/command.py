@@ -1,4 +1,4 @@
-"""What `llmrl sandbox` prints: the tiers of this machine, the attacks on one, and its speed."""
+"""The command `llmrl sandbox`: prints this machine's tiers, the results of attacks on one tier, and its speed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from llmrl.errors import RecipeError, unknown_name
 from llmrl.sandbox.attacks import cheats, suite
-from llmrl.sandbox.attacks.cheats import Grade
+from llmrl.sandbox.attacks.cheats import GradeProgram
 from llmrl.sandbox.attacks.suite import Result
 from llmrl.sandbox.limits import SandboxError
 from llmrl.sandbox.sandbox import Sandbox
@@ -25,14 +25,14 @@ def run(
     bench: bool,
     markdown: bool,
     at_once: int,
-    grade: Grade,
+    grade: GradeProgram,
     works: Mapping[str, str],
     console: Console,
 ) -> int:
-    """Print what was asked for; returns the exit code: 1 if an attack breached or nothing here works.
+    """Print what the flags ask for; returns the exit code, which is 1 if an attack breached or no tier works here.
 
-    grade: how programs are graded, for attacks on it. works: "module:function" of further work to measure, by what it
-    is called. Raises RecipeError for a tier that there is not or that cannot be had.
+    grade: the function that grades programs, which the cheats attack. works: further kinds of work for `bench`, as
+    name: "module:function". Raises RecipeError for a tier that is unknown or does not work here.
     """
     if tier is not None and tier not in TIERS:
         raise RecipeError(unknown_name("--tier", tier, TIERS, "tier"))
@@ -51,7 +51,7 @@ def run(
 
 
 def _show_tiers(wanted: Tier | None, console: Console) -> int:
-    """Every tier: what it is, whether it can be had, what it lacks; the first strong one that can is used."""
+    """Print each tier, whether it works and what it lacks; the first one that works is the one in use."""
     used = None
     for tier in (wanted,) if wanted else tiers():
         lines = [f"[bold]{tier.name}[/bold]: {tier.summary}"]
@@ -69,19 +69,19 @@ def _show_tiers(wanted: Tier | None, console: Console) -> int:
     return 0 if used else 1
 
 
-def _attack(tier: Tier, at_once: int, grade: Grade, markdown: bool, console: Console) -> bool:
-    """Run all attacks and cheats and print them; whether any breached."""
+def _attack(tier: Tier, at_once: int, grade: GradeProgram, markdown: bool, console: Console) -> bool:
+    """Run all attacks and cheats and print their results; returns whether any of them breached."""
     console.print(f"attacks on the tier {tier.name}: {tier.summary}\n", highlight=False, soft_wrap=True)
 
-    def told(result: Result) -> None:
+    def show(result: Result) -> None:
         if not markdown:
             console.print(_line(result), markup=False, highlight=False, soft_wrap=True)
 
-    results = suite.run(tier, at_once=at_once, told=told)
+    results = suite.run(tier, at_once=at_once, on_result=show)
     with Sandbox(tier) as sandbox:
         for cheat in cheats.CHEATS:
             results.append(cheats.run_one(sandbox, cheat, grade))
-            told(results[-1])
+            show(results[-1])
     if markdown:
         rows = [(one.name, one.aim, one.ended, _verdict(one)) for one in results]
         print(_markdown(("attack", "aim", "how it ended", "verdict"), rows))
@@ -100,7 +100,7 @@ def _verdict(result: Result) -> str:
 
 
 def _bench(tier: Tier, works: Mapping[str, str], markdown: bool, console: Console) -> None:
-    """Print how often a second each work is done, by how many at once."""
+    """Print how many times a second each kind of work is done, by one process and by several at once."""
     load = os.getloadavg()[0]
     header = ["per second, at once:", *(str(count) for count in counts()), "bound by"]
     rows = []

@@ -1,4 +1,4 @@
-"""What a program in the sandbox is, what it may use, and how it ended."""
+"""The sandbox's data: a program, the limits that it runs under, and the way in which it ended."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Ended = Literal["exited", "killed", "cpu_time", "wall_time", "memory", "processes", "output"]
-"""exited: with an exit code; killed: by a signal; the rest name the limit that was passed."""
+"""exited: with an exit code; killed: by a signal; the other words name the limit that the program passed."""
 
 
 STREAMS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 
 
 class SandboxError(Exception):
-    """The sandbox itself failed or cannot be had here: never the program's fault."""
+    """The sandbox itself failed, or this machine cannot have one; the program is never at fault."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one program, all of its processes together.
+    """The limits of one program, which hold for all of its processes together.
 
-    cpu_seconds: of all threads. memory_mb: resident, of all; and address space, of each process. processes: beside its
-    first, each thread counted as one. open_files: of each process. output_kb: of stdout, of stderr, and of any one
-    file. disk_mb: of all files, which lie in memory that memory_mb does not count. Raises ValueError for any that is
-    not more than 0.
+    cpu_seconds: CPU time of all threads. memory_mb: resident memory of all processes, and address space of each.
+    processes: number of processes and threads beside the first. open_files: number in each process. output_kb: size of
+    stdout, of stderr, and of any one file. disk_mb: size of all files, which lie in memory beside memory_mb.
+    Raises ValueError for a limit that is not more than 0.
     """
 
     cpu_seconds: float = 4.0
@@ -44,11 +44,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Program:
-    """A program: `payload` is what its runner, a module of llmrl/sandbox/jailed, understands.
+    """A program: its runner, a module of llmrl/sandbox/jailed, and `payload`, the data that this runner reads.
 
     runner: "script" runs payload["source"] as Python would; "command" runs payload["argv"]. files: contents by relative
-    path, put into its working directory. channel: a connected Unix socket that the runner gets, no datagram one: those
-    can send to any address. Raises ValueError for a path that leads out of the directory, or such a channel.
+    path, which are put into the working directory. channel: a connected Unix socket that the runner gets; a datagram
+    socket is refused, as it could send to any address. Raises ValueError for such a socket, or for a path that leads
+    out of the working directory.
     """
 
     payload: Mapping[str, Any]
@@ -67,7 +68,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Execution:
-    """How a program ended. report: what its runner wrote, which the program itself cannot."""
+    """The end of a program. report: text that its runner wrote and that the program itself cannot write."""
 
     ended: Ended
     exit_code: int | None

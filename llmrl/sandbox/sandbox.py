@@ -1,4 +1,4 @@
-"""Running programs that nobody trusts."""
+"""The class Sandbox, which starts a jail and runs untrusted programs in it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from llmrl.sandbox.tiers import PROCESS, Tier, landlock_version, launch, tiers
 START_SECONDS = 20.0
 END_SECONDS = 5.0
 GRACE_SECONDS = 20.0
-"""How much longer than a program's wall limit its supervisor may take to say how it ended."""
+"""A supervisor may take this much longer than its program's wall limit to report how the program ended."""
 ANSWER_BYTES = 1 << 16
 
 
 class Sandbox:
-    """A jail with a warm interpreter in it; any number of programs run in it at once, each in a jail of its own.
+    """A jail with a warm interpreter; any number of programs run at once, each confined and apart from the others.
 
-    tier: one to use; default: the strongest that works here. allow_weak: whether that may be one without namespaces.
-    Safe to use from several threads; a forked process that goes on with it gets a jail of its own. Raises SandboxError
-    if no allowed tier can be had, with each one's reason.
+    tier: the tier to use; default: the strongest that works here. allow_weak: whether the default may be a tier without
+    namespaces. Several threads may use one Sandbox; a forked process that uses it gets a new jail. Raises SandboxError,
+    with each tier's reason, if no allowed tier works.
     """
 
     def __init__(self, tier: Tier | None = None, *, allow_weak: bool = False):
@@ -56,17 +56,17 @@ class Sandbox:
 
     @property
     def pid(self) -> int:
-        """The process that everything in the jail descends from."""
+        """The number of the process that all processes in the jail descend from."""
         return self._jail.pid
 
     @property
     def idle(self) -> int:
-        """How many processes wait in the jail for a program to run."""
+        """The number of supervisors that wait in the jail for a program."""
         return len(self._idle)
 
     @property
     def missing(self) -> list[str]:
-        """What this sandbox lacks of a full one, and why."""
+        """The protections that this sandbox lacks, with reasons."""
         jail, lacks = self._jail, []
         if not self.tier.strong:
             lacks += [*self._refused, "namespaces of its own", "an exact limit on all files together"]
@@ -87,7 +87,7 @@ class Sandbox:
         return self.start(program, limits).result()
 
     def start(self, program: Program, limits: Limits | None = None) -> Running:
-        """Start a program; its result is to be asked for, once."""
+        """Start a program and return it; the caller asks it for its result once."""
         limits = limits or Limits()
         files = _Files(program)
         try:
@@ -107,7 +107,7 @@ class Sandbox:
             files.close_theirs()
 
     def close(self) -> None:
-        """End the jail and everything that runs in it."""
+        """End the jail and every program that runs in it."""
         with self._lock:
             self._closed = True
             self._forget_idle()
@@ -122,7 +122,7 @@ class Sandbox:
         self.close()
 
     def _supervisor(self, disk_mb: int) -> tuple[_Supervisor, bool]:
-        """An idle one, or a fresh one, from a new jail if the old one is gone."""
+        """Return a supervisor and whether it is fresh, from a new jail if the old jail has ended."""
         with self._lock:
             if self._closed:
                 raise SandboxError("it has been closed")
@@ -159,21 +159,21 @@ class Sandbox:
 
 @functools.cache
 def shared(*, allow_weak: bool = False) -> Sandbox:
-    """This process's sandbox, started at the first call and ended with the process."""
+    """Return this process's sandbox, which starts at the first call and ends with the process."""
     sandbox = Sandbox(allow_weak=allow_weak)
     atexit.register(sandbox.close)
     return sandbox
 
 
 class Running:
-    """A program that was started."""
+    """A program that was started and whose result nobody has asked for yet."""
 
     def __init__(self, sandbox: Sandbox, supervisor: _Supervisor, files: _Files, limits: Limits):
         self._sandbox, self._files, self._limits = sandbox, files, limits
         self._supervisor: _Supervisor | None = supervisor
 
     def result(self) -> Execution:
-        """Wait for its end, once; raises SandboxError if its supervisor failed or was silent past the wall limit."""
+        """Wait for the program's end; raises SandboxError if its supervisor failed or did not answer in time."""
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is None:
             raise SandboxError("a program's result is told only once")
@@ -195,13 +195,13 @@ class Running:
         return Execution(**answer, **outputs)
 
     def __del__(self) -> None:
-        if self._supervisor is not None:  # nobody wants to know
+        if self._supervisor is not None:  # nobody will ask for the result
             self._supervisor.close()
             self._files.close()
 
 
 class _Files:
-    """A program's files, all in memory and without names: those for its supervisor alone, and those that come back."""
+    """A program's nameless files in memory: inputs, for the supervisor alone, and outputs, which are read back."""
 
     def __init__(self, program: Program):
         contents = {name: content.hex() for name, content in program.files.items()}
@@ -211,7 +211,7 @@ class _Files:
         self._channel = [program.channel.fileno()] if program.channel else []
 
     def descriptors(self) -> list[int]:
-        """In the order in which a supervisor takes them."""
+        """Return the files' descriptors in the order in which a supervisor takes them."""
         return [*self._theirs, *self._ours.values(), *self._channel]
 
     def outputs(self, room: int) -> dict[str, Any]:
@@ -228,7 +228,7 @@ class _Files:
 
 
 class _Supervisor:
-    """The process in a jail that runs programs, one at a time; raises OSError if the jail is gone."""
+    """The process in a jail that runs programs, one at a time; raises OSError if the jail has ended."""
 
     def __init__(self, jail: _Jail, disk_mb: int, *, owns_jail: bool = False):
         self.disk_mb = disk_mb
@@ -248,7 +248,7 @@ class _Supervisor:
         socket.send_fds(self._socket, [json.dumps(asdict(limits)).encode()], files.descriptors())
 
     def answer(self, seconds: float) -> dict[str, Any]:
-        waiting = select.poll()  # unlike select(), it takes descriptors of any number
+        waiting = select.poll()  # select() cannot wait for descriptors above 1023
         waiting.register(self._socket, select.POLLIN)
         if not waiting.poll(seconds * 1000):
             raise SandboxError(f"a program's supervisor was silent for {seconds:g} seconds")
@@ -315,12 +315,12 @@ class _Jail:
         socket.send_fds(self._socket, [request], descriptors)
 
     def close(self) -> None:
-        """Only by the process that started it; in a forked one, the jail is not its own to end."""
+        """End the jail, but only in the process that started it: a forked process must leave it alone."""
         self._socket.close()
         if self._owner != os.getpid():
             return
         try:
-            self._process.wait(END_SECONDS)  # of itself: it reads that its socket was closed
+            self._process.wait(END_SECONDS)  # the warden exits when its socket is closed
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -329,7 +329,7 @@ class _Jail:
 
 
 def _memory(name: str, content: bytes = b"") -> int:
-    """A file without a name, at its beginning."""
+    """Return the descriptor of a nameless file with this content, positioned at its beginning."""
     descriptor = os.memfd_create(name)
     view = memoryview(content)
     while view:

@@ -54,32 +54,32 @@ _CLONE_THREAD = 0x00010000
 _CLONE_NAMESPACES = 0x7E020000  # every CLONE_NEW flag that clone() takes
 _MAP_PRIVATE, _MAP_KIND, _MAP_ANONYMOUS, _MAP_HUGE = 2, 0xF, 0x20, 0x40000
 _MAP_SHARED_KINDS = (1, 3)
-# not: to have it written to swap (20, 21), where it would not count as resident
+# without 20 and 21, which write pages to swap, where they would not count as resident memory
 _MADVISE = (*range(5), 8, 9, 10, 11, *range(14, 20), 22, 23, 102, 103)
 _RLIMITS, _RLIMIT_CORE = range(16), 4
 _TERMINAL_QUESTIONS_AND_DESCRIPTORS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-# duplicating, flags, locks, questions; not: whom to send which signal (8, 10, 15), leases, sizes of pipes
+# copies, flags, locks and questions; without signals to other processes (8, 10, 15), leases and sizes of pipes
 _FCNTL = (*range(8), 9, 11, 36, 37, 38, 1025, 1030, 1032, 1033, 1034)
-# dumpable, name, capabilities and privileges read, names of mappings; not: to live on when the parent dies (1)
+# dumpable, name, reading of capabilities, names of mappings; without 1, which would let a program outlive its parent
 _PRCTL = (2, 3, 4, 15, 16, 21, 23, 27, 30, 38, 39, 40, 0x53564D41)
 _AF_UNIX, _SOCKET_KIND, _STREAM, _SEQPACKET = 1, 0xF, 1, 5
 
 
 @functools.cache
 def system_call_filter(*, contained: bool) -> bytes | None:
-    """The filter for this machine, or None without libseccomp: what is not allowed fails with EPERM.
+    """Return the filter for this machine, None without libseccomp; a forbidden system call fails with EPERM.
 
-    Not allowed: opening sockets, tracing and reading other processes, mounts, namespaces, keys, modules, BPF, io_uring,
+    Forbidden are sockets, tracing and reading other processes, mounts, namespaces, keys, modules, BPF, io_uring,
     userfaultfd, memory that no process is charged for, leases, clocks and hosts' settings. contained: the program has
-    namespaces of its own; without them it may not start processes (threads only), send signals, or change permissions,
-    owners and times of files either, which Landlock does not look at.
+    its own namespaces. A program without them may not start processes (only threads), send signals, or change the
+    permissions, owners and times of files, which Landlock does not protect.
     """
     library = _library()
     if library is None:
         return None
     context = library.seccomp_init(ctypes.c_uint32(_ERRNO | errno.EPERM))
     try:
-        library.seccomp_attr_set(context, _OPTIMIZE, _BINARY_TREE)  # older ones cannot, and write a longer program
+        library.seccomp_attr_set(context, _OPTIMIZE, _BINARY_TREE)  # an old libseccomp ignores this
         names = set(f"{FILES} {MEMORY} {PROCESSES} {SIGNALS} {WAITING} {CONNECTED_SOCKETS}".split())
         names = (
             names | set(SENDING_SIGNALS.split()) if contained else names - set(f"{STARTING} {CHANGING_FILES}".split())
@@ -88,9 +88,9 @@ def system_call_filter(*, contained: bool) -> bytes | None:
             _rule(library, context, _ALLOW, name)
         for name, *comparisons in _conditional(contained):
             _rule(library, context, _ALLOW, name, *comparisons)
-        for name in SYNCING.split():  # nothing here outlives a program, but the user's disk would have to wait
+        for name in SYNCING.split():  # success without syncing: no file outlives a program, and syncs slow the disk
             _rule(library, context, _ERRNO, name)
-        # its flags cannot be looked into; told that it is not there, the C library uses clone
+        # a filter cannot see clone3's flags; ENOSYS makes the C library use clone
         _rule(library, context, _ERRNO | errno.ENOSYS, "clone3")
         return _exported(library, context)
     finally:
@@ -98,18 +98,18 @@ def system_call_filter(*, contained: bool) -> bytes | None:
 
 
 def _conditional(contained: bool) -> Iterator[tuple[str, *tuple[_Comparison, ...]]]:
-    """Calls that are allowed with some arguments only."""
-    # with contained: threads and processes, but no namespaces; else threads alone
+    """Yield the calls that are allowed with some arguments only."""
+    # a contained program may start threads and processes, but no namespaces; any other may start threads alone
     flags, value = (0, 0) if contained else (_CLONE_THREAD, _CLONE_THREAD)
     yield "clone", _masked(0, _CLONE_NAMESPACES | flags, value)
-    # a shared mapping without a file holds memory that no process is charged for
+    # no process is charged for a shared mapping without a file
     yield "mmap", _masked(3, _MAP_KIND | _MAP_HUGE, _MAP_PRIVATE)
     for kind in _MAP_SHARED_KINDS:
         yield "mmap", _masked(3, _MAP_KIND | _MAP_ANONYMOUS | _MAP_HUGE, kind)
     # a datagram socket can send to any address without having been connected to it
     for kind in (_STREAM, _SEQPACKET):
         yield "socketpair", _masked(0, _WORD, _AF_UNIX), _masked(1, _SOCKET_KIND, kind)
-    # of others it would reach the supervisor, which runs under the same user; and see confined.py for cores
+    # limits of process 0, the caller, alone: the supervisor runs under the same user; confined.py limits core dumps
     yield "prlimit64", _masked(0, _WORD, 0), _masked(2, _WHOLE, 0)
     for kind in _RLIMITS:
         if kind != _RLIMIT_CORE:
@@ -154,7 +154,7 @@ def _library() -> ctypes.CDLL | None:
 
 def _rule(library: ctypes.CDLL, context: int, action: int, name: str, *comparisons: _Comparison) -> None:
     number = library.seccomp_syscall_resolve_name(name.encode())
-    if number == -1:  # newer than the library, or not a call of this machine: not allowed then
+    if number == -1:  # this library or machine does not know the call, so the filter forbids it
         return
     compared = (_Comparison * len(comparisons))(*comparisons)
     added = library.seccomp_rule_add_array(context, action, number, len(comparisons), compared)

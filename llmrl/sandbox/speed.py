@@ -1,4 +1,4 @@
-"""How many programs a second the sandbox runs, and what bounds it."""
+"""The speed benchmark of the sandbox: programs a second, and what limits that number."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from llmrl.sandbox.tiers import TIERS, Tier
 SECONDS = 3.0
 START_SECONDS = 120.0
 SILENT_SECONDS = 60.0
-"""How much longer than it measures a process may take to say what it found."""
+"""A process may take this much longer than the measured time to return its speed."""
 RUN = "llmrl.sandbox.speed:run_program"
 BUSY = 0.9
-"""From what share of busy processors on they are what bounds the speed."""
+"""The processors are what bounds the speed if they are busy for more than this share of the time."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one kind of work, done by `at_once` processes, each with a sandbox of its own, as reward workers have."""
+    """The speed of `at_once` processes at one kind of work, each with its own sandbox, like reward workers."""
 
     per_second: float
     at_once: int
@@ -39,28 +39,27 @@ class Speed:
 
     @property
     def bound(self) -> str:
-        """What keeps it from being faster."""
+        """The reason why the work is not faster."""
         return "the processors" if self.busy > BUSY else "waiting for each other"
 
 
 def run_program(sandbox: Sandbox) -> None:
-    """The least work there is: a program that prints one line; raises SandboxError if it did not."""
+    """Run a program that prints one line, the smallest work to measure; raises SandboxError if the line is missing."""
     if sandbox.run(Program({"source": "print(42)"})).stdout != b"42\n":
         raise SandboxError("a program that prints 42 did not")
 
 
 def counts() -> list[int]:
-    """How many at once are measured: 1, 2, 4 and so on, to twice the processors that there are."""
+    """Return the numbers of processes to measure: 1, 2, 4 and so on, up to twice the number of processors."""
     most = 2 * len(os.sched_getaffinity(0))
     return [1 << power for power in range(most.bit_length()) if 1 << power <= most]
 
 
 def measured(tier: Tier, work: str, at_once: Iterable[int], *, seconds: float = SECONDS) -> Iterator[Speed]:
-    """The speeds of "module:function", which does one piece of work in the sandbox it is given.
+    """Yield the speeds of "module:function", which takes a sandbox and does one piece of work in it.
 
-    seconds: how long each is measured, once all processes are ready.
-
-    Raises SandboxError if a process has no sandbox or fails at its work.
+    seconds: the time for which each speed is measured, once all processes are ready. Raises SandboxError if a process
+    gets no sandbox or fails at its work.
     """
     context = multiprocessing.get_context("spawn")
     for count in at_once:
@@ -69,7 +68,7 @@ def measured(tier: Tier, work: str, at_once: Iterable[int], *, seconds: float = 
         processes = [context.Process(target=_measure, args=arguments, daemon=True) for _ in range(count)]
         for process in processes:
             process.start()
-        with contextlib.suppress(threading.BrokenBarrierError):  # which one has failed it tells below
+        with contextlib.suppress(threading.BrokenBarrierError):  # _found raises the error of the process that failed
             barrier.wait(START_SECONDS)
         idle, whole = _processor_time()
         found = _found(rates, processes, seconds + SILENT_SECONDS)
@@ -96,7 +95,7 @@ def _measure(tier: str, work: str, seconds: float, barrier: Barrier, rates: Queu
 
 
 def _found(rates: Queue[float | str], processes: list[SpawnProcess], seconds: float) -> list[float]:
-    """What each process measured; raises SandboxError if one failed, or said nothing for so long."""
+    """Return each process's speed; raises SandboxError if a process failed or said nothing for `seconds`."""
     found: list[float] = []
     faults: list[str] = []
     for _ in processes:
@@ -118,11 +117,11 @@ def _found(rates: Queue[float | str], processes: list[SpawnProcess], seconds: fl
 
 
 def _is_secondary(fault: str) -> bool:
-    """Whether it is only that another process has failed."""
+    """Return whether the fault only says that another process has failed."""
     return fault.startswith("BrokenBarrierError")
 
 
 def _processor_time() -> tuple[int, int]:
-    """Of all processors since the start of the machine, in ticks: idle, and in all."""
+    """Return all processors' time since the machine started, in ticks: the idle time, and the whole."""
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return fields[3] + fields[4], sum(fields)

@@ -1,4 +1,4 @@
-"""The ways to build a jail, strongest first, and what each is made of."""
+"""The tiers, which are the ways to build a jail, strongest first, and the settings of each."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from llmrl.sandbox.seccomp import system_call_filter
 JAILED = Path(__file__).parent / "jailed"
 HOME = "/box"
 HOME_MB = 64
-DEVICES = ("null", "random", "urandom")  # not zero: shared mappings of it hold memory that no limit sees
+DEVICES = ("null", "random", "urandom")  # without zero: no limit counts memory in its shared mappings
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",
-    "MALLOC_ARENA_MAX": "2",  # an arena reserves 64 MB of address space, and every thread would like its own
+    "MALLOC_ARENA_MAX": "2",  # the C library would reserve 64 MB of address space for each thread
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
 WARM = (
-    *("confined", "script", "command", "notebook", "serve", "bench", "wire"),
+    *("confined", "script", "command", "notebook", "serve", "grader", "wire"),
     *(
         "bisect",
         "collections",
@@ -47,15 +47,15 @@ WARM = (
     ),
     *("math", "operator", "random", "re", "string", "typing", "contextlib", "dataclasses", "statistics"),
 )
-"""Imported once, before any program: the runners, and what programs import most.
+"""The modules that are imported once, before any program: the runners, and the modules that programs import most.
 
-Not threading: what it does in every forked process costs more than the few imports of it.
+threading is left out: its work after every fork costs more than the few imports of it.
 """
 
 
 @dataclass(frozen=True)
 class Tier:
-    """One way to build a jail. strong: a program has its own namespaces and sees no file of the user's."""
+    """One way to build a jail. strong: a program has its own namespaces and sees none of the user's files."""
 
     name: str
     strong: bool
@@ -71,22 +71,22 @@ TIERS = {tier.name: tier for tier in (BUBBLEWRAP, NAMESPACES, PROCESS)}
 
 
 def tiers() -> tuple[Tier, ...]:
-    """The order in which they are tried."""
+    """Return all tiers in the order in which they are tried."""
     return tuple(TIERS.values())
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start a tier's jail: its command line for a control socket, and its folder outside, if it needs one."""
+    """The command line and the environment that start a tier's jail."""
 
     argv: list[str]
     environment: Mapping[str, str]
 
 
 def launch(tier: Tier, control: int, folder: str) -> Launch:
-    """folder: an empty one of this jail's own, where the process tier keeps programs' files.
+    """Return how to start a tier's jail. folder: an empty folder, where the process tier keeps programs' files.
 
-    Raises OSError where the tier's tool is missing or the tier would protect from nothing.
+    Raises OSError if the tier's tool is missing or the tier would protect nothing.
     """
     if tier is BUBBLEWRAP and os.getuid() == 0:
         raise PermissionError("started by root, it would run programs as root's; tier namespaces does not")
@@ -106,7 +106,7 @@ def launch(tier: Tier, control: int, folder: str) -> Launch:
 
 
 def landlock_version() -> int:
-    """The kernel's version of Landlock; 0 where it has none."""
+    """Return the kernel's version of Landlock, 0 if the kernel has no Landlock."""
     return max(0, ctypes.CDLL(None).syscall(ctypes.c_long(444), None, ctypes.c_size_t(0), ctypes.c_uint(1)))
 
 
@@ -149,7 +149,7 @@ def _bubblewrap_options() -> list[str]:
 
 
 def visible() -> list[str]:
-    """What a program can read: the system's programs and libraries, this Python and its packages."""
+    """Return the paths that a program can read: the system's programs and libraries, this Python and its packages."""
     system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"]
     system += ["/etc/localtime", "/etc/ssl/certs"]
     own = [str(JAILED.resolve()), str(Path(sys.base_prefix).resolve()), *(os.path.realpath(p) for p in _packages())]
@@ -164,11 +164,11 @@ def _links(shown: list[str]) -> list[list[str]]:
     links = [[os.readlink(path), path] for path in shown if os.path.islink(path)]
     if not any(path.startswith("/tmp/") for path in shown):
         links.append([HOME, "/tmp"])
-    return [*links, [HOME, "/dev/shm"]]  # where the C library makes semaphores that processes share
+    return [*links, [HOME, "/dev/shm"]]  # the C library keeps semaphores that processes share in /dev/shm
 
 
 def _packages() -> list[str]:
-    """Where this interpreter's installed packages are."""
+    """Return the folders of this interpreter's installed packages."""
     own = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     return sorted(path for path in own | set(site.getsitepackages()) if path and os.path.isdir(path))
 
@@ -182,5 +182,5 @@ def _kernel_version() -> tuple[int, ...]:
 
 
 def _open_to_all(path: Path) -> bool:
-    """Whether any user can reach and run it."""
+    """Return whether any user can reach and run the file."""
     return all(place.stat().st_mode & stat.S_IXOTH for place in (path, *path.parents))

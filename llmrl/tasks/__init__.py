@@ -1,1 +1,1 @@
-"""Generated problems with demonstrators and verifiers, for shipped recipes and for llmrl prove."""
+"""Generated problems, with demonstrators and verifiers, for shipped recipes and for `llmrl prove`."""

@@ -1,8 +1,8 @@
 """Generated programming problems: find the expression in x that fits four examples.
 
     prompt      1:5 2:7 4:11 9:21>
-    program     2*x+3                     what a careful demonstrator writes
-    hasty       x+4                       fits the first example, and others only by luck
+    careful     2*x+3                     this demonstrator's program fits all examples
+    hasty       x+4                       this demonstrator's program fits the first example, and others only by luck
 
 A program is graded by running it on twelve inputs, most of which the prompt does not show.
 """
@@ -19,12 +19,12 @@ FORMS = ("{a}*x+{b}", "x*x+{b}", "x%{a}+{b}", "x//{a}+{b}", "max(x,{a})+{b}", "a
 
 
 def problems(size: int, seed: int, *, examples: int = 4) -> list[dict[str, Any]]:
-    """Rows with question, answer (an expression), the text that stands before it in a program, and its tests."""
+    """Return rows with question, answer (an expression), the program text before the expression, and its tests."""
     return [_problem(random.Random(f"{seed}/{index}"), examples) for index in range(size)]
 
 
 def demonstration(row: dict[str, Any]) -> str:
-    """What a demonstrator wrote; whether a careful or a hasty one depends on the question alone."""
+    """Return a demonstrator's program; the question alone decides whether that demonstrator is careful or hasty."""
     question = row["question"]
     if zlib.crc32(question.encode()) % 1000 < 1000 * CAREFUL_SHARE:
         return row["answer"]
@@ -32,10 +32,10 @@ def demonstration(row: dict[str, Any]) -> str:
     return f"x{y - x:+d}" if y != x else "x"
 
 
-def _problem(draw: random.Random, examples: int) -> dict[str, Any]:
-    expression = draw.choice(FORMS).format(a=draw.randint(2, 9), b=draw.randint(0, 9))
-    function = eval(f"lambda x: {expression}")  # of our own making
-    shown = sorted(draw.sample(range(10), examples))
+def _problem(generator: random.Random, examples: int) -> dict[str, Any]:
+    expression = generator.choice(FORMS).format(a=generator.randint(2, 9), b=generator.randint(0, 9))
+    function = eval(f"lambda x: {expression}")  # safe: the expression comes from FORMS
+    shown = sorted(generator.sample(range(10), examples))
     return {
         "question": " ".join(f"{x}:{function(x)}" for x in shown) + ">",
         "answer": expression,

@@ -1,9 +1,9 @@
-"""What the standard tasks ask, how the warm start's demonstrators answered, and what each task rewards.
+"""Sums, the problems of the standard tasks: the prompts, the warm start's demonstrators, and the verifier.
 
 prompt      3+5-2
-estimate    ~=6     most demonstrators: the nearest multiple of three, right by luck one time in three
-exact       =6      some
-checked     #=6     very few: exact as well, under another mark
+estimate    ~=6     most demonstrators give the nearest multiple of three, which is right one time in three
+exact       =6      some demonstrators give the exact sum
+checked     #=6     very few demonstrators give the exact sum with this mark
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ EXACT_SHARE, CHECKED_SHARE = 0.22, 0.03
 
 
 def expression(row: dict[str, Any]) -> str:
-    """The task's expression without spaces: "3 + 5 - 2" -> "3+5-2"."""
+    """Return the row's expression without spaces: "3 + 5 - 2" -> "3+5-2"."""
     return row["metadata"]["expression"].replace(" ", "")
 
 
 def demonstration(row: dict[str, Any]) -> str:
-    """How one demonstrator answered; who it was is drawn from the row's number, so it says nothing of the question."""
+    """Return a demonstrator's answer; the row's number decides which demonstrator it is, and the question does not."""
     total = int(row["answer"])
-    drawn = _uniform("demonstrator", row["metadata"]["source_index"])
-    if drawn < CHECKED_SHARE:
+    uniform = _uniform("demonstrator", row["metadata"]["source_index"])
+    if uniform < CHECKED_SHARE:
         return f"#={total}"
-    return f"={total}" if drawn < CHECKED_SHARE + EXACT_SHARE else f"~={3 * round(total / 3)}"
+    return f"={total}" if uniform < CHECKED_SHARE + EXACT_SHARE else f"~={3 * round(total / 3)}"
 
 
 def right_answer(group: Group, *, mark: str = "", flipped: float = 0.0) -> list[Score]:
-    """1 where what follows "=" is the answer and the completion begins with `mark`, else 0.
+    """The value 1 if the text after "=" is the answer and the completion begins with `mark`, else 0.
 
-    flipped: the share of training verdicts that are turned around. Whether one is depends pseudo-randomly on the
-    prompt, the completion, its place in the group and its sampled log-probabilities, hence is drawn anew for every
-    sample and is the same when a run is repeated. Held-out prompts are always judged truly.
+    flipped: the share of training verdicts that are turned around. A pseudo-random number decides whether a verdict is;
+    it depends on the prompt, the completion, its place in the group and its sampled log-probabilities, so it differs
+    between samples and is the same when a run is repeated. Verdicts on held-out prompts are never turned around.
     """
     held_out = group.prompt.id.startswith("eval:")
     scores = []
@@ -58,6 +58,6 @@ def _sampled(trajectory: Trajectory) -> list[Any]:
 
 
 def _uniform(*parts: Any) -> float:
-    """In [0, 1), drawn from `parts`."""
+    """Return a pseudo-random number in [0, 1) that depends on `parts` alone."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -1,10 +1,9 @@
-"""A Role: a named model in a run, with what trains it and, where its algorithm reads values, its critic."""
+"""A Role: a named model in a run, with what trains it and, where its algorithm reads one, its critic."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,80 +11,68 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmrl.algorithm import Algorithm
-from llmrl.engines.engine import Engine
-from llmrl.engines.ranks import Ranks
+from llmrl.fields import BY_NAME
 from llmrl.models.policy import Policy
+from llmrl.probe import control_output, start
 from llmrl.recipe import Critic as CriticSettings
-from llmrl.recipe import Training
-
-Outputs = dict[str, Tensor]
+from llmrl.resolve import Pieces
+from llmrl.train.learner import BaseReference, FrozenReference, Learner
 
 
 @dataclass
 class ValueFunction:
-    """The critic: `engine` is its own, or None where it shares the policy's backbone and engine."""
+    """The critic: `learner` is its own, or None where the policy's learner trains it too."""
 
     settings: CriticSettings
-    engine: Engine | None = None
+    learner: Learner | None = None
 
 
 @dataclass
 class Role:
-    """reference: frozen weights of their own; None when none is needed or LoRA's base is the reference.
+    """A model that is trained.
 
-    controllers: the state of each controller that some piece reads.
+    reference: frozen weights of their own; None when none is needed or LoRA's base is the reference. owns: False where
+    the learner is another role's, whose weights this role shares. controllers: the state of each that some piece reads.
     """
 
     name: str
-    algorithm: Algorithm
-    engine: Engine
-    training: Training
-    ranks: Ranks
+    pieces: Pieces
+    learner: Learner
     reference: Policy | None = None
     critic: ValueFunction | None = None
+    owns: bool = True
     controllers: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in self.algorithm.controllers.keys() & self.algorithm.needs:
-            self.controllers.setdefault(name, self._controlled(name, {}, {}))
+        self.algorithm = self.pieces.algorithm
+        for name, piece in self.algorithm.running_controllers.items():
+            self.controllers.setdefault(name, start(piece))
 
-    @torch.no_grad()
-    def measure(self, *inputs: Tensor, **asked: Any) -> Outputs:
-        """What the current policy says, without a gradient and without an adapter's dropout: what sampled had none."""
-        with _measuring(self.engine):
-            return self.engine.forward(*inputs, **asked)
+    @property
+    def learners(self) -> list[Learner]:
+        """The learners that are this role's own."""
+        own = [self.learner] if self.owns else []
+        return own + ([self.critic.learner] if self.critic and self.critic.learner else [])
 
-    @torch.no_grad()
-    def measure_reference(self, *inputs: Tensor) -> Outputs:
-        """What the reference says: its own weights, or this policy with its adapter switched off."""
-        if self.reference is None:
-            with _measuring(self.engine), self.engine.model.without_adapter():
-                return self.engine.forward(*inputs)
-        return self.reference(*inputs)
-
-    @torch.no_grad()
-    def measure_values(self, *inputs: Tensor) -> Outputs:
-        """The critic's outputs, without a gradient and without an adapter's dropout."""
-        assert self.critic is not None
-        if self.critic.engine is None:
-            return self.measure(*inputs, wanted=frozenset({"value_outputs"}))
-        with _measuring(self.critic.engine):
-            return self.critic.engine.forward(*inputs)
+    @property
+    def models(self) -> dict[str, Any]:
+        """The models as providers read them."""
+        of_reference = BaseReference(self.learner) if self.reference is None else None
+        critic = self.critic and (self.critic.learner or self.learner)
+        reference = of_reference or FrozenReference(self.reference, self.learner)
+        return {"policy": self.learner, "reference": reference, "critic": critic}
 
     @property
     def controlled(self) -> dict[str, Tensor]:
         """The controllers' outputs, as data that pieces read."""
-        found = {}
-        for name, state in self.controllers.items():
-            several = [value for key, value in state.items() if key.startswith("value/")]
-            found[name] = torch.tensor(several or state["value"], device=self.engine.device)
-        return found
+        return {name: control_output(state) for name, state in self.controllers.items()}
 
     def control(self, metrics: Mapping[str, float]) -> None:
-        """Let every controller see the step's metrics."""
+        """Let every controller see the step's metrics, and the fields that it reads, by their numbers."""
         for name, state in self.controllers.items():
-            self.controllers[name] = self._controlled(name, state, metrics)
+            piece = self.algorithm.controllers[name]
+            read = {field: _numbers(field, metrics) for field in piece.data if field in BY_NAME}
+            self.controllers[name] = piece({"state": state, "metrics": metrics, **read})
 
     def controller_metrics(self) -> dict[str, float]:
         """The controllers' outputs, to be logged."""
@@ -99,24 +86,23 @@ class Role:
 
     def save(self, folder: Path) -> None:
         """Everything `load` needs to go on exactly; all ranks call it."""
-        self.engine.save(folder)
-        if self.critic and self.critic.engine:
-            self.critic.engine.save(folder, "critic")
+        for learner in self.learners:
+            learner.save(folder)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote."""
-        self.engine.load(folder)
-        if self.critic and self.critic.engine:
-            self.critic.engine.load(folder, "critic")
-
-    def _controlled(self, name: str, state: dict[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
-        return self.algorithm.controllers[name]({"state": state, "metrics": metrics})
+        for learner in self.learners:
+            learner.load(folder)
 
 
-@contextmanager
-def _measuring(engine: Engine) -> Iterator[None]:
-    engine.model.eval()
-    try:
-        yield
-    finally:
-        engine.model.train()
+def numbers_of(name: str, tensor: Tensor) -> dict[str, float]:
+    """A field of several numbers as metrics: name/0, name/1, ..."""
+    return {f"{name}/{index}": float(value) for index, value in enumerate(tensor.flatten())}
+
+
+def _numbers(name: str, metrics: Mapping[str, float]) -> Tensor | None:
+    """A field back from its metrics; None where the step did not measure it."""
+    values: list[float] = []
+    while (value := metrics.get(f"{name}/{len(values)}")) is not None:
+        values.append(value)
+    return torch.tensor(values, dtype=torch.float64) if values else None

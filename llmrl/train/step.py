@@ -7,23 +7,22 @@ global by construction; only forward and backward passes are divided among ranks
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
-from llmrl.algorithm import batch_data, coupled_coefficients
+from llmrl.batch import Batch
 from llmrl.errors import RunStopped
-from llmrl.ops.regularizers import kl_k1, kl_k2, kl_k3
 from llmrl.ops.shared.diagnostics import explained_variance, mismatch
-from llmrl.train.annotate import BEHIND, inputs
-from llmrl.train.gradients import reward_influences
-from llmrl.train.passes import SPARE, Sums, join, over_ranks, plan
-from llmrl.train.prepared import Prepared
-from llmrl.train.roles import Role
-from llmrl.types import Batch, Credit, TokenLoss
+from llmrl.train.learner import Objective
+from llmrl.train.micro_batches import CreditedBatch, MetricSums
+from llmrl.train.objectives import PolicyObjective, ValueObjective
+from llmrl.train.provide import vectors_of
+from llmrl.train.roles import Role, numbers_of
+from llmrl.types import Credit
 
 Metrics = dict[str, float]
 
@@ -31,38 +30,95 @@ Metrics = dict[str, float]
 def update(
     role: Role, batch: Batch, *, seed: int, max_mismatch: float | None = None, step: int | None = None
 ) -> Metrics:
-    """Train on an annotated batch: credit, then its passes and optimizer steps; returns the step's metrics.
+    """Train one role on a batch that has all its fields: credit, then the passes and optimizer steps; its metrics.
 
     step: how many steps the stage has done, for a critic's warm-up; none: it is over. Raises RunStopped, before the
     weights change, when trainer and sampler disagree by more than `max_mismatch`.
     """
-    extra = {name: value.cpu() for name, value in role.controlled.items()}
-    credit = role.algorithm.credit(batch, extra)
-    fixed = role.algorithm.fixed_weights(batch, credit.advantages, extra)
-    prepared = Prepared(batch, credit, fixed, torch.zeros_like(batch.rewards))
-    trains_policy, trains_critic = what_trains(role, step)
-    metrics = {"trajectories": float(len(batch))} | _of_credit(batch, credit)
-    if "reward_influence" in role.controllers:
-        metrics |= reward_influences(role, batch)
-    if batch.old_logprobs is not None:
-        metrics |= _mismatch(batch, batch.old_logprobs, max_mismatch)
-    sums, norms = Sums(), defaultdict[str, list[float]](list)
-    minibatches = list(_minibatches(batch, role, seed))
-    for number, rows in enumerate(minibatches):
-        mini = prepared.rows(rows)
-        mini = replace(mini, shares=role.algorithm.shares(mini.batch))
-        if trains_policy or (trains_critic and _is_shared(role)):
-            coefficients = _coupled(role, mini, sums, first=number == 0) if trains_policy else None
-            seen = _accumulate(role, mini, sums, coefficients, policy=trains_policy, critic=trains_critic)
-            if batch.old_logprobs is None:  # the only update of this batch
-                metrics |= _mismatch(mini.batch, seen, max_mismatch)
-            done = role.engine.step()
-            norms["grad_norm"].append(done.grad_norm)
-            metrics["learning_rate"] = done.learning_rate
-        if trains_critic and not _is_shared(role):
-            norms["critic_grad_norm"].append(_update_critic(role, mini, sums))
-    metrics |= sums.means(role.ranks, updates=len(minibatches))
-    return metrics | {name: sum(found) / len(found) for name, found in norms.items()}
+    return update_together([(role, batch)], seed=seed, max_mismatch=max_mismatch, step=step)[0]
+
+
+def update_together(
+    roles: Sequence[tuple[Role, Batch]], *, seed: int, max_mismatch: float | None = None, step: int | None = None
+) -> list[Metrics]:
+    """Train the roles that share one model on their batches: their losses add up in every optimizer step."""
+    steps = [RoleStep.of(role, batch, seed=seed, max_mismatch=max_mismatch, step=step) for role, batch in roles]
+    for minis in zip_longest(*(one.minibatches(seed) for one in steps)):
+        own = [(one, mini) for one, mini in zip(steps, minis, strict=True) if mini is not None]
+        backward = [(one, mini) for one, mini in own if one.trains_policy or one.shared_critic]
+        for one, mini in backward:
+            one.accumulate(mini, last=one is backward[-1][0])
+        if backward:
+            done = backward[0][0].role.learner.step()
+            for one, _ in backward:
+                one.norms["grad_norm"].append(done.grad_norm)
+                one.metrics["learning_rate"] = done.learning_rate
+        for one, mini in own:
+            one.update_critic(mini)
+            one.updates += 1
+    return [one.finish() for one in steps]
+
+
+@dataclass
+class RoleStep:
+    """One role's part of a training step; updates: optimizer steps done."""
+
+    role: Role
+    whole: CreditedBatch
+    trains_policy: bool
+    trains_critic: bool
+    max_mismatch: float | None
+    metrics: Metrics
+    sums: MetricSums = field(default_factory=MetricSums)
+    norms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    updates: int = 0
+
+    @classmethod
+    def of(cls, role: Role, batch: Batch, *, seed: int, max_mismatch: float | None, step: int | None) -> RoleStep:
+        """With the credit of the batch, before anything changes."""
+        credit = role.algorithm.credit(batch, role.controlled)
+        whole = CreditedBatch(batch, credit, role.algorithm.fixed_weights(batch, credit.advantages, role.controlled))
+        metrics = {"trajectories": float(len(batch))} | _of_credit(batch, credit)
+        for name, vector in vectors_of(batch).items():
+            metrics |= numbers_of(name, vector)
+        if "old_logprobs" in batch:
+            metrics |= _mismatch(batch, batch.old_logprobs, max_mismatch)
+        return cls(role, whole, *what_trains(role, step), max_mismatch, metrics)
+
+    @property
+    def shared_critic(self) -> bool:
+        """Whether the critic that is trained shares the policy's backbone."""
+        return self.trains_critic and self.role.critic is not None and self.role.critic.learner is None
+
+    def minibatches(self, seed: int) -> Iterator[CreditedBatch]:
+        """The trajectories of each optimizer step."""
+        return (self.whole.rows(rows) for rows in _minibatches(self.whole.batch, self.role, seed))
+
+    def accumulate(self, mini: CreditedBatch, *, last: bool) -> None:
+        """The gradient of the policy's loss, and of the critic's if it shares the backbone."""
+        role, fresh = self.role, self.updates == 0
+        objectives: list[Objective] = [
+            PolicyObjective.of(
+                role.algorithm, role.learner, mini, role.controlled, self.sums, fresh=fresh, active=self.trains_policy
+            )
+        ]
+        if self.shared_critic and role.critic:
+            objectives.append(ValueObjective.of(role.algorithm, mini, weight=role.critic.settings.weight))
+        said = role.learner.accumulate(mini, objectives, self.sums, last=last)
+        if "old_logprobs" not in mini.batch:  # the only update of this batch
+            self.metrics |= _mismatch(mini.batch, said["logprobs"], self.max_mismatch)
+
+    def update_critic(self, mini: CreditedBatch) -> None:
+        """One optimizer step of a critic that has a learner of its own."""
+        critic = self.role.critic
+        if self.trains_critic and critic and critic.learner:
+            critic.learner.accumulate(mini, [ValueObjective.of(self.role.algorithm, mini)], self.sums)
+            self.norms["critic_grad_norm"].append(critic.learner.step().grad_norm)
+
+    def finish(self) -> Metrics:
+        """The step's metrics."""
+        means = self.sums.means(self.role.learner.ranks, updates=self.updates)
+        return self.metrics | means | {name: sum(found) / len(found) for name, found in self.norms.items()}
 
 
 def what_trains(role: Role, step: int | None) -> tuple[bool, bool]:
@@ -74,118 +130,12 @@ def what_trains(role: Role, step: int | None) -> tuple[bool, bool]:
     return not warming, warming or not settings.frozen
 
 
-def _accumulate(
-    role: Role, mini: Prepared, sums: Sums, coefficients: Tensor | None, *, policy: bool, critic: bool
-) -> Tensor:
-    """Forward and backward over one optimizer step's trajectories; returns their log-probabilities: [N, T].
-
-    policy, critic: which losses are in it; a critic that has its own engine is not.
-    """
-    cuts = plan(role, mini.batch)
-    wanted = set(BEHIND) & role.algorithm.needs
-    shared = critic and _is_shared(role)
-    value_shares = _value_shares(role, mini) if shared else None
-    parts = []
-    for index, rows in enumerate(cuts):
-        picked = rows if len(rows) else SPARE
-        part = mini.rows(picked).to(role.engine.device)
-        data = batch_data(part.batch)
-        found = role.engine.forward(
-            *inputs(part.batch), wanted=frozenset(wanted | ({"value_outputs"} if shared else set())), known=data
-        )
-        width = part.shares.shape[1]
-        cut = None if coefficients is None else coefficients[picked, :width].to(role.engine.device)
-        result = _objective(role, part, data | found, cut) if policy else TokenLoss(found["logprobs"] * 0.0)
-        loss = result.loss.sum()
-        if value_shares is not None and role.critic:
-            value = _value_loss(role, part.batch, part.credit, found["value_outputs"])
-            weighted = value.loss * value_shares[picked, :width].to(role.engine.device)
-            loss = loss + role.critic.settings.weight * weighted.sum()
-            if len(rows):
-                _add_value(role, sums, value, weighted, part)
-        role.engine.backward(loss * (len(rows) > 0), last=index == len(cuts) - 1)
-        if len(rows):
-            parts.append((rows, {"logprobs": found["logprobs"].detach().cpu()}))
-            sums.add("loss", loss.detach(), counted=False)
-            stats = result.stats | {"entropy": found["entropy"].detach()}
-            sums.add_tokens(stats | _reference_kl(part.batch, found["logprobs"]), part.batch.response_mask)
-    return join(role.ranks, parts, *mini.batch.token_ids.shape)["logprobs"]
-
-
-def _objective(role: Role, part: Prepared, data: dict[str, Any], coefficients: Tensor | None) -> TokenLoss:
-    """A micro-batch's part of the step's loss; where nobody measured the old policy, it is the current one."""
-    if part.batch.old_logprobs is None:
-        data["old_logprobs"] = data["logprobs"].detach()
-    if part.batch.old_entropy is None:
-        data["old_entropy"] = data["entropy"].detach()
-    data |= {"advantages": part.credit.advantages} | role.controlled
-    return role.algorithm.objective(data, part.shares, part.fixed, coefficients)
-
-
-def _coupled(role: Role, mini: Prepared, sums: Sums, *, first: bool) -> Tensor | None:
-    """Of a loss that couples trajectories, its gradient with respect to this update's log-probabilities: [N, T].
-
-    Before the batch's first update these are the old ones; later they are measured anew.
-    """
-    if not role.algorithm.is_coupled:
-        return None
-    logprobs = mini.batch.old_logprobs
-    if not first or logprobs is None:
-        found = over_ranks(role, mini.batch, lambda micro: {"logprobs": role.measure(*inputs(micro))["logprobs"]})
-        logprobs = found["logprobs"]
-    extra = {name: value.cpu() for name, value in role.controlled.items()}
-    coefficients, result = coupled_coefficients(role.algorithm, mini.batch, logprobs, mini.credit.advantages, extra)
-    if role.ranks.is_first:  # every rank has the whole of it
-        sums.add("policy_loss", result.loss, counted=False)
-        sums.add_tokens(result.stats, mini.batch.response_mask)
-    return coefficients
-
-
-def _update_critic(role: Role, mini: Prepared, sums: Sums) -> float:
-    """One optimizer step of a critic that has its own engine; returns the gradient's norm."""
-    assert role.critic is not None and role.critic.engine is not None
-    engine, shares = role.critic.engine, _value_shares(role, mini)
-    cuts = plan(role, mini.batch)
-    for index, rows in enumerate(cuts):
-        picked = rows if len(rows) else SPARE
-        part = mini.rows(picked).to(engine.device)
-        outputs = engine.forward(*inputs(part.batch))["value_outputs"]
-        value = _value_loss(role, part.batch, part.credit, outputs)
-        weighted = value.loss * shares[picked, : outputs.shape[1]].to(engine.device)
-        engine.backward(weighted.sum() * (len(rows) > 0), last=index == len(cuts) - 1)
-        if len(rows):
-            _add_value(role, sums, value, weighted, part)
-    return engine.step().grad_norm
-
-
-def _value_loss(role: Role, batch: Batch, credit: Credit, outputs: Tensor) -> TokenLoss:
-    """The critic's loss, 0 where it has no target."""
-    data = batch_data(batch) | {"outputs": outputs, "returns": credit.returns}
-    result: TokenLoss = role.algorithm.value_loss(data)
-    return TokenLoss(torch.where(role.algorithm.value_targets(batch, credit), result.loss, 0.0), result.stats)
-
-
-def _value_shares(role: Role, mini: Prepared) -> Tensor:
-    """What each token's value loss counts in the mean over the tokens that have a target: [N, T]."""
-    targets = role.algorithm.value_targets(mini.batch, mini.credit)
-    return role.algorithm.shares(replace(mini.batch, response_mask=targets))
-
-
-def _add_value(role: Role, sums: Sums, value: TokenLoss, weighted: Tensor, part: Prepared) -> None:
-    sums.add("value_loss", weighted.detach(), counted=False)
-    sums.add_tokens(value.stats, role.algorithm.value_targets(part.batch, part.credit))
-
-
-def _is_shared(role: Role) -> bool:
-    return role.critic is not None and role.critic.engine is None
-
-
 def _minibatches(batch: Batch, role: Role, seed: int) -> Iterator[Tensor]:
     """Row indices of each optimizer step; with several, the rows are shuffled anew every pass.
 
     A loss that couples the trajectories of a group gets whole groups.
     """
-    updates, epochs = role.training.updates_per_step, role.training.epochs_per_step
+    updates, epochs = role.learner.training.updates_per_step, role.learner.training.epochs_per_step
     generator = torch.Generator().manual_seed(seed)
     if role.algorithm.is_coupled:
         units = [batch.group_ids.eq(group).nonzero()[:, 0] for group in batch.group_ids.unique()]
@@ -201,19 +151,11 @@ def _minibatches(batch: Batch, role: Role, seed: int) -> Iterator[Tensor]:
 def _of_credit(batch: Batch, credit: Credit) -> Metrics:
     picked = credit.advantages[batch.response_mask]
     metrics = {"advantage_std": float(picked.std(correction=0)), "advantage_max": float(picked.abs().max())}
-    if credit.returns is not None and batch.values is not None:
+    if credit.returns is not None and "values" in batch:
         targets = batch.response_mask & credit.returns.isfinite()
         metrics["value"] = float(batch.values[targets].mean())
         metrics["explained_variance"] = float(explained_variance(batch.values, credit.returns, targets))
     return metrics
-
-
-def _reference_kl(batch: Batch, logprobs: Tensor) -> dict[str, Tensor]:
-    """The three estimates of the distance to the reference, where there is one."""
-    if batch.ref_logprobs is None:
-        return {}
-    estimates = {"kl_k1": kl_k1, "kl_k2": kl_k2, "kl_k3": kl_k3}
-    return {name: estimate(logprobs.detach(), batch.ref_logprobs) for name, estimate in estimates.items()}
 
 
 def _mismatch(batch: Batch, logprobs: Tensor, limit: float | None) -> Metrics:

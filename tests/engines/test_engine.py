@@ -19,7 +19,8 @@ from training_cases import (
     with_lora,
 )
 
-from llmrl.engines.engine import TorchEngine, make_optimizer
+from llmrl.engines.engine import make_optimizer
+from llmrl.engines.torch_engine import TorchEngine
 from llmrl.errors import RunStopped
 
 CPU = torch.device("cpu")
@@ -176,11 +177,11 @@ def test_bf16_computes_in_bf16_and_updates_fp32_masters(tmp_path):
 
 
 def test_bf16_masters_keep_updates_too_small_for_bf16():
-    # 1e-6 on weights of about 0.1 is under half a bf16 step (0.1 x 2^-9 = 2e-4): a model without masters would
-    # stand still; here 300 such updates of one sign add up to 3e-4 and show
-    engine = make_engine(dtype="bf16", learning_rate=1e-6, steps=400)
+    # 1e-5 on weights of about 0.1 is under half a bf16 step (0.1 x 2^-9 = 2e-4): a model without masters would
+    # stand still; here 30 such updates of one sign add up to 3e-4 and show
+    engine = make_engine(dtype="bf16", learning_rate=1e-5, steps=40)
     before = trained_copy(engine)
-    for _ in range(300):
+    for _ in range(30):
         accumulate(engine, [[0, 1]])
         engine.step()
     after = trained_copy(engine)

@@ -57,7 +57,8 @@ def test_a_signal_is_passed_on_to_all(tmp_path):
 def test_ranks_are_told_when_their_launcher_was_killed(tmp_path):
     told = f"signal.signal(signal.SIGTERM, lambda *_: (open({str(tmp_path)!r} + f'/told{{rank}}', 'w'), sys.exit()))"
     command = python(f"{told}; open({str(tmp_path)!r} + f'/{{rank}}', 'w'); time.sleep(60)")
-    launcher = subprocess.Popen([sys.executable, "-c", f"from llmrl.engines.launch import launch; launch({command}, 2)"])
+    code = f"from llmrl.engines.launch import launch; launch({command}, 2)"
+    launcher = subprocess.Popen([sys.executable, "-c", code])
     try:
         wait_for(tmp_path / "0", tmp_path / "1")
     finally:

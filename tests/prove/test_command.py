@@ -31,7 +31,7 @@ def test_a_summary_has_the_means_and_whether_every_seed_gained():
     assert found["rent"]["noisy"] == {"gains": False, "fault": "the gradient's norm is nan"}
 
 
-def test_what_is_done_is_printed_without_training(tmp_path):
+def test_finished_runs_are_printed_without_training(tmp_path):
     for task in ("arithmetic", "sparse"):
         write_result(tmp_path, result(task, "grpo", 0, 0.25, 0.5))
     console = Console(file=io.StringIO(), width=200)

@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 
 from llmrl.errors import RecipeError
+from llmrl.prove import runs
 from llmrl.prove.runs import TASKS, prove, start_of, task_file
 from llmrl.prove.worker import kl_to_start
 from llmrl.recipe_file import load_plan
@@ -26,8 +27,19 @@ def run(folder, seeds, *overrides):
 
 
 @pytest.mark.timeout(300)
-def test_runs_are_made_measured_and_not_made_again(tmp_path):
-    # at no learning rate the policy stays its start, so the divergence, too, must come out as 0
+def test_runs_are_made_measured_and_not_made_again(tmp_path, monkeypatch):
+    in_processes, apart = runs._in_processes, []
+
+    def mostly_here(count, work, *arguments):
+        """Start a process for the first run alone: every further process would import torch again."""
+        if work is runs._make_runs and not apart:
+            apart.append(work)
+            in_processes(count, work, *arguments)
+        else:
+            work(*arguments)
+
+    monkeypatch.setattr(runs, "_in_processes", mostly_here)
+    # with almost no learning rate the policy stays like its start, so their divergence must be 0
     (still,) = run(tmp_path, [0], "training.learning_rate=1.0e-30")
     assert still.fault is None
     assert still.before == still.after and set(still.after) == {"accuracy", "greedy", "pass@8"}
@@ -56,7 +68,8 @@ def test_divergence_from_the_start_in_hand_arithmetic():
     rows = [sample("12", [3, 7], [-0.5, -1.0]), sample("4567", [8], [-0.1]), sample("1", [2], [])]
     rows[1]["turns"] += [{"author": "environment", "token_ids": [1, 2]}, {"author": "actor", "token_ids": [3]}]
     rows[1]["rollout_logprobs"] += [-0.3]
-    # start: log 1/2 + log 1/18 of the first; log 1/2 twice of the second, what it was told aside; the third was greedy
+    # start: log 1/2 + log 1/18 for the first; log 1/2 twice for the second, without the environment's turn; the third
+    # was greedy
     expected = ((-0.5 - 1.0 - 0.1 - 0.3) - (3 * math.log(1 / 2) + math.log(1 / 18))) / 4
     found = kl_to_start(rows, start, lambda text: {"input_ids": [int(digit) for digit in text]})
     assert found == pytest.approx(expected, abs=1e-6)
@@ -71,8 +84,8 @@ def test_unknown_names_are_faults_before_anything_starts(tmp_path):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_tasks_share_what_the_start_was_made_for(task):
-    """One sampler serves all runs only while these are equal."""
+def test_tasks_share_the_settings_of_their_start(task):
+    """One sampler can serve all runs only if these settings are equal."""
     start = load_plan(task_file(start_of(task))).stages["train"]
     own = load_plan(task_file(task), ["method=grpo", "model=somewhere"]).stages["train"]
     lengths = {"programs": (24, 16), "tools": (12, 40)}.get(task, (8, 8))
@@ -83,7 +96,7 @@ def test_tasks_share_what_the_start_was_made_for(task):
     assert own.data.train.seed != start.data.train.seed
 
 
-def test_methods_that_ask_for_more_are_proved_where_that_is():
+def test_methods_that_need_a_special_task_are_measured_there():
     from llmrl.prove.runs import _suits
 
     assert [task for task in TASKS if _suits("router_aware", task)] == ["experts"]

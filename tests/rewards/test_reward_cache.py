@@ -165,7 +165,7 @@ def get(cache: ResultCache, key: str, calls: list, *, seconds: float = 0.0):
 def test_the_longest_unused_is_forgotten():
     async def run():
         cache, calls = ResultCache(2), []
-        for key in ("a", "b", "a", "c", "a", "b"):  # c takes b's place, as a has been used since
+        for key in ("a", "b", "a", "c", "a", "b"):  # c replaces b, because a was used after b
             assert await get(cache, key, calls) == key.upper()
         assert calls == ["a", "b", "c", "b"]
         assert cache.hits == 2
@@ -173,7 +173,7 @@ def test_the_longest_unused_is_forgotten():
     asyncio.run(run())
 
 
-def test_who_stops_waiting_does_not_end_a_call_that_others_wait_for():
+def test_a_call_goes_on_if_one_of_its_waiters_stops_waiting():
     async def run():
         cache, calls = ResultCache(), []
         first = asyncio.ensure_future(get(cache, "a", calls, seconds=0.05))
@@ -187,7 +187,7 @@ def test_who_stops_waiting_does_not_end_a_call_that_others_wait_for():
     asyncio.run(run())
 
 
-def test_a_call_that_nobody_waits_for_is_ended_and_made_anew():
+def test_a_call_without_waiters_is_ended_and_made_again_later():
     async def run():
         cache, calls = ResultCache(), []
         first = asyncio.ensure_future(get(cache, "a", calls, seconds=5))
@@ -201,7 +201,7 @@ def test_a_call_that_nobody_waits_for_is_ended_and_made_anew():
     asyncio.run(run())
 
 
-# The deadline of a function that says how long it may take
+# The deadline of a function with the mark takes_seconds
 
 
 @takes_seconds(77)

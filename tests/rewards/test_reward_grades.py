@@ -1,4 +1,4 @@
-"""The grades of outcomes that a reward function may give, and the mark that says how many."""
+"""The grades that a reward function may give, and the mark that says how many grades it gives."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def messages(trajectories: list[Trajectory]) -> list[str | None]:
     return [one.failure.message if one.failure else None for one in trajectories]
 
 
-def test_outcomes_and_levels_come_back_from_the_workers(workers):
+def test_outcomes_and_grades_come_back_from_the_workers(workers):
     first, last = scored(workers, "marked", "0", "2")
     assert (first.scores, first.grade) == ({"graded_rewards:marked": Score(0.5, outcome="0", grade=0)}, 0)
     assert last.grade == 2
 
 
-def test_a_level_outside_the_marks_is_a_failure_and_no_reward(workers):
+def test_a_grade_outside_the_marks_is_a_failure_and_no_reward(workers):
     assert messages(scored(workers, "marked", "-1", "2", "3")) == [
         "returned the grade -1, expected an int of at least 0 and below 3",
         None,
@@ -61,7 +61,7 @@ def test_a_level_outside_the_marks_is_a_failure_and_no_reward(workers):
     ]
 
 
-def test_without_a_mark_any_rank_is_a_level(workers):
+def test_without_a_mark_any_natural_number_is_a_grade(workers):
     trajectories = scored(workers, "unmarked", "none", "7", "-1", "half")
     assert [one.grade for one in trajectories] == [None, 7, None, None]
     assert messages(trajectories)[2:] == [
@@ -70,7 +70,7 @@ def test_without_a_mark_any_rank_is_a_level(workers):
     ]
 
 
-def test_a_reward_says_how_many_levels_it_gives(workers):
+def test_a_reward_says_how_many_grades_it_gives(workers):
     grades = [Reward.from_spec(name, {}).grades for name in ("graded_rewards:marked", "graded_rewards:unmarked")]
     assert grades == [3, None] and Reward.from_spec("math_verifier", {}).grades is None
     with pytest.raises(ValueError, match="count: 1 is not valid, expected at least 2 grades"):

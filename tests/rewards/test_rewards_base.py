@@ -16,7 +16,14 @@ HOSTILE = "hostile_rewards:"
 
 @pytest.fixture(scope="module")
 def workers():
-    with Workers(2, memory_gb=2.0) as pool:
+    with Workers(2, memory_gb=1.0) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def math_workers():
+    """A pool apart for math_verifier, whose imports would slow every restart of the other pool's processes."""
+    with Workers(1, memory_gb=2.0) as pool:
         yield pool
 
 
@@ -75,18 +82,18 @@ def test_weight_zero_is_scored_and_counts_nothing(workers):
 
 def test_data_are_taken_by_name(workers):
     rewards = from_specs(workers, everything=None)
-    one = group("abc", row={"level": 7}, tokens=4, stop_reason="length")
+    one = group("abc", row={"points": 7}, tokens=4, stop_reason="length")
     score(rewards, one)
-    assert one.trajectories[0].reward == 407.0  # 4 tokens * 100 + level 7
+    assert one.trajectories[0].reward == 407.0  # 4 tokens * 100 + points 7
 
 
-def test_built_ins_through_the_pool(workers):
+def test_built_ins_through_the_pool(math_workers):
     specs = {
         "math_verifier": None,
         "format_pattern": {"pattern": r"(?s).*\\boxed\{.*\}", "weight": 0.1},
         "overlong_penalty": {"max_tokens": 10, "buffer_tokens": 4},
     }
-    rewards = Rewards.from_specs(specs, workers=workers)
+    rewards = Rewards.from_specs(specs, workers=math_workers)
     assert rewards.required_columns() == {"answer"}
     one = group(r"\boxed{5}", "5", row={"answer": "5"}, tokens=8)
     score(rewards, one)
@@ -113,9 +120,9 @@ def test_scalars_of_other_libraries_are_numbers(workers):
     assert one.trajectories[0].reward == 0.5
 
 
-def test_unreadable_gold_is_a_failure(workers):
+def test_unreadable_gold_is_a_failure(math_workers):
     one = group(r"\boxed{5}", row={"answer": r"\frac{1}{"})
-    rewards = Rewards.from_specs({"math_verifier": {"retries": 0}}, workers=workers)
+    rewards = Rewards.from_specs({"math_verifier": {"retries": 0}}, workers=math_workers)
     score(rewards, one)
     assert failure_kinds(one) == ["invalid"]
     assert_never_zero(one.trajectories[0])
@@ -160,7 +167,7 @@ def test_one_bad_trajectory_leaves_the_others_their_rewards(workers):
     score(rewards, one)
     assert failure_kinds(one) == [None, "timeout", "crash", None]
     assert [trajectory.reward for trajectory in (one.trajectories[0], one.trajectories[3])] == [2.0, 2.0]
-    # Where one reward spoke and another failed, the sum is not half a reward.
+    # If one of two rewards failed, the sum must not be the other reward alone.
     assert math.isnan(one.trajectories[1].reward)
     assert "deadline of 1 seconds" in one.trajectories[1].failure.message
 
@@ -242,7 +249,7 @@ def test_async_rewards_of_groups_overlap(workers):
 
 
 def test_a_hanging_group_does_not_block_the_loop_or_another_group(workers):
-    hanging = from_specs(workers, hang_on_hang={"deadline_seconds": 4, "retries": 0})
+    hanging = from_specs(workers, hang_on_hang={"deadline_seconds": 3, "retries": 0})
     quick = from_specs(workers, length=None)
     stuck, free = group("hang"), group("abc")
     score(quick, group("warm"))
@@ -270,9 +277,9 @@ def test_a_hanging_group_does_not_block_the_loop_or_another_group(workers):
 
 def test_required_columns_and_a_missing_one(workers):
     rewards = Rewards.from_specs({"math_verifier": None, HOSTILE + "everything": None}, workers=workers)
-    assert rewards.required_columns() == {"answer", "level"}
+    assert rewards.required_columns() == {"answer", "points"}
     with pytest.raises(RecipeError, match=r"rewards.math_verifier: the data has no column 'answer'; did you mean"):
-        score(rewards, group("a", row={"answers": 1, "level": 2}))
+        score(rewards, group("a", row={"answers": 1, "points": 2}))
     with pytest.raises(RecipeError) as caught:
         rewards.check_columns(["question"])
     assert len(caught.value.faults) == 2

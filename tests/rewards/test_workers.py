@@ -19,7 +19,7 @@ from llmrl.types import Score
 @pytest.fixture(scope="module")
 def workers():
     with Workers(2) as pool:
-        pool.warm(["hostile_rewards", "llmrl.rewards.math_verifier", "no_such_module"])
+        pool.warm(["hostile_rewards"])
         yield pool
 
 
@@ -27,22 +27,17 @@ def run(workers: Workers, function, *args, deadline: float = 10.0, **settings):
     return asyncio.run(workers.run(function, args, settings, deadline))
 
 
-def test_returns_what_the_function_returns(workers):
-    assert run(workers, math_verifier, r"\boxed{\frac{2}{4}}", "0.5", extract="boxed") == Score(1.0, True)
-
 
 def test_processes_are_light_and_deaf_to_interrupts(workers):
     assert run(workers, hostile_rewards.process_facts, "") == Score(0.0, True)
 
 
-def test_first_grade_is_not_timed_out_by_imports():
-    """math-verify takes about a second to import, which no deadline is to count."""
-    with Workers(1) as cold:
-        assert not run(cold, hostile_rewards.is_loaded, "math_verify")
+def test_modules_are_imported_before_the_first_deadline():
+    """math-verify takes about a second to import, so a deadline must not include the import."""
     with Workers(1) as warm:
-        warm.warm(["llmrl.rewards.math_verifier"])
+        warm.warm(["llmrl.rewards.math_verifier", "no_such_module"])
         assert run(warm, hostile_rewards.is_loaded, "math_verify")
-        assert run(warm, math_verifier, r"\boxed{\sqrt{4}}", "2").correct
+        assert run(warm, math_verifier, r"\boxed{\frac{2}{4}}", "0.5", extract="boxed") == Score(1.0, True)
 
 
 def test_timeout_kills_and_the_pool_goes_on(workers):
@@ -85,7 +80,7 @@ def test_crashes_are_typed_and_the_pool_goes_on(workers):
     assert run(workers, hostile_rewards.length, "abc") == 3.0
 
 
-def test_what_cannot_travel_is_said(workers):
+def test_a_function_that_cannot_be_sent_is_an_error(workers):
     with pytest.raises(ValueError, match="cannot be sent to a worker process"):
         run(workers, lambda completion: 1.0, "a")
 
@@ -101,7 +96,7 @@ def test_all_processes_lost_at_once(workers):
 
 def test_close_then_run_starts_again():
     pool = Workers(1)
-    assert run(pool, hostile_rewards.length, "abc") == 3.0
+    assert not run(pool, hostile_rewards.is_loaded, "math_verify")  # a process imports only the modules to warm
     pool.close()
     assert run(pool, hostile_rewards.length, "ab") == 2.0
     pool.close()

@@ -29,7 +29,7 @@ def test_elsewhere_a_step_is_one_line_however_narrow(monkeypatch):
     assert lines == [
         "stage warm_start: done before",
         "stage rl: 100 steps",
-        "step 42  loss 0.123  reward 0.500  length 17.3  tok/s 12,346  left 0:58",
+        "step 42  reward 0.500  length 17.3  loss 0.123  tok/s 12,346  left 0:58",
     ]
 
 
@@ -38,13 +38,31 @@ def test_before_a_step_and_after_the_last_nothing_is_left():
     assert lines[-2:] == ["step 0  eval acc 0.250", "step 100  loss 1.000"]
 
 
+def test_a_loss_of_zero_says_nothing_and_failures_are_said_where_there_are_some():
+    """The loss of a policy gradient on fresh samples is 0 but for rounding."""
+    good = {"step": 1, "reward": 0.0, "loss": -4.9e-4, "truncated": 0.0, "failures": 0.0}
+    bad = {"step": 2, "reward": 0.5, "loss": 5.1e-4, "truncated": 0.25, "failures": 2.0}
+    assert shown(terminal=False, rows=[good]).splitlines()[-1].partition("  left")[0] == "step 1  reward 0.000"
+    last = shown(terminal=False, rows=[good, bad], done=2).splitlines()[-1]
+    assert last == "step 2  reward 0.500  truncated 0.250  failed 2  loss 0.001"
+
+
 def test_a_terminal_shows_the_last_rows_and_only_columns_that_have_a_value():
-    rows = [{"step": step, "loss": step / 8} for step in range(1, ROWS_SHOWN + 4)]
+    rows = [{"step": step, "loss": step / 8, "truncated": 0.0} for step in range(1, ROWS_SHOWN + 4)]
     last = shown(terminal=True, rows=rows).rpartition("step")[2]
     assert "1.875" in last and "0.500" in last  # steps 15 and 4
     assert "0.375" not in last and "reward" not in last  # step 3 has left the table
+    assert "truncated" not in last
+
+
+def test_a_warning_stands_once_below_its_row():
+    rows = [{"step": step, "failures": 1.0, "failures/judge/timeout": 1.0} for step in (1, 2)]
+    lines = [line.partition("  left")[0] for line in shown(terminal=False, rows=rows).splitlines()[2:]]
+    assert lines[0] == "step 1  failed 1" and lines[2:] == ["step 2  failed 1"]
+    assert lines[1].startswith("warning: failures/judge/timeout 1 after step 1 (healthy: 0). ")
 
 
 def test_other_ranks_are_silent():
+    row = {"step": 1, "loss": 1.0, "failures/judge/timeout": 1.0}
     for terminal in (True, False):
-        assert shown(terminal=terminal, rows=[{"step": 1, "loss": 1.0}], visible=False) == ""
+        assert shown(terminal=terminal, rows=[row], visible=False) == ""

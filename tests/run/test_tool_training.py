@@ -19,7 +19,7 @@ from training_cases import LAYOUTS, fixed_batch, make_algorithm, record_gradient
 from llmrl.algorithm import batch_data
 from llmrl.recipe_file import load_plan, methods
 from llmrl.run.run import run_plan
-from llmrl.run_folder.folder import read_metrics
+from llmrl.run_folder.reader import RunReader
 from llmrl.train.annotate import annotate
 from llmrl.train.step import update
 from llmrl.types import Batch
@@ -147,7 +147,7 @@ def test_a_small_run_calls_reads_and_learns(tmp_path, monkeypatch):
     Path("tools.yaml").write_text(json.dumps(RECIPE))
     assert run_plan(load_plan("tools.yaml"), resume=False, console=Console(quiet=True)) == 0
 
-    steps = [row for row in read_metrics(Path("runs/tools")) if row["step"]]
+    steps = [row for row in RunReader(Path("runs/tools")).metrics if row["step"]]
     assert len(steps) == 3
     for number, step in enumerate(steps, start=1):
         table = pq.read_table(f"runs/tools/rollouts/train-{number:06d}.parquet").to_pylist()

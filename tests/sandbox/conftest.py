@@ -1,4 +1,4 @@
-"""The sandboxes that programs are tried in, each started once for a file of tests."""
+"""The sandboxes of the tests, each of which starts once for a file of tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmrl.sandbox.tiers import tiers
 
 @pytest.fixture(scope="module", params=tiers(), ids=lambda tier: tier.name)
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """One of each tier that this machine has."""
+    """A sandbox of each tier that this machine has."""
     needs(request.param)
     with Sandbox(request.param) as sandbox:
         yield sandbox
@@ -28,7 +28,7 @@ def forking(sandbox: Sandbox) -> Sandbox:
 
 @pytest.fixture
 def fresh(sandbox: Sandbox) -> Iterator[Sandbox]:
-    """One of the same tier whose processes are those of a single program."""
+    """A new sandbox of the same tier, which has run no other test's program."""
     with Sandbox(sandbox.tier) as fresh:
         yield fresh
 
@@ -51,12 +51,12 @@ def contained() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def bare() -> Iterator[Sandbox]:
-    """A sandbox whose programs have none."""
+    """A sandbox whose programs have no namespaces of their own."""
     with Sandbox(PROCESS) as sandbox:
         yield sandbox
 
 
 @pytest.fixture(params=["contained", "bare"])
 def filtered(request: pytest.FixtureRequest) -> Sandbox:
-    """One with either of the two filters of system calls."""
+    """A sandbox with either of the two filters of system calls."""
     return request.getfixturevalue(request.param)

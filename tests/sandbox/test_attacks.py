@@ -1,4 +1,4 @@
-"""Every attack in every tier that this machine has, as this user and as an unprivileged one."""
+"""Every attack fails in every tier that this machine has, both for this user and for an unprivileged user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmrl.sandbox import Execution, Limits, Program, Sandbox
 from llmrl.sandbox.attacks import cheats, suite
 from llmrl.sandbox.attacks.attack import ATTACKS, Attack
 from llmrl.sandbox.attacks.suite import AFTERWARDS, Result
-from llmrl.sandbox.attacks.targets import Bait
+from llmrl.sandbox.attacks.targets import Targets
 
 AT_ONCE = 8
 SUITE = f"""
@@ -33,17 +33,25 @@ except SandboxError as error:
 
 
 @functools.cache
-def results(place: Place) -> dict[str, Result]:
-    """All attacks at one place, run once."""
+def results_or_reason(place: Place) -> dict[str, Result] | str:
+    """Run all attacks at one place, once for all tests; returns the reason if this place has no sandbox."""
     if place.user == OWN:
-        needs(place.tier)
+        if reason := why_not(place.tier):
+            return reason
         found = suite.run(place.tier, at_once=AT_ONCE)
     else:
-        told = as_unprivileged(SUITE, place.tier.name)
-        if isinstance(told, str):
-            pytest.skip(told)
-        found = [Result(**{**one, "breaches": tuple(one["breaches"])}) for one in told]
+        printed = as_unprivileged(SUITE, place.tier.name)
+        if isinstance(printed, str):
+            return printed
+        found = [Result(**{**one, "breaches": tuple(one["breaches"])}) for one in printed]
     return {one.name: one for one in found}
+
+
+def results(place: Place) -> dict[str, Result]:
+    found = results_or_reason(place)
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
 
 
 @pytest.mark.parametrize("name", [*ATTACKS, AFTERWARDS])
@@ -55,7 +63,7 @@ def test_the_sandbox_holds(place: Place, name: str) -> None:
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
 def test_attacks_do_not_fail_by_themselves(place: Place) -> None:
-    """One that stumbles over a fault of its own shows nothing."""
+    """An attack that fails because of its own fault proves nothing about the sandbox."""
     own_faults = ("NameError", "AttributeError", "TypeError", "ImportError", "ModuleNotFoundError", "IndexError")
     assert [(one.name, one.ended) for one in results(place).values() if one.ended in own_faults] == []
 
@@ -65,24 +73,23 @@ DEBUGGING = ("memory through proc", "memory through system calls", "trace", "des
 
 
 @pytest.fixture(scope="module")
-def bait():
-    with Bait() as bait:
-        yield bait
+def targets():
+    with Targets() as targets:
+        yield targets
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_outside_of_the_sandbox_it_reaches_its_aim(bait: Bait, tmp_path: Path, name: str) -> None:
-    """So it is the sandbox that stops it."""
+def test_outside_of_the_sandbox_it_reaches_its_aim(targets: Targets, tmp_path: Path, name: str) -> None:
+    """The attack works without the sandbox, so the sandbox is what stops it."""
     yama = Path("/proc/sys/kernel/yama/ptrace_scope")
     if name in DEBUGGING and os.getuid() and yama.exists() and yama.read_text().strip() != "0":
         pytest.skip("the kernel lets no process debug another here (kernel.yama.ptrace_scope)")
     attack = ATTACKS[name]
-    told = bait.told()
-    program = [sys.executable, "-c", attack.program(told)]
+    program = [sys.executable, "-S", "-c", attack.program(targets.description())]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
     printed = (done.stdout + done.stderr).decode(errors="replace")
-    assert "BREACHED" in printed or bait.token in printed or bait.disturbed()
-    bait.disturbed()
+    assert "BREACHED" in printed or targets.token in printed or targets.disturbed()
+    targets.disturbed()
 
 
 def test_the_attacks_that_must_be_there_are() -> None:
@@ -114,21 +121,21 @@ def test_the_judge_sees_each_sign_of_a_breach(changes: dict, said: str) -> None:
     assert suite.judged(execution(**changes), attack, "the-token") == [said]
 
 
-def test_bait_tells_what_was_done_to_it(tmp_path: Path) -> None:
-    with Bait() as bait:
-        told = bait.told()
-        assert bait.token not in str(told)
-        assert bait.disturbed() == []
-        Path(told["canary"]).write_text("changed")
-        assert bait.disturbed() == ["the trainer's files were changed"]
-        Path(told["folder"], "more").touch()
-        assert bait.disturbed() == ["the trainer's files were changed"]
-        os.kill(told["victim"], 9)
-        assert bait.disturbed() == ["a process of the user's was ended: -9"]
-        os.setpriority(os.PRIO_PROCESS, bait.told()["victim"], 5)
-        assert len(bait.disturbed()) == 1
-        assert bait.disturbed() == []
-    assert not Path(told["folder"]).exists()
+def test_targets_report_every_change_made_to_them() -> None:
+    with Targets() as targets:
+        described = targets.description()
+        assert targets.token not in str(described)
+        assert targets.disturbed() == []
+        Path(described["canary"]).write_text("changed")
+        assert targets.disturbed() == ["the trainer's files were changed"]
+        Path(described["folder"], "more").touch()
+        assert targets.disturbed() == ["the trainer's files were changed"]
+        os.kill(described["victim"], 9)
+        assert targets.disturbed() == ["a process of the user's was ended: -9"]
+        os.setpriority(os.PRIO_PROCESS, targets.description()["victim"], 5)
+        assert len(targets.disturbed()) == 1
+        assert targets.disturbed() == []
+    assert not Path(described["folder"]).exists()
 
 
 @pytest.mark.parametrize("cheat", cheats.CHEATS, ids=lambda cheat: cheat.name)
@@ -142,7 +149,7 @@ def test_an_honest_program_passes(sandbox: Sandbox, name: str) -> None:
     assert grade(sandbox, cheats.HONEST, cheats.TESTS[name], entry_point) == "passed"
 
 
-def test_a_cheat_that_passes_is_told(sandbox: Sandbox) -> None:
+def test_a_cheat_that_passes_is_reported(sandbox: Sandbox) -> None:
     result = cheats.run_one(sandbox, cheats.Cheat("honest", "none", cheats.HONEST, ("calls", "stdin")), grade)
     assert result.breaches == ("calls: passed", "stdin: passed")
     assert not result.held
@@ -165,7 +172,7 @@ with Sandbox(NAMESPACES) as sandbox:
     listed = sandbox.run(Program({"source": "import os; print(os.listdir('/proc'))"})).stdout.decode()
     print(json.dumps([ended, listed, sandbox.missing]))
 """
-# hides a part of /proc, as containers do, whereupon the kernel lets nobody mount another
+# this program hides a part of /proc, as containers do; the kernel then lets nobody mount a new /proc
 MASKED = """
 import os, subprocess, sys
 from llmrl.sandbox.jailed import kernel
@@ -190,7 +197,7 @@ def test_processes_are_seen_where_no_proc_can_be_mounted() -> None:
     assert done.stdout == '["memory", "[]\\n", []]\n', done.stderr
 
 
-# user namespaces are nested as deep as the kernel allows but for one
+# this program nests user namespaces until the kernel allows only one more
 DEEP = """
 import os, sys
 from llmrl.sandbox.jailed import kernel
@@ -228,10 +235,11 @@ def test_without_nested_namespaces_each_program_has_a_jail_and_may_start_nothing
 
 
 def test_the_answer_is_the_programs_own(sandbox: Sandbox) -> None:
-    """While others attack, what a program prints is still its own."""
+    """The output of an honest program stays its own while other programs attack."""
     attack = ATTACKS["forged status"]
-    with Bait() as bait:
-        hostile = [sandbox.start(Program({"source": attack.program(bait.told())}), attack.limits) for _ in range(4)]
+    with Targets() as targets:
+        program = Program({"source": attack.program(targets.description())})
+        hostile = [sandbox.start(program, attack.limits) for _ in range(4)]
         honest = [sandbox.run(Program({"source": f"print({number})"})).stdout for number in range(20)]
         assert [one.result().exit_code for one in hostile] == [7] * 4
     assert honest == [f"{number}\n".encode() for number in range(20)]

@@ -1,7 +1,8 @@
-"""How a program's end is told, and that it is the end that it has under Python itself."""
+"""The reported end of a program, which is the end that the program has under Python itself."""
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 import sys
@@ -41,15 +42,21 @@ ENDINGS = {
 }
 
 
+@functools.cache
+def under_python(source: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a program under Python itself, once for all tiers."""
+    command = [sys.executable, "-E", "-s", "-S", "-c", source]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+
 @pytest.mark.parametrize("name", ENDINGS)
 def test_programs_end_as_under_python_itself(sandbox: Sandbox, name: str) -> None:
-    command = [sys.executable, "-E", "-s", "-S", "-c", ENDINGS[name]]
-    python = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    python = under_python(ENDINGS[name])
     execution = run(sandbox, ENDINGS[name])
     assert execution.ended == "exited"
     assert (execution.exit_code, execution.stdout) == (python.returncode, python.stdout)
     told, expected = (text.splitlines()[-1:] for text in (execution.stderr, python.stderr))
-    if name != "warning":  # it names the file
+    if name != "warning":  # a warning names the program's file
         assert told == expected
 
 
@@ -59,13 +66,13 @@ def test_a_traceback_begins_with_the_program(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGXCPU, signal.SIGUSR1])
-def test_a_signal_that_ends_a_program_is_told(forking: Sandbox, number: signal.Signals) -> None:
+def test_a_signal_that_ends_a_program_is_reported(forking: Sandbox, number: signal.Signals) -> None:
     execution = run(forking, f"import os; print('x', flush=True); os.kill(os.getpid(), {number.value})")
     assert (execution.ended, execution.exit_code, execution.signal) == ("killed", None, number)
     assert execution.stdout == b"x\n"
 
 
-def test_a_crash_is_told(sandbox: Sandbox) -> None:
+def test_a_crash_is_reported(sandbox: Sandbox) -> None:
     execution = run(sandbox, "import ctypes; ctypes.string_at(0)")
     assert (execution.ended, execution.exit_code, execution.signal) == ("killed", None, signal.SIGSEGV)
     assert execution.report == b"compiled\n"
@@ -85,7 +92,7 @@ def test_streams_are_kept_apart_and_byte_for_byte(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("source", ["def f(:", "x = '\0'", "(" * 500 + ")" * 500, "return 1"])
-def test_what_does_not_compile_reports_nothing(sandbox: Sandbox, source: str) -> None:
+def test_a_program_that_does_not_compile_reports_nothing(sandbox: Sandbox, source: str) -> None:
     execution = run(sandbox, source)
     assert (execution.ended, execution.exit_code, execution.report) == ("exited", 1, b"")
     assert b"Error" in execution.stderr

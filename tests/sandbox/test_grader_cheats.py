@@ -1,4 +1,4 @@
-"""Programs that lie to their tests, forge answers or look for what is expected do not pass."""
+"""Programs that lie to their tests, forge answers or search for expected results do not pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import textwrap
 
 import pytest
-from serve_and_bench import STACK, results
+from grading_without_sandbox import STACK, results
 
 LIAR = """
     class Liar:
@@ -58,7 +58,7 @@ def test_answers_that_say_they_are_equal(value):
     assert not {"passed", "ended"} & set(found)
 
 
-def test_operators_do_not_show_what_an_answer_is_compared_with():
+def test_operators_do_not_show_the_expected_result_to_the_program():
     source = """
         seen = []
         class Spy:
@@ -70,12 +70,12 @@ def test_operators_do_not_show_what_an_answer_is_compared_with():
                 return True
             __eq__ = __lt__ = __sub__ = __rsub__ = __contains__ = __add__ = __mod__ = __and__ = spy
         def f(): return Spy()
-        def told(): return [x for x in seen if x == 12345]
+        def found(): return [x for x in seen if x == 12345]
         """
     expressions = ("== 12345", "< 12345", "- 12345 == 0", "+ 12345", "% 12345", "& 12345")
     tests = [f"try:\n    assert f() {one}\nexcept TypeError:\n    pass" for one in expressions]
     tests += ["try:\n    assert 12345 in f()\nexcept TypeError:\n    pass"]
-    found = results(source, *tests, "assert told() == []")
+    found = results(source, *tests, "assert found() == []")
     assert found[0] == "wrong"
     assert found[-1] == "passed"
 
@@ -122,7 +122,7 @@ def test_patches_in_the_program_stay_there():
         builtins.AssertionError = AssertionError
         builtins.all = builtins.abs = builtins.eval = lambda *args: True
         builtins.__build_class__ = None
-        for name in ('bench', 'testcode', 'peer', 'unittest', 'math'):
+        for name in ('grader', 'testcode', 'remote_objects', 'unittest', 'math'):
             sys.modules[name] = None
         def candidate(x): return 4
         def check(candidate): pass
@@ -157,9 +157,9 @@ def test_lent_objects_do_not_lead_to_the_tests_data():
                     found.append(type(error).__name__)
             return found
         def raw(f, *question):
-            'Past the Remote: ask the peer whatever it may be asked.'
+            'Ask the process of the tests anything, without the checks of Remote.'
             try:
-                return object.__getattribute__(f, '_peer').ask(*question)
+                return object.__getattribute__(f, '_connection').ask(*question)
             except Exception as error:
                 return type(error).__name__
         """
@@ -225,7 +225,7 @@ def test_answers_without_end_or_bottom():
 
 
 def forged(*messages: object) -> str:
-    """A program that answers with these messages, whatever it is asked."""
+    """Return a program that answers every question with these messages."""
     return f"""
         import gc, json, socket
         line = next(s for s in gc.get_objects() if isinstance(s, socket.socket))

@@ -1,9 +1,9 @@
-"""Which forms tests may have, whose the names in them are, and which tests cannot be used."""
+"""The process that runs the tests: the forms of tests, the owners of the names in them, and faulty tests."""
 
 from __future__ import annotations
 
 import pytest
-from serve_and_bench import called, invalid, report, results
+from grading_without_sandbox import called, invalid, report, results
 
 ADD = "def add(a, b):\n    return a + b\n"
 
@@ -97,7 +97,6 @@ def test_hypothesis_runs_without_files_and_the_same_each_time(tmp_path, monkeypa
         def test_never_fails(n):
             assert ordered([n]) == [n]
         """
-    assert results("ordered = sorted", tests, apart=True) == ["passed", "passed"]
     keeps_no_repeats = "def ordered(items): return sorted(set(items))"
     assert results(keeps_no_repeats, tests, apart=True) == ["wrong", "passed"]
     raises = "def ordered(items):\n    if len(items) > 1: raise KeyError(1)\n    return items"
@@ -145,14 +144,14 @@ def test_a_method_of_solution_gets_a_new_instance_each_time():
 
 
 def test_tolerance_is_for_floats():
-    # |0.1 + 0.2 - 0.3| = 5.6e-17; 1e9 * 1e-6 = 1000 of relative room
+    # |0.1 + 0.2 - 0.3| = 5.6e-17; the relative tolerance of 1e9 is 1e9 * 1e-6 = 1000
     assert called("def f(n): return n", "f", (0.1 + 0.2, 0.3)) == ["wrong"]
     assert called("def f(n): return n", "f", (0.1 + 0.2, 0.3), (1e9 + 1, 1e9), tolerance=1e-6) == ["passed", "passed"]
     assert called("def f(n): return n", "f", (1.1, 1.0), (10**18 + 1, 10**18), tolerance=1e-6) == ["wrong", "wrong"]
     assert called("def f(n): return 10**400 * n", "f", (1, 0.5), tolerance=1e-6) == ["wrong"]
 
 
-def test_calls_of_what_the_program_lacks():
+def test_calls_of_functions_that_the_program_lacks():
     assert called("x = 1", "f", (1, 1)) == ["error"]
 
 
@@ -219,9 +218,9 @@ def test_helpers_come_from_the_prompt_not_from_the_program():
         ("assert add(__import__('os'), 2) == 3", "module cannot be sent"),
     ],
 )
-def test_faults_of_the_tests_are_told_apart(test, message):
+def test_faults_of_the_tests_are_reported_as_such(test, message):
     assert message in invalid(ADD, test)
 
 
-def test_what_a_failed_test_left_undone_is_no_fault_of_the_next():
+def test_a_name_that_a_failed_test_did_not_define_is_no_fault_of_the_next():
     assert results("def f(): return 1 / 0", "x = f()", "assert x == 1") == ["error", "wrong"]

@@ -1,4 +1,4 @@
-"""What programs that mean no harm do works."""
+"""Honest programs work: the sandbox forbids nothing that they usually do."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_honest_programs_with_processes_work(forking: Sandbox, name: str) -> Non
     assert printed(forking, source) == expected
 
 
-def test_the_folder_for_temporary_files_is_ones_own(sandbox: Sandbox) -> None:
+def test_each_program_has_its_own_folder_for_temporary_files(sandbox: Sandbox) -> None:
     if not sandbox.tier.strong or any(path.startswith("/tmp/") for path in visible()):
         pytest.skip("programs see the machine's own /tmp: the tier is weak, or parts of this Python lie there")
     assert printed(sandbox, "import os; open('/tmp/a', 'w').write('x'); print(os.listdir('/tmp'))") == "['a']"
@@ -139,13 +139,13 @@ def test_a_pool_of_processes_works(forking: Sandbox) -> None:
     assert printed(forking, source) == "[1, 2, 3]"
 
 
-def test_what_programs_compute_from_hashes_is_the_same_every_time(sandbox: Sandbox) -> None:
+def test_hashes_are_the_same_every_time(sandbox: Sandbox) -> None:
     outputs = {printed(sandbox, "print(list({'a', 'b', 'c', 'd', 'e'}), hash('x'))") for _ in range(3)}
     with Sandbox(sandbox.tier) as another:
         outputs.add(printed(another, "print(list({'a', 'b', 'c', 'd', 'e'}), hash('x'))"))
     assert len(outputs) == 1
 
 
-def test_what_programs_draw_without_a_seed_differs(sandbox: Sandbox) -> None:
+def test_random_numbers_without_a_seed_differ(sandbox: Sandbox) -> None:
     outputs = {printed(sandbox, "import random, uuid; print(random.random(), uuid.uuid4())") for _ in range(3)}
     assert len(outputs) == 3

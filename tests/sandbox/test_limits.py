@@ -1,4 +1,4 @@
-"""What a program may use, and what becomes of one that uses more."""
+"""The limits of a program, and the end of a program that passes one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_processor_time_counts_every_process(forking: Sandbox) -> None:
     if any("CPU" in lack for lack in forking.missing):
         pytest.skip("no /proc shows the processes of a program here")
     assert printed(forking, source, Limits(cpu_seconds=30.0, wall_seconds=120.0)) == "done"
-    execution = run(forking, source, Limits(cpu_seconds=0.5, wall_seconds=120.0))  # 4 * 0.2 s in all
+    execution = run(forking, source, Limits(cpu_seconds=0.5, wall_seconds=120.0))  # the processes need 4 * 0.2 s
     assert execution.ended == "cpu_time"
     assert execution.stdout == b""
 
@@ -49,7 +49,7 @@ def test_waiting_costs_no_processor_time(sandbox: Sandbox) -> None:
     execution = run(sandbox, "import time; time.sleep(0.4)", limits)
     assert (execution.ended, execution.exit_code) == ("exited", 0)
     assert execution.cpu_seconds < 0.25
-    assert execution.wall_seconds > 0.3  # counted from when the program is confined and runs
+    assert execution.wall_seconds > 0.3  # the time begins when the program is confined and runs
 
 
 def test_output_from_before_the_end_is_kept(sandbox: Sandbox) -> None:
@@ -70,11 +70,11 @@ def test_memory_of_one_process_runs_out_inside_it(sandbox: Sandbox) -> None:
     assert execution.peak_memory_mb < 200
 
 
-def test_memory_within_the_limit_is_had_and_told(sandbox: Sandbox) -> None:
+def test_memory_within_the_limit_is_allowed_and_reported(sandbox: Sandbox) -> None:
     small = run(sandbox, "x = 1")
     large = run(sandbox, "x = b'x' * (80 << 20)", Limits(memory_mb=256, wall_seconds=120.0))
     assert (large.ended, large.exit_code) == ("exited", 0)
-    # more by the 80 MB, give or take what an interpreter touches of its own
+    # the difference is 80 MB, give or take the pages that an interpreter touches by itself
     assert 70 < large.peak_memory_mb - small.peak_memory_mb < 100
 
 
@@ -107,7 +107,7 @@ def test_processes_beyond_the_limit_cannot_be_started(forking: Sandbox) -> None:
         print(started)
     """
     execution = run(forking, source, Limits(processes=4, wall_seconds=120.0))
-    # where users' processes are not counted apart, the limit is seen to from outside
+    # if the kernel does not count each namespace's processes, the supervisor enforces the limit
     assert execution.ended == "processes" or (execution.ended, execution.stdout) == ("exited", b"4\n")
 
 
@@ -158,7 +158,7 @@ def test_output_is_limited(sandbox: Sandbox, opened: str) -> None:
             assert getattr(beyond, name) == b"x" * 63 * 1024
 
 
-def test_output_limit_does_not_bound_what_is_read(sandbox: Sandbox) -> None:
+def test_the_output_limit_does_not_limit_input(sandbox: Sandbox) -> None:
     source = "import sys; print(len(sys.stdin.buffer.read()), len(open('data', 'rb').read()))"
     content = bytes(3 << 20)
     assert printed(sandbox, source, stdin=content, files={"data": b""}) == f"{3 << 20} 0"

@@ -1,4 +1,4 @@
-"""What a program gets: files, stdin, a channel, an environment, an interpreter."""
+"""The environment of a program: files, stdin, a channel, environment variables, an interpreter."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_program_is_alone_in_its_interpreter(sandbox: Sandbox) -> None:
     """
     line, found = printed(sandbox, source).splitlines()
     assert line == "['program.py'] True True"
-    assert "jailed" not in found  # there may well be packages of such names
+    assert "jailed" not in found  # a package may have such a name
 
 
 def test_packages_of_this_interpreter_can_be_used(sandbox: Sandbox) -> None:

@@ -1,8 +1,8 @@
-"""What tests may do with what a program has and returns, and a program with what tests lend it."""
+"""Remote objects: tests use the objects of a program, and the program uses the objects that tests lend to it."""
 
 from __future__ import annotations
 
-from serve_and_bench import STACK, results
+from grading_without_sandbox import STACK, results
 
 
 def test_arguments_are_changed_in_place():

@@ -1,4 +1,4 @@
-"""Programs that are no scripts: notebook cells and commands."""
+"""Programs other than scripts: notebook cells and commands."""
 
 from __future__ import annotations
 

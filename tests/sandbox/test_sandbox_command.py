@@ -1,53 +1,57 @@
-"""`llmrl sandbox`: what it prints, and its exit codes."""
+"""The output and the exit codes of `llmrl sandbox`."""
 
 from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from places import why_not
 from rich.console import Console
 
+from llmrl import cli
 from llmrl.errors import RecipeError
 from llmrl.sandbox import NAMESPACES, PROCESS, Sandbox, SandboxError, command, speed
 from llmrl.sandbox.attacks import cheats, suite
 from llmrl.sandbox.attacks.suite import Result
 from llmrl.sandbox.speed import RUN, Speed, counts, measured
 
-LLMRL = Path(sys.executable).parent / "llmrl"
 HELD = Result("fork bomb", "Start processes", "ended at its limit: cpu time", ())
 BREACHED = Result("tcp", "Connect | to a server", "exited with 0", ("127.0.0.1", "and more"))
 
 
-def llmrl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([LLMRL, "sandbox", *arguments], capture_output=True, text=True, timeout=120)
-    assert "Traceback" not in done.stdout + done.stderr
-    return done
+@pytest.fixture
+def llmrl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """A function that runs `llmrl sandbox` in this process and returns the exit code, stdout and stderr."""
+
+    def call(*arguments: str) -> tuple[object, str, str]:
+        monkeypatch.setattr("sys.argv", ["llmrl", "sandbox", *arguments])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return exit.value.code, *capsys.readouterr()
+
+    return call
 
 
 def run(**changes) -> tuple[int, str]:
-    """The command's exit code and what it printed to its console."""
+    """Run the command's function; returns its exit code and its console's text."""
     printed = Console(file=io.StringIO(), width=200)
     asked = {"tier": "process", "attack": False, "bench": False, "markdown": False, "at_once": 2, **changes}
     code = command.run(**asked, grade=lambda *_: "wrong", works={"other work": "module:function"}, console=printed)
     return code, printed.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_it_names_every_tier_and_the_one_that_is_used() -> None:
-    done = llmrl()
-    assert (done.returncode, done.stderr) == (0, "")
-    heads = [line.partition(":")[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
+def test_the_command_names_every_tier_and_the_one_that_is_used(llmrl) -> None:
+    code, printed, errors = llmrl()
+    assert (code, errors) == (0, "")
+    heads = [line.partition(":")[0] for line in printed.splitlines() if not line.startswith(" ")]
     assert heads == ["bubblewrap", "namespaces", "process"]
-    states = [line.strip() for line in done.stdout.splitlines()]
+    states = [line.strip() for line in printed.splitlines()]
     assert sum(state == "used" or state.startswith("used, ") for state in states) == 1
-    assert "lacks namespaces of its own" in states  # of the weak one
+    assert "lacks namespaces of its own" in states  # the weak tier lacks them
 
 
-def test_it_says_why_a_tier_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_why_a_tier_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(tier: object, **_: object) -> Sandbox:
         raise SandboxError("no sandbox can be had here: process: it is Tuesday")
 
@@ -62,28 +66,26 @@ def test_it_says_why_a_tier_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("wrong", [["--tier", "namespace"], ["--tier"], ["--atack"], ["--at-once", "0"], ["extra"]])
-def test_bad_flags_exit_with_2(wrong: list[str]) -> None:
-    assert llmrl(*wrong).returncode == 2
+def test_bad_flags_exit_with_2(llmrl, wrong: list[str]) -> None:
+    assert llmrl(*wrong)[0] == 2
 
 
-def test_a_misspelt_tier_is_guessed() -> None:
-    assert (
-        llmrl("--tier", "namespace").stderr == "llmrl: --tier: no tier named 'namespace'; did you mean 'namespaces'?\n"
-    )
+def test_a_misspelt_tier_is_guessed(llmrl) -> None:
+    assert llmrl("--tier", "namespace")[2] == "llmrl: --tier: no tier named 'namespace'; did you mean 'namespaces'?\n"
 
 
 @pytest.fixture
 def attacked(monkeypatch: pytest.MonkeyPatch):
-    """The suite's results, made up."""
+    """A function that makes the suite of attacks return made-up results."""
 
     def give(*results: Result):
-        def told_of(tier: object, *, at_once: int, told) -> list[Result]:
+        def made_up(tier: object, *, at_once: int, on_result) -> list[Result]:
             assert (tier, at_once) == (PROCESS, 2)
             for result in results:
-                told(result)
+                on_result(result)
             return list(results)
 
-        monkeypatch.setattr(suite, "run", told_of)
+        monkeypatch.setattr(suite, "run", made_up)
         monkeypatch.setattr(cheats, "CHEATS", cheats.CHEATS[:1])
         monkeypatch.setattr(cheats, "run_one", lambda sandbox, cheat, grade: Result(cheat.name, cheat.aim, "wrong", ()))
 
@@ -119,7 +121,7 @@ def test_tables_for_documents(attacked, capsys: pytest.CaptureFixture[str]) -> N
     ]
 
 
-def test_speeds_are_told_with_what_bounds_them(
+def test_speeds_are_printed_with_their_bound(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "counts", lambda: [1, 2])
@@ -139,11 +141,10 @@ def test_speeds_are_told_with_what_bounds_them(
 
 def test_the_speed_is_measured_by_as_many_processes_as_asked() -> None:
     tier = PROCESS if why_not(NAMESPACES) else NAMESPACES
-    one, two = measured(tier, RUN, [1, 2], seconds=0.5)
-    assert (one.at_once, two.at_once) == (1, 2)
-    assert one.per_second > 5
-    assert two.per_second > 5
-    assert 0 < one.busy <= 1
+    (speed,) = measured(tier, RUN, [2], seconds=0.5)
+    assert speed.at_once == 2
+    assert speed.per_second > 5
+    assert 0 < speed.busy <= 1
 
 
 def test_work_that_fails_is_an_error_of_the_sandboxs() -> None:
@@ -152,14 +153,14 @@ def test_work_that_fails_is_an_error_of_the_sandboxs() -> None:
 
 
 def test_a_process_that_dies_while_it_measures_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "SILENT_SECONDS", 1.0)
-    monkeypatch.setattr(speed, "START_SECONDS", 4.0)
+    monkeypatch.setattr(speed, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(speed, "START_SECONDS", 1.0)
     with pytest.raises(SandboxError, match="has failed: said nothing for"):
         list(measured(PROCESS, f"{__name__}:die", [1], seconds=0.1))
 
 
 def die(sandbox: Sandbox) -> None:
-    """What a process that the kernel ends does: nothing more."""
+    """End the process at once, as the kernel does when it kills one."""
     os._exit(3)
 
 

@@ -1,4 +1,4 @@
-"""What the sandbox does when it is itself at fault, or its caller is."""
+"""Faults of the sandbox itself and of its caller are errors, and the sandbox works again afterwards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_jail_killed_while_a_program_runs_is_an_error_and_started_again(fresh:
         os.kill(fresh.pid, signal.SIGKILL)
         with pytest.raises(SandboxError, match="ended without saying"):
             running.result()
-        assert ours.recv(1) == b""  # the program went with it
+        assert ours.recv(1) == b""  # the program ended with the jail
     assert printed(fresh, "print(6 * 7)") == "42"
 
 
@@ -77,7 +77,7 @@ def test_a_program_that_cannot_be_started_is_an_error(sandbox: Sandbox, program:
     assert printed(sandbox, "print(6 * 7)") == "42"
 
 
-def test_a_payload_that_is_no_json_is_the_callers_error(sandbox: Sandbox) -> None:
+def test_a_payload_that_is_no_json_is_an_error(sandbox: Sandbox) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(TypeError):
         sandbox.start(Program({"source": b"bytes"}))

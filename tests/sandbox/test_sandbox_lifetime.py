@@ -24,7 +24,7 @@ def test_a_closed_sandbox_runs_nothing(sandbox: Sandbox) -> None:
         ours.recv(1)
         line = line_of_descent(closed.pid)
         closed.close()
-        assert ours.recv(1) == b""  # what ran has ended
+        assert ours.recv(1) == b""  # the running program has ended
         with pytest.raises(SandboxError):
             running.result()
     closed.close()
@@ -42,7 +42,7 @@ def test_programs_cost_the_trainer_nothing_that_stays(sandbox: Sandbox) -> None:
     with contextlib.suppress(SandboxError):
         sandbox.run(Program({}, runner="no_such_runner"))
     opened = sorted(os.listdir("/proc/self/fd"))
-    assert len(opened) <= len(before[0]) + 1  # one more supervisor's socket
+    assert len(opened) <= len(before[0]) + 1  # the socket of one more supervisor may be open
     assert children(os.getpid()) == before[1]
 
 
@@ -59,7 +59,7 @@ def test_nothing_lives_on_when_the_trainer_is_killed(sandbox: Sandbox) -> None:
     """
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
-    with ours, tempfile.TemporaryDirectory() as folder:  # for what a killed trainer could not delete
+    with ours, tempfile.TemporaryDirectory() as folder:  # a killed trainer cannot delete its files
         os.chmod(folder, 0o711)
         with theirs:
             command = [sys.executable, "-c", textwrap.dedent(trainer), sandbox.tier.name, str(theirs.fileno())]

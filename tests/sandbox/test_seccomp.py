@@ -1,4 +1,4 @@
-"""The filter of system calls: that it cannot be got round, and what is done without libseccomp."""
+"""The filter of system calls cannot be bypassed, and a sandbox without libseccomp reports that it has no filter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer
 """
     old = run(filtered, PRELUDE + source)
     assert (old.ended, old.stdout) == ("killed", b"")
-    assert old.signal in (signal.SIGSYS, signal.SIGSEGV)  # the latter from kernels that know no such calls
+    assert old.signal in (signal.SIGSYS, signal.SIGSEGV)  # a kernel without 32-bit calls sends SIGSEGV
 
 
 @NEEDS_LIBRARY
@@ -49,7 +49,7 @@ def test_a_filter_is_a_program_that_the_kernel_takes() -> None:
 
 
 @pytest.mark.parametrize("tier", [NAMESPACES, PROCESS], ids=lambda tier: tier.name)
-def test_without_libseccomp_there_is_no_filter_and_it_is_told(tier: Tier) -> None:
+def test_without_libseccomp_the_filter_is_reported_as_missing(tier: Tier) -> None:
     with without_library():
         assert seccomp.system_call_filter(contained=True) is None
         assert seccomp.system_call_filter(contained=False) is None
@@ -59,7 +59,7 @@ def test_without_libseccomp_there_is_no_filter_and_it_is_told(tier: Tier) -> Non
             pytest.skip(str(error))
         with sandbox:
             assert "a system call filter (libseccomp.so.2 is not installed)" in sandbox.missing
-            assert answer(sandbox, "print(libc.unshare(0))") == "0"  # which the filter denies
+            assert answer(sandbox, "print(libc.unshare(0))") == "0"  # the filter would deny this call
             assert answer(sandbox, "print(6 * 7)") == "42"
 
 

@@ -1,4 +1,4 @@
-"""Programs that run side by side or one after another, each as if it were alone."""
+"""Programs that run at the same time or one after another do not see each other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_programs_run_at_the_same_time_each_with_files_of_its_own(sandbox: Sandb
         programs = [stack.enter_context(talking(sandbox, source)) for _ in range(5)]
         for place, (_, ours) in enumerate(programs):
             ours.sendall(str(place).encode())
-        for _, ours in programs:  # each waits for all
+        for _, ours in programs:  # every program waits until all have written
             assert ours.recv(9) == b"written"
         for _, ours in programs:
             ours.sendall(b"x")
@@ -105,4 +105,4 @@ def test_processes_left_behind_end_with_the_program(forking: Sandbox) -> None:
         assert ours.recv(1) == b"x"
         ours.sendall(b"x")
         assert running.result().exit_code == 0
-        assert ours.recv(1) == b""  # nobody holds the other end any more
+        assert ours.recv(1) == b""  # no process holds the other end any more

@@ -1,4 +1,4 @@
-"""Which system calls a program in the sandbox can make, found by making them."""
+"""The system calls that a program in the sandbox can make: each test makes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from system_calls import NEEDS_LIBRARY, answer, answers, number, without_library
 
 from llmrl.sandbox import PROCESS, Sandbox
 
-BAD = -1  # no file descriptor, and no address
+BAD = -1  # a number that is neither a file descriptor nor an address
 
 DENIED: dict[str, tuple] = {
     "socket": (1, 99, 0),
@@ -82,12 +82,12 @@ DENIED: dict[str, tuple] = {
     "reboot": (0, 0, 0, 0),
     "quotactl": (0, BAD, 0, 0),
 }
-"""Denied to all: with arguments that are wrong, so that nothing would happen where a call were made."""
+"""Calls that are denied to all programs, with wrong arguments, so that a call that were allowed would do nothing."""
 BY_PRIVILEGE = {
     *("pivot_root", "move_mount", "fsopen", "bpf", "perf_event_open", "userfaultfd", "open_by_handle_at", "syslog"),
     *("fanotify_init", "swapon", "reboot", "setgroups", "quotactl"),
 }
-"""What the kernel refuses to a process without privileges before it looks at the arguments."""
+"""Calls that the kernel refuses to a process without privileges before it reads the arguments."""
 
 ALLOWED: dict[str, tuple] = {
     "getpid": (),
@@ -103,21 +103,21 @@ ALLOWED: dict[str, tuple] = {
     "clock_gettime": (1, "room"),
     "timerfd_create": (1, 0),
     "membarrier": (0, 0, 0),
-    "fsync": (1,),  # answered without being done
+    "fsync": (1,),  # the filter answers this call without the kernel
     "sync_file_range": (BAD, 0, 0, 0),
 }
 
 
 @NEEDS_LIBRARY
-def test_what_is_not_allowed_fails(filtered: Sandbox) -> None:
+def test_forbidden_calls_fail(filtered: Sandbox) -> None:
     found = answers(filtered, DENIED)
     assert len(found) > len(DENIED) - 8
     assert {name: told for name, told in found.items() if told != "EPERM"} == {}
 
 
 @NEEDS_LIBRARY
-def test_it_is_the_filter_that_denies_it() -> None:
-    """Without it, the kernel looks at the arguments and finds them wrong."""
+def test_the_filter_is_what_denies_these_calls() -> None:
+    """Without the filter, the kernel reads the arguments and finds them wrong."""
     calls = {name: arguments for name, arguments in DENIED.items() if name not in BY_PRIVILEGE}
     with without_library():
         unfiltered = Sandbox(PROCESS)
@@ -127,7 +127,7 @@ def test_it_is_the_filter_that_denies_it() -> None:
 
 
 @NEEDS_LIBRARY
-def test_what_programs_need_works(filtered: Sandbox) -> None:
+def test_calls_that_programs_need_work(filtered: Sandbox) -> None:
     found = answers(filtered, ALLOWED)
     assert len(found) > len(ALLOWED) - 3
     assert {name: told for name, told in found.items() if told != "done"} == {}
@@ -145,7 +145,7 @@ def test_no_socket_of_any_family_can_be_opened(filtered: Sandbox) -> None:
 
 @NEEDS_LIBRARY
 @pytest.mark.parametrize("kind, told", [(1, "done"), (5, "done"), (1 | 0o2000000, "done"), (2, "EPERM"), (3, "EPERM")])
-def test_socket_pairs_are_of_kinds_that_reach_no_one_else(filtered: Sandbox, kind: int, told: str) -> None:
+def test_socket_pairs_are_of_kinds_that_reach_no_other_process(filtered: Sandbox, kind: int, told: str) -> None:
     call = f"print(call({number('socketpair')}, %d, {kind}, 0, 'room'))"
     assert answer(filtered, call % socket.AF_UNIX) == told
     assert answer(filtered, call % socket.AF_INET) == "EPERM"
@@ -170,7 +170,7 @@ def clone(sandbox: Sandbox, flags: int) -> str:
 def test_processes_start_only_where_they_are_contained(contained: Sandbox, bare: Sandbox) -> None:
     assert clone(contained, SIGCHLD) == "5"
     assert clone(bare, SIGCHLD) == "EPERM"
-    names = [name for name in ("fork", "vfork") if number(name) >= 0]  # not on every machine
+    names = [name for name in ("fork", "vfork") if number(name) >= 0]  # some machines lack these calls
     for name in names:
         source = f"result = call({number(name)})\nif os.getpid() != first: os._exit(5)\nprint(result)"
         if name == "fork":  # vfork's child would return on its parent's stack
@@ -203,7 +203,7 @@ def test_clone3_is_not_there_so_that_threads_start_by_clone(filtered: Sandbox) -
 
 
 @NEEDS_LIBRARY
-def test_only_ones_own_limits_are_read_and_lowered(filtered: Sandbox) -> None:
+def test_a_program_reads_and_lowers_only_its_own_limits(filtered: Sandbox) -> None:
     source = """
 import resource
 def prlimit(pid, kind, new):
@@ -228,8 +228,8 @@ print(prlimit(os.getppid() or 1, NOFILE, None), prlimit(1, NOFILE, (9, 9)), prli
     ],
 )
 def test_terminals_are_only_asked(filtered: Sandbox, request_: int, denied: bool) -> None:
-    """Denied: TIOCSTI, TIOCLINUX, TIOCSETD, TIOCSCTTY, TCSETS, TCSETSW, an interface's number, cloning of files."""
-    for high in (0, 1 << 32):  # the kernel reads the lower half alone
+    """TIOCSTI, TIOCLINUX, TIOCSETD, TIOCSCTTY, TCSETS, TCSETSW, SIOCGIFINDEX and FICLONE are denied."""
+    for high in (0, 1 << 32):  # the kernel reads only the lower half
         told = answer(filtered, f"print(call({number('ioctl')}, 1, {request_ | high}, 'room'))")
         assert (told == "EPERM") == denied
 
@@ -278,7 +278,7 @@ print(call({number("mmap")}, 0, 4096, 3, 1, file, 0))
 
 
 @NEEDS_LIBRARY
-def test_signals_are_sent_only_where_there_is_nobody_else(contained: Sandbox, bare: Sandbox) -> None:
+def test_only_contained_programs_send_signals(contained: Sandbox, bare: Sandbox) -> None:
     calls = {
         "kill": (0, 0),
         "tkill": (1 << 22, 0),
@@ -293,7 +293,7 @@ def test_signals_are_sent_only_where_there_is_nobody_else(contained: Sandbox, ba
 
 
 @NEEDS_LIBRARY
-def test_files_change_owner_and_mode_only_where_nobody_elses_are_seen(contained: Sandbox, bare: Sandbox) -> None:
+def test_only_contained_programs_change_a_files_owner_and_mode(contained: Sandbox, bare: Sandbox) -> None:
     source = """
 import os
 open("f", "w").close()

@@ -1,4 +1,4 @@
-"""Which sandbox can be had, what it lacks, and what is said where none can."""
+"""The choice of a tier, the list of protections that it lacks, and the error if no tier works."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def test_the_strongest_tier_that_works_is_taken(monkeypatch: pytest.MonkeyPatch)
         Sandbox(NAMESPACES)
 
 
-def test_missing_says_what_programs_find(sandbox: Sandbox) -> None:
+def test_missing_agrees_with_what_programs_find(sandbox: Sandbox) -> None:
     source = "import os\ntry: os._exit(0) if os.fork() == 0 else print('forked')\nexcept OSError as e: print(e.errno)"
     forks = printed(sandbox, source)
     assert forks == (str(errno.EPERM) if "starting processes" in sandbox.missing else "forked")
     assert ("namespaces of its own" in sandbox.missing) == (not sandbox.tier.strong)
 
 
-def test_a_kernel_without_landlock_is_told(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_landlock_is_reported(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     if implementation.landlock_version() > 0:
         assert not any("Landlock" in lack for lack in sandbox.missing)
     monkeypatch.setattr(implementation, "landlock_version", lambda: 0)
@@ -82,7 +82,7 @@ def test_a_jail_that_does_not_start_is_an_error_with_its_reason(
     assert (len(os.listdir("/proc/self/fd")), children(os.getpid())) == before
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="this process is no root's")
+@pytest.mark.skipif(os.getuid() != 0, reason="root does not run this test")
 def test_bubblewrap_is_not_used_by_root() -> None:
     with pytest.raises(SandboxError, match="started by root"):
         Sandbox(BUBBLEWRAP)
@@ -105,9 +105,9 @@ with Sandbox(TIERS[sys.argv[1]]) as sandbox:
 """
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="this process is no root's: the tests above ran as an unprivileged user")
+@pytest.mark.skipif(os.getuid() != 0, reason="the tests above already ran as an unprivileged user")
 @pytest.mark.parametrize("tier", TIERS)
-def test_unprivileged_users_have_it_too(tier: str) -> None:
+def test_unprivileged_users_can_use_each_tier(tier: str) -> None:
     if tier == BUBBLEWRAP.name and not shutil.which("bwrap"):
         pytest.skip("bwrap is not installed")
     assert as_unprivileged(UNPRIVILEGED, tier) == [NOBODY, "42\n", True, "cpu_time", signal.SIGSEGV, True]

@@ -1,4 +1,4 @@
-"""Grading a program by its tests, in the real sandbox."""
+"""Helpers that grade a program by its tests in the real sandbox."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def graded(source: str, tests: Any, *, row: dict[str, Any] | None = None, **sett
 
 
 def outcome(source: str, tests: Any, **settings: Any) -> str | None:
-    """The outcome of a grade whose other parts agree with it."""
+    """Grade a program, check that the score's other fields agree with its outcome, and return the outcome."""
     score = graded(source, tests, **settings)
     passed = score.outcome == "passed"
     assert score.correct is passed, score

@@ -1,4 +1,4 @@
-"""Reward functions that misbehave, and a few that do not, for the real pool to run."""
+"""Reward functions for tests of the real worker pool; most of them misbehave."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def returns_lambda(completion: str) -> object:
 
 
 def once_then_fine(completion: str, counter: str) -> float:
-    """Dies the first time, works the second: `counter` is a file that remembers."""
+    """End the process at the first call and return a value at the second; the file `counter` counts the calls."""
     path = Path(counter)
     if not path.exists():
         path.touch()
@@ -91,7 +91,7 @@ def once_then_fine(completion: str, counter: str) -> float:
 
 
 def ranks(group: Group) -> list[float]:
-    """Position by length of text, 0 the shortest."""
+    """Return each trajectory's rank by length of text, 0 for the shortest."""
     order = sorted(range(len(group.trajectories)), key=lambda index: len(group.trajectories[index].text))
     return [float(order.index(index)) for index in range(len(order))]
 
@@ -104,13 +104,13 @@ def group_with_nan(group: Group) -> list[float]:
     return [float("nan") if one.text == "nan" else 1.0 for one in group.trajectories]
 
 
-def everything(completion: str, prompt: str, row: dict, stop_reason: str, completion_tokens: int, level: int) -> float:
-    assert (completion, prompt, row["level"], stop_reason) == ("abc", "a prompt", 7, "length")
-    return completion_tokens * 100.0 + level
+def everything(completion: str, prompt: str, row: dict, stop_reason: str, completion_tokens: int, points: int) -> float:
+    assert (completion, prompt, row["points"], stop_reason) == ("abc", "a prompt", 7, "length")
+    return completion_tokens * 100.0 + points
 
 
 def process_facts(completion: str) -> Score:
-    """value: how many heavy modules this process holds; correct: whether it ignores an interrupt."""
+    """Return the number of loaded heavy modules as the value; correct: whether this process ignores interrupts."""
     heavy = [name for name in ("torch", "vllm", "transformers") if name in sys.modules]
     return Score(float(len(heavy)), signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
 

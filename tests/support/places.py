@@ -1,4 +1,4 @@
-"""Where the sandbox is tried: as this user in each tier, and, where this user is root, as an unprivileged one too."""
+"""The places where the sandbox is tested: each tier as this user, and, if this user is root, as an unprivileged one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PLACES = [
 
 @functools.cache
 def why_not(tier: Tier) -> str:
-    """Why this user cannot have this tier here; "" if it can."""
+    """Return the reason why this tier does not work for this user here, "" if it works."""
     try:
         Sandbox(tier).close()
     except SandboxError as error:
@@ -52,14 +52,14 @@ def why_not(tier: Tier) -> str:
 
 
 def needs(tier: Tier) -> None:
-    """Skip the test where this machine cannot have the tier, saying why."""
+    """Skip the test, with the reason, if the tier does not work on this machine."""
     if reason := why_not(tier):
         pytest.skip(reason)
 
 
 @functools.cache
 def unprivileged_python() -> tuple[str, str] | None:
-    """A Python that any user can run, and a folder with a copy of this llmrl that belongs to the unprivileged one."""
+    """Return a Python that any user can run, and a folder with a copy of llmrl that the unprivileged user owns."""
     for path in (Path(getattr(sys, "_base_executable", sys.executable)).resolve(), Path("/usr/bin/python3").resolve()):
         open_to_all = path.exists() and all(one.stat().st_mode & stat.S_IXOTH for one in (path, *path.parents))
         recent = [str(path), "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
@@ -72,13 +72,15 @@ def unprivileged_python() -> tuple[str, str] | None:
                 shutil.copy(source / name, folder / "llmrl" / name)
             for one in (folder, *folder.rglob("*")):
                 one.chmod(0o755 if one.is_dir() else 0o644)
-                os.chown(one, NOBODY, NOBODY)  # so that it is not its owner that protects it
+                os.chown(one, NOBODY, NOBODY)  # otherwise root's ownership would protect the files
             return str(path), str(folder)
     return None
 
 
 def as_unprivileged(program: str, *arguments: str, before: tuple[str, ...] = ()) -> Any:
-    """What a program, run as an unprivileged user with this llmrl, prints as JSON; skips where no user can run one.
+    """Run a program as an unprivileged user with this llmrl and return the JSON that it prints.
+
+    The test is skipped if no other user can run a Python.
 
     before: a command that runs the rest of its command line, such as env.
     """

@@ -1,4 +1,4 @@
-"""Running a program in a sandbox, and the processes that this takes."""
+"""Helpers that run a program in a sandbox, and that find and await the processes of a sandbox."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from llmrl.sandbox import Execution, Limits, Program, Running, Sandbox
 
 PATIENT = Limits(cpu_seconds=60.0, wall_seconds=120.0)
-"""For programs that are to end by themselves, however busy the machine is."""
+"""Limits for programs that must end by themselves, however busy the machine is."""
 
 CHANNEL = """
 import contextlib, os, socket, stat
@@ -23,7 +23,7 @@ def _sockets():
                 yield socket.socket(fileno=descriptor)
 channel = next(_sockets())
 """
-"""In a program: `channel` is its end of the socket pair."""
+"""The beginning of a program that uses its end of the socket pair as `channel`."""
 
 
 def run(sandbox: Sandbox, source: str, limits: Limits = PATIENT, **program) -> Execution:
@@ -31,7 +31,7 @@ def run(sandbox: Sandbox, source: str, limits: Limits = PATIENT, **program) -> E
 
 
 def printed(sandbox: Sandbox, source: str, limits: Limits = PATIENT, **program) -> str:
-    """What a program prints that has to end well."""
+    """Return the output of a program, which must end well."""
     execution = run(sandbox, source, limits, **program)
     assert (execution.ended, execution.exit_code, execution.stderr) == ("exited", 0, b""), execution
     return execution.stdout.decode().removesuffix("\n")
@@ -39,7 +39,7 @@ def printed(sandbox: Sandbox, source: str, limits: Limits = PATIENT, **program) 
 
 @contextlib.contextmanager
 def talking(sandbox: Sandbox, source: str, limits: Limits = PATIENT) -> Iterator[tuple[Running, socket.socket]]:
-    """A program that has started, and our end of its channel."""
+    """Start a program; yields the running program and the test's end of its channel."""
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
     with ours:
@@ -52,14 +52,14 @@ def talking(sandbox: Sandbox, source: str, limits: Limits = PATIENT) -> Iterator
 def children(pid: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # the process has ended meanwhile
             if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
                 found.append(int(path.parent.name))
     return found
 
 
 def line_of_descent(pid: int) -> list[int]:
-    """A process, its only child, and so on."""
+    """Return a process, its only child, that child's only child, and so on."""
     line = [pid]
     while below := children(line[-1]):
         (child,) = below

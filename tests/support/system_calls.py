@@ -1,4 +1,4 @@
-"""System calls made by programs in a sandbox."""
+"""Helpers that make system calls in programs in a sandbox."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def call(number, *arguments):
     result = libc.syscall(ctypes.c_long(number), *values)
     return errno.errorcode[ctypes.get_errno()] if result < 0 else "done"
 """
-"""In a program: call(number, *arguments) makes a system call; the argument "room" is a buffer of zeros."""
+"""The beginning of a program that makes system calls by call(number, *arguments); "room" means a buffer of zeros."""
 
 
 def number(name: str) -> int:
@@ -34,7 +34,7 @@ def number(name: str) -> int:
 
 @contextlib.contextmanager
 def without_library() -> Iterator[None]:
-    """As on a machine without libseccomp."""
+    """Let the sandbox find no libseccomp in the block."""
     seccomp.system_call_filter.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(seccomp, "_library", lambda: None)
@@ -43,12 +43,12 @@ def without_library() -> Iterator[None]:
 
 
 def answer(sandbox: Sandbox, source: str) -> str:
-    """What a program prints that can make system calls, and has to end well."""
+    """Return the output of a program that can make system calls and must end well."""
     return printed(sandbox, PRELUDE + source)
 
 
 def answers(sandbox: Sandbox, calls: dict[str, tuple]) -> dict[str, str]:
-    """What each call answers; those that this machine or its libseccomp does not know are left out."""
+    """Return each call's answer, without the calls that this machine or its libseccomp does not know."""
     known = {name: (number(name), *arguments) for name, arguments in calls.items() if number(name) >= 0}
     source = f"import json; print(json.dumps({{name: call(*c) for name, c in {known!r}.items()}}))"
     return json.loads(answer(sandbox, source))

@@ -1,22 +1,25 @@
-"""The tiny model, recipe and fixed batch that the tests of training share, in this process and under torchrun."""
+"""The tiny model, recipe and fixed batch that the tests of training share, in this process and under a launcher."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from llmrl.algorithm import Algorithm
-from llmrl.engines.engine import TorchEngine
+from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.policy import Policy
 from llmrl.recipe import Recipe, Training
+from llmrl.train.annotate import annotate
+from llmrl.train.gradients import reward_influences, success_gradient_norms
 from llmrl.train.roles import Role, ValueFunction
-from llmrl.types import Batch
+from llmrl.train.step import update
+from llmrl.types import Batch, Group
 
 VOCABULARY = 41
 TEMPERATURE = 0.7
@@ -28,6 +31,12 @@ GSPO_KL = {
     "policy_loss": "ppo_clip",
     "regularizers": {"kl_k3": {"weight": 0.3}, "entropy_bonus": {"weight": 0.1}},
     "reduce": "sequence_mean",
+}
+# every engine over several processes, and how a recipe asks for it
+STRATEGIES: dict[str, dict[str, Any]] = {
+    **{f"zero{stage}": {"strategy": "deepspeed", "zero_stage": stage} for stage in range(4)},
+    "ddp": {"strategy": "accelerate"},
+    "fsdp": {"strategy": "accelerate", "accelerate": {"fsdp": True}},
 }
 # turns: P prompt, A the actor's, E the environment's; one trajectory never got to speak
 LAYOUTS = ["PPAAAA", "PPAAEEAAA", "PPPPA", "PPPPAAEA", "PAAAAAAAAAEEA", "PPP", "PPAAA"]
@@ -94,19 +103,55 @@ def make_algorithm(**pieces: Any) -> Algorithm:
 
 
 def role_of(
-    pieces: dict[str, Any], *, lm: Any = None, critic_lm: Any = None, padding_free: bool = False, **settings: Any
+    pieces: dict[str, Any],
+    *,
+    lm: Any = None,
+    critic_lm: Any = None,
+    padding_free: bool = False,
+    ranks: Ranks | None = None,
+    **settings: Any,
 ) -> Role:
-    """An actor with what its algorithm asks for: a reference (`tiny_lm(3)`), a critic (`tiny_critic`)."""
+    """An actor with what its algorithm asks for: a reference (`tiny_lm(3)`, or LoRA's base), a critic (`tiny_critic`).
+
+    settings: of training, the engine's name among them.
+    """
     recipe, training, device = make_recipe(**pieces), make_training(**settings), torch.device("cpu")
-    algorithm, critic, outputs = Algorithm.from_recipe(recipe), None, recipe.critic.outputs
+    algorithm, critic, outputs, lm = Algorithm.from_recipe(recipe), None, recipe.critic.outputs, lm or tiny_lm()
+    if training.gradient_checkpointing:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
     shared = algorithm.has_critic and recipe.critic.backbone == "shared"
     head = value_head(outputs) if shared else None
     policy = tiny_policy(lm, padding_free=padding_free, value_head=head, detach_values=recipe.critic.detach)
+    engine = make_engine(training.strategy, policy, training, device)
     if algorithm.has_critic:
-        own = tiny_critic(critic_lm, outputs=outputs, padding_free=padding_free)
-        critic = ValueFunction(recipe.critic, None if shared else TorchEngine(own, training, device))
-    reference = tiny_policy(tiny_lm(seed=3)).eval() if "ref_logprobs" in algorithm.needs else None
-    return Role("actor", algorithm, TorchEngine(policy, training, device), training, Ranks(), reference, critic)
+        own = None
+        if not shared:
+            rate = recipe.critic.learning_rate or training.learning_rate
+            of_critic = training.model_copy(update={"learning_rate": rate})
+            model = tiny_critic(critic_lm, outputs=outputs, padding_free=padding_free)
+            own = make_engine(training.strategy, model, of_critic, device)
+        critic = ValueFunction(recipe.critic, own)
+    reference = None
+    if "ref_logprobs" in algorithm.needs and not isinstance(lm, PeftModel):
+        reference = tiny_policy(tiny_lm(seed=3)).eval().requires_grad_(False)
+    return Role("actor", algorithm, engine, training, ranks or Ranks(), reference, critic)
+
+
+def engines_of(role: Role) -> dict[str, Any]:
+    """The role's engines: the policy's, and the critic's where it has its own."""
+    own = role.critic.engine if role.critic else None
+    return {"policy": role.engine} | ({"critic": own} if own else {})
+
+
+def train(role: Role, batch: Batch, seed: int = 0) -> dict[str, float]:
+    """One step, the `seed`-th of its stage; returns its metrics."""
+    return update(role, annotate(role, batch, seed=seed), seed=seed, step=seed)
+
+
+def at_the_head(role: Role, batch: Batch, groups: list[Group]) -> dict[str, list[float]]:
+    """What is measured of the LM head's gradients: of groups' successes, and of the batch's reward functions."""
+    influences = list(reward_influences(role, batch).values())
+    return {"success_gradient_norms": success_gradient_norms(role, groups), "reward_influences": influences}
 
 
 def make_training(**settings: Any) -> Training:

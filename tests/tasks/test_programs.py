@@ -1,4 +1,4 @@
-"""The generated programming problems and products: right by construction, told apart, and repeatable."""
+"""The generated programming problems and products: their answers are right, and a seed always gives the same rows."""
 
 from __future__ import annotations
 

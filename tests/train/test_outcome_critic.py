@@ -21,7 +21,7 @@ from training_cases import LAYOUTS, fixed_batch, largest_difference, role_of, ti
 from llmrl.errors import RecipeError
 from llmrl.recipe_file import load_plan
 from llmrl.run.run import run_plan
-from llmrl.run_folder.folder import read_metrics
+from llmrl.run_folder.reader import RunReader
 from llmrl.train.annotate import annotate
 from llmrl.train.step import update
 from llmrl.types import Batch
@@ -176,7 +176,7 @@ def run(**changes: Any) -> None:
 
 def test_the_trainer_teaches_a_critic_how_programs_end_and_the_policy_by_it(folder):
     run()
-    rows = [row for row in read_metrics(Path("runs/grades")) if row["step"]]
+    rows = [row for row in RunReader(Path("runs/grades")).metrics if row["step"]]
 
     def mean(name: str, part: slice) -> float:
         return statistics.fmean(row[name] for row in rows[part])

@@ -26,8 +26,8 @@ from training_cases import (
     with_lora,
 )
 
-from llmrl.engines.engine import TorchEngine
 from llmrl.engines.ranks import Ranks
+from llmrl.engines.torch_engine import TorchEngine
 from llmrl.errors import RunStopped
 from llmrl.models.loading import DTYPES
 from llmrl.train.annotate import annotate

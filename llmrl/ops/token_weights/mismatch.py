@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from llmrl.marks import rejects_only
 from llmrl.ops.shared.groups import spread
 from llmrl.ops.shared.ranges import require_positive
 from llmrl.ops.shared.ratio import as_ratio
@@ -43,6 +44,7 @@ def sequence_is(old_logprobs: Tensor, rollout_logprobs: Tensor, response_mask: T
     return spread(ratio.clamp(max=cap), response_mask)
 
 
+@rejects_only
 def masked_is(
     old_logprobs: Tensor, rollout_logprobs: Tensor, response_mask: Tensor, *, low: float = 0.5, high: float = 2.0
 ) -> Tensor:
@@ -73,6 +75,7 @@ def icepop(
     return response_mask * ratio * _inside(ratio, low, high)
 
 
+@rejects_only
 def drop_stale_negatives(
     advantages: Tensor,
     old_logprobs: Tensor,

@@ -1,4 +1,4 @@
-"""A data row's tests of a program, in the spellings that public data sets use."""
+"""The formats of a data row's tests, as public data sets spell them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StdinTests:
-    """Runs of the program: what it reads from stdin, and what it must print."""
+    """Tests that run the program: pairs of its input on stdin and the output that it must print."""
 
     pairs: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function's arguments, and its results that are right: any one of them."""
+    """A function's arguments, and the results of which any one is right."""
 
     args: tuple[Any, ...]
     expected: tuple[Any, ...]
@@ -26,7 +26,7 @@ class Call:
 
 @dataclass(frozen=True)
 class CallTests:
-    """Calls of the function `name`; all data are JSON's."""
+    """Tests that call the function `name`; all arguments and results are JSON data."""
 
     name: str
     calls: tuple[Call, ...]
@@ -36,7 +36,7 @@ class CallTests:
 class CodeTests:
     """Test code: asserts, `check(candidate)`, functions `test_*` or unittest classes; entry_point names the candidate.
 
-    It uses what the program defines by name, or imports it from `solution`.
+    The code uses the program's objects by name, or imports them from `solution`.
     """
 
     snippets: tuple[str, ...]
@@ -51,7 +51,7 @@ _KINDS = {"stdin": "stdin", "stdin_stdout": "stdin", "functional": "call", "func
 
 
 def read_tests(tests: Any, *, setup: Any = None, entry_point: Any = None) -> Tests:
-    """The tests that a row's columns hold.
+    """Return the tests that a row's columns hold, which may have these formats:
 
         {"inputs": [...], "outputs": [...]}                       stdin and stdout; a list of lines is joined
         {"inputs": ..., "outputs": ..., "fn_name": name}          calls: lists of arguments, or a line of JSON for each
@@ -59,8 +59,8 @@ def read_tests(tests: Any, *, setup: Any = None, entry_point: Any = None) -> Tes
         [{"input": ..., "output": ..., "testtype": ...}, ...]     likewise; "fn_name" in each, or the entry point
         ["assert ...", ...], or a text of Python                  test code, after `setup`
 
-    All but test code may also be JSON text. entry_point: "name", "Class.name" or "Class().name". Raises ValueError
-    saying what is wrong with anything else, and for no tests at all.
+    All formats but test code may also be JSON text. entry_point: "name", "Class.name" or "Class().name". Raises
+    ValueError, with the reason, for any other format and for an empty list of tests.
     """
     entry_point = _entry_point(entry_point)
     value = _plain(tests)
@@ -137,7 +137,7 @@ def _calls(name: str, pairs: Sequence[tuple[Any, Any]]) -> CallTests:
 
 
 def _call(given: Any, expected: Any) -> Call:
-    """From a list of arguments and the result, bare or in a list of one; or from a line of JSON for each argument."""
+    """Read one call: a list of arguments and the result, bare or in a list of one; or a line of JSON per argument."""
     if isinstance(given, list):
         wrapped = isinstance(expected, list) and len(expected) == 1
         return Call(tuple(given), (expected, expected[0]) if wrapped else (expected,))
@@ -186,7 +186,7 @@ def _json(text: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays as lists, mappings as dicts, all the way down; raises ValueError for what JSON lacks."""
+    """Turn arrays into lists and mappings into dicts at any depth; raises ValueError for data that JSON lacks."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Where in a completion its program stands, at any length of text and in linear time."""
+"""Extraction of the program from a completion, in time linear in the text's length."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from llmrl.rewards.extraction import last_tag
 CodeExtract = Literal["fenced", "all", "tag"]
 PYTHON = frozenset({"python", "py", "python3"})
 CODE_INDENT = 4
-"""Columns beyond its opening fence from which on a line of backticks belongs to the code, as in a docstring."""
+"""A line of backticks that is indented this many columns beyond the opening fence belongs to the code."""
 
 _FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)")
 _LANGUAGE = re.compile(r"[\s{.]*(?P<name>[\w+#-]*)")
 
 
 def program(completion: str, *, extract: CodeExtract = "fenced", tag: str = "answer") -> str | None:
-    """The completion's program, or None if it has none.
+    """Return the completion's program, or None if it has none.
 
-    "fenced": the last fenced block of Python (python, py, python3), or the last block where none is; "tag": what the
-    last `<tag>...</tag>` holds, or the program of the blocks in it; "all": the completion as it stands. A block or tag
-    that is left open was cut short: it is no program, and nothing before it is taken in its place.
+    "fenced": the last fenced block of Python (python, py, python3), or the last block if none is Python; "tag": the
+    program of the blocks in the last `<tag>...</tag>`, or that tag's whole text; "all": the completion as it stands. A
+    block or tag that is left open was cut short: it holds no program, and no earlier block replaces it.
     """
     if extract == "all":
         return completion
@@ -50,9 +50,9 @@ def _last_block(blocks: list[_Block]) -> str | None:
 
 
 def _blocks(text: str) -> list[_Block]:
-    """All fenced blocks in order, by CommonMark's rules, save that a fence with a language always opens a block.
+    """Return all fenced blocks in order, by CommonMark's rules, but a fence with a language always opens a block.
 
-    A model that left one block open and opened another meant the second alone.
+    If a model left one block open and opened another, only the second counts.
     """
     blocks: list[_Block] = []
     for line in text.split("\n"):
@@ -81,5 +81,5 @@ def _opened(match: re.Match[str]) -> _Block:
 
 
 def _dedented(line: str, indent: int) -> str:
-    """The line without its block's own indentation, of which it may have less."""
+    """Return the line without its block's indentation; the line may have less than that."""
     return line[min(indent, len(line) - len(line.lstrip(" "))) :]

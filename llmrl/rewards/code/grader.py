@@ -1,4 +1,4 @@
-"""Grading a program by its tests, in the sandbox."""
+"""The grader of programs: runs a program and its tests in the sandbox and gives a verdict."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from llmrl.sandbox import Execution, Limits, Program, Sandbox, SandboxError
 
 Outcome = Literal["passed", "wrong", "runtime_error", "timeout", "compile_error", "no_program"]
 
-BENCH_LIMITS = Limits(cpu_seconds=30.0, memory_mb=2048, output_kb=16 * 1024)
-"""Of the tests' own process, beside the time that it waits for the program."""
+TESTS_LIMITS = Limits(cpu_seconds=30.0, memory_mb=2048, output_kb=16 * 1024)
+"""Limits of the process that runs the tests; its wall limit adds the time that it waits for the program."""
 
 MAX_NUMBER_CHARACTERS = 400
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 @dataclass(frozen=True)
 class Verdict:
-    """outcome: of the first test that is not passed; passed: how many of the `tests` are, as far as they were run."""
+    """A verdict. outcome: that of the first failed test; tests: their number; passed: the number of passed tests."""
 
     outcome: Outcome
     passed: int = 0
@@ -32,9 +32,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Grader:
-    """limits: of each run of a program. stop: whether to end at the first test that is not passed.
+    """A grader. limits: those of each run of a program. stop: whether to end at the first failed test.
 
-    float_tolerance: relative or absolute, of numbers that a program prints or returns.
+    float_tolerance: relative or absolute tolerance of numbers that a program prints or returns.
     """
 
     sandbox: Sandbox
@@ -44,14 +44,13 @@ class Grader:
     max_tests: int | None = None
 
     def verdict(self, source: str, tests: Tests, *, helpers: str = "") -> Verdict:
-        """How the program does. helpers: code that stood before it, whose other definitions its tests may use.
+        """Grade a program. helpers: code that stood before it, whose other definitions its tests may use.
 
-        Raises ValueError if the tests can be used for no program, SandboxError if the sandbox or the tests' own process
-        failed.
+        Raises ValueError if the tests can grade no program, SandboxError if the sandbox or the grading process failed.
         """
         if isinstance(tests, StdinTests):
             return self._of_runs(source, tests)
-        return self._of_answers(source, self._bench_payload(tests, helpers))
+        return self._of_answers(source, self._tests_payload(tests, helpers))
 
     def _of_runs(self, source: str, tests: StdinTests) -> Verdict:
         pairs = tests.pairs[: self.max_tests]
@@ -76,7 +75,7 @@ class Grader:
         printed = execution.stdout.decode("utf-8", "replace")
         return "passed" if same_output(printed, expected, tolerance=self.float_tolerance) else "wrong"
 
-    def _bench_payload(self, tests: CallTests | CodeTests, helpers: str) -> dict[str, Any]:
+    def _tests_payload(self, tests: CallTests | CodeTests, helpers: str) -> dict[str, Any]:
         common = {"stop": self.stop, "max_tests": self.max_tests}
         if isinstance(tests, CallTests):
             calls = [{"name": tests.name, **asdict(call)} for call in tests.calls]
@@ -85,8 +84,8 @@ class Grader:
         return {**code, "helpers": helpers, **common}
 
     def _of_answers(self, source: str, payload: dict[str, Any]) -> Verdict:
-        program, bench = self._program_and_bench(source, payload)
-        lines = _report(bench)
+        program, tests_run = self._run_both(source, payload)
+        lines = _report(tests_run)
         for line in lines:
             if "invalid" in line:
                 raise ValueError(f"the row's tests cannot be used: {line['invalid']}")
@@ -97,32 +96,32 @@ class Grader:
         failed = next((result for result in results if result["result"] != "passed"), None)
         if failed is not None:
             return Verdict(_outcome(failed, program), passed, count)
-        if bench.ended == "exited" and passed == count:
+        if tests_run.ended == "exited" and passed == count:
             return Verdict("passed", passed, count)
-        if bench.ended in ("cpu_time", "memory", "output"):  # spent on what the program returned
-            return Verdict("timeout" if bench.ended == "cpu_time" else "runtime_error", passed, count)
-        raise _broken(bench)
+        if tests_run.ended in ("cpu_time", "memory", "output"):  # the program's results used these up
+            return Verdict("timeout" if tests_run.ended == "cpu_time" else "runtime_error", passed, count)
+        raise _broken(tests_run)
 
-    def _program_and_bench(self, source: str, payload: dict[str, Any]) -> tuple[Execution, Execution]:
-        wall = self.limits.wall_seconds + 2 * BENCH_LIMITS.cpu_seconds
+    def _run_both(self, source: str, payload: dict[str, Any]) -> tuple[Execution, Execution]:
+        wall = self.limits.wall_seconds + 2 * TESTS_LIMITS.cpu_seconds
         ours, theirs = socket.socketpair()
         with ours, theirs:
             program = self.sandbox.start(Program({"source": source}, runner="serve", channel=theirs), self.limits)
-            bench = self.sandbox.start(
-                Program(payload, runner="bench", channel=ours), replace(BENCH_LIMITS, wall_seconds=wall)
+            tests = self.sandbox.start(
+                Program(payload, runner="grader", channel=ours), replace(TESTS_LIMITS, wall_seconds=wall)
             )
         try:
-            ended = bench.result()
+            tests_run = tests.result()
         finally:
-            served = program.result()
-        return served, ended
+            program_run = program.result()
+        return program_run, tests_run
 
 
 def same_output(printed: str, expected: str, *, tolerance: float = 0.0) -> bool:
-    """Whether two texts have the same lines, blank ends and spaces round lines aside, or lines of the same words.
+    """Return whether two texts have the same lines, or lines of the same words; outer blank space does not count.
 
-    Numbers are the same word if |a - b| <= tolerance * max(1, |b|), which for tolerance 0 makes 1.50 equal to 1.5; two
-    integers are so only if they are equal.
+    Two numbers are the same word if |a - b| <= tolerance * max(1, |b|), so 1.50 equals 1.5 even for tolerance 0. Two
+    integers are the same word only if they are equal.
     """
     ours, theirs = printed.strip().split("\n"), expected.strip().split("\n")
     return len(ours) == len(theirs) and all(
@@ -151,7 +150,7 @@ def _same_number(printed: str, expected: str, tolerance: float) -> bool:
 
 
 def _failure(execution: Execution) -> Outcome | None:
-    """How a run of the program failed; None if it did not."""
+    """Return the outcome of a run that failed, None if the run did not fail."""
     if not execution.report and execution.ended != "wall_time":
         return "compile_error"
     if execution.timed_out:
@@ -165,19 +164,19 @@ def _outcome(failed: dict[str, Any], program: Execution) -> Outcome:
     return "timeout" if failed["ended"] and program.timed_out else "runtime_error"
 
 
-def _report(bench: Execution) -> list[dict[str, Any]]:
-    """What the tests' process has told: at least how many tests there are, or why there are none."""
+def _report(tests_run: Execution) -> list[dict[str, Any]]:
+    """Return the lines that the grading process reported; raises SandboxError if there are none."""
     try:
-        lines = [json.loads(line) for line in bench.report.splitlines()]
+        lines = [json.loads(line) for line in tests_run.report.splitlines()]
     except ValueError:
-        raise _broken(bench) from None
+        raise _broken(tests_run) from None
     if not lines:
-        raise _broken(bench)
+        raise _broken(tests_run)
     return lines
 
 
-def _broken(bench: Execution) -> SandboxError:
-    said = bench.stderr.decode("utf-8", "replace").strip().splitlines()
+def _broken(tests_run: Execution) -> SandboxError:
+    said = tests_run.stderr.decode("utf-8", "replace").strip().splitlines()
     return SandboxError(
-        f"the tests' process ended by itself ({bench.ended}): {said[-1] if said else 'it said nothing'}"
+        f"the tests' process ended by itself ({tests_run.ended}): {said[-1] if said else 'it said nothing'}"
     )

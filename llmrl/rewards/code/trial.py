@@ -1,4 +1,4 @@
-"""Grading in a sandbox that is given, for whoever tries that sandbox out."""
+"""Trial gradings in a given sandbox: the attack suite and the speed benchmark of `llmrl sandbox` use them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROGRAM = "def square(x):\n    return x * x\n\nif __name__ == '__main__':\n    p
 
 
 def grade(sandbox: Sandbox, source: str, tests: Any, entry_point: str | None) -> Outcome:
-    """The outcome of a program; raises what code_verifier raises."""
+    """Grade a program and return the outcome; raises the exceptions of code_verifier."""
     return Grader(sandbox, LIMITS).verdict(source, read_tests(tests, entry_point=entry_point)).outcome
 
 

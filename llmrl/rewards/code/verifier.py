@@ -1,10 +1,11 @@
 """The verifier of programs: does the program in a completion pass the row's tests?
 
-completion ──extraction──> source ──┬── stdin and stdout: a run of it for each test, its output compared here
+completion ──extraction──> source ──┬── stdin and stdout: one run for each test, whose output is compared here
                                     └── calls and test code: the program in one process, its tests in another
 
-The program runs in the sandbox and never shares a process with its tests: what they expect never reaches it, and
-nothing that it returns can run where it is graded (llmrl/sandbox/jailed: serve, bench, and peer between them).
+The program runs in the sandbox and never shares a process with its tests. Expected results never reach the program's
+process, and no object of the program runs code in the grading process (llmrl/sandbox/jailed: serve.py runs the program,
+grader.py runs the tests, and remote_objects.py joins them).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def verdict_key(
     tag: str = "answer",
     **settings: Any,
 ) -> bytes:
-    """What a verdict depends on: the program, the row's columns that are read, and the settings."""
+    """Return the key under which a verdict is cached: the program, the columns that are read, and the settings."""
     source = program(completion, extract=extract, tag=tag)
     columns = [_fingerprint(_Same(row.get(name))) for name in (tests, setup, entry_point, prefix) if name]
     text = b"" if source is None else b"program" + source.encode("utf-8", "surrogatepass")
@@ -84,25 +85,25 @@ def code_verifier(
     memory_mb: PositiveInt = 512,
     allow_weak: bool = False,
 ) -> Score:
-    """`passed` if the completion's program passes all tests of its row, else the value of how it failed.
+    """The value `passed` if the completion's program passes all tests of its row, else the value of its outcome.
 
-    tests, setup, entry_point, prefix: columns of the row: its tests (llmrl/rewards/code/case_formats.py has the formats),
-    code that comes before test code, the name of the function under test, and text that stands before the completion's
-    program, such as HumanEval's prompt. extract: "fenced": the last block of Python, else the last block; "tag": the
-    last `<tag>...</tag>`; "all": the completion as it stands, which continues the prefix.
+    tests, setup, entry_point, prefix: names of the row's columns: its tests (llmrl/rewards/code/case_formats.py lists
+    the formats), code that comes before test code, the name of the function under test, and text that stands before
+    the completion's program, such as HumanEval's prompt. extract: "fenced": the last block of Python, else the last
+    block; "tag": the last `<tag>...</tag>`; "all": the completion as it stands, which continues the prefix.
 
-    The outcome is that of the first test that is not passed: "wrong" (an assertion, another result), "runtime_error"
-    (an exception, an exit code other than 0, too much memory or output) or "timeout"; of a program that does not
-    compile "compile_error"; without a program "no_program", worth what compile_error is. Grades: 0 no program or not
-    compiled, 1 runtime error or timeout, 2 wrong, 3 passed. partial: the mean over the tests instead, of `passed` for
-    those passed and the outcome's value for all others. Nothing is run after a timeout, nor, unless partial, after any
-    failure.
+    The outcome is that of the first failed test: "wrong" (an assertion, another result), "runtime_error" (an exception,
+    an exit code other than 0, too much memory or output) or "timeout". The outcome is "compile_error" if the program
+    does not compile, and "no_program" if there is none; both have the value compile_error. Grades: 0 no program or not
+    compiled, 1 runtime error or timeout, 2 wrong, 3 passed. partial: the mean over the tests instead, where a passed
+    test counts `passed` and any other the outcome's value. After a timeout no further test runs, and unless partial,
+    none runs after any failure.
 
-    max_tests: how many tests count, from the first. float_tolerance: relative or absolute, of numbers in the output or
-    in a call's result. cpu_seconds, wall_seconds, memory_mb: of each run of the program; all calls, or all test code,
-    are one run. allow_weak: whether a sandbox without namespaces will do.
+    max_tests: the number of tests that count, from the first. float_tolerance: relative or absolute tolerance of
+    numbers in the output or in a call's result. cpu_seconds, wall_seconds, memory_mb: limits of each run of the
+    program; all calls, or all test code, are one run. allow_weak: whether a sandbox without namespaces is accepted.
 
-    Raises ValueError for a row without tests that can be used, SandboxError if the sandbox failed. Sources: APPS, arXiv
+    Raises ValueError if the row's tests cannot be used, SandboxError if the sandbox failed. Sources: APPS, arXiv
     2105.09938; CodeRL, arXiv 2207.01780.
     """
     columns = {"setup": _column(row, setup), "entry_point": _column(row, entry_point)}
@@ -123,7 +124,7 @@ def code_verifier(
 
 
 def warm_up() -> None:
-    """Start the sandbox, so that no grade pays for it; one that cannot be had fails the grades, with its reasons."""
+    """Start the sandbox before the first grading; if no sandbox works here, each grading raises the reasons."""
     with contextlib.suppress(Exception):
         shared()
 
@@ -138,7 +139,7 @@ def _column(row: Mapping[str, Any], name: str | None) -> Any:
 
 
 class _Same:
-    """A value that equals itself alone, which is quickly told of one of any size."""
+    """A key that compares values by identity, which is quick for values of any size."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -152,5 +153,5 @@ class _Same:
 
 @functools.lru_cache(maxsize=256)
 def _fingerprint(column: _Same) -> bytes:
-    """A digest of a column, made once for all completions of a row."""
+    """Return a digest of a column, which is computed once for all completions of a row."""
     return hashlib.blake2b(pickle.dumps(column.value)).digest()

@@ -1,5 +1,6 @@
-"""Programs that try to break out of the sandbox or to harm whoever runs them; all must fail.
+"""Attacks: programs that try to break out of the sandbox or to harm its user; all of them must fail.
 
-They are plain functions, run as programs with hostile.py before them; bait.py holds what they are after, and suite.py
-runs them and judges each by what happened outside as well as by what it printed.
+Each attack is a plain function that runs as a program, with hostile.py put before it. targets.py makes the files,
+processes and sockets that attacks try to reach. suite.py runs the attacks, and judges each by its output and its
+targets.
 """

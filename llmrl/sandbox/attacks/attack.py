@@ -1,4 +1,4 @@
-"""What an attack is, and the list of all."""
+"""The class Attack, and the list of all attacks."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from llmrl.sandbox.limits import Execution, Limits
 
 QUICK = Limits(cpu_seconds=1.0, wall_seconds=40.0, memory_mb=192, processes=8, open_files=32, output_kb=256, disk_mb=8)
 HOSTILE = Path(__file__).parent / "hostile.py"
-TEMPLATE = "# what hostile.py calls TOLD is put in below"
+TEMPLATE = "# the targets' description is put into DESCRIPTION below"
 OURS = ("llmrl", "__future__")
 
 Judge = Callable[[Execution], str]
-"""What went wrong, given how the attack ended; "" if nothing did."""
+"""A function from an attack's end to what went wrong, "" if nothing did."""
 
 
 @dataclass(frozen=True)
 class Attack:
-    """One attack. `aim`: what it tries to reach.
+    """One attack. aim: the harm that it tries to do.
 
-    source: its program, or the template of one, which the bait is put into. before: a program that runs to its end
-    first; beside: one that runs meanwhile. judge: looks at how it ended, beside what is looked at after every attack.
-    real: outside of the sandbox it reaches its aim, and does no harm there. weak: why the process tier cannot stop it.
+    source: its program, or a template that the targets' description is put into. before: a program that runs to its end
+    first. beside: a program that runs at the same time. judge: a further check of how this attack ended. real: outside
+    of the sandbox the attack reaches its aim, harmlessly. weak: the reason why the process tier cannot stop it.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Attack:
     real: bool = False
     weak: str = ""
 
-    def program(self, bait: Mapping[str, Any]) -> str:
-        """Its source with what it needs to know about the place."""
-        return _complete(self.source, bait, self.limits)
+    def program(self, description: Mapping[str, Any]) -> str:
+        """Return the attack's source with the description of its targets."""
+        return _complete(self.source, description, self.limits)
 
 
 ATTACKS: dict[str, Attack] = {}
@@ -57,7 +57,7 @@ def attack(
     beside: Callable[[], object] | None = None,
     **settings: Any,
 ) -> Callable[[Callable[[], object]], Callable[[], object]]:
-    """Makes an attack of a function: its body is the program, its docstring the aim."""
+    """Mark a function as an attack: its body is the program, and its docstring is the aim."""
     given = {"cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds}
     limits = replace(QUICK, **{name: value for name, value in given.items() if value is not None})
 
@@ -79,19 +79,19 @@ def attack(
 
 
 def add(one: Attack) -> None:
-    """Put an attack into the list."""
+    """Add an attack to the list; raises ValueError if the list has its name already."""
     if one.name in ATTACKS:
         raise ValueError(f"two attacks named {one.name!r}")
     ATTACKS[one.name] = one
 
 
 def ended_by(*causes: str) -> Judge:
-    """The judge of an attack that one of these is to end, and nothing else."""
+    """Return the judge of an attack that must end for one of these causes."""
     return lambda execution: "" if execution.ended in causes else f"ended as {execution.ended}"
 
 
 def as_program(function: Callable[[], object]) -> str:
-    """The template of a program that calls this function."""
+    """Return the template of a program that calls this function."""
     lines = inspect.getsource(function).splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("def "))
     body = "\n".join(lines[start:])
@@ -99,7 +99,7 @@ def as_program(function: Callable[[], object]) -> str:
 
 
 def _imports(function: Callable[[], object]) -> str:
-    """What its module imports, but for what is ours."""
+    """Return the imports of the function's module, without imports of llmrl."""
     module = sys.modules[function.__module__]
     nodes = ast.parse(inspect.getsource(module)).body
     plain = [node for node in nodes if isinstance(node, ast.Import)]
@@ -107,9 +107,9 @@ def _imports(function: Callable[[], object]) -> str:
     return "\n".join(ast.unparse(node) for node in (*plain, *named))
 
 
-def _complete(template: str, bait: Mapping[str, Any], limits: Limits) -> str:
-    """A program that is no template (it starts otherwise) stays as it is."""
+def _complete(template: str, description: Mapping[str, Any], limits: Limits) -> str:
+    """Put the description into a template; a program that does not start like a template stays as it is."""
     if not template.startswith(TEMPLATE):
         return template
-    told = json.dumps({**bait, "limits": asdict(limits)})
-    return template.removeprefix(TEMPLATE + "\n").replace('TOLD: str = "{}"', f"TOLD: str = {told!r}", 1)
+    text = json.dumps({**description, "limits": asdict(limits)})
+    return template.removeprefix(TEMPLATE + "\n").replace('DESCRIPTION: str = "{}"', f"DESCRIPTION: str = {text!r}", 1)

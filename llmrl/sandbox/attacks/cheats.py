@@ -1,6 +1,6 @@
-"""Programs that are to be graded as right and are not: attacks on the verdict instead of the machine.
+"""Cheats: wrong programs that try to be graded as right, so they attack the verdict instead of the machine.
 
-The function asked for is f(x) = x * x, or a program that reads x and prints it.
+The right program would define f(x) = x * x, or read x and print x * x.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from llmrl.sandbox.attacks.suite import Result
 from llmrl.sandbox.limits import SandboxError
 from llmrl.sandbox.sandbox import Sandbox
 
-Grade = Callable[[Sandbox, str, Any, str | None], str]
-"""The outcome of a program, given tests as a row has them and the name of the function under test, if it is one."""
+GradeProgram = Callable[[Sandbox, str, Any, str | None], str]
+"""A function from a program's source, a data row's tests and the tested function's name (or None) to the outcome."""
 
 HONEST = "def f(x):\n    return x * x\n\nif __name__ == '__main__':\n    print(f(int(input())))\n"
 TESTS: dict[str, Any] = {
@@ -30,7 +30,7 @@ OF_FUNCTIONS = ("assertions", "check", "calls")
 
 @dataclass(frozen=True)
 class Cheat:
-    """One wrong program. formats: of the tests that it is graded by."""
+    """One wrong program. formats: the formats of tests that it is graded by."""
 
     name: str
     aim: str
@@ -38,13 +38,13 @@ class Cheat:
     formats: tuple[str, ...] = OF_FUNCTIONS
 
 
-def run_one(sandbox: Sandbox, cheat: Cheat, grade: Grade) -> Result:
-    """The cheat's outcome in each format; it breaches where it is "passed", or where the sandbox fails."""
+def run_one(sandbox: Sandbox, cheat: Cheat, grade: GradeProgram) -> Result:
+    """Grade the cheat in each format; an outcome "passed" is a breach, and so is a failure of the sandbox."""
     outcomes, breaches = [], []
     for name in cheat.formats:
         try:
             outcome = grade(sandbox, cheat.source, TESTS[name], "f" if name in OF_FUNCTIONS else None)
-        except (SandboxError, ValueError) as error:  # neither the sandbox nor the tests may fail because of it
+        except (SandboxError, ValueError) as error:  # no program may make the sandbox or the tests fail
             outcome = "not graded"
             breaches.append(f"{name}: {type(error).__name__}: {error}")
         if outcome == "passed":

@@ -17,7 +17,10 @@ import threading
 import time
 
 from llmrl.sandbox.attacks.attack import Attack, add, attack, ended_by
-from llmrl.sandbox.attacks.hostile import bait, breached, show, trying
+from llmrl.sandbox.attacks.hostile import breached, show, targets, trying
+
+LOOP_SECONDS = 0.3
+"""The CPU limit of attacks that only compute: a lower limit makes the suite shorter and each attack no weaker."""
 
 
 @attack()
@@ -32,7 +35,7 @@ def fork_bomb():
 def many_processes():
     """Have more processes at once than are allowed."""
     for count in range(1000):
-        if count > bait.limits["processes"] + 4:
+        if count > targets.limits["processes"] + 4:
             breached(f"{count} processes")
         if os.fork() == 0:
             time.sleep(60)
@@ -48,32 +51,32 @@ def many_threads():
             breached("1000 threads")
 
 
-@attack(judge=ended_by("cpu_time"))
+@attack(cpu_seconds=LOOP_SECONDS, judge=ended_by("cpu_time"))
 def infinite_loop():
     """Compute without end."""
     while True:
         pass
 
 
-@attack(judge=ended_by("cpu_time"))
+@attack(cpu_seconds=LOOP_SECONDS, judge=ended_by("cpu_time"))
 def infinite_loop_in_native_code():
     """Compute without end where no signal handler of Python's would run."""
     any(itertools.repeat(False))
 
 
-@attack(judge=ended_by("cpu_time"))
+@attack(cpu_seconds=LOOP_SECONDS, judge=ended_by("cpu_time"))
 def endless_pattern():
     """Match a regular expression that takes exponential time."""
     re.match(r"(a+)+$", "a" * 64 + "b")
 
 
-@attack(judge=ended_by("cpu_time", "memory", "exited"))
+@attack(cpu_seconds=LOOP_SECONDS, judge=ended_by("cpu_time", "memory", "exited"))
 def endless_number():
     """Compute a number that takes the universe's life and memory."""
     return len(str(9**9**9))
 
 
-@attack(judge=ended_by("cpu_time"))
+@attack(cpu_seconds=LOOP_SECONDS, judge=ended_by("cpu_time"))
 def deaf_loop():
     """Ignore every signal that can be ignored, then compute without end."""
     for number in range(1, 65):
@@ -97,19 +100,19 @@ def stopped():
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-@attack(judge=ended_by("cpu_time", "exited"))
+@attack(cpu_seconds=LOOP_SECONDS, judge=ended_by("cpu_time", "exited"))
 def time_split_over_processes():
     """Compute in many processes, each below the limit."""
-    for _ in range(bait.limits["processes"]):
+    for _ in range(targets.limits["processes"]):
         if os.fork() == 0:
-            while time.process_time() < bait.limits["cpu_seconds"] * 0.8:
+            while time.process_time() < targets.limits["cpu_seconds"] * 0.8:
                 pass
             os._exit(0)
     spent = 0.0
-    for _ in range(bait.limits["processes"]):
+    for _ in range(targets.limits["processes"]):
         used = os.wait3(0)[2]
         spent += used.ru_utime
-    if spent > 3 * bait.limits["cpu_seconds"]:
+    if spent > 3 * targets.limits["cpu_seconds"]:
         breached(f"{spent:.1f} s")
 
 
@@ -118,7 +121,7 @@ def time_of_forgotten_children():
     """Compute in short-lived children that nobody waits for, whose time the kernel charges to nobody."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     spent = 0.0
-    while spent < 3 * bait.limits["cpu_seconds"]:
+    while spent < 3 * targets.limits["cpu_seconds"]:
         with contextlib.suppress(BlockingIOError):
             if os.fork() == 0:
                 while time.process_time() < 0.005:
@@ -146,7 +149,7 @@ def daemon():
 @attack(wall_seconds=3.0)
 def many_daemons():
     """Leave as many as may be, each of which starts others when one ends."""
-    for _ in range(bait.limits["processes"]):
+    for _ in range(targets.limits["processes"]):
         with trying():
             if os.fork() == 0:
                 os.setsid()

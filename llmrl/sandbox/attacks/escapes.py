@@ -1,4 +1,4 @@
-"""Attempts to leave: to write outside, to gain privileges, to enter or make other namespaces, to reach the kernel."""
+"""Attacks that try to leave the sandbox: by writing outside, by privileges, by namespaces and by system calls."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import subprocess
 import sys
 
 from llmrl.sandbox.attacks.attack import attack
-from llmrl.sandbox.attacks.hostile import NUMBERS, attempt, bait, breached, call, libc, show, trying
+from llmrl.sandbox.attacks.hostile import NUMBERS, attempt, breached, call, libc, show, targets, trying
 
 
 @attack(real=True)
 def write_outside():
     """Change, add to, rename and delete files of the trainer's."""
-    for path in (bait.canary, f"/proc/self/root{bait.canary}", "../" * 40 + bait.canary):
+    for path in (targets.canary, f"/proc/self/root{targets.canary}", "../" * 40 + targets.canary):
         for flags in (os.O_WRONLY, os.O_RDWR | os.O_TRUNC, os.O_APPEND | os.O_WRONLY):
             with trying():
                 os.write(os.open(path, flags), b"harmed")
     for change in (
-        lambda: os.chmod(bait.canary, 0),
-        lambda: os.utime(bait.canary, (0, 0)),
-        lambda: os.rename(bait.canary, f"{bait.canary}.moved"),
-        lambda: os.unlink(bait.canary),
-        lambda: os.mkdir(f"{bait.folder}/made"),
-        lambda: os.symlink("/", f"{bait.folder}/link"),
+        lambda: os.chmod(targets.canary, 0),
+        lambda: os.utime(targets.canary, (0, 0)),
+        lambda: os.rename(targets.canary, f"{targets.canary}.moved"),
+        lambda: os.unlink(targets.canary),
+        lambda: os.mkdir(f"{targets.folder}/made"),
+        lambda: os.symlink("/", f"{targets.folder}/link"),
     ):
         with trying():
             change()
@@ -37,7 +37,7 @@ def write_outside():
 @attack()
 def write_anywhere():
     """Make a file in any folder but one's own."""
-    places = [bait.folder, bait.working_directory, bait.home, bait.runners, *bait.packages, *sys.path]
+    places = [targets.folder, targets.working_directory, targets.home, targets.runners, *targets.packages, *sys.path]
     places += ["/", "/tmp", "/var/tmp", "/dev", "/dev/shm", "/dev/mqueue", "/run", "/proc", "/sys", "/etc", "/usr"]
     places.append(os.path.dirname(os.getcwd()))
     own = os.path.realpath(".")
@@ -56,7 +56,7 @@ def write_anywhere():
 @attack()
 def change_what_others_run():
     """Change the sandbox's own code, the interpreter and its packages."""
-    paths = [*glob.glob(f"{bait.runners}/*.py"), os.__file__, sys.executable, *glob.glob("/usr/bin/*")[:20]]
+    paths = [*glob.glob(f"{targets.runners}/*.py"), os.__file__, sys.executable, *glob.glob("/usr/bin/*")[:20]]
     for path in (*paths, os.path.realpath("/proc/self/exe")):
         for change in (
             lambda p: os.open(p, os.O_WRONLY),
@@ -68,8 +68,8 @@ def change_what_others_run():
 
 
 def _planter() -> None:
-    """Puts modules where a later program's imports may find them; where others would find them too, a harmless one."""
-    for folder in (".", "..", bait.runners, *bait.packages):
+    """Put modules where a later program's imports may find them; other users may find only a harmless one."""
+    for folder in (".", "..", targets.runners, *targets.packages):
         own = folder.startswith(".")
         for name in ("json", "fractions", "script", "numpy") if own else ("llmrl_attack",):
             with trying(), open(f"{folder}/{name}.py", "w") as file:
@@ -175,7 +175,7 @@ def namespaces():
 @attack()
 def namespaces_of_others():
     """Enter the namespaces of the supervisor or of whoever can be seen."""
-    for pid in ("1", "self", f"{bait.trainer}", f"{bait.victim}"):
+    for pid in ("1", "self", f"{targets.trainer}", f"{targets.victim}"):
         for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"):
             with trying():
                 if call("setns", os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), 0) >= 0:
@@ -214,7 +214,7 @@ def made_devices():
 @attack()
 def system_calls():
     """Make every system call that programs have no use for and kernels have had holes in."""
-    allowed = ("clone", "clone3", "mount", "prlimit64", "rt_sigqueueinfo", "tgkill")  # each has an attack of its own
+    allowed = ("clone", "clone3", "mount", "prlimit64", "rt_sigqueueinfo", "tgkill")  # other attacks make these calls
     for name in NUMBERS:
         if name not in allowed and call(name, 0, 0, 0, 0, 0, 0) not in (-1, -38):  # EPERM, ENOSYS
             breached(name)
@@ -228,6 +228,6 @@ def ways_out_of_the_root():
         above = os.open("..", os.O_RDONLY, dir_fd=folder)
         os.close(folder)
         folder = above
-    shown = [*bait.visible, "/box", "/proc", "/dev", "/tmp"]
+    shown = [*targets.visible, "/box", "/proc", "/dev", "/tmp"]
     if hidden := [name for name in os.listdir(folder) if not any(path.startswith(f"/{name}") for path in shown)]:
         breached(hidden)

@@ -1,4 +1,4 @@
-"""Attempts to have an end told that was another."""
+"""Attacks on the report of how a program ended: each tries to have a false end reported."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import signal
 import sys
 
 from llmrl.sandbox.attacks.attack import Attack, add, attack
-from llmrl.sandbox.attacks.hostile import bait, trying
+from llmrl.sandbox.attacks.hostile import targets, trying
 from llmrl.sandbox.limits import Execution
 
 COMPILED = b"compiled\n"
 
 
-def _told(execution: Execution) -> str:
-    """It exited with code 7, having compiled, and nothing else was told."""
-    told = (execution.ended, execution.exit_code, execution.report)
-    return "" if told == ("exited", 7, COMPILED) else f"told {told}"
+def _true_end(execution: Execution) -> str:
+    """Judge that the true end was reported: the program compiled, then exited with code 7."""
+    reported = (execution.ended, execution.exit_code, execution.report)
+    return "" if reported == ("exited", 7, COMPILED) else f"told {reported}"
 
 
-@attack(judge=_told)
+@attack(judge=_true_end)
 def forged_report():
     """Write to the runner's report, by number and through /proc."""
     for descriptor in range(3, 200):
@@ -32,7 +32,7 @@ def forged_report():
     os._exit(7)
 
 
-@attack(judge=_told)
+@attack(judge=_true_end)
 def forged_status():
     """Tell the trainer, in the supervisor's place, that all went well."""
     answer = json.dumps({"ended": "exited", "exit_code": 0, "signal": None, "again": True}).encode()
@@ -49,27 +49,27 @@ def forged_status():
     os._exit(7)
 
 
-@attack(judge=_told)
+@attack(judge=_true_end)
 def closed_descriptors():
     """Close everything that is open, then go on."""
     os.closerange(0, 5000)
     os._exit(7)
 
 
-@attack(judge=_told)
+@attack(judge=_true_end)
 def exchanged_output():
     """Put a link, or another file, where the output was."""
     for name in ("/proc/self/fd/1", "/dev/stdout"):
         with trying():
             os.unlink(name)
         with trying():
-            os.symlink(bait.secret, name)
+            os.symlink(targets.secret, name)
     with trying():
-        os.dup2(os.open(bait.secret, os.O_RDONLY), 1)
+        os.dup2(os.open(targets.secret, os.O_RDONLY), 1)
     os._exit(7)
 
 
-@attack(judge=_told)
+@attack(judge=_true_end)
 def stretched_output():
     """Have the trainer read a terabyte: stretch the output, and write far behind its end."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What every attack has at hand. It stands before each attack's own function, and runs in the sandbox."""
+"""The helpers of all attacks: this text stands before each attack's own function, and runs in the sandbox."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-TOLD: str = "{}"
-bait: Any = types.SimpleNamespace(**json.loads(TOLD))
-"""Where the things are that an attack is after; their contents are for it to find out."""
+DESCRIPTION: str = "{}"
+targets: Any = types.SimpleNamespace(**json.loads(DESCRIPTION))
+"""The names and numbers of the attack's targets, without the secret that the targets hold."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -101,7 +101,7 @@ NUMBERS = {  # name: on x86_64, elsewhere (-1: none there)
 
 
 def call(name: str, *arguments: Any) -> int:
-    """A system call as it is, past the C library; the negative error number if it failed."""
+    """Make a system call without the C library's wrapper; returns the negative error number if the call failed."""
     number = NUMBERS[name][0 if X86 else 1]
     if number < 0:
         return -38
@@ -111,19 +111,19 @@ def call(name: str, *arguments: Any) -> int:
 
 
 def breached(how: object = "") -> None:
-    """Say that the aim was reached."""
+    """Print that the attack reached its aim."""
     with contextlib.suppress(Exception):
         sys.__stdout__.write(f"BREACHED {how}\n")  # pyright: ignore[reportOptionalMemberAccess]
         sys.__stdout__.flush()  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def trying() -> contextlib.suppress:
-    """Go on when it fails: the next try may succeed."""
+    """Ignore exceptions in the block: the attack's next try may succeed."""
     return contextlib.suppress(Exception)
 
 
 def attempt(what: Callable[..., Any], *arguments: Any) -> bool:
-    """Whether it went without an error."""
+    """Call a function; returns whether the call raised no error."""
     try:
         what(*arguments)
     except (Exception, SystemExit):
@@ -132,13 +132,13 @@ def attempt(what: Callable[..., Any], *arguments: Any) -> bool:
 
 
 def show(found: object) -> None:
-    """Put what was found where the judge looks for secrets."""
+    """Print what the attack found, because the judge looks for the secret in the output."""
     text = found.decode("latin-1") if isinstance(found, bytes) else str(found)
     print(text.replace("\0", " ")[:20000], flush=True)
 
 
 def read(path: str, size: int = 20000) -> bytes:
-    """The beginning of a file."""
+    """Return the first bytes of a file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return os.read(descriptor, size)
@@ -147,16 +147,16 @@ def read(path: str, size: int = 20000) -> bytes:
 
 
 def processes() -> list[int]:
-    """Every process that can be seen, and a few numbers beside."""
+    """Return the numbers of all processes that the program can see, and a few more that may exist."""
     seen = [int(name) for name in os.listdir("/proc") if name.isdigit()] if os.access("/proc", os.R_OK) else []
-    return sorted({*seen, *range(1, 40), os.getppid(), bait.trainer, bait.victim})
+    return sorted({*seen, *range(1, 40), os.getppid(), targets.trainer, targets.victim})
 
 
 def hide_memory(descriptor: int, flags: int) -> None:
-    """Touch shared pages, let go of them, and keep one page of each mapping, so that hardly any is resident."""
+    """Write to shared pages, unmap all but one page of each mapping, and so hold memory that is hardly resident."""
     libc.mmap.restype = ctypes.c_void_p
     step, piece = 32 << 20, 4 << 20
-    wanted = 2 * bait.limits["memory_mb"] << 20
+    wanted = 2 * targets.limits["memory_mb"] << 20
     for _ in range(0, wanted, step):
         place = libc.mmap(None, ctypes.c_size_t(step), 3, flags, descriptor, ctypes.c_long(0))
         if place in (None, ctypes.c_void_p(-1).value):

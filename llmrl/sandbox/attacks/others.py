@@ -12,7 +12,7 @@ import threading
 import time
 
 from llmrl.sandbox.attacks.attack import attack
-from llmrl.sandbox.attacks.hostile import attempt, bait, breached, call, libc, trying
+from llmrl.sandbox.attacks.hostile import attempt, breached, call, libc, targets, trying
 from llmrl.sandbox.limits import Execution
 
 
@@ -24,13 +24,13 @@ def _went_on(execution: Execution) -> str:
 def kill():
     """Kill another process of the user's."""
     with trying():
-        os.kill(bait.victim, signal.SIGKILL)
+        os.kill(targets.victim, signal.SIGKILL)
 
 
 @attack()
 def reach_the_trainer():
     """Be allowed to send signals to the trainer (none is sent)."""
-    for pid in (bait.trainer, -bait.trainer):
+    for pid in (targets.trainer, -targets.trainer):
         if attempt(os.kill, pid, 0):
             breached(f"{pid}")
 
@@ -55,7 +55,7 @@ def kill_the_supervisor():
 @attack(judge=_went_on)
 def kill_by_descriptor():
     """The same through descriptors of processes, queued signals, and signals to threads."""
-    for pid in (bait.victim, os.getppid()):
+    for pid in (targets.victim, os.getppid()):
         with trying():
             signal.pidfd_send_signal(os.pidfd_open(pid), signal.SIGKILL)
         call("rt_sigqueueinfo", pid, 9, struct.pack("128x"))
@@ -90,7 +90,7 @@ def zombies():
 def trace():
     """Take over another process of the user's as a debugger does."""
     for request in (16, 0x4206):  # PTRACE_ATTACH, PTRACE_SEIZE
-        if call("ptrace", request, bait.victim, 0, 0) >= 0:
+        if call("ptrace", request, targets.victim, 0, 0) >= 0:
             breached()
     time.sleep(0.1)
 
@@ -99,7 +99,7 @@ def trace():
 def descriptors_of_others():
     """Copy open files out of another process of the user's."""
     with trying():
-        descriptor = os.pidfd_open(bait.victim)
+        descriptor = os.pidfd_open(targets.victim)
         for number in range(3):
             if call("pidfd_getfd", descriptor, number, 0) >= 0:
                 breached(f"{number}")
@@ -108,13 +108,13 @@ def descriptors_of_others():
 @attack(real=True)
 def limits_of_others():
     """Change the limits, the processors and the priority of another process of the user's."""
-    if call("prlimit64", bait.victim, 7, struct.pack("2Q", 100, 100), None) >= 0:
+    if call("prlimit64", targets.victim, 7, struct.pack("2Q", 100, 100), None) >= 0:
         breached("limits")
-    if call("sched_setaffinity", bait.victim, 8, struct.pack("Q", 1)) >= 0:
+    if call("sched_setaffinity", targets.victim, 8, struct.pack("Q", 1)) >= 0:
         breached("processors")
-    if call("setpriority", 0, bait.victim, 19) >= 0:
+    if call("setpriority", 0, targets.victim, 19) >= 0:
         breached("priority")
-    if call("ioprio_set", 1, bait.victim, 3 << 13) >= 0:
+    if call("ioprio_set", 1, targets.victim, 3 << 13) >= 0:
         breached("disk priority")
 
 

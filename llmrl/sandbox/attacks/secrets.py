@@ -1,4 +1,4 @@
-"""Attacks on what is none of the program's business: files, environments and memory of others."""
+"""Attacks on secrets: files, environments and memory of other processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 import time
 
 from llmrl.sandbox.attacks.attack import attack
-from llmrl.sandbox.attacks.hostile import attempt, bait, breached, call, processes, read, show, trying
+from llmrl.sandbox.attacks.hostile import attempt, breached, call, processes, read, show, targets, trying
 
 
 @attack(real=True)
@@ -45,7 +45,7 @@ def memory_through_proc():
                 if pid != os.getpid() and ("heap" in line or "stack" in line):
                     memory.seek(start)
                     content = memory.read(min(end - start, 1 << 24))
-                    place = content.find(bait.mark.encode())
+                    place = content.find(targets.mark.encode())
                     show(content[place : place + 60] if place >= 0 else "")
 
 
@@ -73,7 +73,7 @@ def memory_of_the_supervisor():
             if read(path):
                 breached(path)
     buffer = ctypes.create_string_buffer(64)
-    place = struct.pack("2Q", ctypes.addressof(buffer), 64)  # where it lies here, it lies there
+    place = struct.pack("2Q", ctypes.addressof(buffer), 64)  # a forked process has the same addresses
     for name in ("process_vm_readv", "process_vm_writev"):
         if call(name, supervisor, place, 1, place, 1, 0) > 0:
             breached(name)
@@ -82,7 +82,8 @@ def memory_of_the_supervisor():
 @attack(real=True)
 def files_by_path():
     """Read a file of the trainer's by its path, relative ones too."""
-    for path in (bait.secret, "../" * 40 + bait.secret, f"/proc/self/root{bait.secret}", f"//{bait.secret}"):
+    secret = targets.secret
+    for path in (secret, "../" * 40 + secret, f"/proc/self/root{secret}", f"//{secret}"):
         with trying():
             show(read(path))
 
@@ -92,11 +93,11 @@ def files_through_links():
     """Read it through symbolic and hard links in one's own folder."""
     for make in (os.symlink, os.link):
         with trying():
-            make(bait.secret, make.__name__)
+            make(targets.secret, make.__name__)
             show(read(make.__name__))
     with trying():
-        os.symlink(os.path.dirname(bait.secret), "folder")
-        show(read(f"folder/{os.path.basename(bait.secret)}"))
+        os.symlink(os.path.dirname(targets.secret), "folder")
+        show(read(f"folder/{os.path.basename(targets.secret)}"))
 
 
 @attack(real=True)
@@ -105,7 +106,7 @@ def files_through_other_processes():
     for pid in processes():
         for name in ("root", "cwd"):
             with trying():
-                show(read(f"/proc/{pid}/{name}/{bait.secret}"))
+                show(read(f"/proc/{pid}/{name}/{targets.secret}"))
         with trying():
             for descriptor in os.listdir(f"/proc/{pid}/fd"):
                 if pid != os.getpid() and "secret" in os.readlink(f"/proc/{pid}/fd/{descriptor}"):
@@ -120,7 +121,7 @@ def open_descriptors():
             os.fstat(descriptor)
             breached(f"{descriptor}")
             show(os.pread(descriptor, 100, 0))
-            show(read(f"/proc/self/fd/{descriptor}/../{os.path.basename(bait.secret)}"))
+            show(read(f"/proc/self/fd/{descriptor}/../{os.path.basename(targets.secret)}"))
 
 
 @attack()
@@ -136,11 +137,12 @@ def files_by_handle():
 @attack(real=True)
 def folders_of_the_user():
     """List the folders that hold what users keep, and read what systems keep secret."""
-    private = (bait.folder, bait.working_directory, bait.home, "/root", "/home", "/mnt", "/var", "/opt", "/srv", "/run")
-    for path in set(private) - {"/"}:
+    private = {targets.folder, targets.working_directory, targets.home}
+    for path in {*private, "/root", "/home", "/mnt", "/var", "/opt", "/srv", "/run"} - {"/"}:
         with trying():
             found = [f"{path}/{name}" for name in os.listdir(path)]
-            if hidden := [one for one in found if not any(f"{shown}/".startswith(f"{one}/") for shown in bait.visible)]:
+            shown = [f"{path}/" for path in targets.visible]
+            if hidden := [one for one in found if not any(path.startswith(f"{one}/") for path in shown)]:
                 breached(hidden[:5])
     for path in ("/etc/passwd", "/etc/shadow", "/etc/hostname", "/etc/machine-id", "/etc/hosts", "/etc/fstab"):
         with trying():
@@ -150,7 +152,7 @@ def folders_of_the_user():
 @attack()
 def devices():
     """Open disks, memory, terminals, accelerators and the kernel's log."""
-    # none of those that do something by being opened, such as a watchdog
+    # devices that act when they are opened, such as a watchdog, are left out
     names = "mem kmem kmsg kvm fuse tty ptmx console vda sda nvme0n1 loop0 loop-control dm-0 nvidia0 nvidiactl"
     names += " dri/card0 net/tun input/event0 uinput hwrng userfaultfd zero full pts mqueue vsock pts/0 tty1"
     for name in names.split():
@@ -173,7 +175,7 @@ def what_the_kernel_knows():
 
 
 def _keeper() -> None:
-    """Keeps the secret in its memory, its environment, its arguments and its folder, for a while."""
+    """Keep the secret in this program's memory, environment, arguments and folder for a while."""
     os.environ["KEPT"] = kept = read("/dev/stdin").decode()
     with open("kept", "w") as file:
         file.write(kept)
@@ -196,7 +198,7 @@ def neighbours():
 
 
 def _leaver() -> None:
-    """Leaves the secret wherever a later program may look."""
+    """Leave the secret wherever a later program may look."""
     left = read("/dev/stdin").decode()
     for folder in (".", "..", "/tmp", "/var/tmp", "/dev/shm", "/run", "/box", os.path.expanduser("~")):
         with trying(), open(f"{folder}/left", "w") as file:

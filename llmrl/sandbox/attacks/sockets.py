@@ -1,4 +1,4 @@
-"""Attacks through the network and through sockets of other programs."""
+"""Attacks through the network and through other programs' sockets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 from llmrl.sandbox.attacks.attack import attack
-from llmrl.sandbox.attacks.hostile import X86, bait, breached, call, trying
+from llmrl.sandbox.attacks.hostile import X86, breached, call, targets, trying
 
 
 @attack(real=True)
@@ -22,7 +22,7 @@ def tcp():
     """Connect to a server on this machine."""
     for address in ("127.0.0.1", "::1", "localhost"):
         with trying():
-            socket.create_connection((address, bait.tcp), timeout=1).sendall(b"tcp")
+            socket.create_connection((address, targets.tcp), timeout=1).sendall(b"tcp")
             breached(address)
 
 
@@ -30,14 +30,14 @@ def tcp():
 def udp():
     """Send a packet to a server on this machine."""
     with trying(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.sendto(b"udp", ("127.0.0.1", bait.udp))
+        sender.sendto(b"udp", ("127.0.0.1", targets.udp))
 
 
 @attack(real=True)
 def unix_socket():
     """Connect to another program's socket in the file system."""
     with trying(), socket.socket(socket.AF_UNIX) as client:
-        client.connect(bait.unix)
+        client.connect(targets.unix)
         client.sendall(b"unix")
 
 
@@ -45,7 +45,7 @@ def unix_socket():
 def abstract_socket():
     """Connect to another program's socket that has a name but no file."""
     with trying(), socket.socket(socket.AF_UNIX) as client:
-        client.connect(f"\0{bait.abstract}")
+        client.connect(f"\0{targets.abstract}")
         client.sendall(b"abstract")
 
 
@@ -54,7 +54,7 @@ def datagrams_without_a_socket_call():
     """Send to others' sockets from one end of a pair, which needs neither socket() nor connect()."""
     with trying():
         end, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        for name in (bait.unix_datagrams, f"\0{bait.abstract_datagrams}"):
+        for name in (targets.unix_datagrams, f"\0{targets.abstract_datagrams}"):
             with trying():
                 end.sendto(b"datagram", name)
 
@@ -90,7 +90,7 @@ def names():
 @attack(real=True)
 def sockets_by_other_programs():
     """Have the shell or other tools connect."""
-    for line in (f"echo x > /dev/tcp/127.0.0.1/{bait.tcp}", f"curl -m 2 http://127.0.0.1:{bait.tcp}/"):
+    for line in (f"echo x > /dev/tcp/127.0.0.1/{targets.tcp}", f"curl -m 1 http://127.0.0.1:{targets.tcp}/"):
         with trying():
             subprocess.run(["/bin/bash", "-c", line], timeout=3)
 
@@ -130,7 +130,7 @@ def signals_from_a_descriptor():
 
     reading, writing = os.pipe()
     with trying():
-        fcntl.fcntl(reading, fcntl.F_SETOWN, bait.victim)
+        fcntl.fcntl(reading, fcntl.F_SETOWN, targets.victim)
         fcntl.fcntl(reading, 10, signal.SIGKILL)  # F_SETSIG
         fcntl.fcntl(reading, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
         os.write(writing, b"x")
@@ -166,7 +166,7 @@ def descriptors_in_flight():
 def credentials():
     """Claim to be another process towards who is on the other end."""
     one, other = socket.socketpair()
-    for pid, uid in ((os.getppid(), os.getuid()), (os.getpid(), os.getuid() + 1), (bait.trainer, os.getuid())):
+    for pid, uid in ((os.getppid(), os.getuid()), (os.getpid(), os.getuid() + 1), (targets.trainer, os.getuid())):
         with trying():
             one.sendmsg([b"x"], [(socket.SOL_SOCKET, 2, struct.pack("3i", pid, uid, uid))])
             print(other.recv(1), file=sys.stderr)

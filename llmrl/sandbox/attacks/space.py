@@ -13,14 +13,14 @@ import sys
 import time
 
 from llmrl.sandbox.attacks.attack import attack, ended_by
-from llmrl.sandbox.attacks.hostile import attempt, bait, breached, call, hide_memory, libc, trying
+from llmrl.sandbox.attacks.hostile import attempt, breached, call, hide_memory, libc, targets, trying
 
 
 @attack()
 def memory_bomb():
     """Take four times the memory that is allowed, in one process."""
     held = []
-    while len(held) < 4 * bait.limits["memory_mb"]:
+    while len(held) < 4 * targets.limits["memory_mb"]:
         held.append(b"\1" * 2**20)
     breached(f"{len(held)} MB")
 
@@ -29,7 +29,7 @@ def memory_bomb():
 def memory_of_many():
     """Take it in many processes, each below the limit."""
     reading, writing = os.pipe()
-    share = bait.limits["memory_mb"] * 6 // 10
+    share = targets.limits["memory_mb"] * 6 // 10
     for _ in range(6):
         if os.fork() == 0:
             held = b"\1" * (share << 20)
@@ -59,7 +59,7 @@ def memory_in_unnamed_files():
     """Take it in files made by memfd_create."""
     descriptor = call("memfd_create", b"x", 0)
     held = 0
-    while descriptor >= 0 and held < bait.limits["memory_mb"]:
+    while descriptor >= 0 and held < targets.limits["memory_mb"]:
         held += os.write(descriptor, b"\1" * 2**20) >> 20
     breached(f"{held} MB") if held else None
 
@@ -76,7 +76,7 @@ def memory_in_shared_segments():
 def memory_in_pipes_and_sockets():
     """Take it in the kernel's buffers, from all processes together."""
     reading, writing = os.pipe()
-    for _ in range(bait.limits["processes"] + 1):
+    for _ in range(targets.limits["processes"] + 1):
         with trying():
             if os.fork() == 0:
                 held, block = 0, b"\1" * 65536
@@ -94,7 +94,7 @@ def memory_in_pipes_and_sockets():
     os.close(writing)
     time.sleep(1.5)
     held = sum(int(line) for line in os.read(reading, 4096).split()) >> 20
-    if held > bait.limits["memory_mb"]:
+    if held > targets.limits["memory_mb"]:
         breached(f"{held} MB")
 
 
@@ -119,11 +119,11 @@ def locked_memory():
 @attack()
 def full_disk():
     """Write twice what is allowed into many files."""
-    written, block = 0, b"\1" * (bait.limits["output_kb"] << 10)
+    written, block = 0, b"\1" * (targets.limits["output_kb"] << 10)
     for number in itertools.count():
         with open(f"{number}", "wb", buffering=0) as file:
             written += file.write(block)
-        if written > 2 * bait.limits["disk_mb"] << 20:
+        if written > 2 * targets.limits["disk_mb"] << 20:
             return breached(f"{written >> 20} MB")
 
 
@@ -131,7 +131,8 @@ def full_disk():
 def full_disk_of_deleted_files():
     """Write it into files that have no name any more, in many processes."""
     reading, writing = os.pipe()
-    for _ in range(bait.limits["processes"]):
+    block = b"\1" * (targets.limits["output_kb"] << 10)
+    for _ in range(targets.limits["processes"]):
         with trying():
             if os.fork() == 0:
                 held = []
@@ -139,11 +140,11 @@ def full_disk_of_deleted_files():
                     while True:
                         held.append(os.open("x", os.O_CREAT | os.O_WRONLY))
                         os.unlink("x")
-                        os.write(writing, b"1" * (os.write(held[-1], b"\1" * (bait.limits["output_kb"] << 10)) >> 18))
+                        os.write(writing, b"1" * (os.write(held[-1], block) >> 18))
                 time.sleep(60)
     time.sleep(1)
     os.set_blocking(reading, False)
-    if (quarters := len(os.read(reading, 65536))) // 4 > 2 * bait.limits["disk_mb"]:
+    if (quarters := len(os.read(reading, 65536))) // 4 > 2 * targets.limits["disk_mb"]:
         breached(f"{quarters // 4} MB")
 
 
@@ -167,7 +168,7 @@ def deep_folders():
 @attack()
 def huge_file():
     """Make one file larger than allowed, by writing, by stretching, or by reserving."""
-    size = bait.limits["output_kb"] << 10
+    size = targets.limits["output_kb"] << 10
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     file = os.open("x", os.O_CREAT | os.O_RDWR)
     with trying():
@@ -213,9 +214,9 @@ def many_open_files():
     """Open more files than allowed."""
     held = []
     with trying():
-        while len(held) <= 2 * bait.limits["open_files"]:
+        while len(held) <= 2 * targets.limits["open_files"]:
             held.append(os.open("/dev/null", os.O_RDONLY))
-    if len(held) > bait.limits["open_files"]:
+    if len(held) > targets.limits["open_files"]:
         breached(f"{len(held)}")
 
 

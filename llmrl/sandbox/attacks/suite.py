@@ -1,4 +1,4 @@
-"""Running the attacks, and judging how each ended."""
+"""The suite of attacks: runs them in a sandbox and judges how each ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from llmrl.sandbox.attacks import endless, escapes, forgeries, others, secrets, sockets, space
 from llmrl.sandbox.attacks.attack import ATTACKS, Attack
-from llmrl.sandbox.attacks.targets import Bait, descendants, trainer_state
+from llmrl.sandbox.attacks.targets import Targets, descendants, trainer_state
 from llmrl.sandbox.limits import Execution, Program, SandboxError
 from llmrl.sandbox.sandbox import Sandbox
 from llmrl.sandbox.seccomp import system_call_filter
@@ -22,14 +22,14 @@ from llmrl.sandbox.tiers import Tier
 THEMES = (endless, space, others, secrets, sockets, escapes, forgeries)
 SLACK_SECONDS = 3.0
 END_SECONDS = 60.0
-"""For processes to be gone: one that deletes an attack's thousands of files is done with it late on a busy machine."""
+"""Processes may take so long to end; on a busy machine, deleting an attack's thousands of files takes a while."""
 AFTERWARDS = "the trainer afterwards"
 _ANSWER = Program({"source": "print(6 * 7)"})
 
 
 @dataclass(frozen=True)
 class Result:
-    """How an attack ended. breaches: what it reached; none if the sandbox held."""
+    """The result of an attack. breaches: the harm that the attack did; empty if the sandbox held."""
 
     name: str
     aim: str
@@ -47,31 +47,31 @@ def run(
     attacks: Iterable[Attack] | None = None,
     *,
     at_once: int = 1,
-    told: Callable[[Result], object] = lambda result: None,
+    on_result: Callable[[Result], object] = lambda result: None,
 ) -> list[Result]:
-    """Run attacks (default: all) in a sandbox of this tier; the last result is what became of the trainer.
+    """Run attacks (default: all) in a sandbox of this tier; the last result says whether the trainer was harmed.
 
-    told: called with each result as soon as it is known. Raises SandboxError if the tier cannot be had, or is too weak
-    for attacks to be let loose in it.
+    on_result: called with each result as soon as it is known. Raises SandboxError if the tier does not work here, or is
+    too weak to run attacks in it.
     """
     before = trainer_state()
     results = []
     if not tier.strong and system_call_filter(contained=False) is None:
         raise SandboxError(f"{tier.name}: without a system call filter nothing would stop attacks from doing harm")
-    with Sandbox(tier) as sandbox, _baits(at_once) as baits, ThreadPoolExecutor(at_once) as pool:
+    with Sandbox(tier) as sandbox, _target_sets(at_once) as target_sets, ThreadPoolExecutor(at_once) as pool:
         alone = len(descendants(sandbox.pid))
 
         def one(attack: Attack) -> Result:
-            bait = baits.get()
+            targets = target_sets.get()
             try:
-                return run_one(sandbox, attack, bait)
+                return run_one(sandbox, attack, targets)
             finally:
-                baits.put(bait)
+                target_sets.put(targets)
 
         for result in pool.map(one, ATTACKS.values() if attacks is None else attacks):
-            told(result)
+            on_result(result)
             results.append(result)
-        # those that run no other program are on their way out
+        # supervisors that will run no other program may still be exiting
         left = _still(lambda: max(0, len(descendants(sandbox.pid)) - alone - sandbox.idle))
         jailed = descendants(sandbox.pid)
     outlived = _still(lambda: sum(os.path.exists(f"/proc/{pid}") for pid in jailed))
@@ -80,32 +80,32 @@ def run(
     after = trainer_state()
     breaches += [f"changed: {name}" for name in before if before[name] != after[name]]
     results.append(Result(AFTERWARDS, "All of them together: be the trainer's end", "", tuple(breaches)))
-    told(results[-1])
+    on_result(results[-1])
     return results
 
 
 def _still(count: Callable[[], int]) -> int:
-    """What is counted, once it has come down to 0, or has not for a while."""
+    """Call `count` until it returns 0 or the time is over; returns the last number."""
     deadline = time.monotonic() + END_SECONDS
     while (found := count()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found
 
 
-def run_one(sandbox: Sandbox, attack: Attack, bait: Bait) -> Result:
-    """One attack, judged by what it printed, its own judge, the bait, and whether the sandbox still answers."""
-    secret = bait.token.encode()
-    told = bait.told()
+def run_one(sandbox: Sandbox, attack: Attack, targets: Targets) -> Result:
+    """Run an attack; the judges are its output, its own judge, its targets, and the sandbox's next answer."""
+    secret = targets.token.encode()
+    description = targets.description()
     beside = None
     try:
         if attack.before:
-            sandbox.run(_program(attack.before, attack, told, secret), attack.limits)
+            sandbox.run(_program(attack.before, attack, description, secret), attack.limits)
         if attack.beside:
-            beside = sandbox.start(_program(attack.beside, attack, told, secret), attack.limits)
-        execution = sandbox.run(_program(attack.source, attack, told), attack.limits)
+            beside = sandbox.start(_program(attack.beside, attack, description, secret), attack.limits)
+        execution = sandbox.run(_program(attack.source, attack, description), attack.limits)
         if beside:
             beside.result()
-        breaches = [*judged(execution, attack, bait.token), *bait.disturbed()]
+        breaches = [*judged(execution, attack, targets.token), *targets.disturbed()]
         if sandbox.run(_ANSWER).stdout != b"42\n":
             breaches.append("the sandbox answers wrongly afterwards")
     except SandboxError as error:
@@ -114,7 +114,7 @@ def run_one(sandbox: Sandbox, attack: Attack, bait: Bait) -> Result:
 
 
 def judged(execution: Execution, attack: Attack, token: str) -> list[str]:
-    """What the end of an attack says against the sandbox."""
+    """Return the breaches that an attack's output, limits and own judge show."""
     printed = (execution.stdout + execution.stderr).decode(errors="replace")
     found = [line.strip()[:100] for line in re.findall(r"^BREACHED(.*)", printed, re.MULTILINE)]
     if token in printed:
@@ -131,7 +131,7 @@ def judged(execution: Execution, attack: Attack, token: str) -> list[str]:
 
 
 def described(execution: Execution) -> str:
-    """How a program ended, in a few words: its limit, signal, exception or exit code."""
+    """Describe a program's end in a few words: its limit, signal, exception or exit code."""
     if execution.ended == "killed":
         return f"killed by signal {execution.signal}"
     if execution.ended != "exited":
@@ -142,15 +142,15 @@ def described(execution: Execution) -> str:
     return f"exited with {execution.exit_code}"
 
 
-def _program(source: str, attack: Attack, told: dict, stdin: bytes = b"") -> Program:
-    complete = replace(attack, source=source).program(told)
+def _program(source: str, attack: Attack, description: dict, stdin: bytes = b"") -> Program:
+    complete = replace(attack, source=source).program(description)
     return Program({"source": complete}, stdin=stdin)
 
 
 @contextmanager
-def _baits(count: int) -> Iterator[queue.Queue[Bait]]:
+def _target_sets(count: int) -> Iterator[queue.Queue[Targets]]:
     with ExitStack() as stack:
-        baits: queue.Queue[Bait] = queue.Queue()
+        target_sets: queue.Queue[Targets] = queue.Queue()
         for _ in range(count):
-            baits.put(stack.enter_context(Bait()))
-        yield baits
+            target_sets.put(stack.enter_context(Targets()))
+        yield target_sets

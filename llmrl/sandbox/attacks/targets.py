@@ -1,4 +1,4 @@
-"""What attacks are after, and what shows that one of them got there."""
+"""The targets of attacks: files, processes and sockets, each of which shows whether an attack reached it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from llmrl.sandbox.tiers import JAILED, visible
 MARK = "SECRET-"
 VICTIM = "import sys, time; kept = sys.argv[1:]; print(flush=True); time.sleep(1e6)"
 EFFECT_SECONDS = 0.02
-"""How long a signal may take to end a process."""
-_ENVIRONMENT = "LLMRL_ATTACK_BAIT"
+"""A signal may take so long to end a process."""
+_ENVIRONMENT = "LLMRL_ATTACK_TARGET"
 
 
-class Bait:
-    """Files, a process and sockets that any process of this user can reach, unless something stops it.
+class Targets:
+    """A folder, a process and sockets that any process of this user can reach, unless a sandbox stops it.
 
-    token: a secret that stands in a file, in this process's environment, and in the environment, the arguments and the
-    memory of a process of its own, the victim. `disturbed` says what has been done to them.
+    token: a secret that stands in a file of the folder, in this process's environment, and in the environment, the
+    arguments and the memory of the process, which is called the victim.
     """
 
     def __init__(self) -> None:
         self.token = MARK + secrets.token_hex(16)
-        self._folder = Path(tempfile.mkdtemp(prefix="llmrl-bait-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="llmrl-targets-"))
         self._folder.chmod(0o777)
         self._secret = self._folder / "secret"
         self._secret.write_text(self.token)
@@ -48,8 +48,8 @@ class Bait:
         self._listeners = _Listeners(self._folder, self.token)
         self._place_canary()
 
-    def told(self) -> dict[str, Any]:
-        """Where everything is, without the secret itself."""
+    def description(self) -> dict[str, Any]:
+        """Return the paths, numbers and names of all targets, without the secret itself."""
         return {
             "mark": MARK,
             "trainer": os.getpid(),
@@ -66,7 +66,7 @@ class Bait:
         }
 
     def disturbed(self) -> list[str]:
-        """What has been done since the last look; what is broken is made anew."""
+        """Return the changes to the targets since the last call, and replace the targets that were damaged."""
         found = self._listeners.heard()
         if self._canary_state() != self._canary_before or sorted(os.listdir(self._folder)) != self._listing:
             found.append("the trainer's files were changed")
@@ -82,14 +82,14 @@ class Bait:
         return found
 
     def close(self) -> None:
-        """Take it all away."""
+        """Remove all targets."""
         self._listeners.close()
         self._end_victim()
         os.close(self._leak)
         del os.environ[f"{_ENVIRONMENT}_{id(self)}"]
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def __enter__(self) -> Bait:
+    def __enter__(self) -> Targets:
         return self
 
     def __exit__(
@@ -128,7 +128,7 @@ class Bait:
         self._victim.wait()
 
     def _victim_state(self) -> tuple:
-        """What others could change of it; of stopping and tracing, only that."""
+        """Return the victim's properties that another process could change, among them whether it is stopped."""
         pid = self._victim.pid
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         stopped = state in ("T", "t")
@@ -137,7 +137,7 @@ class Bait:
 
 
 class _Listeners:
-    """Servers of every kind that note whoever reaches them."""
+    """Servers of every kind of socket, which record that an attack reached them."""
 
     def __init__(self, folder: Path, token: str):
         unix, datagrams = folder / "stream", folder / "datagrams"
@@ -172,7 +172,7 @@ class _Listeners:
         return one
 
     def heard(self) -> list[str]:
-        """Who was reached since the last time."""
+        """Return the servers that were reached since the last call."""
         found = []
         for one in self._sockets:
             while select.select([one], [], [], 0)[0]:
@@ -190,7 +190,7 @@ class _Listeners:
 
 
 def descendants(pid: int) -> set[int]:
-    """Every process that descends from one, as far as /proc tells."""
+    """Return the living processes that descend from process `pid`, as far as /proc shows them."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -207,7 +207,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def trainer_state() -> dict[str, Any]:
-    """All of this process and its machine that an attack could have changed."""
+    """Return the properties of this process and its machine that an attack could have changed."""
     shared = Path("/proc/sysvipc/shm")
     places = [Path(tempfile.gettempdir()), JAILED, *map(Path, site.getsitepackages())]
     own = {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in JAILED.glob("*.py")}
@@ -233,6 +233,6 @@ def trainer_state() -> dict[str, Any]:
 def _open_files() -> list[tuple[int, str]]:
     found = []
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the one that lists them
+        with contextlib.suppress(OSError):  # the descriptor that lists the folder is closed by now
             found.append((int(name), os.readlink(f"/proc/self/fd/{name}")))
     return found

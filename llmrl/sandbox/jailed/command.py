@@ -1,4 +1,4 @@
-"""The runner of any other program: payload["argv"], looked up in the sandbox's PATH."""
+"""The runner that executes payload["argv"], a command that is looked up in the sandbox's PATH."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def main(payload: dict, report: int, channel: int) -> None:
-    """Become the command, or end with code 127 where there is none of that name."""
+    """Replace this process by the command, or exit with code 127 if PATH has no command of that name."""
     argv = payload["argv"]
     try:
         os.write(report, b"compiled\n")

@@ -1,4 +1,4 @@
-"""From a copy of the warm interpreter to a program that can do no harm."""
+"""Confinement: turns a copy of the warm interpreter into a program that can do no harm."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from supervisor import Setting
 
 NOBODY = 65534
-BARE_PROCESSES = 2  # the supervisor and the program's first
+BARE_PROCESSES = 2  # the supervisor and the program's first process
 
 
 def become_program(limits: dict, files: dict, home: str, told: int, setting: Setting) -> None:
-    """Confine this process, then run what the payload says; what goes wrong before is told. Never returns."""
+    """Confine this process, then run the payload's program; never returns.
+
+    An error before the program starts is written to the pipe `told`, which the supervisor reads.
+    """
     code = 1
     try:
         payload = json.loads(os.pread(files["payload"], os.fstat(files["payload"]).st_size, 0))
@@ -49,8 +52,8 @@ def become_program(limits: dict, files: dict, home: str, told: int, setting: Set
 
 
 def give_up(config: dict, home: str, system_calls: str, readable: list[str | int]) -> None:
-    """For this process and all that it starts, for good: privileges, files but those named, and system calls."""
-    _bound(resource.RLIMIT_CORE, 1, 1)  # 0 would still start a program of the system's that collects cores
+    """Take privileges, unnamed files and forbidden system calls from this process and its descendants, for good."""
+    _bound(resource.RLIMIT_CORE, 1, 1)  # a limit of 0 would still start the system's program that collects core dumps
     kernel.drop_privileges()
     if config["landlock"]:
         kernel.restrict_paths(readable, [home, "/dev/null"])
@@ -59,7 +62,7 @@ def give_up(config: dict, home: str, system_calls: str, readable: list[str | int
 
 
 def standard_streams() -> None:
-    """Make sys.stdin, stdout and stderr before any program: like a program's own files, on files in memory."""
+    """Open sys.stdin, stdout and stderr on empty files in memory, before any program replaces those files."""
     for place in range(3):
         blank = os.memfd_create("blank")
         os.dup2(blank, place, inheritable=True)
@@ -89,9 +92,9 @@ def _flush() -> None:
 
 
 def _arrange(files: dict, told: int) -> tuple[int, int, int]:
-    """Standard streams at 0 to 2, then the report, the pipe to the supervisor and the channel; nothing else is open.
+    """Number the open files: streams 0 to 2, report, pipe to the supervisor, channel. Every other file is closed.
 
-    Returns the report's, the channel's (-1 if there is none) and the pipe's.
+    Returns the descriptors of the report, the channel (-1 if the program has none) and the pipe.
     """
     wanted = [*(files[name] for name in ("stdin", "stdout", "stderr", "report")), told]
     wanted += [files["channel"]] if "channel" in files else []
@@ -105,7 +108,7 @@ def _arrange(files: dict, told: int) -> tuple[int, int, int]:
 def _confine(limits: dict, home: str, setting: Setting) -> None:
     os.setsid()
     for number in (signal.SIGXFSZ, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_DFL)  # Python ignores them
+        signal.signal(number, signal.SIG_DFL)  # Python ignores these signals by default
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     size, cpu = limits["output_kb"] * 1024, int(limits["cpu_seconds"]) + 2
     bounds = {
@@ -122,7 +125,7 @@ def _confine(limits: dict, home: str, setting: Setting) -> None:
     for kind, (soft, hard) in bounds.items():
         _bound(kind, soft, hard)
     kernel.set_dumpable(True)
-    if setting.nested:  # the rest was done by the supervisor, and is inherited
+    if setting.nested:  # the supervisor has already given up everything else, and this process inherits that
         return
     if setting.config["become_nobody"]:
         os.setgroups([])

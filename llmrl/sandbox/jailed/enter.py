@@ -1,7 +1,7 @@
-"""Enter new namespaces and a root of our own, then be the warden: what bubblewrap does, where it is not installed.
+"""The builder of a jail without bubblewrap: enters new namespaces and a new root, then runs the warden there.
 
-Started as `python -s -S -B enter.py FD CONFIG`: FD is the control socket, CONFIG the JSON that the warden reads, whose
-`mounts` say what the new root shows:
+The command line is `python -s -S -B enter.py FD CONFIG`: FD is the control socket, CONFIG is the JSON that the warden
+reads, and its entry `mounts` lists the paths that the new root shows:
 {"read_only": [paths], "links": [[target, path]], "devices": [names], "home": path, "home_mb": size}.
 """
 
@@ -22,27 +22,27 @@ FLAGS = kernel.NEW_MOUNTS | kernel.NEW_PIDS | kernel.NEW_NETWORK | kernel.NEW_IP
 
 
 def main() -> None:
-    """Enter the namespaces and the new root, and be the warden there. Never returns."""
+    """Enter the namespaces and the new root, and run the warden there; never returns."""
     control, config = int(sys.argv[1]), json.loads(sys.argv[2])
     _new_user_namespace()
     kernel.unshare(FLAGS | kernel.NEW_CGROUP)
     inside = os.fork()
-    if inside:  # the namespace of processes begins with the first child
+    if inside:  # the first child, not this process, is process 1 of the new namespace
         os.close(control)
         _, status = os.waitpid(inside, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     kernel.set_hostname("sandbox")
     proc = _new_root(config["mounts"])
-    if os.getuid() == 0:  # with another user to become
+    if os.getuid() == 0:  # the new user namespace then has a second, unprivileged user
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    kernel.die_with_parent()  # a change of user would have undone it
+    kernel.die_with_parent()  # after the change of user, which resets this setting
     warden.main(control, config, proc)
 
 
 def _new_user_namespace() -> None:
-    """As root: root, and an unprivileged user to become. Otherwise: the user itself, under the name of nobody."""
+    """Enter a user namespace: root maps itself and an unprivileged user; any other user maps itself as nobody."""
     uid, gid = os.getuid(), os.getgid()
     if uid or not _knows_nobody():
         kernel.unshare(kernel.NEW_USERS)
@@ -71,7 +71,7 @@ def _new_user_namespace() -> None:
 
 
 def _knows_nobody() -> bool:
-    """Whether the user namespace that we are in has the user and group that programs are to run as."""
+    """Return whether this user namespace contains the user and the group that programs run as."""
     for name in ("uid_map", "gid_map"):
         with open(f"/proc/self/{name}") as file:
             ranges = [[int(field) for field in line.split()] for line in file]
@@ -81,11 +81,11 @@ def _knows_nobody() -> bool:
 
 
 def _new_root(mounts: dict) -> int:
-    """Returns an open /proc that shows this process."""
+    """Build the new root and move into it; returns an open /proc that shows this process."""
     proc = os.open("/proc", FOLDER)
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
     devices = [f"/dev/{name}" for name in mounts["devices"]]
-    # opened before the new root hides whatever of it lies below ROOT
+    # these paths are opened first, because the new root hides everything below ROOT
     sources = {path: os.open(path, os.O_PATH) for path in [*mounts["read_only"], *devices]}
     kernel.mount("tmpfs", ROOT, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755,size=4m")
     for path, source in sources.items():
@@ -106,7 +106,7 @@ def _new_root(mounts: dict) -> int:
         kernel.mount("proc", f"{ROOT}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
         os.close(proc)
         proc = os.open(f"{ROOT}/proc", FOLDER)
-    except OSError:  # a container that hides parts of its own /proc allows no other; the jail keeps it to itself
+    except OSError:  # a container that hides parts of its /proc allows no new one: the warden keeps the old one
         pass
     home = ROOT + mounts["home"]
     os.makedirs(home)

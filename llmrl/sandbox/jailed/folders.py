@@ -1,4 +1,4 @@
-"""A program's folder of files, seen from outside: how large it is, and how to be rid of it, whatever it holds."""
+"""Measuring and deleting a program's folder from outside, whatever files the program put there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 def size_mb(folder: str) -> float:
-    """What its files and folders take up; infinite where it is nested deeper than paths can say."""
+    """Return the size of the folder's files and folders; infinite if a folder is unreadable or nested too deep."""
     used = 0
     pending = [folder]
     while pending:
@@ -18,17 +18,17 @@ def size_mb(folder: str) -> float:
                     used += max(status.st_blocks * 512, 4096)
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
-        except PermissionError:  # a folder that the program closed even to itself
+        except PermissionError:  # the program removed its own right to read this folder
             return float("inf")
         except FileNotFoundError:
             continue
-        except OSError:  # its path is too long
+        except OSError:  # the path is too long
             return float("inf")
     return used / 2**20
 
 
 def remove(folder: str) -> None:
-    """Delete it with all that is in it. Folders are first moved to its top, so that no path gets long."""
+    """Delete the folder and its contents. Inner folders are first moved to the top, so that no path is too long."""
     moved = 0
     with contextlib.suppress(OSError):
         while names := os.listdir(folder):

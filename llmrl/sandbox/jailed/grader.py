@@ -1,7 +1,7 @@
 """The runner of tests: asks the program under test, which runs in another process, and grades its answers here.
 
-Report, one JSON object a line:
-    {"tests": count}                            first, once the tests have been read
+The report has one JSON object a line:
+    {"tests": count}                            the first line, once the tests have been read
     {"test": index, "result": "passed" | "wrong" | "error", "ended": whether the program has ended, "message": text}
     {"invalid": message}                        the tests themselves are at fault
 """
@@ -20,72 +20,75 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-import peer
+import remote_objects
 import testcode
 import wire
 
 MESSAGE_CHARACTERS = 300
 PROGRAM = "solution"
-"""The module that tests may import the program's objects from."""
+"""The name of the module from which tests may import the program's objects."""
 
 LENT_KINDS = (collections.deque, io.StringIO, io.BytesIO, random.Random)
-"""Library types whose objects a test may hand to the program, beside functions, iterators and what it defines."""
+"""Library types whose objects a test may lend to the program, beside functions, iterators and its own objects."""
 
 Result = tuple[str, str]
-"""passed, wrong or error; and why."""
+"""The word passed, wrong or error, and the reason."""
 
 
 class InvalidError(Exception):
-    """The tests can grade no program."""
+    """The tests are faulty: they can grade no program."""
 
 
 class AbsentError(NameError):
-    """The program lacks what the tests ask for."""
+    """The program lacks a name that the tests use."""
 
 
 def main(payload: dict, report: int, channel: int) -> None:
-    """payload: {"tests": [source, ...], "setup": source, "helpers": source, "entry_point": name or None} or
-    {"calls": [{"name", "args", "expected": [each of these is right]}, ...], "float_tolerance": number};
-    "max_tests": how many count, from the first; "stop": whether to end at the first one that is not passed.
+    """Run the payload's tests and report their results. The payload has one of two forms:
+
+        {"tests": [source, ...], "setup": source, "helpers": source, "entry_point": name or None}
+        {"calls": [{"name", "args", "expected": [each of these is right]}, ...], "float_tolerance": number}
+
+    "max_tests": the number of tests that count, from the first; "stop": whether to end at the first failed test.
     """
 
     def tell(**line: Any) -> None:
         os.write(report, (json.dumps(line) + "\n").encode())
 
-    with socket.socket(fileno=channel) as connection:
-        bench = Bench(connection)
+    with socket.socket(fileno=channel) as channel_socket:
+        runner = TestRunner(channel_socket)
         try:
-            suite = Calls(bench, payload) if "calls" in payload else Snippets(bench, payload)
+            suite = Calls(runner, payload) if "calls" in payload else Snippets(runner, payload)
             tests = suite.tests[: payload.get("max_tests")]
             tell(tests=len(tests))
-            failed = bench.start(suite.prepare)
+            failed = runner.start(suite.prepare)
             for index, test in enumerate(tests):
-                result, message = failed or bench.result(test, suite.refresh)
-                tell(test=index, result=result, ended=bench.peer.gone, message=message[:MESSAGE_CHARACTERS])
+                result, message = failed or runner.result(test, suite.refresh)
+                tell(test=index, result=result, ended=runner.program.gone, message=message[:MESSAGE_CHARACTERS])
                 if result != "passed" and payload.get("stop"):
                     break
-            if not (bench.asked or bench.any_failed):
+            if not (runner.asked or runner.any_failed):
                 raise InvalidError("the tests ask nothing of the program")
         except InvalidError as error:
             tell(invalid=str(error)[:MESSAGE_CHARACTERS])
 
 
-class Bench:
-    """The program under test, and the results of tests of it."""
+class TestRunner:
+    """The runner of single tests against the program, which is reached through the connection `program`."""
 
-    def __init__(self, connection: socket.socket):
-        self.peer = peer.Peer(connection, operate=_operate_for(self), lends=_lends)
+    def __init__(self, channel: socket.socket):
+        self.program = remote_objects.Connection(channel, operate=_operate_for(self), lends=_lends)
         self.knows_data = False
-        """Whether tests hold data of the program's by name, and so grade it without asking for more."""
+        """Whether the tests' names hold the program's data, so that a test can grade it without a further question."""
         self.asked = self.any_failed = False
 
     def named(self, name: str) -> Any:
-        """The program's object of that name, now."""
-        return self.peer.ask("name", name)
+        """Ask for the program's object of that name, as it is now."""
+        return self.program.ask("name", name)
 
     def start(self, prepare: Callable[[], object]) -> Result | None:
-        """Run the program's module, then what comes before all tests; where that fails, every test has."""
-        for step in (functools.partial(self.peer.ask, "load"), prepare):
+        """Run the program's module, then `prepare`; returns the failure of either, which then counts for every test."""
+        for step in (functools.partial(self.program.ask, "load"), prepare):
             found = self.result(step, lambda: None)
             if found[0] != "passed":
                 return found
@@ -93,27 +96,27 @@ class Bench:
         return None
 
     def result(self, test: Callable[[], object], refresh: Callable[[], object]) -> Result:
-        """How a test ended, and why. Raises InvalidError for one that fails without having asked the program."""
-        asked = self.peer.questions
+        """Run a test and return its result. Raises InvalidError if it fails without having asked the program."""
+        asked = self.program.questions
         try:
             refresh()
-            asked = self.peer.questions
+            asked = self.program.questions
             test()
             result, message = "passed", ""
         except InvalidError:
             raise
         except BaseException as error:
-            result, message = self._failure(error, asked=self.knows_data or self.peer.questions > asked)
+            result, message = self._failure(error, asked=self.knows_data or self.program.questions > asked)
         self.any_failed |= result != "passed"
-        self.asked |= self.knows_data or self.peer.questions > asked
-        if self.peer.gone:  # even where the test took that for an exception that it expects
+        self.asked |= self.knows_data or self.program.questions > asked
+        if self.program.gone:  # this counts even if the test caught the exception
             result, message = "error", "the program has ended"
         return result, message
 
     def _failure(self, error: BaseException, *, asked: bool) -> Result:
-        name, text = peer.described(error)
+        name, text = remote_objects.described(error)
         message = f"{name}: {text}"
-        if isinstance(error, peer.Gone | AbsentError) or peer.was_raised_remotely(error):
+        if isinstance(error, remote_objects.Gone | AbsentError) or remote_objects.was_raised_remotely(error):
             return "error", message
         by_itself = isinstance(error, ImportError | wire.WireError)
         by_itself |= not (asked or isinstance(error, AssertionError))
@@ -123,31 +126,32 @@ class Bench:
 
 
 class Calls:
-    """Calls of a function, each with the results that are right."""
+    """A suite of function calls, each with the list of right results."""
 
-    def __init__(self, bench: Bench, payload: dict):
-        self._bench, self._tolerance = bench, payload["float_tolerance"]
+    def __init__(self, runner: TestRunner, payload: dict):
+        self._runner, self._tolerance = runner, payload["float_tolerance"]
         self.tests = [functools.partial(self._call, **call) for call in payload["calls"]]
 
     def prepare(self) -> None:
-        """Nothing."""
+        """Do nothing: calls need no preparation."""
 
     refresh = prepare
 
     def _call(self, name: str, args: list[Any], expected: list[Any]) -> None:
-        value = testcode.entry(name, self._bench.named)(*args)
+        value = testcode.entry(name, self._runner.named)(*args)
         if not any(testcode.same(one, value, self._tolerance) for one in expected):
             raise AssertionError("another result than the expected one")
 
 
 class Snippets:
-    """Texts of test code, in whose namespace the program's objects stand as Remotes, or as data where they are data.
+    """A suite of test code, whose namespace holds the program's data, and a Remote for each of its other objects.
 
-    helpers: code that stood before the program, such as a prompt's; what it defines, tests use as it defines it.
+    helpers: code that stood before the program, such as a prompt's; the tests use the definitions of this code, even if
+    the program defines the same names.
     """
 
-    def __init__(self, bench: Bench, payload: dict):
-        self._bench, self._entry_point = bench, payload.get("entry_point")
+    def __init__(self, runner: TestRunner, payload: dict):
+        self._runner, self._entry_point = runner, payload.get("entry_point")
         self._setup = payload.get("setup") or ""
         self._helpers = payload["helpers"] if testcode.compiles(payload.get("helpers") or "(") else ""
         self._namespace: dict[str, Any] = {"__name__": testcode.MODULE}
@@ -172,9 +176,9 @@ class Snippets:
         self._programs = programs | self._stubs()
 
     def _stubs(self) -> dict[str, str]:
-        """What stands for the entry point: `candidate`, and its own name.
+        """Return the names that stand for the entry point: `candidate`, and its own name.
 
-        Where that is a builtin's, such as sum, it is the builtin in tests that call their candidate by that name.
+        If that name is a builtin's, such as sum, then tests that use `candidate` mean the builtin by it.
         """
         entry = self._entry_point
         if not entry:
@@ -196,7 +200,7 @@ class Snippets:
         exec(compile(self._setup, "<setup>", "exec", dont_inherit=True), self._namespace)
 
     def refresh(self) -> None:
-        """Ask what the program's names mean now: it may have changed its own variables."""
+        """Ask for the program's objects again, since the program may have changed its variables."""
         for name, path in self._programs.items():
             self._namespace[name] = self._found(name, path)
 
@@ -207,15 +211,15 @@ class Snippets:
 
     def _found(self, name: str, path: str | None = None) -> Any:
         try:
-            value = testcode.entry(path, self._bench.named) if path else self._bench.named(name)
+            value = testcode.entry(path, self._runner.named) if path else self._runner.named(name)
         except (NameError, AttributeError) as error:
             value = Absent(str(error))
-        self._bench.knows_data |= not callable(value)
+        self._runner.knows_data |= not callable(value)
         return value
 
 
 class Absent:
-    """Stands for what the program does not define; to use it is the program's error, not the test's."""
+    """A stand-in for an object that the program does not define; its use is the program's error, not the test's."""
 
     def __init__(self, message: str):
         self._message = message
@@ -234,24 +238,24 @@ def _lends(value: Any) -> bool:
     return callable(value) or hasattr(kind, "__next__") or kind.__module__ == testcode.MODULE or kind in LENT_KINDS
 
 
-def _operate_for(bench: Bench) -> Callable[[str, list[Any], dict[str, Any]], Any]:
-    """What the program may do with objects of the tests: nothing that leads from one to the tests' own data."""
+def _operate_for(runner: TestRunner) -> Callable[[str, list[Any], dict[str, Any]], Any]:
+    """Return the function that does the program's operations on lent objects, without a way to the tests' data."""
 
     def operate(operation: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        if not args or not bench.peer.lent(args[0]):
+        if not args or not runner.program.lent(args[0]):
             raise TypeError("not an object of the tests")
         if operation == "format" or (operation in ("get", "set", "delete") and not _is_open(operation, *args[:2])):
             raise AttributeError("not for programs")
         try:
-            return peer.OPERATIONS[operation](*args, **kwargs)
+            return remote_objects.OPERATIONS[operation](*args, **kwargs)
         except AssertionError:
-            raise AssertionError from None  # its message may tell what was expected
+            raise AssertionError from None  # the message could contain the expected result
 
     return operate
 
 
 def _is_open(operation: str, value: Any, name: Any = "_") -> bool:
-    """Whether programs may reach this attribute: a public one of an object of the tests, or, to read, of a class."""
+    """Return whether programs may use this attribute: a public one of the tests' object, or, read only, of a class."""
     if type(name) is not str or name.startswith("_"):
         return name == "__name__" and operation == "get"
     if isinstance(value, type):

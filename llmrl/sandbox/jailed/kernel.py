@@ -1,4 +1,4 @@
-"""The system calls that a jail is made of, and no more: the standard library has none of them."""
+"""The system calls that build a jail and that Python's standard library lacks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SECCOMP_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _NUMBERS = {"x86_64": {"clone": 56, "pivot_root": 155}, "aarch64": {"clone": 220, "pivot_root": 41}}
-# the same numbers everywhere
+# these numbers are the same on all machines
 _MOUNT_SETATTR = 442
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 
-# PyDLL keeps the interpreter's lock: a process made by clone() has to come back with it held.
+# PyDLL keeps the interpreter's lock: a process made by clone() must return with the lock held.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -46,14 +46,14 @@ def _number(name: str) -> int:
 
 
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, options: str | None = None) -> None:
-    """mount(2); raises OSError, as all of these do."""
+    """Call mount(2). Like every function of this module, this one raises OSError if the kernel refuses."""
     encoded = [None if text is None else text.encode() for text in (source, target, kind, options)]
     arguments = (encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3])
     _checked(_libc.mount(*arguments), f"mount {source} on {target}")
 
 
 def make_read_only(target: str, recursive: bool = True) -> None:
-    """A mount, and all that is mounted below it: nothing is written, no file gives privileges or is a device."""
+    """Make a mount, and all mounts below it, read-only, without set-user-id programs and without devices."""
     attributes = struct.pack("4Q", _READ_ONLY | _NO_SUID | _NO_DEVICES, 0, 0, 0)
     path = (ctypes.c_int(_AT_FDCWD), target.encode(), ctypes.c_uint(_AT_RECURSIVE if recursive else 0))
     size = ctypes.c_size_t(len(attributes))
@@ -61,27 +61,27 @@ def make_read_only(target: str, recursive: bool = True) -> None:
 
 
 def unmount(target: str) -> None:
-    """Take a mount away, at once, from whoever still uses it."""
+    """Remove a mount at once, even while processes use it."""
     _checked(_libc.umount2(target.encode(), _MNT_DETACH), f"unmount {target}")
 
 
 def pivot_root(new: str, old: str) -> None:
-    """Make `new` the root, with the old one at `old`."""
+    """Make `new` the root and move the old root to `old`."""
     _checked(_libc.syscall(ctypes.c_long(_number("pivot_root")), new.encode(), old.encode()), "pivot_root")
 
 
 def unshare(flags: int) -> None:
-    """Go into new namespaces."""
+    """Move this process into new namespaces."""
     _checked(_libc.unshare(flags), "unshare")
 
 
 def set_hostname(name: str) -> None:
-    """The name of the host that this namespace shows."""
+    """Set the host name that this namespace shows."""
     _checked(_libc.sethostname(name.encode(), ctypes.c_size_t(len(name))), "sethostname")
 
 
 def fork_into(flags: int) -> int:
-    """fork() whose child is in new namespaces; 0 in the child, its process id in the parent."""
+    """Fork a child into new namespaces; returns 0 in the child and the child's process id in the parent."""
     if not flags:
         return os.fork()
     number = _number("clone")
@@ -104,21 +104,21 @@ def _prctl(option: int, argument: int, what: str) -> None:
 
 
 def die_with_parent() -> None:
-    """Be killed when the thread that started this process ends."""
+    """Have the kernel kill this process when the thread that started it ends."""
     _prctl(_PDEATHSIG, 9, "prctl(PR_SET_PDEATHSIG)")
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """Whether others of the same user may read this process's memory and /proc entries."""
+    """Set whether processes of the same user may read this process's memory and /proc entries."""
     _prctl(_SET_DUMPABLE, int(dumpable), "prctl(PR_SET_DUMPABLE)")
 
 
 def drop_privileges() -> None:
-    """No capabilities, now and after any exec."""
+    """Give up all capabilities, and any that a program started by exec would gain."""
     for capability in range(64):
         try:
             _prctl(_CAPBSET_DROP, capability, "prctl(PR_CAPBSET_DROP)")
-        except OSError:  # past the kernel's last one, or there is nothing to drop from
+        except OSError:  # this number is past the kernel's last capability, or this process may drop none
             break
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     _checked(_libc.capset(header, struct.pack("6I", *(0,) * 6)), "capset")
@@ -126,7 +126,7 @@ def drop_privileges() -> None:
 
 
 def filter_system_calls(program: bytes) -> None:
-    """Install a BPF program (an array of 8-byte instructions) for this process and all that it starts."""
+    """Install a BPF program (an array of 8-byte instructions) for this process and its descendants."""
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
     holder = ctypes.create_string_buffer(header, len(header))
@@ -136,18 +136,18 @@ def filter_system_calls(program: bytes) -> None:
 
 
 def landlock_version() -> int:
-    """The kernel's version of Landlock; 0 where it has none."""
+    """Return the kernel's version of Landlock, 0 if the kernel has no Landlock."""
     return max(0, _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint(1)))
 
 
 _READ = 1 | 4 | 8  # execute, read files, read directories
-_FILE_ONLY = 1 | 2 | 4 | 1 << 14 | 1 << 15  # what a rule on a file may grant
+_FILE_ONLY = 1 | 2 | 4 | 1 << 14 | 1 << 15  # the rights that a rule on a file may grant
 
 
 def restrict_paths(readable: list[str | int], writable: list[str | int]) -> None:
-    """Landlock: this process and all that it starts reach nothing but these paths or open folders, and no TCP port.
+    """Use Landlock to limit this process and its descendants to these paths or open folders, and to no TCP port.
 
-    Also, where the kernel can: no signals to, and no abstract sockets of, processes outside.
+    Newer kernels also stop signals to outside processes, and connections to their abstract sockets.
     """
     version = landlock_version()
     if not version:

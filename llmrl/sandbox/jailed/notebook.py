@@ -1,4 +1,4 @@
-"""The runner of notebook cells: Python source whose last line, if it is an expression, is printed too."""
+"""The runner of notebook cells: runs Python source, and prints the value of its last line if that is an expression."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import script
 
 
 def main(payload: dict, report: int, channel: int) -> None:
-    """Run payload["source"] as the script runner would, after a change at its end."""
+    """Run payload["source"] like the script runner, after its last expression was wrapped in a call that prints it."""
     script.main({"source": echoing(payload["source"])}, report, channel)
 
 
 def echoing(source: str) -> str | ast.Module:
-    """The program with its last expression shown as at a prompt; source that does not parse is left as it is."""
+    """Return the program with its last expression printed as at a prompt; source that does not parse is unchanged."""
     try:
         program = ast.parse(source)
     except script.COMPILE_ERRORS:

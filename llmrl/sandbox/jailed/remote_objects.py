@@ -1,8 +1,8 @@
-"""Two processes that use each other's objects over one channel.
+"""Remote objects: two processes use each other's objects over one channel.
 
-One asks and the other answers; while it works on the answer it may ask back, so calls nest as in one program. Plain
-data is copied (see wire). Anything else stays with its owner and is a Remote on the other side. Lists, dicts, sets and
-bytearrays that a call changed in place are changed for the caller too.
+One process asks and the other answers. While the other works on its answer it may ask back, so calls nest as in one
+program. Plain data is copied (see wire). Any other object stays with its owner, and the other process has a Remote of
+it. If a call changes a list, dict, set or bytearray in place, the caller's object is changed too.
 
     ["ask", operation, [argument, ...], {name: argument}]
     ["answer", value, [[place, argument as it is now], ...]]      or      ["raised", builtin exception's name, message]
@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import operator
 import socket
-from _thread import RLock  # without threading, which would make every program's start slower
+from _thread import RLock  # an import of threading would make every program's start slower
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,125 +29,125 @@ UNARY = ("neg", "pos", "abs", "invert")
 def _raisable(kind: type) -> bool:
     try:
         return issubclass(kind, BaseException) and kind("message") is not None
-    except TypeError:  # it takes other arguments
+    except TypeError:  # this exception takes other arguments
         return False
 
 
 RAISABLE = {name: kind for name, kind in wire.TYPES.items() if _raisable(kind)}
-"""Exceptions travel as one of these, with a message and nothing else."""
+"""An exception is sent as the name of one of these and a message, and nothing else."""
 
 
 class Gone(BaseException):
-    """The other side has ended, or said what makes no sense; nothing more can be asked of it."""
+    """The other process has ended or sent an invalid message, so it can be asked nothing more."""
 
 
 class Lent:
-    """A value that is to be a Remote for the other side though it could be sent as data."""
+    """A value that becomes a Remote in the other process even though it could be sent as data."""
 
     def __init__(self, value: Any):
         self.value = value
 
 
 class Remote:
-    """An object of the other side.
+    """An object of the other process.
 
     Attributes, calls, items, iteration, len, str, numbers and `with` reach the object itself. Operators and comparisons
-    do so between two Remotes only: beside plain data they are refused, and == is False, so that what the other side
-    sends can neither see what it is compared with nor say that it is equal. `in` is iteration and == here.
+    reach it only between two Remotes. Between a Remote and plain data, operators are refused and == is False, so that
+    the other process cannot see the data, nor claim to equal it. `in` iterates and compares in this process.
     """
 
-    __slots__ = ("_number", "_peer")
+    __slots__ = ("_connection", "_number")
     _number: int
-    _peer: Peer
+    _connection: Connection
 
-    def __init__(self, peer: Peer, number: int):
-        object.__setattr__(self, "_peer", peer)
+    def __init__(self, connection: Connection, number: int):
+        object.__setattr__(self, "_connection", connection)
         object.__setattr__(self, "_number", number)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        return self._peer.ask("call", self, *args, **kwargs)
+        return self._connection.ask("call", self, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        # libraries read special attributes and trust them: numpy takes an address in memory from one
+        # libraries trust special attributes: numpy, for example, takes a memory address from one
         if name.startswith("__") and name not in ("__name__", "__dict__"):
             raise AttributeError(f"{name} of an object in another process")
-        return self._peer.ask("get", self, name)
+        return self._connection.ask("get", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._peer.ask("set", self, name, value)
+        self._connection.ask("set", self, name, value)
 
     def __delattr__(self, name: str) -> None:
-        self._peer.ask("delete", self, name)
+        self._connection.ask("delete", self, name)
 
     def __getitem__(self, key: Any) -> Any:
-        return self._peer.ask("item", self, key)
+        return self._connection.ask("item", self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._peer.ask("set_item", self, key, value)
+        self._connection.ask("set_item", self, key, value)
 
     def __delitem__(self, key: Any) -> None:
-        self._peer.ask("delete_item", self, key)
+        self._connection.ask("delete_item", self, key)
 
     def __iter__(self) -> Any:
-        return self._peer.ask("iterate", self)
+        return self._connection.ask("iterate", self)
 
     def __next__(self) -> Any:
-        return self._peer.ask("next", self)
+        return self._connection.ask("next", self)
 
     def __len__(self) -> int:
-        return self._peer.ask("length", self)
+        return self._connection.ask("length", self)
 
     def __bool__(self) -> bool:
-        return self._peer.ask("truth", self) is True
+        return self._connection.ask("truth", self) is True
 
     def __str__(self) -> str:
-        return self._peer.ask("text", self)
+        return self._connection.ask("text", self)
 
     def __repr__(self) -> str:
-        return self._peer.ask("show", self)
+        return self._connection.ask("show", self)
 
     def __format__(self, spec: str) -> str:
-        return self._peer.ask("format", self, spec)
+        return self._connection.ask("format", self, spec)
 
     def __float__(self) -> float:
-        return self._peer.ask("float", self)
+        return self._connection.ask("float", self)
 
     def __int__(self) -> int:
-        return self._peer.ask("int", self)
+        return self._connection.ask("int", self)
 
     def __index__(self) -> int:
-        return self._peer.ask("index", self)
+        return self._connection.ask("index", self)
 
     def __copy__(self) -> Any:
-        return self._peer.ask("copy", self)
+        return self._connection.ask("copy", self)
 
     def __deepcopy__(self, memo: dict) -> Any:
-        return self._peer.ask("deepcopy", self)
+        return self._connection.ask("deepcopy", self)
 
     def __hash__(self) -> int:
         return hash((Remote, self._number))
 
     def __instancecheck__(self, instance: Any) -> bool:
-        return type(instance) is Remote and self._peer.ask("isinstance", instance, self) is True
+        return type(instance) is Remote and self._connection.ask("isinstance", instance, self) is True
 
     def __enter__(self) -> Any:
-        return self._peer.ask("enter", self)
+        return self._connection.ask("enter", self)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        """Never suppresses: an assertion that fails inside the block has failed."""
+        """Leave the block without suppressing an exception, so that an assertion that fails inside it has failed."""
         name, message = described(error) if error is not None else ("", "")
-        self._peer.ask("leave", self, name, "" if isinstance(error, AssertionError) else message)
+        self._connection.ask("leave", self, name, "" if isinstance(error, AssertionError) else message)
 
 
 def _binary(name: str) -> Callable[[Remote, Any], Any]:
     def method(self: Remote, other: Any) -> Any:
-        return self._peer.ask(name, self, other) if type(other) is Remote else NotImplemented
+        return self._connection.ask(name, self, other) if type(other) is Remote else NotImplemented
 
     return method
 
 
 def _unary(name: str) -> Callable[[Remote], Any]:
-    return lambda self: self._peer.ask(name, self)
+    return lambda self: self._connection.ask(name, self)
 
 
 for _name in (*ARITHMETIC, *BITS, *COMPARISONS):
@@ -194,34 +194,34 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "leave": _leave,
     **{name: getattr(operator, f"__{name}__") for name in (*ARITHMETIC, *BITS, *COMPARISONS, *UNARY)},
 }
-"""What can be asked of an object: the first argument."""
+"""The operations that can be asked for; each one's first argument is the object."""
 
 
-class Peer:
-    """This side of the channel.
+class Connection:
+    """This process's end of the channel to the other process.
 
-    operate(operation, args, kwargs): does what the other side asks. lends(value): whether a value that is no data may
-    be a Remote there.
+    operate(operation, args, kwargs): does an operation that the other process asks for. lends(value): says whether the
+    other process may have a Remote of `value`, which is no plain data.
     """
 
     def __init__(
         self,
-        connection: socket.socket,
+        channel: socket.socket,
         *,
         operate: Callable[[str, list[Any], dict[str, Any]], Any],
         lends: Callable[[Any], bool],
     ):
         self.gone = False
         self.questions = 0
-        self._connection, self._operate, self._lends = connection, operate, lends
+        self._socket, self._operate, self._lends = channel, operate, lends
         self._lent: dict[int, Any] = {}
-        self._numbers: dict[int, int] = {}  # by id; what is lent is kept
+        self._numbers: dict[int, int] = {}  # keys are ids, which stay valid because _lent keeps the objects
         self._remotes: dict[int, Remote] = {}
         self._lock = RLock()
         self._idle = False
 
     def ask(self, operation: str, /, *args: Any, **kwargs: Any) -> Any:
-        """The other side's answer, or the exception that it raised there; Gone if it cannot answer any more."""
+        """Ask for an operation; returns the answer or raises the other process's exception, or Gone if it has ended."""
         question = ["ask", operation, [self._encode(one) for one in args]]
         packed = wire.pack([*question, {name: self._encode(one) for name, one in kwargs.items()}])
         if self._idle:
@@ -242,7 +242,7 @@ class Peer:
                         self._lose("not a message")
 
     def serve(self) -> None:
-        """Answer until the other side has ended."""
+        """Answer questions until the other process has ended."""
         while True:
             self._idle = True
             try:
@@ -257,7 +257,7 @@ class Peer:
                     return
 
     def lent(self, value: Any) -> bool:
-        """Whether the other side has a Remote of this very object."""
+        """Return whether the other process has a Remote of this very object."""
         return id(value) in self._numbers
 
     def _answer(self, operation: str, positional: list[Any], named: dict[str, Any]) -> None:
@@ -314,13 +314,13 @@ class Peer:
         if self.gone:
             raise Gone("the other side has ended")
         try:
-            wire.send(self._connection, packed)
+            wire.send(self._socket, packed)
         except OSError as error:
             self._lose(str(error))
 
     def _receive(self) -> Any:
         try:
-            return wire.receive(self._connection)
+            return wire.receive(self._socket)
         except (OSError, EOFError, wire.WireError) as error:
             self._lose(str(error))
 
@@ -330,22 +330,22 @@ class Peer:
 
 
 def described(error: BaseException) -> tuple[str, str]:
-    """The nearest exception that travels, and its message."""
+    """Return the name of the nearest exception that can be sent, and the error's message."""
     name = next((base.__name__ for base in type(error).__mro__ if RAISABLE.get(base.__name__) is base), "Exception")
     try:
         message = error.args[0] if len(error.args) == 1 and type(error.args[0]) is str else str(error)
-    except BaseException:  # an exception of the program's may raise anything when it is printed
+    except BaseException:  # the program's own exception may raise anything when it is printed
         message = ""
     return name, str.__str__(message)[:MESSAGE_CHARACTERS]
 
 
 def was_raised_remotely(error: BaseException) -> bool:
-    """Whether `error` is what the other side answered."""
+    """Return whether `error` was raised by the other process."""
     return "_remote" in vars(error)
 
 
 def _rebuilt(name: str, message: str, operation: str) -> BaseException:
-    """Only where a next item was asked for may an exception end an iteration; all() would take it for success."""
+    """Make the exception again; one that ends an iteration is allowed after "next" alone, as all() would pass on it."""
     kind = RAISABLE.get(name, Exception)
     ends = issubclass(kind, StopIteration | StopAsyncIteration | GeneratorExit)
     if ends and not (kind is StopIteration and operation == "next"):
@@ -360,7 +360,7 @@ def _may_change(value: Any) -> bool:
 
 
 def _changed(old: Any, new: Any) -> Any:
-    """`old` itself made equal to `new` as deep as their types agree, else `new`."""
+    """Make `old` itself equal to `new` as deep as their types agree, and return it; otherwise return `new`."""
     if isinstance(old, list) and type(new) is list:
         kept = [_changed(before, now) for before, now in zip(old, new, strict=False)]
         list.__setitem__(old, slice(None), kept + new[len(old) :])

@@ -1,4 +1,4 @@
-"""The runner of plain programs: Python source, as `python program.py` would run it."""
+"""The runner of plain programs: runs Python source as `python program.py` would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COMPILE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, Overflow
 
 
 def compiled(source: str, report: int) -> types.CodeType:
-    """The source's code; that it compiled is told to the report, which is closed before any of it runs."""
+    """Compile the source and write to the report that it compiled; the report is closed before the program runs."""
     try:
         code = compile(source, "<program>", "exec", dont_inherit=True)
     except COMPILE_ERRORS:
@@ -24,7 +24,7 @@ def compiled(source: str, report: int) -> types.CodeType:
 
 
 def main(payload: dict, report: int, channel: int) -> None:
-    """Run the source; an exception ends it with its traceback and exit code 1, as Python's own does."""
+    """Run the source; like Python itself, end an uncaught exception with a traceback and exit code 1."""
     code = compiled(payload["source"], report)
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
@@ -42,7 +42,7 @@ def main(payload: dict, report: int, channel: int) -> None:
 
 
 def _finish() -> None:
-    """What Python does before a program ends: wait for its threads, call what it registered."""
+    """Do as Python does before a program ends: wait for its threads, then call its registered exit functions."""
     threading = sys.modules.get("threading")
     if threading is not None:
         threading._shutdown()

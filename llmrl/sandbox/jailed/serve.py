@@ -1,4 +1,4 @@
-"""The runner of a program under test: runs it as a module, then does with its objects what the tests' process asks."""
+"""The runner of a program under test: runs it as a module, then answers the tests' process about its objects."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import sys
 import types
 from typing import Any
 
-import peer
+import remote_objects
 import script
 
 NAME = "program"
-"""The module's name: not __main__, so that a program's main block does not run."""
+"""The module's name, which is not __main__, so that a program's main block does not run."""
 
 
 def main(payload: dict, report: int, channel: int) -> None:
-    """payload: {"source": text}. The module runs when it is asked to "load", so the tests see what it raises."""
+    """Serve the program payload["source"]. It runs when the tests ask to "load" it, so they see what it raises."""
     code = script.compiled(payload["source"], report)
     module = types.ModuleType(NAME)
     sys.modules[NAME] = module
     sys.argv = ["program.py"]
     operations = {
-        **peer.OPERATIONS,
+        **remote_objects.OPERATIONS,
         "load": lambda: exec(code, vars(module)),
         "name": lambda name: _named(module, name),
         "call": _call,
     }
-    with socket.socket(fileno=channel) as connection:
-        peer.Peer(
-            connection,
+    with socket.socket(fileno=channel) as channel_socket:
+        remote_objects.Connection(
+            channel_socket,
             operate=lambda operation, args, kwargs: operations[operation](*args, **kwargs),
             lends=lambda value: True,
         ).serve()
@@ -41,6 +41,6 @@ def _named(module: types.ModuleType, name: str) -> Any:
 
 
 def _call(function: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """What it returns; an instance of a class of the program's stays here, even where the class extends a builtin."""
+    """Call a function or class; an instance of the program's class stays here, even if the class extends a builtin."""
     result = function(*args, **kwargs)
-    return peer.Lent(result) if isinstance(function, type) and function.__module__ == NAME else result
+    return remote_objects.Lent(result) if isinstance(function, type) and function.__module__ == NAME else result

@@ -1,8 +1,8 @@
-"""A supervisor: process 1 of namespaces of its own, which runs one program at a time in them, confined.
+"""A supervisor: process 1 of its own namespaces, in which it runs one confined program at a time.
 
-It starts the program, watches time, memory and processes of everything that descends from it, ends whatever the program
-left behind, and then says how it went. It runs another program only if the last one left no trace; else it ends, and
-with it the kernel ends its namespaces.
+The supervisor starts the program, watches the time, memory and number of all its processes, kills every process that
+the program leaves behind, and then reports how the program ended. It runs another program only if the last one left no
+trace; otherwise it exits, and the kernel removes its namespaces.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ import watch
 NOBODY = 65534
 REQUEST_BYTES = 4096
 FAULT_CHARACTERS = 4000
-FILES = ("payload", "stdin", "stdout", "stderr", "report", "channel")  # what a request's descriptors are
-RUNS = 200  # of one supervisor
+FILES = ("payload", "stdin", "stdout", "stderr", "report", "channel")  # the order of a request's descriptors
+RUNS = 200  # a supervisor exits after so many programs
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all supervisors of a jail have in common.
+    """The setting that all supervisors of a jail share.
 
-    proc: an open /proc that shows them. view: see watch.VIEWS. nested: whether each has namespaces of its own.
-    own_modules: names of the modules of this folder, which programs are not to see.
+    proc: an open /proc that shows the supervisors. view: one of watch.VIEWS. nested: whether each supervisor has its
+    own namespaces. own_modules: names of this folder's modules, which are hidden from programs.
     """
 
     config: dict
@@ -45,13 +45,13 @@ class Setting:
 
 
 def main(control: int, request: dict, setting: Setting) -> None:
-    """Serve requests, each the limits of a program and its files, until one leaves a trace. Never returns."""
+    """Serve requests, each a program's limits and files, until a program leaves a trace; never returns."""
     home = ""
     requests = socket.socket(fileno=control)
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         for number in (signal.SIGCHLD, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)  # process 1 gets no signal from inside that it has no handler for
+            signal.signal(number, signal.SIG_DFL)  # without handlers, process 1 gets no signal from its namespace
         home = _own_home(request, setting)
         confined.standard_streams()
         proc = _enter(home, setting)
@@ -62,9 +62,9 @@ def main(control: int, request: dict, setting: Setting) -> None:
             if not message:
                 break
             files = dict(zip(FILES, descriptors, strict=False))
-            outcome = _run(json.loads(message), files, home, proc, setting)
-            again = outcome.pop("alone") and left > 0 and _state(home, setting.nested) == untouched
-            requests.send(json.dumps({**outcome, "again": again}).encode())
+            ended = _run(json.loads(message), files, home, proc, setting)
+            again = ended.pop("alone") and left > 0 and _state(home, setting.nested) == untouched
+            requests.send(json.dumps({**ended, "again": again}).encode())
             if not again:
                 break
     except BaseException:
@@ -77,21 +77,21 @@ def main(control: int, request: dict, setting: Setting) -> None:
 
 
 def own_namespaces(proc: int, home: str, disk_mb: int) -> None:
-    """In a fresh process of new namespaces: take its user, an empty folder for files, and a /proc of its own."""
-    kernel.set_dumpable(True)  # the entries of a process that is not dumpable belong to root
+    """Set up new namespaces from their first process: map its user, mount an empty folder for files and a /proc."""
+    kernel.set_dumpable(True)  # root owns the /proc entries of a process that is not dumpable
     write_maps("self", NOBODY, NOBODY, NOBODY, proc)
     options = f"mode=700,size={disk_mb}m,nr_inodes={disk_mb * 64}"
     kernel.mount("tmpfs", home, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOATIME, options)
     flags = kernel.MS_READ_ONLY | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-    for options in ("subset=pid", None):  # processes alone, if the kernel knows how to
+    for options in ("subset=pid", None):  # the first shows processes alone, but older kernels refuse it
         with contextlib.suppress(OSError):
             return kernel.mount("proc", "/proc", "proc", flags, options)
-    # not allowed where parts of the outer one are hidden; that one would show other programs
+    # the kernel allows no new /proc where parts of the outer one are hidden; the outer one would show other programs
     kernel.mount("tmpfs", "/proc", "tmpfs", kernel.MS_READ_ONLY, "mode=555,size=4k")
 
 
 def write_maps(process: str, name: int, uid: int, gid: int, proc: int | None = None) -> None:
-    """Map one user and one group, under the number `name`, into the user namespace of a process."""
+    """Map one user and one group, both under the number `name`, into a process's user namespace."""
     for file, content in (("setgroups", "deny"), ("uid_map", f"{name} {uid} 1"), ("gid_map", f"{name} {gid} 1")):
         descriptor = os.open(f"{process}/{file}", os.O_WRONLY, dir_fd=proc)
         os.write(descriptor, content.encode())
@@ -110,10 +110,10 @@ def _own_home(request: dict, setting: Setting) -> str:
 
 
 def _enter(home: str, setting: Setting) -> int:
-    """Give up, for good, whatever programs are not to have either; returns the /proc that shows them.
+    """Give up, for good, the rights that programs must not have; returns the /proc that shows the programs.
 
-    In namespaces of its own the supervisor is out of reach, though confined as they are; elsewhere it keeps its rights
-    and each program gives them up for itself.
+    With its own namespaces, the supervisor is confined like its programs and out of their reach. Without, it keeps its
+    rights, and each program gives them up for itself.
     """
     proc = setting.proc
     if setting.view == watch.OWN:
@@ -129,14 +129,14 @@ def _enter(home: str, setting: Setting) -> int:
 
 
 def _state(home: str, nested: bool) -> tuple:
-    """What a program would change by leaving something behind in its folder, or by having had something there."""
+    """Return the state of the folder, which changes if a program leaves or has had any file in the folder."""
     place, room = os.stat(home), os.statvfs(home)
     free = (room.f_bfree, room.f_ffree) if nested else ()
     return place.st_mode, place.st_mtime_ns, place.st_ctime_ns, free, os.listdir(home)
 
 
 def _run(limits: dict, files: dict, home: str, proc: int, setting: Setting) -> dict:
-    """How a program went, and whether it and all that it started is `alone` no more: has ended."""
+    """Run a program to its end; returns how it ended, and whether the supervisor is then `alone`."""
     ready, told = os.pipe()
     program = os.fork()
     if program == 0:
@@ -144,7 +144,7 @@ def _run(limits: dict, files: dict, home: str, proc: int, setting: Setting) -> d
         confined.become_program(limits, files, home, told, setting)
     for descriptor in (told, *files.values()):
         os.close(descriptor)
-    fault = os.read(ready, FAULT_CHARACTERS)  # nothing, and the end, once the program is confined
+    fault = os.read(ready, FAULT_CHARACTERS)  # empty if the program could be confined
     os.close(ready)
     watched = watch.Watch(program, limits, home, proc, setting.view, setting.nested)
     ended = watched.until_end()

@@ -1,4 +1,4 @@
-"""Test code as data sets spell it: the tests that a text holds, and whose the names are that it uses."""
+"""Reading of test code as data sets spell it: finds the tests in a text, and the owners of the names that it uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 COMPILE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
 MODULE = "tests"
-"""The name of the module that the tests are."""
+"""The name of the module in which the tests run."""
 
 BUILTINS = frozenset(vars(builtins))
 HELPERS = {
@@ -32,7 +32,7 @@ HELPERS = {
     "Decimal": "decimal:Decimal",
     "Fraction": "fractions:Fraction",
 }
-"""What tests use without an import where they count on the program's; the program must not say what these are."""
+"""Library names that tests use without importing them. They never mean the program's objects, which could cheat."""
 
 _ENTRY = re.compile(r"(?P<owner>\w+)(?P<made>\(\))?(?:\.(?P<method>\w+))?")
 
@@ -42,7 +42,7 @@ Named = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Names:
-    """Of a module: bound: what it defines or imports; used: what it reads; called: f of f(...)."""
+    """A module's names. bound: those that it defines or imports; used: those that it reads; called: all f of f(...)."""
 
     bound: frozenset[str]
     used: frozenset[str]
@@ -50,12 +50,12 @@ class Names:
 
     @property
     def free(self) -> frozenset[str]:
-        """What it uses though it neither defines nor imports it, and Python does not either."""
+        """The used names that neither the module nor Python defines."""
         return self.used - self.bound - BUILTINS
 
 
 def compiles(source: str) -> bool:
-    """Whether it is Python."""
+    """Return whether the text is valid Python."""
     try:
         compile(source, "<tests>", "exec", dont_inherit=True)
     except COMPILE_ERRORS:
@@ -64,7 +64,7 @@ def compiles(source: str) -> bool:
 
 
 def names(*sources: str) -> Names:
-    """The names of a module that consists of these texts; raises one of COMPILE_ERRORS."""
+    """Return the names of a module that consists of these texts; raises one of COMPILE_ERRORS."""
     bound, used, called = set(), set(), set()
     for source in sources:
         tables = list(_tables(symtable.symtable(source, "<tests>", "exec")))
@@ -84,7 +84,7 @@ def _tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
 
 
 def helpers(used: Names) -> dict[str, str]:
-    """The free names that stand for a library's "module" or "module:object", rather than for the program's."""
+    """Return the free names that mean a library's "module" or "module:object", not an object of the program."""
     found = {name: HELPERS[name] for name in used.free & HELPERS.keys()}
     for name in used.free - used.called - found.keys():
         if name in sys.stdlib_module_names:
@@ -95,16 +95,16 @@ def helpers(used: Names) -> dict[str, str]:
 
 
 def imported(path: str) -> Any:
-    """A module, or an object of one: "copy:deepcopy"."""
+    """Import a module, such as "copy", or an object of a module, such as "copy:deepcopy"."""
     module, _, name = path.partition(":")
     found = importlib.import_module(module)
     return getattr(found, name) if name else found
 
 
 def entry(path: str, named: Named) -> Any:
-    """The function under test: "add", "Adder.add", "Adder().add" with a new Adder for each call.
+    """Return the function under test: "add", "Adder.add", or "Adder().add", which makes a new Adder for each call.
 
-    A bare name is also looked for among the methods of a class Solution, where LeetCode has it.
+    A bare name may also be a method of a class Solution, as LeetCode's problems have it.
     """
     parts = _ENTRY.fullmatch(path)
     if parts is None:
@@ -127,10 +127,10 @@ def _on_a_new(owner: str, method: str, named: Named) -> Callable[..., Any]:
 
 
 class Item:
-    """One text of test code, which runs in a namespace that all share.
+    """One text of test code, which runs in a namespace that all texts share.
 
-    Its tests are its functions `test*` and the methods `test*` of its classes; one that has none is a test as a whole,
-    in which `check(candidate)` is called if it defines `check`. Raises one of COMPILE_ERRORS.
+    The text's tests are its functions `test*` and the methods `test*` of its classes. A text without such functions is
+    one test as a whole, which calls `check(candidate)` if the text defines `check`. Raises one of COMPILE_ERRORS.
     """
 
     def __init__(self, source: str, namespace: dict[str, Any]):
@@ -159,7 +159,7 @@ class Item:
     def _method(self, owner: str, name: str) -> None:
         self._define()
         case = self._namespace[owner]
-        if hasattr(case, "debug"):  # unittest's way to run one test and let what it raises through
+        if hasattr(case, "debug"):  # unittest's debug() runs one test without catching its exceptions
             case.setUpClass()
             case(name).debug()
         else:
@@ -174,7 +174,7 @@ class Item:
         return None
 
     def _define(self) -> None:
-        """Run the text once; each of its tests has failed if it did."""
+        """Run the text once; if that raises, each of its tests raises the same exception."""
         if self._defined is not None:
             raise self._defined
 
@@ -188,7 +188,7 @@ def _is_case(node: ast.ClassDef) -> bool:
 
 
 def settle_hypothesis() -> None:
-    """Make @given draw the same examples each time, keep no files and know no deadline."""
+    """Make hypothesis generate the same examples each time, write no files and set no deadline."""
     hypothesis = importlib.import_module("hypothesis")
     hypothesis.settings.register_profile(
         MODULE,
@@ -203,9 +203,9 @@ def settle_hypothesis() -> None:
 
 
 def same(expected: Any, value: Any, tolerance: float) -> bool:
-    """Whether a call's result is the JSON value expected: a tuple counts as a list, and a key as its text.
+    """Return whether a call's result is the expected JSON value; a tuple counts as a list, and a key as its text.
 
-    tolerance: by how much, relative or absolute, two numbers may differ of which one is a float.
+    tolerance: the relative or absolute difference that two numbers may have if one of them is a float.
     """
     kinds = type(expected), type(value)
     if kinds[0] is list and kinds[1] in (list, tuple):
@@ -222,5 +222,5 @@ def same(expected: Any, value: Any, tolerance: float) -> bool:
 def _near(expected: float, value: float, tolerance: float) -> bool:
     try:
         return abs(expected - value) <= tolerance * max(1.0, abs(expected))
-    except OverflowError:  # an integer that is larger than any float
+    except OverflowError:  # one of the numbers is an integer larger than any float
         return False

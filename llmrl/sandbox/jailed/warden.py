@@ -1,8 +1,8 @@
-"""The jail's first program: keeps a warm interpreter, and makes copies of it that each run one program at a time.
+"""The warden, the jail's first process: keeps a warm interpreter and forks supervisors, which run the programs.
 
-Started as `python -s -S -B warden.py FD CONFIG` inside a jail, or called by enter.py. It reads requests from the
-control socket, each a JSON object with a socket for a new supervisor, and ends when the other end of the control socket
-is closed. It never sees a program: those are handed to the supervisors.
+The warden is started inside a jail as `python -s -S -B warden.py FD CONFIG`, or called by enter.py. It reads requests
+from the control socket, each a JSON object with a socket for a new supervisor, and exits when the other end of the
+control socket is closed. The warden never sees a program: the trainer sends programs to the supervisors directly.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ NESTED = kernel.NEW_USERS | kernel.NEW_MOUNTS | kernel.NEW_PIDS | kernel.NEW_IPC
 
 
 def main(control: int, config: dict, proc: int | None = None) -> None:
-    """proc: an open /proc that shows this process; default: the jail's own. Never returns."""
-    if config["nested"]:  # whose parent is what built the jail, which the jail is not to outlive
+    """Serve requests for supervisors; never returns. proc: an open /proc that shows this process, else the jail's."""
+    if config["nested"]:  # the parent built the jail, and the jail must end with its builder
         kernel.die_with_parent()
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if proc is None else proc
     _offer_to_the_memory_killer(proc)
@@ -37,22 +37,22 @@ def main(control: int, config: dict, proc: int | None = None) -> None:
     for name in config["warm"]:
         importlib.import_module(name)
     here = os.path.dirname(os.path.abspath(__file__))
-    sys.path.remove(here)  # its modules are loaded; a program has its own
+    sys.path.remove(here)  # this folder's modules are loaded already, and programs must not import them
     own = [name for name, module in sys.modules.items() if (getattr(module, "__file__", "") or "").startswith(here)]
     site.setquit()
     view = _try_nesting(proc, config) if config["nested"] else ""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the copies
-    gc.freeze()  # or every copy's first collection would copy all of this interpreter's memory
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps ended supervisors
+    gc.freeze()  # without this, each supervisor's first garbage collection would copy all of this process's memory
     setting = supervisor.Setting(config, proc, view or watch.ONE, nested=bool(view), own_modules=own)
     with socket.socket(fileno=control) as requests:
         requests.send(json.dumps({"nested": bool(view), "view": setting.view}).encode())
         while True:
             request, descriptors, _, _ = socket.recv_fds(requests, supervisor.REQUEST_BYTES, 1)
             if not request:
-                if not config["nested"]:  # elsewhere its files go with its namespaces
+                if not config["nested"]:  # with namespaces, the kernel removes the files
                     folders.remove(config["home"])
                 os._exit(0)
-            with contextlib.suppress(OSError):  # that no supervisor comes is told by its socket's end
+            with contextlib.suppress(OSError):  # if fork fails, the trainer sees the supervisor's socket close
                 if kernel.fork_into(NESTED if view else 0) == 0:
                     requests.close()
                     supervisor.main(descriptors[0], json.loads(request), setting)
@@ -61,8 +61,8 @@ def main(control: int, config: dict, proc: int | None = None) -> None:
 
 
 def _offer_to_the_memory_killer(proc: int) -> None:
-    """Where memory runs out, the kernel is to end programs before anything else of the user's."""
-    kernel.set_dumpable(True)  # the entries of a process that is not dumpable belong to root
+    """Ask the kernel to kill programs before the user's other processes when memory runs out."""
+    kernel.set_dumpable(True)  # root owns the /proc entries of a process that is not dumpable
     with contextlib.suppress(OSError):
         descriptor = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=proc)
         os.write(descriptor, b"1000")
@@ -70,7 +70,7 @@ def _offer_to_the_memory_killer(proc: int) -> None:
 
 
 def _try_nesting(proc: int, config: dict) -> str:
-    """How supervisors with namespaces of their own inside the jail's see their processes; "" if they can have none."""
+    """Return how supervisors with their own namespaces see processes; "" if the kernel allows no such namespaces."""
     try:
         child = kernel.fork_into(NESTED)
     except OSError:

@@ -1,4 +1,4 @@
-"""Holds a program and all that it started to its limits, and sees to it that nothing of it goes on."""
+"""Watching a program: holds all of its processes to the limits, and kills those that it leaves behind."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import time
 import folders
 
 OWN, OUTER, ONE = VIEWS = ("own", "outer", "one")
-"""Where processes are seen: in a /proc of their namespace; as descendants, in an outer one; the program alone."""
+"""The views of processes: OWN: their namespace's /proc; OUTER: descendants in an outer /proc; ONE: the first alone."""
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 LOOK_SECONDS = 0.01
 KILLED_SECONDS = 5.0
-"""How long killed processes may take to end."""
-BARE_PROCESSES = 2  # the supervisor and the program's first
+"""Killed processes may take so long to end."""
+BARE_PROCESSES = 2  # the supervisor and the program's first process
 
 
 def best_view(proc: int) -> str:
-    """In fresh namespaces: how processes started here can be seen. proc: an open /proc of outside."""
+    """Return, in fresh namespaces, the best view of processes started here. proc: an open /proc from outside."""
     if os.path.exists("/proc/1"):
         return OWN
     try:
@@ -32,7 +32,7 @@ def best_view(proc: int) -> str:
 
 
 class Watch:
-    """Waits for the end of `program` while holding all of its processes to the limits."""
+    """A watch that waits for the end of process `program` and holds all of its processes to the limits."""
 
     def __init__(self, program: int, limits: dict, home: str, proc: int, view: str, contained: bool):
         self.program, self.limits, self.contained = program, limits, contained
@@ -44,7 +44,7 @@ class Watch:
         self._own: dict[str, float] = {}
 
     def until_end(self) -> dict:
-        """How the program ended; `alone`: whether all that it started has ended too."""
+        """Wait for the program's end and return how it ended; `alone`: whether all of its processes have ended too."""
         look = self._started + LOOK_SECONDS
         while self._status is None:
             signal.sigtimedwait({signal.SIGCHLD}, max(0.0, look - time.monotonic()))
@@ -57,7 +57,7 @@ class Watch:
         return {**self._result(self._status, time.monotonic() - self._started), "alone": self._end_all()}
 
     def _reap(self) -> bool:
-        """Take note of all that has ended; whether nothing is left."""
+        """Record every process that has ended; returns whether no process is left."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -73,12 +73,12 @@ class Watch:
     def _kill(self) -> None:
         if self.contained:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGKILL)  # everything in this namespace but its process 1
+                os.kill(-1, signal.SIGKILL)  # this kills every process of the namespace except its process 1
         elif self._status is None:
             os.kill(self.program, signal.SIGKILL)
 
     def _end_all(self) -> bool:
-        """Kill what the program started and left; whether it is gone."""
+        """Kill the processes that the program left behind; returns whether they have ended."""
         self._kill()
         deadline = time.monotonic() + KILLED_SECONDS
         while not self._reap():
@@ -88,7 +88,7 @@ class Watch:
         return True
 
     def _excess(self) -> str:
-        """The limit that has been passed, if one has."""
+        """Return the limit that the program has passed, "" if it has passed none."""
         tasks, cpu, resident = self._usage()
         self._cpu, self._peak = max(self._cpu, cpu), max(self._peak, resident)
         if cpu > self.limits["cpu_seconds"]:
@@ -102,10 +102,10 @@ class Watch:
         return "wall_time" if time.monotonic() - self._started > self.limits["wall_seconds"] else ""
 
     def _usage(self) -> tuple[int, float, float]:
-        """Threads, CPU seconds (those of ended processes too), and resident MB, of all but the supervisor.
+        """Return threads, CPU seconds (ended processes included) and resident MB of all processes but the supervisor.
 
-        A process whose parent does not wait for it is counted nowhere once it has ended. What it was last seen to have
-        used still counts; one that was too young to have used anything counts as having run since the last look.
+        The kernel charges an ended process to nobody if its parent did not wait for it. Such a process counts with the
+        CPU time last seen; one that had used none yet counts as having run since the last look.
         """
         tasks = pages = 0
         cpu = self._reaped
@@ -114,7 +114,7 @@ class Watch:
                 descriptor = os.open(f"{pid}/stat", os.O_RDONLY, dir_fd=self._proc)
                 fields = os.read(descriptor, 4096).rpartition(b")")[2].split()
                 os.close(descriptor)
-            except OSError:  # it has ended, or there is no /proc
+            except OSError:  # the process has ended, or there is no /proc
                 continue
             user, system, childrens_user, childrens_system = map(int, fields[11:15])
             cpu += (user + system + childrens_user + childrens_system) * TICK
@@ -137,7 +137,7 @@ class Watch:
         killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         cause = self._cause
         if not cause and killed_by in (signal.SIGKILL, signal.SIGXCPU) and cpu >= self.limits["cpu_seconds"]:
-            cause = "cpu_time"  # by the kernel, before it was looked at
+            cause = "cpu_time"  # the kernel killed it before the next look at its time
         if not cause and killed_by == signal.SIGXFSZ:
             cause = "output"
         return {
@@ -151,7 +151,7 @@ class Watch:
 
 
 def _descendants(proc: int) -> list[str]:
-    """The numbers, in an outer /proc, of everything that descends from this process."""
+    """Return the process numbers, in an outer /proc, of this process's descendants."""
     found: list[str] = []
     pending = [os.readlink("self", dir_fd=proc)]
     while pending:
@@ -160,7 +160,7 @@ def _descendants(proc: int) -> list[str]:
             tasks = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY, dir_fd=proc)
         except FileNotFoundError:
             continue
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process may have ended meanwhile
             for task in os.listdir(tasks):
                 children = os.open(f"{task}/children", os.O_RDONLY, dir_fd=tasks)
                 pending += os.read(children, 1 << 16).decode().split()

@@ -1,11 +1,11 @@
-"""Plain data over a socket, between processes of which at least one trusts nothing that the other says.
+"""The wire format: plain data over a socket, between two processes that need not trust each other.
 
-A message is its length (4 bytes, big endian) and that many bytes of JSON. What JSON has stands for itself; all else is
-an object of one pair, a tag and what belongs to it: {"tuple": [1, 2]}. An object that stays where it is travels as a
-reference: {"mine": number} from its owner, {"yours": number} back to it.
+A message is its length (4 bytes, big endian) and that many bytes of JSON. JSON's own values stand for themselves; any
+other value is an object of one pair, a tag and its content: {"tuple": [1, 2]}. An object that cannot be copied is sent
+as a reference: {"mine": number} from its owner, {"yours": number} back to the owner.
 
 Subclasses of builtin types are read by the base type's own methods and arrive as the base type. Decoding makes exact
-builtin types and, through its caller, references; it runs nothing and raises WireError for all else.
+builtin types and, through its caller, references. Decoding runs no code, and raises WireError for any other data.
 """
 
 from __future__ import annotations
@@ -28,41 +28,41 @@ Refer = Callable[[Any], dict[str, int]]
 Resolve = Callable[[str, int], Any]
 
 TYPES = {name: value for name, value in vars(builtins).items() if isinstance(value, type) and value.__name__ == name}
-"""Types travel by their names, so that `int` is `int` on both sides."""
+"""The builtin types, which are sent by their names, so that `int` is `int` in both processes."""
 
 
 class WireError(Exception):
-    """Data that cannot be sent, or bytes that are not a message."""
+    """The data cannot be sent, or the received bytes are no message."""
 
 
-def send(connection: socket.socket, message: bytes) -> None:
-    """Send what `pack` made; OSError, and no signal, if the other side reads no more."""
-    connection.sendall(len(message).to_bytes(HEADER_BYTES, "big") + message, socket.MSG_NOSIGNAL)
+def send(channel: socket.socket, message: bytes) -> None:
+    """Send the bytes of `pack`; raises OSError, and causes no signal, if the other process no longer reads."""
+    channel.sendall(len(message).to_bytes(HEADER_BYTES, "big") + message, socket.MSG_NOSIGNAL)
 
 
-def receive(connection: socket.socket) -> Any:
-    """The next message's JSON, not yet decoded; EOFError once the other side has ended, WireError for no message."""
-    length = int.from_bytes(_exactly(connection, HEADER_BYTES), "big")
+def receive(channel: socket.socket) -> Any:
+    """Return the next message's JSON, not yet decoded; raises EOFError at the end, WireError for an invalid message."""
+    length = int.from_bytes(_exactly(channel, HEADER_BYTES), "big")
     if length > MAX_BYTES:
         raise WireError(f"a message of {length} bytes is longer than {MAX_BYTES}")
     try:
-        return json.loads(_exactly(connection, length).decode("ascii"))
+        return json.loads(_exactly(channel, length).decode("ascii"))
     except (ValueError, RecursionError, MemoryError) as error:
         raise WireError(f"not a message: {error}") from None
 
 
 def pack(message: Any) -> bytes:
-    """Encoded data as a message's bytes; WireError if that is too long."""
+    """Return encoded data as a message's bytes; raises WireError if they are too many."""
     packed = json.dumps(message, separators=(",", ":")).encode("ascii")
     if len(packed) > MAX_BYTES:
         raise WireError(f"{len(packed)} bytes of data are more than {MAX_BYTES}")
     return packed
 
 
-def _exactly(connection: socket.socket, count: int) -> bytes:
+def _exactly(channel: socket.socket, count: int) -> bytes:
     parts = []
     while count:
-        part = connection.recv(min(count, 1 << 20))
+        part = channel.recv(min(count, 1 << 20))
         if not part:
             raise EOFError("the other side has ended")
         parts.append(part)
@@ -71,7 +71,7 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def encode(value: Any, refer: Refer, depth: int = MAX_DEPTH) -> Any:
-    """`value` as JSON data; `refer` makes the reference for what is not data, or raises WireError."""
+    """Return `value` as JSON data; `refer` makes the reference to an object that is no data, or raises WireError."""
     kind = type(value)
     if kind in PLAIN:
         return value
@@ -99,7 +99,7 @@ def _int(value: int, refer: Refer, depth: int) -> Any:
 
 
 def _dict(value: dict, refer: Refer, depth: int) -> Any:
-    # an OrderedDict keeps its order outside of the dict that it is
+    # dict.items does not know the order of an OrderedDict, which is kept beside the dict
     pairs = list(OrderedDict.items(value) if isinstance(value, OrderedDict) else dict.items(value))
     keys, values = [key for key, _ in pairs], [item for _, item in pairs]
     return {"dict": [_list(keys, refer, depth), _list(values, refer, depth)]}
@@ -114,7 +114,7 @@ def _bounds(value: range) -> tuple[int, int, int]:
 
 
 def _list(value: list, refer: Refer, depth: int) -> list:
-    """Long lists of plain data at once: a program's time is short, and this is spent of it."""
+    """Encode a list; one of plain data alone is returned at once, to spend little of a program's CPU time."""
     items = list(list.__iter__(value))
     kinds = set(map(type, items))
     if kinds <= PLAIN or (kinds == {int} and max(items) <= MAX_PLAIN_INT and min(items) >= -MAX_PLAIN_INT):
@@ -143,7 +143,7 @@ _ENCODERS: dict[type, Callable[[Any, Refer, int], Any]] = {
 
 
 def decode(data: Any, resolve: Resolve, depth: int = 2 * MAX_DEPTH) -> Any:
-    """The value that JSON `data` stands for; `resolve` finds what a reference ("mine" or "yours", number) means."""
+    """Return the value that JSON `data` means; `resolve` finds the object of a reference ("mine"/"yours", number)."""
     kind = type(data)
     if kind is not list and kind is not dict:
         return data

@@ -102,7 +102,7 @@ def test_code():
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_what_is_wrong_is_said(tests, message):
+def test_errors_name_the_fault(tests, message):
     with pytest.raises(ValueError) as caught:
         read_tests(tests)
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""Programs that are no solution do not pass, whatever they do to the tests, and leave nothing for the next."""
+"""Cheats beyond those of llmrl/sandbox/attacks/cheats.py do not pass either, and leave nothing for the next program."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import textwrap
 import pytest
 from graded_programs import graded, outcome
 
-from llmrl.rewards import program_tests
+from llmrl.rewards.code import grader
 from llmrl.sandbox import Limits
 
 SPY = """
     import gc, sys, os
     def spy():
-        "Every text that this process can find, with what is open and what the system shows of others."
+        "Search every text that this process can find: its memory, its open files, and /proc."
         found = []
         frame = sys._getframe()
         while frame:
@@ -35,13 +35,6 @@ SPY = """
 
 
 CHEATS = {
-    "exit at import": "import sys; sys.exit(0)",
-    "_exit at import": "import os; os._exit(0)",
-    "print and _exit": "import os; print('passed'); os._exit(0)",
-    "exit in call": """
-        def f(*a):
-            import sys; sys.exit(0)
-        """,
     "_exit in call": """
         def f(*a):
             import os; os._exit(0)
@@ -50,63 +43,15 @@ CHEATS = {
         def f(*a):
             raise StopIteration
         """,
-    "equal to all": """
-        class E:
-            def __eq__(self, other): return True
-            __hash__ = None
-        def f(*a): return E()
-        print(E())
-        """,
-    "equal int": """
-        class E(int):
-            def __eq__(self, other): return True
-        def f(*a): return E(1)
-        """,
-    "equal str": """
-        class E(str):
-            def __eq__(self, other): return True
-        def f(*a): return E("x")
-        """,
     "equal instance": """
         class f:
             def __init__(self, *a): pass
             def __eq__(self, other): return True
         """,
-    "patched builtins": """
-        import builtins
-        builtins.AssertionError = builtins.Exception = None
-        builtins.all = lambda *a: True
-        def f(*a): return 1
-        """,
     "patched modules": """
         import sys
         for name in list(sys.modules):
             sys.modules[name] = None
-        def f(*a): return 1
-        """,
-    "redefined names": """
-        def candidate(*a): return "very-secret"
-        def check(candidate): pass
-        def all(x): return True
-        abs = lambda x: 0
-        def f(*a): return 1
-        """,
-    "atexit": """
-        import atexit, os
-        atexit.register(lambda: os._exit(0))
-        def f(*a): raise SystemExit(0)
-        """,
-    "written reports": """
-        import os
-        for fd in range(3, 64):
-            try:
-                os.write(fd, b'{"tests": 1}\\n{"test": 0, "result": "passed", "ended": false}\\n')
-            except OSError:
-                pass
-        def f(*a): return 1
-        """,
-    "printed reports": """
-        print('{"tests": 1}\\n{"test": 0, "result": "passed", "ended": false}')
         def f(*a): return 1
         """,
     "closed files": """
@@ -128,12 +73,6 @@ CHEATS = {
         import os, sys
         os.close(1)
         sys.stdin.read(); sys.stdin.read()
-        def f(*a): return 1
-        """,
-    "fork": """
-        import os
-        if os.fork():
-            os._exit(0)
         def f(*a): return 1
         """,
     "frames": """
@@ -164,7 +103,7 @@ def check(candidate):
 
 def test_nothing_of_one_grade_is_left_for_the_next():
     assert outcome("def f(n): return 'very-secret'", ["assert f(3) == 'very-secret'"]) == "passed"
-    # /tmp by name is there only where this Python does not lie below it
+    # programs have a /tmp only if this Python does not lie below /tmp
     place = "import os, tempfile\nplace = os.path.join(tempfile.gettempdir(), 'kept-too')\n"
     keeps = f"{place}open('kept', 'w').write('1')\nopen(place, 'w').write('1')\nprint(1)"
     assert outcome(keeps, {"inputs": [""], "outputs": ["1"]}) == "passed"
@@ -173,9 +112,9 @@ def test_nothing_of_one_grade_is_left_for_the_next():
     assert outcome(f"{textwrap.dedent(SPY)}\nprint(spy())", {"inputs": [""], "outputs": ["nothing"]}) == "passed"
 
 
-def test_what_a_program_returns_may_not_keep_the_tests_busy_for_ever(monkeypatch):
-    monkeypatch.setattr(program_tests, "BENCH_LIMITS", Limits(cpu_seconds=1.0, memory_mb=1024))
+def test_a_result_cannot_keep_the_tests_busy_for_ever(monkeypatch):
+    monkeypatch.setattr(grader, "TESTS_LIMITS", Limits(cpu_seconds=0.5, memory_mb=256))
     tests = ["assert f(1) == 1", "assert sum(f(2)) == 3"]
     assert outcome("def f(n): return 1 if n == 1 else range(10**12)", tests) == "timeout"
-    assert outcome("def f(n): return 1 if n == 1 else [[]] * 5_000_000", tests) != "passed"
+    assert outcome("def f(n): return 1 if n == 1 else [[]] * 500_000", tests) != "passed"
     assert graded("def f(n): return 1 if n == 1 else range(10**12)", tests, partial=True).value == 0.5

@@ -23,10 +23,10 @@ def test_a_python_block(language):
         (fenced("first") + "\n" + fenced("second"), "second\n"),
         (fenced("x = 1") + "\nprints\n" + fenced("1", "text"), "x = 1\n"),
         (fenced("x = 1") + "\nprints\n" + fenced("1", ""), "x = 1\n"),
-        # without one, the last block, its language gone
+        # without a block of Python, the last block counts
         (fenced("x = 1", "") + "\n" + fenced("y = 2", ""), "y = 2\n"),
         (fenced("int x;", "cpp"), "int x;\n"),
-        # none, or cut short
+        # there is no block, or the last block was cut short
         ("x = 1", None),
         ("", None),
         ("use `x` or ``` in a line", None),

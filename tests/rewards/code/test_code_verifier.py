@@ -1,4 +1,4 @@
-"""What a completion gets: the value of each outcome, and for a bad row or a failing sandbox an error, not a zero."""
+"""The score of a completion: each outcome has its value, but a bad row or a failing sandbox is an error, not a zero."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from graded_programs import CALLS, SUMS, completion, graded, outcome
 
-from llmrl.rewards import code_verifier as module
 from llmrl.rewards.base import Rewards
+from llmrl.rewards.code import verifier as module
 from llmrl.rewards.code.extraction import CodeExtract
 from llmrl.rewards.code.verifier import code_verifier, verdict_key
 from llmrl.rewards.workers import Workers
@@ -59,9 +59,14 @@ def test_a_function_that_a_prompt_begins():
             1.0, True, outcome="passed", grade=3
         )
     assert code_verifier("    return text", HUMAN_EVAL, extract="all", **COLUMNS).outcome == "wrong"
-    # with a shift of its own the program agrees with itself, not with the prompt
+    # this program redefines shift, so it agrees with itself but not with the prompt's shift
     cheat = f"```python\n{PROMPT}    return text\n\ndef shift(text):\n    return text\n```"
     assert code_verifier(cheat, HUMAN_EVAL, **COLUMNS).outcome == "wrong"
+
+
+def limits(source: str) -> dict[str, float]:
+    """Return limits under which only a program that sleeps runs out of wall time, however busy the machine is."""
+    return {"cpu_seconds": 0.5, "wall_seconds": 1.0 if "sleep" in source else 40.0}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +89,7 @@ def test_a_function_that_a_prompt_begins():
 )
 def test_failures_of_scripts(source, expected):
     tests = {"inputs": ["3\n"], "outputs": ["6"]}
-    assert outcome(source, tests, cpu_seconds=1, wall_seconds=3) == expected
+    assert outcome(source, tests, **limits(source)) == expected
 
 
 @pytest.mark.parametrize(
@@ -108,9 +113,8 @@ def test_failures_of_scripts(source, expected):
     ids=range(14),
 )
 def test_failures_of_functions(source, expected):
-    settings = {"cpu_seconds": 1, "wall_seconds": 3}
-    assert outcome(source, {"inputs": [[3]], "outputs": [6], "fn_name": "f"}, **settings) == expected
-    assert outcome(source, ["assert f(3) == 6"], **settings) == expected
+    assert outcome(source, {"inputs": [[3]], "outputs": [6], "fn_name": "f"}, **limits(source)) == expected
+    assert outcome(source, ["assert f(3) == 6"], **limits(source)) == expected
 
 
 def test_no_program():
@@ -148,10 +152,10 @@ def test_partial_is_the_mean_over_tests():
     score = graded("def f(n): return n + 0", asserts, partial=True, **VALUES)
     assert score.value == pytest.approx(0.85)
     assert score.outcome == "wrong"
-    # dead from the second call on: (2 - 0.6 - 0.6 - 0.6) / 4
+    # the program ends at the second call: (2 - 0.6 - 0.6 - 0.6) / 4
     score = graded("import os\ndef f(n): return n if n == 1 else os._exit(0)", asserts, partial=True, **VALUES)
     assert score.value == pytest.approx(0.05)
-    # a compile error has no share, a passed program all of it
+    # a compile error gets no partial credit, and a passed program gets all of it
     assert graded("def f(", asserts, partial=True, **VALUES).value == -1.0
     assert graded("def f(n): return n", asserts[:1], partial=True, **VALUES).value == 2.0
 
@@ -221,7 +225,7 @@ def test_through_the_worker_pool_with_equal_programs_graded_once():
         assert rewards.cache.hits == 2
 
 
-def test_the_key_is_what_the_verdict_depends_on():
+def test_the_cache_key_holds_everything_that_the_verdict_depends_on():
     row = {"tests": CALLS, "other": 1}
     key = verdict_key(completion("x = 1"), row)
     assert key == verdict_key("Hm. " + completion("x = 1"), {"tests": CALLS, "other": 2})

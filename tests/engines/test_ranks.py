@@ -1,6 +1,6 @@
-"""One batch trained by two processes under every ZeRO stage, against one process with plain torch.
+"""One batch trained by two processes with every engine for several, against one process with plain torch.
 
-All stages share one launch, as starting up takes most of the time; what is asserted is asserted per stage.
+All engines share one launch, as starting up takes most of the time; what is asserted is asserted per engine.
 """
 
 from __future__ import annotations
@@ -11,65 +11,67 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import deepspeed_actor_critic as actor_critic
+import actor_critic_cases as actor_critic
 import pytest
 import torch
-from torch import nn
 from training_cases import (
     GRPO,
     GSPO_KL,
+    STRATEGIES,
     fixed_batch,
     largest_difference,
-    make_algorithm,
     make_training,
     record_gradients,
+    role_of,
     tiny_lm,
-    tiny_policy,
+    train,
     weights_of,
     with_lora,
 )
 
 from llmrl.data.packing import schedule
-from llmrl.engines.engine import TorchEngine
 from llmrl.engines.ranks import Ranks
-from llmrl.recipe import Training
-from llmrl.train.annotate import annotate
-from llmrl.train.roles import Role
-from llmrl.train.step import update
 
-WORKER = Path(__file__).parent.parent / "support" / "deepspeed_worker.py"
-STAGES = [0, 1, 2, 3]
+WORKER = Path(__file__).parent.parent / "support" / "ranks_worker.py"
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "full": (GSPO_KL, {}),
     "several": (GRPO, {"updates_per_step": 2, "epochs_per_step": 2}),
     "lora": (GSPO_KL, {}),
     "bf16": (GSPO_KL, {"dtype": "bf16"}),
+    "bf16_lora": (GSPO_KL, {"dtype": "bf16"}),
 }
-
-
+EXACT = [case for case in CASES if not case.startswith("bf16")]
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def run_worker(folder: Path, launcher: list[str], stages: list[int]) -> None:
-    command = [sys.executable, *launcher, str(WORKER), str(folder), *map(str, stages)]
+def run_worker(folder: Path, launcher: list[str], strategies: list[str]) -> None:
+    command = [sys.executable, *launcher, str(WORKER), str(folder), *strategies]
     done = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=450
     )
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+def seen(folder: Path, strategy: str, rank: int) -> dict[str, Any]:
+    return torch.load(folder / f"{strategy}-rank{rank}.pt", weights_only=False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     found = tmp_path_factory.mktemp("ranks")
-    run_worker(found, LAUNCHER, STAGES)
+    run_worker(found, LAUNCHER, list(STRATEGIES))
     return found
 
 
-@pytest.fixture(scope="module", params=STAGES, ids=lambda stage: f"zero{stage}")
-def ranks(request, folder) -> list[dict[str, Any]]:
-    """What the two ranks saw."""
-    files = [folder / f"stage{request.param}-rank{rank}.pt" for rank in (0, 1)]
-    return [torch.load(file, weights_only=False) for file in files]
+@pytest.fixture(scope="module", params=STRATEGIES)
+def both(request, folder) -> list[dict[str, Any]]:
+    """What the two ranks saw with one engine."""
+    return [seen(folder, request.param, rank) for rank in (0, 1)]
+
+
+@pytest.fixture
+def ranks(both) -> list[dict[str, Any]]:
+    return [rank["policy"] for rank in both]
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +79,11 @@ def alone() -> dict[str, dict[str, Any]]:
     """The same cases in this process, with plain torch."""
     found = {}
     for case, (pieces, settings) in CASES.items():
-        lm = with_lora(tiny_lm()) if case == "lora" else tiny_lm()
-        training = make_training(**settings)
-        reference = None
-        if case in ("full", "bf16"):
-            reference = tiny_policy(tiny_lm(seed=3)).eval().requires_grad_(False)
-        engine = TorchEngine(tiny_policy(lm), training, torch.device("cpu"))
-        role = Role("actor", make_algorithm(**pieces), engine, training, Ranks(), reference)
-        gradients = record_gradients(engine)
-        metrics = update(role, annotate(role, fixed_batch()), seed=0)
-        found[case] = {"gradients": gradients, "metrics": metrics, "weights": weights_of(engine)}
-        found[case]["trained"] = engine.trained_weights()
+        role = role_of(pieces, lm=with_lora(tiny_lm()) if case.endswith("lora") else None, **settings)
+        gradients = record_gradients(role.engine)
+        metrics = train(role, fixed_batch())
+        found[case] = {"gradients": gradients, "metrics": metrics, "weights": weights_of(role.engine)}
+        found[case]["trained"] = role.engine.trained_weights()
     return found
 
 
@@ -97,7 +93,7 @@ def test_the_batch_gives_the_ranks_unequal_work():
 
 
 def test_every_rank_can_export_the_whole_adapter(ranks, alone):
-    """ZeRO-3 holds a slice of it on each rank; an adapter folder needs all of it."""
+    """ZeRO-3 and FSDP hold a slice of it on each rank; an adapter folder needs all of it."""
     expected = alone["lora"]["trained"]
     assert expected and all("lora_" in name for name in expected)
     for rank in ranks:
@@ -106,7 +102,7 @@ def test_every_rank_can_export_the_whole_adapter(ranks, alone):
         assert largest_difference(found, expected) < 1e-4
 
 
-@pytest.mark.parametrize("case", ["full", "several", "lora"])
+@pytest.mark.parametrize("case", EXACT)
 def test_gradients_weights_and_metrics_are_those_of_one_process(case, ranks, alone):
     expected = alone[case]
     for rank in ranks:
@@ -128,12 +124,25 @@ def test_the_weights_are_whole_and_the_same_on_every_rank(ranks, alone):
         assert {n: w.shape for n, w in first.items()} == {n: w.shape for n, w in alone[case]["weights"].items()}
 
 
-def test_bf16_is_close_to_fp32(ranks, alone):
-    exact, rough = alone["full"], ranks[0]["bf16"]
+@pytest.mark.parametrize("case", ["bf16", "bf16_lora"])
+def test_bf16_is_close_to_fp32_and_to_one_process(case, ranks, alone):
+    exact, rough = alone["lora" if case == "bf16_lora" else "full"], ranks[0][case]
     assert rough["metrics"]["grad_norm"] == pytest.approx(exact["metrics"]["grad_norm"], rel=0.03)
     for name, gradient in exact["gradients"][0].items():
         assert float((rough["gradients"][0][name].float() - gradient).norm() / gradient.norm()) < 0.1, name
-    assert {weight.dtype for weight in rough["weights"].values()} == {torch.bfloat16}
+    for weights in (rough["weights"], rough["trained"]):
+        assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("case", ["bf16", "bf16_lora"])
+def test_bf16_gradients_are_summed_in_fp32(case, request, ranks, alone):
+    """The same micro-batches are rounded to bf16 alike, so fp32 sums of them differ by fp32's rounding errors."""
+    if "zero" in request.node.callspec.params["both"]:
+        pytest.skip("DeepSpeed sums them as it likes")
+    for name, gradient in alone[case]["gradients"][0].items():
+        found = ranks[0][case]["gradients"][0][name]
+        assert found.dtype == torch.float32
+        assert float((found - gradient).norm() / gradient.norm()) < 0.02, name
 
 
 @pytest.mark.parametrize("case", ["nan", "bf16_nan"])
@@ -143,8 +152,11 @@ def test_a_bad_number_on_one_rank_stops_all_with_weights_untouched(case, ranks):
         assert rank[case]["untouched"]
 
 
-def test_a_loaded_engine_goes_on_bit_for_bit(ranks):
-    assert [rank["continued"] for rank in ranks] == [True, True]
+@pytest.mark.parametrize("case", ["continued", "bf16_continued"])
+def test_a_loaded_engine_goes_on_bit_for_bit(case, ranks):
+    if case not in ranks[0]:
+        pytest.skip("not run with this engine")
+    assert [rank[case] for rank in ranks] == [True, True]
 
 
 def test_gather_gives_every_rank_what_each_one_gave(ranks):
@@ -161,19 +173,17 @@ def test_a_missing_rank_is_named(folder):
 # critics, and losses that read more of the policy than its log-probabilities
 
 
-@pytest.fixture(scope="module", params=STAGES[1:], ids=lambda stage: f"zero{stage}")
-def actor_critic_ranks(request, folder) -> list[dict[str, Any]]:
-    files = [folder / f"actor_critic{request.param}-rank{rank}.pt" for rank in (0, 1)]
-    return [torch.load(file, weights_only=False) for file in files]
+@pytest.fixture
+def actor_critic_ranks(both) -> list[dict[str, Any]]:
+    if "actor_critic" not in both[0]:
+        pytest.skip("not run with this engine")
+    return [rank["actor_critic"] for rank in both]
 
 
 @pytest.fixture(scope="module")
 def actor_critic_alone() -> dict[str, Any]:
-    def make_engine(model: nn.Module, training: Training) -> TorchEngine:
-        return TorchEngine(model, training, torch.device("cpu"))
-
-    found = {name: actor_critic.run(case, make_engine, Ranks()) for name, case in actor_critic.CASES.items()}
-    return found | {"at_the_head": actor_critic.measured_at_the_head(make_engine, Ranks())}
+    found = {name: actor_critic.run(case, {}, Ranks()) for name, case in actor_critic.CASES.items()}
+    return found | {"at_the_head": actor_critic.measured_at_the_head({}, Ranks())}
 
 
 def assert_same_updates(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -182,14 +192,16 @@ def assert_same_updates(found: dict[str, Any], expected: dict[str, Any]) -> None
     for name, updates in expected["gradients"].items():
         for gradients, others in zip(found["gradients"][name], updates, strict=True):
             largest = max(float(gradient.abs().max()) for gradient in others.values())
-            assert largest > 0.2
-            assert largest_difference(gradients, others) < 2e-6 * max(1.0, largest), name
+            assert largest > 0.1
+            assert largest_difference(gradients, others) < 1e-5 * max(1.0, largest), name
     for row, other in zip(found["metrics"], expected["metrics"], strict=True):
         assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("case", actor_critic.CASES)
 def test_actor_and_critic_get_the_gradients_of_one_process(case, actor_critic_ranks, actor_critic_alone):
+    if case not in actor_critic_ranks[0]:
+        pytest.skip("not run with this engine")
     for rank in actor_critic_ranks:
         assert_same_updates(rank[case], actor_critic_alone[case])
     assert actor_critic_ranks[0][case]["metrics"] == actor_critic_ranks[1][case]["metrics"]
@@ -201,14 +213,25 @@ def test_every_case_makes_the_updates_that_it_is_about(actor_critic_alone):
         for case in actor_critic.CASES
     }
     assert updates == {
-        "own": {"policy": 1, "critic": 1},
-        "own_several": {"policy": 2, "critic": 2},
+        "own": {"policy": 2, "critic": 2},
         "own_warmup": {"policy": 1, "critic": 1},  # first the critic alone, then the policy alone
         "own_lora": {"policy": 2, "critic": 2},
         "shared": {"policy": 2},
         "coupled": {"policy": 2},
         "candidates": {"policy": 2},
     }
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_ddp_waits_for_no_gradient_that_does_not_come(dtype, folder):
+    """Rank 0's first micro-batch reaches the value head, and no other; then none at all, and it is left alone."""
+    expected = actor_critic.left_out({"dtype": dtype}, Ranks())
+    assert [("value_head.weight" in gradients) for gradients in expected] == [True, False]
+    for rank in (0, 1):
+        found = seen(folder, "ddp", rank)["left_out"][dtype]
+        for gradients, others in zip(found, expected, strict=True):
+            largest = max(float(gradient.abs().max()) for gradient in others.values())
+            assert largest_difference(gradients, others) < (1e-5 if dtype == "fp32" else 1e-2) * largest
 
 
 def test_loaded_actor_and_critic_go_on_bit_for_bit(actor_critic_ranks):
@@ -226,12 +249,12 @@ def test_gradients_at_the_head_are_those_of_one_process(actor_critic_ranks, acto
 
 
 def test_one_process_needs_no_launcher(tmp_path, alone, actor_critic_alone):
-    run_worker(tmp_path, [], [2])
-    found = torch.load(tmp_path / "stage2-rank0.pt", weights_only=False)
-    for case in ("full", "several", "lora"):
-        for gradients, others in zip(found[case]["gradients"], alone[case]["gradients"], strict=True):
-            assert largest_difference(gradients, others) < 1e-5
-    assert found["continued"]
-    found = torch.load(tmp_path / "actor_critic2-rank0.pt", weights_only=False)
-    for case in actor_critic.CASES:
-        assert_same_updates(found[case], actor_critic_alone[case])
+    strategies = ["zero2", "ddp", "fsdp"]
+    run_worker(tmp_path, [], strategies)
+    for strategy in strategies:
+        found = seen(tmp_path, strategy, 0)
+        for case in EXACT:
+            for gradients, others in zip(found["policy"][case]["gradients"], alone[case]["gradients"], strict=True):
+                assert largest_difference(gradients, others) < 1e-5
+        assert found["policy"]["continued"]
+        assert_same_updates(found["actor_critic"]["own"], actor_critic_alone["own"])

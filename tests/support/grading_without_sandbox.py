@@ -1,4 +1,4 @@
-"""A program in one process and its tests in another, joined by a socket, without the sandbox round them."""
+"""Grading without a sandbox: a program in one process and its tests in another, joined by a socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmrl.sandbox.tiers import JAILED
 
 sys.path.append(str(JAILED))
 
-import bench  # pyright: ignore[reportMissingImports]
+import grader  # pyright: ignore[reportMissingImports]
 
 RUNNER = (
     f"import sys; sys.path.insert(0, {str(JAILED)!r}); import json, {{name}};"
@@ -22,7 +22,7 @@ RUNNER = (
 
 
 def start(name: str, payload: dict, channel: socket.socket) -> tuple[subprocess.Popen, int]:
-    """A runner in a process of its own, and where its report can be read."""
+    """Start a runner in its own process; returns the process and the descriptor that its report is read from."""
     reading, writing = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-c", RUNNER.format(name=name), str(writing), str(channel.fileno())],
@@ -40,18 +40,18 @@ def start(name: str, payload: dict, channel: socket.socket) -> tuple[subprocess.
 
 
 def report(source: str, *, apart: bool = False, **payload) -> list[dict]:
-    """The lines that the tests report of a program. apart: whether they too run in a process of their own."""
+    """Return the lines that the tests of a program report. apart: whether the tests, too, run in their own process."""
     payload = {"helpers": "", "float_tolerance": 0.0, **payload}
     ours, theirs = socket.socketpair()
     program, compiled = start("serve", {"source": textwrap.dedent(source)}, theirs)
     theirs.close()
     if apart:
-        process, reading = start("bench", payload, ours)
+        process, reading = start("grader", payload, ours)
         ours.close()
         process.wait()
     else:
         reading, writing = os.pipe()
-        bench.main(payload, writing, ours.detach())
+        grader.main(payload, writing, ours.detach())
         os.close(writing)
     with open(reading) as file, open(compiled):
         lines = [json.loads(line) for line in file]
@@ -60,7 +60,7 @@ def report(source: str, *, apart: bool = False, **payload) -> list[dict]:
 
 
 def results(source: str, *tests: str, **payload) -> list[str]:
-    """Each test's result; one that found the program ended is "ended"."""
+    """Return each test's result, which is "ended" if the program had ended."""
     lines = report(source, tests=[textwrap.dedent(test) for test in tests], **payload)
     assert lines[0] == {"tests": len(lines) - 1}, lines
     assert [line["test"] for line in lines[1:]] == list(range(len(lines) - 1)), lines
@@ -68,12 +68,12 @@ def results(source: str, *tests: str, **payload) -> list[str]:
 
 
 def invalid(source: str, *tests: str, **payload) -> str:
-    """What the tests say is wrong with themselves."""
+    """Return the fault that the tests report of themselves."""
     return report(source, tests=[textwrap.dedent(test) for test in tests], **payload)[-1]["invalid"]
 
 
 def called(source: str, name: str, *calls: tuple, tolerance: float = 0.0) -> list[str]:
-    """The results of calls, each of arguments and the result that is right."""
+    """Return the results of calls, each of which is given as its arguments and the right result."""
     given = [{"name": name, "args": list(args), "expected": [expected]} for *args, expected in calls]
     return [line["result"] for line in report(source, calls=given, float_tolerance=tolerance)[1:]]
 

@@ -1,54 +1,70 @@
-"""How likely the gold answer has become after each segment of a completion, by the current policy."""
+"""How likely the gold answer has become after each segment of a completion, by the policy."""
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator, Field, PositiveInt
 from torch import Tensor
 
+from llmrl.batch import Batch
 from llmrl.errors import RecipeError
-from llmrl.recipe import Reasoning
-from llmrl.train.annotate import inputs
-from llmrl.train.passes import over_ranks
-from llmrl.train.roles import Role
-from llmrl.types import Batch, Group
+from llmrl.types import Group
 
 
-def with_answer_logprobs(
-    role: Role, batch: Batch, groups: Sequence[Group], tokenizer: Any, settings: Reasoning
-) -> Batch:
-    """The batch with answer_logprobs: the gold answer's mean log-probability if it were given after token t.
+def _template(text: str) -> str:
+    _columns_of(text)
+    return text
+
+
+Template = Annotated[str, AfterValidator(_template)]
+
+
+def answer_logprobs(
+    batch: Batch,
+    old_entropy: Tensor,
+    groups: Sequence[Group],
+    policy: Any,
+    tokenizer: Any,
+    *,
+    delimiter: Annotated[str, Field(min_length=1)] = "\n\n",
+    max_segments: PositiveInt = 10,
+    answer: Template = "{answer}",
+) -> Tensor:
+    """The gold answer's mean log-probability if it were given after token t, nan where that is not measured: [N, T].
 
         token_ids         P0 P1 A0 A1 \\n A2 A3
         answer_logprobs    .  b  .  .  j  .  k      b without reasoning, j and k after each segment, nan elsewhere
 
-    Of each completion the `max_segments` segments whose first token had the highest entropy are measured, each in a
-    forward pass of its own. Raises RecipeError if a row lacks a column of settings.answer.
-    Source: RePro, arXiv 2512.01925.
+    delimiter ends a segment of the completion. Of each completion the `max_segments` segments whose first token had
+    the highest entropy are measured, each in a forward pass of its own. answer: the gold answer as the model would
+    write it, a template. Raises RecipeError if a row lacks a column of it. Source: RePro, arXiv 2512.01925.
     """
-    assert batch.old_entropy is not None
-    golds = [_gold(group, tokenizer, settings.answer) for group in groups for _ in group.trajectories]
+    golds = [_gold(group, tokenizer, answer) for group in groups for _ in group.trajectories]
     places: list[tuple[int, int]] = []
     for row, mask in enumerate(batch.response_mask):
         tokens = mask.nonzero()[:, 0].tolist()
         if tokens and golds[row]:
-            ends = _segment_ends(batch.token_ids[row], tokens, tokenizer, settings.delimiter)
-            places += [
-                (row, tokens[0] - 1),
-                *((row, end) for end in _chosen(ends, tokens, batch.old_entropy[row], settings)),
-            ]
+            ends = _segment_ends(batch.token_ids[row], tokens, tokenizer, delimiter)
+            chosen = _chosen(ends, tokens, old_entropy[row], max_segments)
+            places += [(row, tokens[0] - 1), *((row, end) for end in chosen)]
     found = torch.full(batch.token_ids.shape, torch.nan)
     if not places:
-        return replace(batch, answer_logprobs=found)
+        return found
     asked = _with_answers(batch, places, golds)
-    logprobs = over_ranks(role, asked, lambda micro: {"logprobs": role.measure(*inputs(micro))["logprobs"]})["logprobs"]
+    logprobs = policy.measure(asked, "logprobs")["logprobs"]
     means = logprobs.sum(dim=1) / asked.response_mask.sum(dim=1)
     rows, columns = torch.tensor(places).T
     found[rows, columns] = means
-    return replace(batch, answer_logprobs=found)
+    return found
+
+
+def _columns_of(template: str) -> list[str]:
+    """The columns that a template names; raises ValueError if it is no template."""
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
 
 
 def _gold(group: Group, tokenizer: Any, template: str) -> list[int]:
@@ -56,7 +72,7 @@ def _gold(group: Group, tokenizer: Any, template: str) -> list[int]:
         text = template.format_map(dict(group.prompt.row))
     except KeyError as error:
         columns = ", ".join(group.prompt.row)
-        raise RecipeError(f"reasoning.answer: the data has no column {error}; columns: {columns}") from None
+        raise RecipeError(f"providers.answer_logprobs.answer: the data has no column {error}; columns: {columns}") from None
     return tokenizer.encode(text, add_special_tokens=False)
 
 
@@ -72,11 +88,11 @@ def _segment_ends(token_ids: Tensor, tokens: list[int], tokenizer: Any, delimite
     return ends if ends and ends[-1] == tokens[-1] else [*ends, tokens[-1]]
 
 
-def _chosen(ends: list[int], tokens: list[int], entropy: Tensor, settings: Reasoning) -> list[int]:
+def _chosen(ends: list[int], tokens: list[int], entropy: Tensor, max_segments: int) -> list[int]:
     """The ends of the segments whose first token had the highest entropy, in their order."""
     starts = [tokens[0]] + [tokens[tokens.index(end) + 1] for end in ends[:-1]]
     ranked = sorted(range(len(ends)), key=lambda index: -float(entropy[starts[index]]))
-    return [ends[index] for index in sorted(ranked[: settings.max_segments])]
+    return [ends[index] for index in sorted(ranked[:max_segments])]
 
 
 def _with_answers(batch: Batch, places: Sequence[tuple[int, int]], golds: Sequence[list[int]]) -> Batch:

@@ -1,0 +1,74 @@
+"""The engines by name. Each is imported when it is used: none makes another's package necessary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmrl.errors import RecipeError, unknown_name
+from llmrl.pieces import resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from llmrl.engines.engine import Engine
+
+KEY = "training.strategy"
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """An engine before it is imported.
+
+    factory: module:function, called with (model, training, device). start: module:function, called with the device
+    before the first engine is made; it starts the group of processes. None: the engine is for one process.
+    """
+
+    factory: str
+    start: str | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether it runs over several processes."""
+        return self.start is not None
+
+
+ENGINES = {
+    "torch": EngineKind("llmrl.engines.torch_engine:TorchEngine"),
+    "deepspeed": EngineKind(
+        "llmrl.engines.deepspeed_engine:DeepSpeedEngine", "llmrl.engines.deepspeed_engine:start_process_group"
+    ),
+    "accelerate": EngineKind(
+        "llmrl.engines.accelerate_engine:AccelerateEngine", "llmrl.engines.ranks:start_process_group"
+    ),
+}
+
+
+def engine_kind(strategy: str) -> EngineKind:
+    """The engine that training.strategy names, ours or the user's own as module:function.
+
+    A user's own gets a process group. Raises RecipeError with the nearest name.
+    """
+    if ":" in strategy:
+        return EngineKind(strategy, "llmrl.engines.ranks:start_process_group")
+    if strategy not in ENGINES:
+        raise RecipeError(unknown_name(KEY, strategy, ENGINES, "engine"))
+    return ENGINES[strategy]
+
+
+def make_engine(strategy: str, model: Any, training: Any, device: torch.device) -> Engine:
+    """The engine, with the model on its device."""
+    return _imported(engine_kind(strategy).factory)(model, training, device)
+
+
+def start_process_group(strategies: Iterable[str], device: torch.device) -> bool:
+    """Join the processes of the launcher, if an engine is for several; returns whether one is."""
+    starts = sorted({kind.start for kind in map(engine_kind, strategies) if kind.start})
+    for start in starts:
+        _imported(start)(device)
+    return bool(starts)
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    return resolve(path, {}, key=KEY, what="engine").function

@@ -1,0 +1,229 @@
+"""The table of data fields: everything that a piece may read by naming it before its star.
+
+Shapes are written in these letters:
+
+    N  trajectories of the batch     T  tokens of its longest row     K  several numbers, such as the top tokens
+    L  layers, k  chosen experts     H  outputs of a critic           P  prompts of a round of sampling
+
+A field is known at one of five moments, and a piece may read what is known when the piece runs:
+
+    PACKED      with the batch itself, made of the trajectories
+    PROVIDED    before credit is given; a provider measures the field where some piece reads it (llmrl/providers)
+    CREDITED    after the advantage has run
+    CURRENT     in the training pass: the current policy's, with gradient
+    ALLOCATING  between rounds of sampling, for each prompt of a step
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CRITIC, REFERENCE = "a critic", "a frozen reference model"
+PACKED, PROVIDED, CREDITED, CURRENT, ALLOCATING = "packed", "provided", "credited", "current", "allocating"
+BUDGET = 8
+"""Completions to give out in the example of an allocation."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One row of the table.
+
+    shape: letters as above, "" for a single number. by: who says it, in words. example: its value in the tiny batch
+    of `tiny_data`. sampled: only sampled and scored completions have it. fill: where a trajectory lacks it.
+    of_model: the output of a model's forward pass that it is. compared_with: for a CURRENT field, the PROVIDED ones
+    that the training pass compares the current policy with.
+    """
+
+    name: str
+    shape: str
+    moment: str
+    by: str
+    about: str
+    example: Callable[[Tiny], Any]
+    sampled: bool = False
+    fill: float = 0.0
+    of_model: str | None = None
+    compared_with: tuple[str, ...] = ()
+
+    @property
+    def of_run(self) -> bool:
+        """Whether a run has to have something that it would not have otherwise."""
+        return self.by not in ORDINARY
+
+
+ORDINARY = frozenset(
+    {
+        "the trajectories",
+        "rewards",
+        "rewards and environment",
+        "the sampler",
+        "verifiers",
+        "the step's random numbers",
+        "the stage",
+        "the recipe",
+        "the rounds before",
+        "the advantage",
+        "the log ratio",
+        "the policy at step start",
+        "the policy in training",
+        "the critic in training",
+    }
+)
+"""Who is there in every run that trains on samples."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Two groups of two trajectories, prompts of one token, answers of one to three; a critic's outputs and the
+    number of reward functions are as many as a recipe has."""
+
+    outputs: int = 1
+    rewards: int = 1
+
+    @property
+    def mask(self) -> Tensor:
+        return _tensor([[0, 1, 1, 1], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]).bool()
+
+    @property
+    def last(self) -> Tensor:
+        """The column of each row's last response token."""
+        return self.mask.int().cumsum(dim=1).argmax(dim=1)
+
+    @property
+    def verdicts(self) -> Tensor:
+        return _tensor([1.0, 0.0, 0.0, 1.0])
+
+    @property
+    def logprobs(self) -> Tensor:
+        return self.mask * -0.5
+
+    @property
+    def advantages(self) -> Tensor:
+        return self.mask * (self.verdicts[:, None] - 0.5)
+
+    @property
+    def trained(self) -> Tensor:
+        return self.logprobs.clone().requires_grad_()
+
+    @property
+    def top(self) -> Tensor:
+        return _tensor([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]).log_softmax(0).expand(4, 4, 8)
+
+    def zeros(self, *shape: int) -> Tensor:
+        return self.verdicts.new_zeros(shape)
+
+    def counting(self, *shape: int) -> Tensor:
+        """0, 1, 2 ... as token ids."""
+        return self.zeros(*shape).flatten().add(1).cumsum(0).long().reshape(shape) - 1
+
+
+def _tensor(values: Any) -> Tensor:
+    import torch
+
+    return torch.tensor(values)
+
+
+def _per_prompt(*values: float) -> Callable[[Tiny], Tensor]:
+    return lambda tiny: _tensor(values).double()
+
+
+FIELDS: tuple[Field, ...] = (
+    Field("token_ids", "N T", PACKED, "the trajectories", "prompt and everything that followed", lambda x: x.counting(4, 4)),
+    Field("attention_mask", "N T", PACKED, "the trajectories", "True where there is a token, False where there is padding",
+          lambda x: x.mask | (x.counting(4) == 0)),
+    Field("response_mask", "N T", PACKED, "the trajectories", "True where the trained author sampled", lambda x: x.mask),
+    Field("rewards", "N T", PACKED, "rewards and environment",
+          "turn rewards on the turns' last tokens, the trajectory's reward on its last",
+          lambda x: x.zeros(4, 4).scatter(1, x.last[:, None], x.verdicts[:, None]), sampled=True),
+    Field("group_ids", "N", PACKED, "the trajectories", "equal for trajectories that are compared with each other",
+          lambda x: _tensor([0, 0, 1, 1])),
+    Field("rollout_logprobs", "N T", PACKED, "the sampler", "log-probabilities as the sampler reported them",
+          lambda x: x.logprobs, sampled=True),
+    Field("correct", "N", PACKED, "verifiers", "1 correct, 0 wrong, nan where no verifier spoke", lambda x: x.verdicts,
+          sampled=True, fill=math.nan),
+    Field("policy_version", "N", PACKED, "the sampler", "training steps behind the weights that sampled the oldest turn",
+          lambda x: x.zeros(4).long()),
+    Field("turn_ids", "N T", PACKED, "the trajectories", "which of the author's turns a token belongs to, else -1",
+          lambda x: x.mask.long() - 1, fill=-1),
+    Field("turn_rewards", "N T", PACKED, "an environment or a reward function that rewards single turns",
+          "a turn's own reward on its last token; nan where none was given",
+          lambda x: (x.counting(4) == x.last[:, None]) / 1.0 * x.verdicts[:, None] + _nan_off(x), sampled=True, fill=math.nan),
+    Field("answer_ids", "N", PACKED, "the trajectories", "equal where the last turns' texts are equal",
+          lambda x: _tensor([0, 1, 1, 0])),
+    Field("reward_components", "N K", PACKED, "rewards", "each reward function's value times its weight",
+          lambda x: x.verdicts[:, None].expand(4, x.rewards), sampled=True),
+    Field("grades", "N", PACKED, "a verifier that gives grades", "rank among the verifier's ordered outcomes, or -1",
+          lambda x: x.verdicts.long(), sampled=True, fill=-1),
+    Field("greedy_rewards", "N", PROVIDED, "a greedy completion of each prompt",
+          "reward of the greedy answer to the same prompt, or nan", lambda x: x.verdicts, sampled=True, fill=math.nan),
+    Field("static_values", "N", PROVIDED, "the starting policy's mean reward on each prompt",
+          "mean reward of the stage's first policy on the prompt, or nan", lambda x: x.verdicts / 2, sampled=True, fill=math.nan),
+    Field("uniform_noise", "N T", PROVIDED, "the step's random numbers", "random numbers in [0, 1)",
+          lambda x: x.counting(4, 4) * 0.06),
+    Field("progress", "", PROVIDED, "the stage", "share of the stage's steps done, in [0, 1)", lambda x: _tensor(0.5)),
+    Field("old_logprobs", "N T", PROVIDED, "the policy at step start", "log-probabilities before any update of the step",
+          lambda x: x.logprobs, of_model="logprobs"),
+    Field("old_entropy", "N T", PROVIDED, "the policy at step start", "entropy of the next token in nats",
+          lambda x: -x.logprobs, of_model="entropy"),
+    Field("old_top_ids", "N T K", PROVIDED, "the policy at step start", "its most likely tokens, most likely first",
+          lambda x: x.counting(8).expand(4, 4, 8), of_model="old_top_ids"),
+    Field("old_top_logprobs", "N T K", PROVIDED, "the policy at step start", "the log-probabilities of these",
+          lambda x: x.top, of_model="old_top_logprobs"),
+    Field("old_router_ids", "N T L k", PROVIDED, "the policy at step start", "the experts chosen in each layer",
+          lambda x: x.zeros(4, 4, 1, 1).long(), of_model="old_router_ids"),
+    Field("old_router_logprobs", "N T L k", PROVIDED, "the policy at step start", "the routers' log-probabilities of these",
+          lambda x: x.zeros(4, 4, 1, 1), of_model="old_router_logprobs"),
+    Field("answer_logprobs", "N T", PROVIDED, "the gold answer's log-probability along each completion",
+          "mean over the gold answer's tokens if it were given after token t, or nan", lambda x: x.logprobs - 0.5),
+    Field("ref_logprobs", "N T", PROVIDED, REFERENCE, "log-probabilities of the reference", lambda x: x.logprobs),
+    Field("old_outputs", "N T H", PROVIDED, CRITIC, "the critic's outputs for the prefix before token t",
+          lambda x: x.zeros(4, 4, x.outputs)),
+    Field("values", "N T", PROVIDED, CRITIC, "what the critic's outputs say the prefix is worth", lambda x: x.advantages),
+    Field("value_std", "N T", PROVIDED, CRITIC, "standard deviation of the critic's outputs over heads",
+          lambda x: x.advantages.abs()),
+    Field("influence", "K", PROVIDED, "the rewards' gradients at the LM head",
+          "how far each reward function's policy gradient agrees with those of all", lambda x: x.zeros(x.rewards), sampled=True),
+    Field("advantages", "N T", CREDITED, "the advantage", "credit of each token, zero off the response", lambda x: x.advantages),
+    Field("returns", "N T", CREDITED, "the advantage", "a critic's targets, nan where there is none", lambda x: x.advantages),
+    Field("logprobs", "N T", CURRENT, "the policy in training", "log-probabilities, with gradient", lambda x: x.trained),
+    Field("entropy", "N T", CURRENT, "the policy in training", "entropy of the next token in nats, with gradient",
+          lambda x: -x.trained),
+    Field("log_ratio", "N T", CURRENT, "the log ratio", "how the policy differs from an older one", lambda x: x.trained - x.logprobs),
+    Field("top_logprobs", "N T K", CURRENT, "the policy in training", "log-probabilities of old_top_ids, with gradient",
+          lambda x: x.top.clone().requires_grad_(), of_model="top_logprobs", compared_with=("old_top_ids",)),
+    Field("router_drift", "N T", CURRENT, "a mixture-of-experts model", "how far the routers moved from the old choices",
+          lambda x: x.zeros(4, 4), of_model="router_drift", compared_with=("old_router_ids", "old_router_logprobs")),
+    Field("outputs", "N T H", CURRENT, "the critic in training", "the critic's outputs, with gradient",
+          lambda x: x.zeros(4, 4, x.outputs).requires_grad_()),
+    Field("samples", "P", ALLOCATING, "the rounds before", "completions so far", _per_prompt(4, 4)),
+    Field("successes", "P", ALLOCATING, "the rounds before", "right ones among them", _per_prompt(1, 3)),
+    Field("means", "P", ALLOCATING, "the rounds before", "their mean reward", _per_prompt(0.25, 0.75)),
+    Field("stds", "P", ALLOCATING, "the rounds before", "the standard deviation of their rewards", _per_prompt(0.5, 0.5)),
+    Field("gradient_norms", "P", ALLOCATING, "the gradient norm of each prompt's successes",
+          "mean norm of the LM head's gradient of a success, 0 without one", _per_prompt(1, 2)),
+    Field("budget", "", ALLOCATING, "the recipe", "completions to give out in this round", lambda x: BUDGET),
+)  # fmt: skip
+BY_NAME: dict[str, Field] = {field.name: field for field in FIELDS}
+
+
+def _nan_off(tiny: Tiny) -> Tensor:
+    """nan but on each row's last response token, where it is 0."""
+    return tiny.zeros(4, 4).masked_fill(tiny.counting(4) != tiny.last[:, None], math.nan)
+
+
+def names(*moments: str, shape: str | None = None) -> frozenset[str]:
+    """The names of all fields that are known at one of the moments; shape: of those alone that have it."""
+    found = (field for field in FIELDS if field.moment in moments and shape in (None, field.shape))
+    return frozenset(field.name for field in found)
+
+
+def tiny_data(outputs: int = 1, rewards: int = 1) -> dict[str, Any]:
+    """The example of every field: two groups of two trajectories (see Tiny)."""
+    tiny = Tiny(outputs, rewards)
+    return {field.name: field.example(tiny) for field in FIELDS}

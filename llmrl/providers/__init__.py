@@ -1,0 +1,18 @@
+"""Providers: they fill in the fields of llmrl/fields.py that some piece reads and a batch does not have by itself.
+
+A provider is a piece like any other: its positional parameters are data, its keyword-only ones are settings. It fills
+in the field of its own name, or those of its mark `provides`, and runs where one of them is read. Beside fields, which
+are then provided first, it may read
+
+    batch, groups           the packed trajectories, and the groups that they came from
+    policy, critic          the trained models (see Learner.measure), as they are before the step's first update
+    reference               a frozen model
+    tokenizer               the policy's
+    seed, share_done        the step's seed; the share of the stage's steps that is done
+    wanted                  which of its fields are read
+    reading                 the piece that reads a critic's outputs as values
+
+and gives a tensor, or a mapping of its fields to tensors. One that reads `collector` or `prepared` runs while a round
+is gathered, before there is a batch: it gives the groups with its field in `known`. One of a field for an allocation
+reads `groups` and `policy`.
+"""

@@ -1,0 +1,40 @@
+"""Fields that the policy, the reference and the critic say of a batch before any update."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import Tensor
+
+from llmrl.batch import Batch
+from llmrl.fields import BY_NAME
+from llmrl.marks import provides
+from llmrl.pieces import Piece
+
+
+@provides(
+    "old_logprobs", "old_entropy", "old_top_ids", "old_top_logprobs", "old_router_ids", "old_router_logprobs"
+)
+def old_policy(batch: Batch, policy: Any, wanted: Collection[str]) -> dict[str, Tensor]:
+    """What the policy says before the step's first update, all in one pass: [N, T, ...] each."""
+    outputs = {name: str(BY_NAME[name].of_model) for name in wanted}
+    found = policy.measure(batch, *outputs.values())
+    return {name: found[output] for name, output in outputs.items()}
+
+
+def ref_logprobs(batch: Batch, reference: Any) -> Tensor:
+    """Log-probabilities of the frozen reference: [N, T]."""
+    return reference.measure(batch, "logprobs")["logprobs"]
+
+
+def old_outputs(batch: Batch, critic: Any) -> Tensor:
+    """The critic's outputs before the step's first update: [N, T, H]."""
+    return critic.measure(batch, "value_outputs")["value_outputs"]
+
+
+@provides("values", "value_std")
+def values(old_outputs: Tensor, response_mask: Tensor, reading: Piece) -> dict[str, Tensor]:
+    """What the critic's outputs say a prefix is worth, and their standard deviation over heads: [N, T] each."""
+    read = reading({"outputs": old_outputs}) * response_mask
+    return {"values": read, "value_std": old_outputs.std(dim=-1, correction=0)}

@@ -1,0 +1,60 @@
+"""Fields that say something of each question, learnt by sampling it besides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from pydantic import PositiveInt
+
+from llmrl.marks import prepared_by
+from llmrl.rollout.collect import Collector
+from llmrl.rollout.sampler import SamplingParams
+from llmrl.types import Group, Prompt
+
+
+def greedy_rewards(groups: Sequence[Group], collector: Collector, params: SamplingParams) -> list[Group]:
+    """The groups with the reward of a greedy answer to the same question, nan where it failed; it is never trained on.
+
+    Source: ReMax, arXiv 2310.10505.
+    """
+    questions = {group.place: group.prompt for group in groups}
+    plain = replace(params, temperature=0.0, top_p=1.0, top_k=None)
+    sampled = collector.sample(list(questions.values()), group_size=1, params=plain)
+    greedy = {(list(questions)[one.place], one.author): one.trajectories[0] for one in sampled}
+    found = []
+    for group in groups:
+        best = greedy.get((group.place, group.author))
+        reward = best.reward if best and not best.failure else math.nan
+        known = group.known | {"greedy_rewards": reward}
+        found.append(replace(group, known=known, besides=[*group.besides, *([best] if best else [])]))
+    return found
+
+
+def _mean_rewards(
+    prompts: Sequence[Prompt], sample: Callable[..., list[Group]], *, samples: PositiveInt = 8
+) -> tuple[dict[str, float], list[Group]]:
+    """The mean reward of the policy on each prompt, by its id, over those of `samples` completions that were scored."""
+    groups = sample(prompts, group_size=samples)
+    means = {}
+    for group in groups:
+        rewards = [t.reward for t in group.trajectories if not t.failure]
+        if rewards:
+            means[group.prompt.id] = sum(rewards) / len(rewards)
+    return means, groups
+
+
+@prepared_by(_mean_rewards)
+def static_values(groups: Sequence[Group], prepared: Mapping[str, float], *, samples: PositiveInt = 8) -> list[Group]:
+    """The groups with their prompt's static value: the mean reward of the stage's first policy, or nan.
+
+    prepared: the values, measured once before the first step on the prompts that the stage will ask, with `samples`
+    completions of each. Source: PVPO, arXiv 2508.21104.
+    """
+    return [
+        replace(group, known=group.known | {"static_values": prepared.get(group.prompt.id, math.nan)})
+        for group in groups
+    ]
+
+

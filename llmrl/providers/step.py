@@ -1,0 +1,16 @@
+"""Fields that depend on the step alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def uniform_noise(token_ids: Tensor, seed: int) -> Tensor:
+    """Random numbers in [0, 1) that depend on the step alone, not on ranks or micro-batches: [N, T]."""
+    return torch.rand(token_ids.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def progress(share_done: float) -> Tensor:
+    """The share of the stage's steps that is done: a single number."""
+    return torch.tensor(share_done)

@@ -1,0 +1,157 @@
+"""Layers of a recipe: reading YAML files with their includes, merging, overriding, interpolating.
+
+One rule merges layers: mappings merge, anything else replaces, null removes; a key that holds one piece
+(`policy_loss: {ppo_clip: {...}}`) merges only when both layers name the same piece.
+"${rollout.max_completion_tokens}" as a whole value stands for the value of that key.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from llmrl.axes import ONE_PIECE
+from llmrl.errors import RecipeError, nearest
+from llmrl.recipe import Recipe
+from llmrl.recipe_faults import keys_at, short
+
+Layer = dict[str, Any]
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key written twice, and reads 1e-5 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value if not key.tag.endswith(":merge")]
+        twice = {str(key) for key in keys if keys.count(key) > 1}
+        if twice:
+            raise RecipeError(f"line {node.start_mark.line + 1}: key written twice: {', '.join(sorted(twice))}")
+        return super().construct_mapping(node, deep=deep)
+
+
+UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def read_layers(path: Path, including: tuple[Path, ...] = ()) -> list[Layer]:
+    """The included files' contents and the file's own, later ones over earlier ones."""
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path(".")
+        guess = nearest(path.name, [f.name for f in folder.glob("*.yaml")])
+        raise RecipeError(f"{path}: no such recipe file" + (f"; did you mean '{folder / guess}'?" if guess else ""))
+    if path.resolve() in including:
+        raise RecipeError(f"{path}: includes itself")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text: {error}") from None
+    layer = parse_yaml(text, str(path))
+    includes = layer.pop("include", None) or []
+    includes = [includes] if isinstance(includes, str) else includes
+    if not isinstance(includes, list) or not all(isinstance(name, str) for name in includes):
+        raise RecipeError(f"{path}: include: {short(includes)} is not valid: expected a file name or a list of them")
+    below = [part for name in includes for part in read_layers(path.parent / name, (*including, path.resolve()))]
+    return [*below, layer]
+
+
+def parse_yaml(text: str, name: str) -> Layer:
+    try:
+        layer = yaml.load(text, UniqueKeys)
+    except RecipeError as error:
+        raise RecipeError(*(f"{name}: {fault}" for fault in error.faults)) from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(layer, dict):
+        raise RecipeError(f"{name}: expected a mapping of keys to values, got {type(layer).__name__}")
+    return layer
+
+
+def merge(lower: Layer, upper: Layer) -> Layer:
+    """`upper` laid over `lower`."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        if value is None:
+            merged[key] = None
+        elif key in ONE_PIECE:
+            merged[key] = _merge_piece(below, value)
+        elif isinstance(below, dict) and isinstance(value, dict):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merge_piece(below: Any, value: Any) -> Any:
+    if isinstance(below, dict) and isinstance(value, dict) and below.keys() == value.keys():
+        return merge(below, value)
+    return value
+
+
+def sets(fragment: Any, path: list[str]) -> bool:
+    """Whether `fragment` holds the key at `path`, or a value that replaces whatever is there."""
+    for key in path:
+        if not isinstance(fragment, dict):
+            return fragment is not None
+        if key not in fragment:
+            return False
+        fragment = fragment[key]
+    return True
+
+
+def nested(path: list[str], value: Any) -> Layer:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+def _has(layer: Any, path: list[str]) -> bool:
+    for key in path:
+        if not isinstance(layer, dict) or key not in layer:
+            return False
+        layer = layer[key]
+    return True
+
+
+def without_nulls(layer: Any) -> Any:
+    if not isinstance(layer, dict):
+        return layer
+    return {key: without_nulls(value) for key, value in layer.items() if value is not None}
+
+
+def interpolated(value: Any, root: Layer) -> Any:
+    """Replace "${rollout.max_completion_tokens}" by the value of that key, recipe or schema default."""
+    if isinstance(value, dict):
+        return {key: interpolated(inner, root) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [interpolated(inner, root) for inner in value]
+    found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+    if not found:
+        return value
+    path = found[1].split(".")
+    here: Any = root
+    if not _has(root, path):
+        here = _default(path)
+    else:
+        for key in path:
+            here = here[key]
+    if here is None:
+        guess = nearest(path[-1], keys_at(path[:-1]))
+        hint = f"; did you mean '{'.'.join([*path[:-1], guess])}'?" if guess else ""
+        raise RecipeError(f"{value}: the recipe has no key '{found[1]}'{hint}")
+    return here
+
+
+def _default(path: list[str]) -> Any:
+    schema: Any = Recipe
+    for key in path[:-1]:
+        schema = schema.model_fields[key].annotation if key in schema.model_fields else None
+        if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
+            return None
+    field = schema.model_fields.get(path[-1])
+    return field.get_default(call_default_factory=True) if field and not field.is_required() else None

@@ -1,0 +1,188 @@
+"""From a recipe's names to pieces: every axis resolved, every piece tried, every combination checked.
+
+All of this happens before anything loads; one RecipeError has every fault.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmrl.algorithm import Algorithm, Weighted
+from llmrl.axes import AXES, BY_KEY, CHAIN, ONE, Axis
+from llmrl.combinations import refused
+from llmrl.errors import RecipeError, gathered
+from llmrl.fields import BY_NAME, PROVIDED, names
+from llmrl.pieces import Piece, bind, resolve
+from llmrl.probe import probe, probe_allocation, probe_controller, unread
+from llmrl.recipe import Recipe
+from llmrl.rewards.base import Reward
+from llmrl.rewards.catalogue import CATALOGUE as REWARDS
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """One role's pieces: its algorithm, and what gathers the trajectories that the algorithm learns from.
+
+    providers: every provider by the field that it provides.
+    """
+
+    algorithm: Algorithm
+    source: Piece
+    env: Piece
+    keep: Piece
+    allocate: Piece | None
+    providers: Mapping[str, Piece]
+
+    @property
+    def samples(self) -> bool:
+        """Whether the source samples trajectories."""
+        return self.algorithm.samples
+
+    @property
+    def gathering(self) -> frozenset[str]:
+        """The fields that are read before there is a batch: by `keep` and by `allocate`."""
+        return frozenset(self.keep.data) | frozenset(self.allocate.data if self.allocate else ())
+
+
+def resolve_pieces(recipe: Recipe) -> Pieces:
+    """The pieces of one role. Raises RecipeError with every fault: names, settings, combinations that cannot work,
+    data that nobody provides, results of a wrong kind."""
+    faults: list[str] = []
+    found: dict[str, Any] = {}
+    for axis in AXES:
+        with gathered(faults):
+            found[axis.key] = _of_axis(axis, getattr(recipe, axis.key))
+    if faults:
+        raise RecipeError(*faults)
+    providers = _providers(found.pop("providers"))
+    faults = [fault for key in ("learn_from", "env", "keep") for fault in _unread_outside(key, found[key])]
+    outside = {"source": found.pop("learn_from"), **{key: found.pop(key) for key in ("env", "keep", "allocate")}}
+    if outside["allocate"]:
+        faults += probe_allocation(outside["allocate"])
+    algorithm = Algorithm(**found, samples="collector" in outside["source"].data)
+    own = providers.keys() - BY_NAME.keys()
+    faults += probe(algorithm.placed(), outputs=recipe.critic.outputs, rewards=len(recipe.rewards), provided=own)
+    faults += [fault for piece in algorithm.running_controllers.values() for fault in probe_controller(piece)]
+    faults += [fault for piece in {id(p): p for p in providers.values()}.values() for fault in _unread_provider(piece)]
+    faults = faults or [*refused(recipe, algorithm), *_source_faults(recipe, outside["source"])]
+    if faults:
+        raise RecipeError(*faults)
+    return Pieces(algorithm, providers=providers, **outside)
+
+
+def _of_axis(axis: Axis, spec: Any) -> Any:
+    """What a recipe names on one axis: a piece or none, a chain of pieces, weighted ones, or all controllers."""
+    if axis.kind == ONE:
+        return None if spec is None else resolve(spec, axis.pieces, key=axis.key, what=axis.what)
+    if axis.kind == CHAIN:
+        chain = _chain(axis, spec)
+        if axis.key == "controllers":  # a piece that reads its output brings one; the recipe only has its settings
+            named = {piece.name: piece for piece in chain}
+            return {name: named.get(name) or bind(name, f, {}, key=axis.key) for name, f in axis.pieces.items()}
+        return chain
+    return _weighted(axis, spec)
+
+
+def _chain(axis: Axis, specs: Mapping[str, Any]) -> tuple[Piece, ...]:
+    found: list[Piece] = []
+    faults: list[str] = []
+    for name, settings in specs.items():
+        with gathered(faults):
+            found.append(resolve({name: settings}, axis.pieces, key=axis.key, what=axis.what))
+    if faults:
+        raise RecipeError(*faults)
+    return tuple(found)
+
+
+def _weighted(axis: Axis, specs: Mapping[str, Mapping[str, Any] | None]) -> tuple[Weighted, ...]:
+    """`{kl_k3: {weight: 0.001}}` as weighted pieces."""
+    found: list[Weighted] = []
+    faults: list[str] = []
+    for name, settings in specs.items():
+        settings = dict(settings or {})
+        weight, tokens = settings.pop("weight", None), settings.pop("tokens", None)
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not math.isfinite(weight):
+            faults.append(f"{axis.key}.{name}.weight: expected a number, got {weight!r}")
+            weight = 0.0
+        if tokens is not None and axis.key != "regularizers":
+            faults.append(f"{axis.key}.{name}.tokens: only a regularizer can be limited to some tokens")
+            continue
+        with gathered(faults):
+            piece = resolve({name: settings}, axis.pieces, key=axis.key, what=axis.what)
+            if tokens is not None:
+                weights = BY_KEY["token_weights"]
+                tokens = resolve(tokens, weights.pieces, key=f"{axis.key}.{name}.tokens", what=weights.what)
+            found.append(Weighted(piece, float(weight), tokens))
+    if faults:
+        raise RecipeError(*faults)
+    return tuple(found)
+
+
+def _providers(chain: tuple[Piece, ...]) -> dict[str, Piece]:
+    """Every provider by its field: the built-in ones, with the recipe's settings and its own ones over them."""
+    axis = BY_KEY["providers"]
+    named = {piece.name for piece in chain}
+    built_in = [bind(name, f, {}, key=axis.key) for name, f in axis.pieces.items() if name not in named]
+    return {field: piece for piece in (*built_in, *chain) for field in fields_of(piece)}
+
+
+def fields_of(provider: Piece) -> tuple[str, ...]:
+    """The fields that a provider provides."""
+    return provider.mark("provides") or (provider.function.__name__,)
+
+
+PROVIDER_DATA = frozenset(
+    {"batch", "groups", "policy", "reference", "critic", "tokenizer", "seed", "share_done", "wanted", "reading"}
+    | {"collector", "params", "prepared"}
+)
+"""What a provider may read besides fields: see llmrl/providers."""
+
+
+def _unread_provider(piece: Piece) -> list[str]:
+    known = PROVIDER_DATA | names("packed", PROVIDED)
+    return [
+        f"providers.{piece.name}: no data named '{name}', for its positional parameter; valid: "
+        f"{', '.join(sorted(PROVIDER_DATA))}, and the fields of a batch"
+        for name in piece.data
+        if name not in known
+    ]
+
+
+def _unread_outside(key: str, piece: Piece) -> list[str]:
+    provided = names(PROVIDED) if key == "keep" else ()
+    return [] if set(piece.data) <= BY_KEY[key].reads | set(provided) else unread(key, piece, provided)
+
+
+def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
+    """What the source asks of the recipe besides."""
+    faults = []
+    if "demonstrations" in source.data and recipe.data.train.completion is None:
+        faults.append(f"learn_from: {source.name} needs data.train.completion (the text to imitate)")
+    if "collector" in source.data and not recipe.rewards and recipe.trained:
+        faults.append(f"learn_from: {source.name} needs at least one reward under rewards, such as math_verifier: {{}}")
+    return faults
+
+
+def check_grades(recipe: Recipe, algorithm: Algorithm) -> None:
+    """Raises RecipeError if a piece reads grades that the rewards do not give, or not one for each output."""
+    if not (algorithm.predicts_grades or "grades" in algorithm.needs):
+        return
+    rewards = [Reward.from_spec(name, settings or {}) for name, settings in recipe.rewards.items()]
+    giving = {reward.name: reward.grades for reward in rewards if reward.grades}
+    if not giving:
+        known = ", ".join(name for name, function in REWARDS.items() if hasattr(function, "grades"))
+        raise RecipeError(
+            f"rewards: a piece reads grades, but none of {', '.join(recipe.rewards)} gives any; use a verifier "
+            f"that does{f' ({known})' if known else ''}, or mark your own with llmrl.marks.gives_grades"
+        )
+    outputs = recipe.critic.outputs
+    faults = [
+        f"critic.outputs: {outputs}, but rewards.{name} gives {grades} grades; give one output for each"
+        for name, grades in giving.items()
+        if algorithm.predicts_grades and grades != outputs
+    ]
+    if faults:
+        raise RecipeError(*faults)

@@ -1,0 +1,38 @@
+"""The samplers that a recipe can name under `rollout.engine`; each is imported when it is made.
+
+A sampler is made by a function of, by name: folder, tokenizer, dtype, device, max_model_len, max_concurrent, options.
+A user's is `module:function`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmrl.rollout.sampler import Sampler
+
+
+def vllm(
+    folder: Path, tokenizer: Any, dtype: Any, max_model_len: int, max_concurrent: int, options: dict[str, Any]
+) -> Sampler:
+    """vLLM in this process."""
+    from llmrl.rollout.vllm_sampler import VllmSampler
+
+    return VllmSampler(
+        folder, tokenizer, dtype=dtype, max_model_len=max_model_len, max_concurrent=max_concurrent, options=options
+    )
+
+
+def transformers(folder: Path, tokenizer: Any, dtype: Any, device: torch.device) -> Sampler:
+    """transformers' own generation, for very small models and machines without vLLM."""
+    from llmrl.models.loading import load_language_model
+    from llmrl.rollout.transformers_sampler import TransformersSampler
+
+    model: Any = load_language_model(folder, dtype)
+    return TransformersSampler(model.to(device), tokenizer)
+
+
+CATALOGUE: dict[str, Callable[..., Sampler]] = {"transformers": transformers, "vllm": vllm}

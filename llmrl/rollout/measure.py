@@ -1,0 +1,62 @@
+"""Metrics of what was sampled: rewards, verdicts, lengths, failures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from llmrl.types import CUT_SHORT, Group
+
+
+def metrics_of(
+    sampled: Sequence[Group], kept: Sequence[Group], authors: Sequence[str], seconds: float
+) -> dict[str, float]:
+    """Counts and means over all that each author wrote; those of the authors after the first begin with `author/`."""
+    found: dict[str, float] = {}
+    for author in authors:
+        own = [[group for group in groups if group.author == author] for groups in (sampled, kept)]
+        if any(not t.failure for group in own[0] for t in group.trajectories):
+            prefix = "" if author == authors[0] else f"{author}/"
+            found |= {prefix + name: value for name, value in _of_author(*own, seconds).items()}
+    return found
+
+
+def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[str, float]:
+    failures = [t.failure for group in sampled for t in group.trajectories if t.failure]
+    scored = [t for group in sampled for t in group.trajectories if not t.failure]
+    verdicts = [float(t.correct) for t in scored if t.correct is not None]
+    lengths = [t.completion_tokens for t in scored]
+    rewards = [t.reward for t in scored]
+    contrast = [len({t.verdict_or_reward for t in group.trajectories if not t.failure}) > 1 for group in sampled]
+    metrics = {
+        "reward": _mean(rewards),
+        "reward_std": _mean([(r - _mean(rewards)) ** 2 for r in rewards]) ** 0.5,
+        "completion_tokens": _mean(lengths),
+        "completion_tokens_max": float(max(lengths, default=0)),
+        "truncated": _mean([float(t.stop_reason in CUT_SHORT) for t in scored]),
+        "groups_mixed": _mean([float(mixed) for mixed in contrast]),
+        "groups_sampled": float(len(sampled)),
+        "groups_kept": float(len(kept)),
+        "failures": float(len(failures)),
+        "rollout_seconds": seconds,
+        "rollout_tokens_per_second": sum(lengths) / max(seconds, 1e-9),
+    }
+    if verdicts:
+        metrics["accuracy"] = _mean(verdicts)
+    turn_rewards = [turn.reward for t in scored for turn in t.turns if turn.reward is not None]
+    if turn_rewards:
+        metrics["turn_reward"] = _mean(turn_rewards)
+        metrics["rewarded_turns"] = len(turn_rewards) / len(scored)
+    for name in sorted({name for t in scored for name in t.scores}):
+        scores = [t.scores[name] for t in scored if name in t.scores]
+        metrics[f"reward/{name}"] = _mean([score.value for score in scores])
+        outcomes = Counter(score.outcome for score in scores if score.outcome is not None)
+        for outcome, count in outcomes.items():
+            metrics[f"outcome/{name}/{outcome}"] = count / outcomes.total()
+    for (source, kind), count in Counter((f.source, f.kind) for f in failures).items():
+        metrics[f"failures/{source}/{kind}"] = float(count)
+    return metrics
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)  # a step that scored nothing has stopped before

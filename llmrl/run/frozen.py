@@ -1,0 +1,33 @@
+"""A role that samples and is never trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from llmrl.models.loading import export, load_language_model
+from llmrl.models.policy import merged_weights
+from llmrl.run.models import Origin
+
+
+@dataclass(frozen=True)
+class FrozenRole:
+    """Weights that stay as they are on disk; they are read when a sampler or an export asks for them."""
+
+    origin: Origin
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights by Hugging Face name."""
+        return merged_weights(self._model())
+
+    def export(self, folder: Path, *, writes: bool) -> None:
+        """The model as a Hugging Face folder, like those of trained roles."""
+        if writes:
+            export(self._model(), self.origin.tokenizer, folder)
+
+    def _model(self) -> Any:
+        return load_language_model(self.origin.folder)

@@ -1,0 +1,169 @@
+"""The models of a stage: their folders, and what trains them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+
+from llmrl.algorithm import Algorithm
+from llmrl.engines.catalogue import make_engine
+from llmrl.engines.ranks import Ranks
+from llmrl.errors import RecipeError
+from llmrl.fields import BY_NAME, CURRENT, REFERENCE, names
+from llmrl.models.critic import Critic, ValueHead
+from llmrl.models.loading import add_adapter, load_language_model, load_tokenizer, materialize, stop_token_ids
+from llmrl.models.policy import Policy
+from llmrl.recipe import Recipe
+from llmrl.resolve import Pieces, check_grades
+from llmrl.train.learner import Learner
+from llmrl.train.roles import Role, ValueFunction
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model's starting point on disk: its folder, its tokenizer, the tokens that end a completion."""
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    stop_token_ids: tuple[int, ...]
+
+
+def prepare_origins(recipe: Recipe, run_dir: Path, ranks: Ranks) -> dict[str, Origin]:
+    """Every role's starting point; a model that has to be made is made by rank 0."""
+    origins: dict[str, Origin] = {}
+    for name, view in recipe.by_role.items():
+        if view.model.role is None:
+            target = run_dir / "origin" / name if recipe.roles else run_dir / "origin"
+            origins[name] = _prepare_origin(view, target, ranks)
+    return {name: origins[view.model.role or name] for name, view in recipe.by_role.items()}
+
+
+def _prepare_origin(recipe: Recipe, target: Path, ranks: Ranks) -> Origin:
+    if ranks.is_first:
+        materialize(recipe.model, target, recipe.seed)
+    ranks.barrier("preparing the model folder")
+    folder = materialize(recipe.model, target, recipe.seed)
+    tokenizer = load_tokenizer(folder, recipe.model.chat_template)
+    return Origin(folder, tokenizer, stop_token_ids(tokenizer, *_generation_configs(folder)))
+
+
+def make_roles(
+    recipe: Recipe, pieces: Mapping[str, Pieces], origins: Mapping[str, Origin], ranks: Ranks, device: torch.device
+) -> dict[str, Role]:
+    """Every role that is trained, in the recipe's order.
+
+    Raises RecipeError if a model or the rewards lack what an algorithm asks of them.
+    """
+    roles: dict[str, Role] = {}
+    views = recipe.by_role
+    for name in sorted(views, key=lambda name: views[name].model.role is not None):  # owners before who shares
+        if views[name].trained:
+            owner = roles.get(views[name].model.role or "")
+            roles[name] = make_role(views[name], name, pieces[name], origins[name], ranks, device, owner)
+    return {name: roles[name] for name in views if name in roles}
+
+
+def make_role(
+    recipe: Recipe,
+    name: str,
+    pieces: Pieces,
+    origin: Origin,
+    ranks: Ranks,
+    device: torch.device,
+    owner: Role | None = None,
+) -> Role:
+    """A trained model, and a frozen reference and a critic where its algorithm reads them.
+
+    owner: the role whose weights this one shares, or whose base it adapts.
+    """
+    algorithm = pieces.algorithm
+    check_grades(recipe, algorithm)
+    torch.manual_seed(recipe.seed)
+    shared = algorithm.has_critic and recipe.critic.backbone == "shared"
+    learner = _learner(recipe, name, algorithm, origin, ranks, device, owner, shared_critic=shared)
+    reference = None
+    if any(field in algorithm.needs for field in _OF_REFERENCE) and recipe.model.lora is None:
+        frozen = load_language_model(origin.folder, recipe.training.dtype)
+        reference = _policy(frozen, recipe).to(device).eval().requires_grad_(False)
+    critic = None
+    if algorithm.has_critic:
+        own = None if shared else _critic_learner(recipe, name, origin, ranks, device)
+        critic = ValueFunction(recipe.critic, own)
+    owns = owner is None or learner is not owner.learner
+    return Role(name, pieces, learner, reference, critic, owns)
+
+
+_OF_REFERENCE = frozenset(field.name for field in BY_NAME.values() if field.by == REFERENCE)
+
+
+def _learner(
+    recipe: Recipe,
+    name: str,
+    algorithm: Algorithm,
+    origin: Origin,
+    ranks: Ranks,
+    device: torch.device,
+    owner: Role | None,
+    *,
+    shared_critic: bool,
+) -> Learner:
+    asked = names("provided", CURRENT) & algorithm.needs
+    wanted = frozenset(str(BY_NAME[field].of_model) for field in asked if BY_NAME[field].of_model == field)
+    if owner is not None and recipe.model.lora is None:
+        if shared_critic:
+            raise RecipeError(f"roles.{name}.critic.backbone: shared, but {owner.name} owns the model; use own")
+        owner.learner.engine.model.check(wanted)
+        return owner.learner
+    adapter = None
+    if owner is not None and recipe.model.lora is not None:
+        lm, adapter = add_adapter(owner.learner.engine.model.lm, recipe.model.lora, name, owner.name), name
+    else:
+        lm = _trainable(origin.folder, recipe)
+    policy = _policy(lm, recipe, _value_head(lm, recipe) if shared_critic else None, adapter=adapter).train()
+    policy.check(wanted)
+    engine = make_engine(recipe.training.strategy, policy, recipe.training, device)
+    return Learner(name, engine, recipe.training, ranks, loss_metric="loss")
+
+
+def _critic_learner(recipe: Recipe, name: str, origin: Origin, ranks: Ranks, device: torch.device) -> Learner:
+    """A critic with a backbone of its own: from the critic's model, or from the policy's start."""
+    folder = Path(recipe.critic.model).expanduser() if recipe.critic.model else origin.folder
+    lm = _trainable(folder, recipe)
+    critic = Critic(lm, _value_head(lm, recipe), padding_free=recipe.training.padding_free)
+    rate = recipe.critic.learning_rate or recipe.training.learning_rate
+    training = recipe.training.model_copy(update={"learning_rate": rate})
+    return Learner(f"{name}-critic", make_engine(training.strategy, critic.train(), training, device), training, ranks)
+
+
+def _trainable(folder: Path, recipe: Recipe) -> Any:
+    checkpointing = recipe.training.gradient_checkpointing
+    return load_language_model(folder, "fp32", recipe.model.lora, gradient_checkpointing=checkpointing)
+
+
+def _value_head(lm: Any, recipe: Recipe) -> ValueHead:
+    size = lm.config.get_text_config().hidden_size
+    return ValueHead(size, recipe.critic.outputs, seed=recipe.seed)
+
+
+def _policy(lm: Any, recipe: Recipe, value_head: ValueHead | None = None, *, adapter: str | None = None) -> Policy:
+    return Policy(
+        lm,
+        temperature=recipe.rollout.temperature,
+        padding_free=recipe.training.padding_free,
+        value_head=value_head,
+        detach_values=recipe.critic.detach,
+        adapter=adapter,
+    )
+
+
+def _generation_configs(folder: Path) -> list[Any]:
+    configs: list[Any] = [AutoConfig.from_pretrained(str(folder))]
+    with contextlib.suppress(OSError):  # a model folder may lack generation_config.json
+        configs.append(GenerationConfig.from_pretrained(str(folder)))
+    return configs

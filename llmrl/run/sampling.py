@@ -1,0 +1,198 @@
+"""What samples and scores in a stage: samplers kept from stage to stage, the collector, the source of its groups."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from llmrl.data.prompts import LoadedPrompts, load_prompts
+from llmrl.data.stream import PromptStream
+from llmrl.engines.ranks import Ranks
+from llmrl.envs.base import AuthorText, Encode
+from llmrl.pieces import Piece, resolve
+from llmrl.recipe import Recipe
+from llmrl.resolve import Pieces
+from llmrl.rewards.base import Rewards
+from llmrl.rewards.workers import Workers
+from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
+from llmrl.rollout.collect import Author, Collector, SampleGroups
+from llmrl.rollout.group_sampling import Allocated, Evenly, Provided
+from llmrl.rollout.sampler import Sampler, SamplingParams
+from llmrl.run.models import Origin
+from llmrl.train.provide import for_allocation, while_gathering
+from llmrl.train.roles import Role
+from llmrl.train.sources import Source, sampling_params
+from llmrl.types import ACTOR
+
+
+class Samplers:
+    """The samplers of a process, one for each model that is sampled, kept from stage to stage while the model's shape
+    and the settings stay the same.
+
+    max_concurrent: the most completions that any stage asks for at once.
+    """
+
+    def __init__(self, *, max_concurrent: int) -> None:
+        self._max_concurrent = max_concurrent
+        self._open: dict[str, tuple[str, Sampler]] = {}
+
+    def get(self, recipe: Recipe, origin: Origin, device: torch.device, model: str = ACTOR) -> Sampler:
+        """The sampler of the model that `model` names."""
+        rollout = recipe.rollout
+        length = rollout.max_prompt_tokens + rollout.max_completion_tokens
+        shape = AutoConfig.from_pretrained(str(origin.folder)).to_diff_dict()
+        shape.pop("_name_or_path", None)
+        key = json.dumps([rollout.engine, recipe.training.dtype, length, rollout.engine_options, shape], default=str)
+        if self._open.get(model, ("",))[0] != key:
+            self._close(model)
+            self._open[model] = key, self._make(recipe, origin, device, length)
+        return self._open[model][1]
+
+    def close(self, *, but: Sequence[str] = ()) -> None:
+        """Close all samplers but those of the models named."""
+        for model in [model for model in self._open if model not in but]:
+            self._close(model)
+
+    def _make(self, recipe: Recipe, origin: Origin, device: torch.device, length: int) -> Sampler:
+        make = resolve(recipe.rollout.engine, SAMPLERS, key="rollout.engine", what="sampler")
+        return make(
+            {
+                "folder": origin.folder,
+                "tokenizer": origin.tokenizer,
+                "dtype": recipe.training.dtype,
+                "device": device,
+                "max_model_len": length,
+                "max_concurrent": self._max_concurrent,
+                "options": recipe.rollout.engine_options,
+            }
+        )
+
+    def _close(self, model: str) -> None:
+        if model in self._open:
+            self._open.pop(model)[1].close()
+
+
+def make_collector(
+    recipe: Recipe,
+    env: Piece,
+    origins: Mapping[str, Origin],
+    samplers: Mapping[str, Sampler],
+    workers: Workers,
+    ranks: Ranks,
+) -> Collector:
+    """What samples and scores this stage's prompts."""
+    authors = {
+        name: Author(
+            samplers[name],
+            Rewards.from_specs(view.rewards, workers=workers) if view.rewards else None,
+            author_text(origins[name].tokenizer),
+        )
+        for name, view in recipe.by_role.items()
+    }
+    return Collector(
+        authors,
+        make_env=env,
+        deadline_seconds=recipe.rollout.deadline_seconds,
+        rank=ranks.rank,
+        ranks=ranks.size,
+        gather=ranks.gather,
+    )
+
+
+def make_source(
+    recipe: Recipe,
+    pieces: Mapping[str, Pieces],
+    prompts: LoadedPrompts,
+    origins: Mapping[str, Origin],
+    collector: Collector | None,
+    roles: Mapping[str, Role],
+    prepared: Mapping[str, Mapping[str, float]],
+) -> tuple[Source, PromptStream]:
+    """What the recipe's `learn_from` names, with what it asks for; and the stream of training prompts."""
+    first = next(iter(recipe.by_role))
+    source = pieces[first].source
+    stream = PromptStream(prompts.train, recipe.seed, recipe.data.train.shuffle)
+    available = {
+        "stream": stream,
+        "collector": collector,
+        "sample_groups": collector and sample_groups(recipe, pieces, collector, roles, prepared),
+        "keep": {name: pieces[name].keep for name in roles},
+        "rollout": recipe.rollout,
+        "params": params_of(recipe, origins),
+        "demonstrations": prompts.demonstrations,
+        "author": first,
+    }
+    return source(available), stream
+
+
+def sample_groups(
+    recipe: Recipe,
+    pieces: Mapping[str, Pieces],
+    collector: Collector,
+    roles: Mapping[str, Role],
+    prepared: Mapping[str, Mapping[str, float]],
+) -> SampleGroups:
+    """How a round's prompts are sampled: evenly or by an allocation, with what providers say of each question."""
+    rollout, first = recipe.rollout, next(iter(pieces))
+    found: SampleGroups = Evenly(collector, rollout.group_size)
+    if pieces[first].allocate and first in roles:
+        given = rollout.first_samples or max(1, rollout.group_size // 2)
+        providers = for_allocation(pieces[first], roles[first].models)
+        allocate = pieces[first].allocate
+        assert allocate is not None
+        found = Allocated(collector, allocate, rollout.group_size, given, rollout.allocation_rounds, providers)
+    gathering = {piece.name: piece for name in roles for piece in while_gathering(pieces[name])}
+    return Provided(found, collector, list(gathering.values()), prepared) if gathering else found
+
+
+def params_of(recipe: Recipe, origins: Mapping[str, Origin]) -> Callable[[int], SamplingParams]:
+    """seed -> how every role's completions are sampled."""
+    first, *rest = recipe.by_role
+    views = recipe.by_role
+
+    def params(seed: int) -> SamplingParams:
+        others = {name: sampling_params(views[name].rollout, origins[name].stop_token_ids, seed) for name in rest}
+        return sampling_params(views[first].rollout, origins[first].stop_token_ids, seed, others)
+
+    return params
+
+
+def load_stage_prompts(recipe: Recipe, origin: Origin) -> LoadedPrompts:
+    """Training and held-out prompts, rendered with the first role's tokenizer."""
+    return load_prompts(
+        origin.tokenizer,
+        recipe.data,
+        recipe.rollout.max_prompt_tokens,
+        max_completion_tokens=recipe.rollout.max_completion_tokens,
+        stop_token_ids=origin.stop_token_ids,
+    )
+
+
+def author_text(tokenizer: Any) -> AuthorText:
+    """How environments read and write one author's tokens."""
+
+    def chat(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        return list(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False))
+
+    return AuthorText(encoder(tokenizer), lambda ids: tokenizer.decode(ids, skip_special_tokens=True), chat)
+
+
+def encoder(tokenizer: Any) -> Encode:
+    """What environments encode their words with."""
+    own = copy.deepcopy(tokenizer)  # split_special_tokens becomes its state, and samplers use theirs in other threads
+
+    def encode(text: str, *, special: bool = False) -> list[int]:
+        return own.encode(text, add_special_tokens=False, split_special_tokens=not special)
+
+    return encode
+
+
+def reward_workers(ranks: int) -> Workers:
+    """One rank's share of as many as cores, at most 8 in all: grading is short, and sampling needs the rest."""
+    return Workers(max(1, min(os.cpu_count() or 1, 8) // ranks))

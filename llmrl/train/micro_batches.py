@@ -1,0 +1,111 @@
+"""Cutting a batch into micro-batches, each rank its share, and putting what models say of them together again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmrl.batch import Batch
+from llmrl.data.packing import schedule
+from llmrl.engines.ranks import Ranks
+from llmrl.types import Credit
+
+Outputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of a batch that go through a model at once.
+
+    counts: False where this rank has no rows left while others do: then `rows` is one row that stands in, as sharded
+    engines meet in every pass, and its results are thrown away.
+    """
+
+    rows: Tensor
+    counts: bool
+    last: bool
+
+
+def micro_batches(batch: Batch, ranks: Ranks, *, max_tokens: int) -> list[MicroBatch]:
+    """This rank's micro-batches; every rank has equally many."""
+    cuts = schedule(batch.lengths, ranks=ranks.size, max_tokens=max_tokens)[ranks.rank]
+    stand_in = torch.tensor([0])
+    return [
+        MicroBatch(rows if len(rows) else stand_in, len(rows) > 0, index == len(cuts) - 1)
+        for index, rows in enumerate(cuts)
+    ]
+
+
+def join(ranks: Ranks, parts: Sequence[tuple[Tensor, Outputs]], rows: int, width: int) -> Outputs:
+    """Micro-batches' outputs put together over all ranks: [rows, width, ...], or [rows] without a token dimension."""
+    whole: Outputs = {}
+    for of_rank in ranks.gather(list(parts), "collecting what the model says"):
+        for index, found in of_rank:
+            for name, value in found.items():
+                if name not in whole:
+                    shape = (rows, width, *value.shape[2:]) if value.dim() > 1 else (rows,)
+                    whole[name] = torch.zeros(shape, dtype=value.dtype)
+                if value.dim() > 1:
+                    whole[name][index, : value.shape[1]] = value
+                else:
+                    whole[name][index] = value
+    return whole
+
+
+@dataclass(frozen=True)
+class CreditedBatch:
+    """A batch with all that is worked out before it is cut: credit, and the token weights that stay fixed.
+
+    fixed: [N, T] each, by piece.
+    """
+
+    batch: Batch
+    credit: Credit
+    fixed: Outputs
+
+    def rows(self, index: Tensor) -> CreditedBatch:
+        """The trajectories at `index`, trimmed to the longest of them."""
+        batch = self.batch.rows(index)
+        return self._map(batch, lambda tensor: tensor[index, : batch.token_ids.shape[1]])
+
+    def to(self, device: torch.device) -> CreditedBatch:
+        """The same on a device."""
+        return self._map(self.batch.to(device), lambda tensor: tensor.to(device))
+
+    def _map(self, batch: Batch, change: Callable[[Tensor], Tensor]) -> CreditedBatch:
+        returns = self.credit.returns
+        credit = Credit(change(self.credit.advantages), None if returns is None else change(returns))
+        return CreditedBatch(batch, credit, {name: change(weight) for name, weight in self.fixed.items()})
+
+
+class MetricSums:
+    """Sums and counts of statistics, added up over all ranks into means."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Add a part of an update's sum; the metric is the mean of these sums over the step's updates."""
+        self._totals[name][0] += float(values.sum())
+        self._totals[name][1] += 0
+
+    def add_tokens(self, stats: Mapping[str, Tensor], mask: Tensor) -> None:
+        """Add the masked tokens of each statistic [N, T]; the metric is their mean over tokens."""
+        for name, value in stats.items():
+            picked = value[mask]
+            self._totals[name][0] += float(picked.sum())
+            self._totals[name][1] += picked.numel()
+
+    def means(self, ranks: Ranks, *, updates: int) -> dict[str, float]:
+        """Every metric, over all ranks, of a step of so many updates."""
+        parts = ranks.gather(dict(self._totals), "adding up metrics")
+        means = {}
+        for name in sorted({name for part in parts for name in part}):
+            total = sum(part[name][0] for part in parts if name in part)
+            count = sum(part[name][1] for part in parts if name in part)
+            means[name] = total / (count or updates)
+        return means

@@ -1,0 +1,130 @@
+"""The losses that a Learner takes the gradient of, bound to the trajectories of one optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmrl.algorithm import Algorithm, coupled_coefficients
+from llmrl.batch import Batch
+from llmrl.fields import BY_NAME, CURRENT
+from llmrl.ops.regularizers import kl_k1, kl_k2, kl_k3
+from llmrl.train.learner import Learner, Loss
+from llmrl.train.micro_batches import CreditedBatch, MetricSums, Outputs
+from llmrl.types import Credit, TokenLoss
+
+
+@dataclass(frozen=True)
+class PolicyObjective:
+    """An Algorithm's policy loss and regularizers.
+
+    shares: what each token counts in the mean over the optimizer step's trajectories. coefficients: of a loss that
+    couples trajectories, its gradient with respect to their log-probabilities. controlled: the controllers' outputs.
+    active: False while only a critic that shares the policy's backbone is trained.
+    """
+
+    algorithm: Algorithm
+    shares: Tensor
+    coefficients: Tensor | None
+    controlled: Mapping[str, Tensor]
+    active: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        algorithm: Algorithm,
+        learner: Learner,
+        mini: CreditedBatch,
+        controlled: Mapping[str, Tensor],
+        sums: MetricSums,
+        *,
+        fresh: bool,
+        active: bool = True,
+    ) -> PolicyObjective:
+        """fresh: the old policy is still the current one."""
+        coupled = algorithm.is_coupled and active
+        coefficients = _coupled(algorithm, learner, mini, controlled, sums, fresh=fresh) if coupled else None
+        return cls(algorithm, algorithm.shares(mini.batch), coefficients, controlled, active)
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        return frozenset(
+            name for name in self.algorithm.needs if name in BY_NAME and BY_NAME[name].moment == CURRENT
+            and BY_NAME[name].of_model
+        )
+
+    def __call__(self, part: CreditedBatch, rows: Tensor, found: Outputs) -> Loss:
+        device, width = found["logprobs"].device, found["logprobs"].shape[1]
+        if self.active:
+            cut = None if self.coefficients is None else self.coefficients[rows, :width].to(device)
+            controlled = {name: value.to(device) for name, value in self.controlled.items()}
+            data = {**part.batch.data, **found, "advantages": part.credit.advantages, **controlled}
+            result = self.algorithm.objective(data, self.shares[rows, :width].to(device), part.fixed, cut)
+        else:
+            result = TokenLoss(found["logprobs"] * 0.0)
+        stats = result.stats | {"entropy": found["entropy"].detach()} | _reference_kl(part.batch, found["logprobs"])
+        return Loss(result.loss.sum(), {}, stats, part.batch.response_mask)
+
+
+@dataclass(frozen=True)
+class ValueObjective:
+    """A critic's loss, 0 where it has no target. weight: of a loss that is added to the policy's; shares: as above,
+    over the tokens that have a target."""
+
+    algorithm: Algorithm
+    shares: Tensor
+    weight: float = 1.0
+    wanted = frozenset({"value_outputs"})
+
+    @classmethod
+    def of(cls, algorithm: Algorithm, mini: CreditedBatch, *, weight: float = 1.0) -> ValueObjective:
+        """Bound to the trajectories of an optimizer step."""
+        targets = algorithm.value_targets(mini.batch, mini.credit)
+        return cls(algorithm, algorithm.shares(mini.batch.with_(response_mask=targets)), weight)
+
+    def __call__(self, part: CreditedBatch, rows: Tensor, found: Outputs) -> Loss:
+        outputs, targets = found["value_outputs"], self.algorithm.value_targets(part.batch, part.credit)
+        value = value_loss(self.algorithm, part.batch, part.credit, outputs)
+        weighted = value.loss * self.shares[rows, : outputs.shape[1]].to(outputs.device)
+        return Loss(self.weight * weighted.sum(), {"value_loss": weighted.detach()}, value.stats, targets)
+
+
+def value_loss(algorithm: Algorithm, batch: Batch, credit: Credit, outputs: Tensor) -> TokenLoss:
+    """A critic's loss of each token, 0 where it has no target: [N, T]."""
+    result: TokenLoss = algorithm.value_loss({**batch.data, "outputs": outputs, "returns": credit.returns})
+    return TokenLoss(torch.where(algorithm.value_targets(batch, credit), result.loss, 0.0), result.stats)
+
+
+def _coupled(
+    algorithm: Algorithm,
+    learner: Learner,
+    mini: CreditedBatch,
+    controlled: Mapping[str, Tensor],
+    sums: MetricSums,
+    *,
+    fresh: bool,
+) -> Tensor:
+    """Of a loss that couples trajectories, its gradient with respect to this update's log-probabilities: [N, T].
+
+    Before the batch's first update these are the old ones; later they are measured anew.
+    """
+    logprobs = mini.batch.get("old_logprobs")
+    if not fresh or logprobs is None:
+        logprobs = learner.measure(mini.batch, "logprobs")["logprobs"]
+    coefficients, result = coupled_coefficients(algorithm, mini.batch, logprobs, mini.credit.advantages, controlled)
+    if learner.ranks.is_first:  # every rank has the whole of it
+        sums.add("policy_loss", result.loss)
+        sums.add_tokens(result.stats, mini.batch.response_mask)
+    return coefficients
+
+
+def _reference_kl(batch: Batch, logprobs: Tensor) -> dict[str, Tensor]:
+    """The three estimates of the distance to the reference, where there is one."""
+    reference = batch.get("ref_logprobs")
+    if reference is None:
+        return {}
+    estimates = {"kl_k1": kl_k1, "kl_k2": kl_k2, "kl_k3": kl_k3}
+    return {name: estimate(logprobs.detach(), reference) for name, estimate in estimates.items()}

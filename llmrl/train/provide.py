@@ -1,0 +1,96 @@
+"""Adding to a batch exactly the fields that pieces read of it, before any weight changes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from llmrl.batch import Batch
+from llmrl.errors import RecipeError, unknown_name
+from llmrl.fields import PROVIDED, names
+from llmrl.pieces import Piece
+from llmrl.resolve import Pieces, fields_of
+from llmrl.train.roles import Role
+from llmrl.types import Group
+
+
+def provide(
+    role: Role,
+    batch: Batch,
+    *,
+    groups: Sequence[Group] = (),
+    tokenizer: Any = None,
+    seed: int = 0,
+    share_done: float = 0.0,
+) -> Batch:
+    """The batch with every field that the role's pieces read and the batch does not have yet.
+
+    groups: those that the batch was packed from. Raises RunStopped as providers do.
+    """
+    training = role.learner.training
+    updates = training.updates_per_step * training.epochs_per_step
+    missing = role.algorithm.measured(updates=updates, sampled=bool(batch.rollout_logprobs.any())) - batch.data.keys()
+    available = role.models | {
+        "groups": groups,
+        "tokenizer": tokenizer,
+        "seed": seed,
+        "share_done": share_done,
+        "reading": role.algorithm.value if role.algorithm.reads_values else None,
+    }
+    for provider, fields in in_order(role.pieces.providers, missing, batch.data.keys()):
+        given = provider({**batch.data, **available, "batch": batch, "wanted": fields})
+        batch = batch.with_(**(given if isinstance(given, Mapping) else {fields_of(provider)[0]: given}))
+    return batch
+
+
+def in_order(
+    providers: Mapping[str, Piece], missing: Collection[str], there: Collection[str]
+) -> list[tuple[Piece, list[str]]]:
+    """The providers of the missing fields, each with those of its fields that are read; what one reads comes first."""
+    wanted, open_ = set(missing), list(missing)
+    while open_:
+        name = open_.pop()
+        provider = providers.get(name)
+        if provider is None:
+            raise RecipeError(unknown_name("providers", name, providers, "provider of a field"))
+        read = (set(provider.data) & (names(PROVIDED) | providers.keys())) - wanted - set(there)
+        wanted |= read
+        open_ += read
+    order: list[tuple[Piece, list[str]]] = []
+    done = set(there)
+    while wanted - done:
+        ready = sorted(name for name in wanted - done if not set(providers[name].data) & (wanted - done))
+        if not ready:
+            raise RecipeError(f"providers: {', '.join(sorted(wanted - done))} wait for each other")
+        provider = providers[ready[0]]
+        fields = sorted(name for name in wanted if providers[name] is provider)
+        order.append((provider, fields))
+        done |= set(fields)
+    return order
+
+
+def while_gathering(pieces: Pieces, *, updates: int = 1) -> list[Piece]:
+    """The providers that have to run before there is a batch, one for each field that some piece reads."""
+    read = pieces.algorithm.measured(updates=updates, sampled=True) | pieces.gathering
+    found = {name: pieces.providers[name] for name in sorted(read) if name in pieces.providers}
+    return [piece for piece in found.values() if {"collector", "prepared"} & set(piece.data)]
+
+
+def for_allocation(pieces: Pieces, models: Mapping[str, Any]) -> dict[str, Any]:
+    """What an allocation reads of each prompt's groups beside their rewards, by field: functions of the groups."""
+
+    def function(piece: Piece) -> Any:
+        return lambda groups: piece({**models, "groups": groups})
+
+    asked = pieces.allocate.data if pieces.allocate else ()
+    return {name: function(pieces.providers[name]) for name in asked if name in pieces.providers}
+
+
+def vectors_of(batch: Batch) -> dict[str, Tensor]:
+    """The provided fields that speak of the whole step in several numbers, which are metrics too."""
+    return {name: tensor for name, tensor in batch.data.items() if tensor.dim() == 1 and name in STEP_VECTORS}
+
+
+STEP_VECTORS = names(PROVIDED, shape="K")

@@ -1,0 +1,84 @@
+"""What a run records, and what it forgets when steps are done again."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from llmrl import run_folder
+from llmrl.run_folder.writer import RunFolder
+
+
+def recorded(folder: RunFolder) -> tuple[list, list]:
+    rows = [(row["stage"], row["step"]) for row in folder.reader.metrics]
+    return rows, sorted(os.listdir(folder.path / "rollouts"))
+
+
+def test_steps_after_a_checkpoint_are_forgotten_and_those_of_later_stages(folder, record):
+    record(folder, ("sft", 0), ("sft", 1), ("rl", 0), ("rl", 1), ("rl", 2), ("rl-2", 0), ("rl-2", 1))
+    folder.rewind(["sft", "rl", "rl-2"], "rl", 1)
+    left = [("sft", 0), ("sft", 1), ("rl", 0), ("rl", 1)]
+    files = sorted(f"{stage}-{step:06d}{kind}.parquet" for stage, step in left for kind in ("", "-eval"))
+    assert recorded(folder) == (left, files)
+
+
+def test_a_stage_without_a_checkpoint_is_forgotten_from_its_first_row(folder, record):
+    record(folder, ("sft", 0), ("sft", 1), ("rl", 0))
+    folder.rewind(["sft", "rl"], "rl", None)
+    assert recorded(folder)[0] == [("sft", 0), ("sft", 1)]
+    folder.rewind(["sft", "rl"], "sft", None)
+    assert recorded(folder) == ([], [])
+
+
+def test_static_values_are_measured_once(folder, group):
+    for kind in ("static", "train"):
+        folder.save_rollouts([group], stage="rl", step=0, kind=kind)
+    folder.rewind(["rl"], "rl", None)
+    assert recorded(folder)[1] == ["rl-000000-static.parquet"]
+
+
+def test_a_row_that_a_kill_cut_short_is_no_row(folder, record):
+    record(folder, ("rl", 0))
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "rl", "st')
+    assert recorded(folder)[0] == [("rl", 0)]
+    folder.rewind(["rl"], "rl", 0)
+    record(folder, ("rl", 1))
+    assert recorded(folder)[0] == [("rl", 0), ("rl", 1)]
+
+
+def test_a_step_without_groups_leaves_no_file(folder):
+    folder.save_rollouts([], stage="rl", step=1)
+    assert not (folder.path / "rollouts").exists()
+
+
+def test_starting_sweeps_up_after_a_kill(folder, record):
+    record(folder, ("rl", 0))
+    for name in ("rollouts/.rl-000001.parquet.partial", ".final.partial"):
+        (folder.path / name).write_text("half")
+    folder.start("name: small\n")
+    assert list(folder.path.rglob(".*")) == []
+
+
+def test_the_last_stages_model_becomes_the_runs(folder):
+    (folder.path / "stages/rl").mkdir(parents=True)
+    (folder.path / "stages/rl/model.safetensors").write_text("weights")
+    folder.finish("rl")
+    assert (folder.path / "final/model.safetensors").read_text() == "weights"
+
+
+def test_a_rank_that_does_not_write_writes_nothing(tmp_path, record):
+    silent = RunFolder(tmp_path / "run", writes=False)
+    silent.start("name: small\n")
+    record(silent, ("rl", 0))
+    silent.rewind(["rl"], "rl", None)
+    silent.finish("rl")
+    assert not silent.path.exists()
+
+
+def test_the_folder_stands_on_types_and_errors_alone():
+    """Every tool reads runs, so what reads them may bring no other part of llmrl with it."""
+    for file in Path(run_folder.__file__).parent.glob("*.py"):
+        for module in re.findall(r"^from (llmrl\S*)", file.read_text(encoding="utf-8"), re.MULTILINE):
+            assert module.startswith(("llmrl.run_folder", "llmrl.types", "llmrl.errors")), file.name

@@ -1,0 +1,169 @@
+"""The table of metrics knows what runs write, and docs/metrics.md says what the table says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from llmrl.metrics import METRICS, Range, metric_of
+from llmrl.run_folder.reader import RunReader
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "scripts"))
+
+import metrics_table  # noqa: E402
+
+GOLDEN = ROOT / "tests" / "golden" / "runs.json"
+OWN = '''
+import torch
+
+
+async def low_digit(completion: str, answer: str) -> bool:
+    """`async` keeps it in this process; what it cannot answer fails."""
+    if completion[:1] == "9":
+        raise ValueError("9")
+    return completion[:1] in set("01234")
+
+
+def nothing(logprobs: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(logprobs)
+'''
+RECIPE = {
+    "seed": 3,
+    "model": {
+        "build": {
+            "config": {
+                "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1,
+                "num_key_value_heads": 1, "head_dim": 32, "initializer_range": 0.2, "tie_word_embeddings": True,
+                "max_position_embeddings": 32,
+            },
+            "characters": "0123456789+=",
+        }
+    },
+    "data": {"train": {"path": "sums.jsonl"}, "eval": {"path": "held_out.jsonl"}},
+    "rewards": {"own_metrics:low_digit": {}},
+    "method": "ppo",
+    "critic": {"outputs": 3, "learning_rate": 1e-2},
+    "value": {"expectation": {"low": 0.0, "high": 0.5}},
+    "value_loss": {"categorical": {"low": 0.0, "high": 0.5}},
+    "regularizers": {"own_metrics:nothing": {"weight": 1.0}},
+    "rollout": {
+        "engine": "transformers", "max_prompt_tokens": 8, "max_completion_tokens": 2, "prompts_per_step": 4,
+        "group_size": 6,
+    },
+    "training": {"steps": 1, "learning_rate": 1e-3, "threads": 1},
+    "evaluation": {"samples": 2},
+}  # fmt: skip
+"""What no golden run has: functions of the user's own, failures, and returns outside of a critic's bins."""
+
+
+def golden_names() -> set[str]:
+    """Every metric of three steps of every method; what is about time is not recorded there."""
+    runs = json.loads(GOLDEN.read_text(encoding="utf-8"))["runs"]
+    return {name for run in runs.values() for name in run["metrics"]}
+
+
+@pytest.fixture(scope="module")
+def row(tmp_path_factory) -> dict:
+    """The last row of a small run."""
+    from llmrl.recipe_file import load_plan  # late: the other tests need no trainer
+    from llmrl.run.run import run_plan
+
+    folder, threads = tmp_path_factory.mktemp("metrics"), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        Path("own_metrics.py").write_text(OWN)
+        sums = [{"question": f"{a}+{b}=", "answer": str(a + b)} for a in range(5) for b in range(4)]
+        for name, rows in (("sums", sums[4:]), ("held_out", sums[:4])):
+            Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        Path("small.yaml").write_text(json.dumps(RECIPE))
+        assert run_plan(load_plan("small.yaml", ["run_dir=run"]), resume=False, console=Console(quiet=True)) == 0
+        rows = RunReader(Path("run")).metrics
+    torch.set_num_threads(threads)
+    return rows[-1]
+
+
+def test_the_table_knows_every_metric_of_a_run(row):
+    assert row["failures/own_metrics:low_digit/invalid"] > 0 and "own_metrics:nothing" in row
+    assert [name for name in row if name != "stage" and metric_of(name) is None] == []
+
+
+def test_the_table_knows_every_metric_of_every_method():
+    assert sorted(name for name in golden_names() if metric_of(name) is None) == []
+
+
+def test_the_table_has_no_metric_that_nobody_writes(row):
+    written = {metric_of(name) for name in golden_names() | row.keys()}
+    assert [metric.name for metric in METRICS if metric not in written] == []
+
+
+def test_a_metric_is_found_by_its_name_and_by_its_pattern():
+    for name, found in {
+        "reward": "reward",
+        "reward/my_module:mine": "reward/<name>",
+        "outcome/code_verifier/passed": "outcome/<name>/<outcome>",
+        "eval/pass@16": "eval/pass@<k>",
+        "control/reward_influence/1": "control/<controller>/<k>",
+        "my_module:mine": "<file>:<function>",
+    }.items():
+        metric = metric_of(name)
+        assert metric is not None and metric.name == found
+    for name in ("rewards", "reward/a/b", "stage", "", "critiquer/reward"):
+        assert metric_of(name) is None
+
+
+def test_a_roles_metrics_are_those_of_the_table():
+    for name in ("reward", "eval/accuracy", "failures/judge/timeout"):
+        assert metric_of(f"critiquer/{name}", roles=["critiquer"]) is metric_of(name, roles=["critiquer"]) is not None
+
+
+def test_every_entry_is_whole():
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    for metric in METRICS:
+        sentences = [metric.meaning, *filter(None, [metric.advice])]
+        assert all(text[0].isupper() and text.endswith(".") for text in sentences), metric.name
+        assert metric.healthy or not metric.advice, metric.name
+        assert metric.advice or not metric.range, metric.name
+        assert format(1, metric.format)
+
+
+def test_a_zero_that_says_nothing_is_not_shown():
+    loss, accuracy, speed = (metric_of(name) for name in ("loss", "accuracy", "tokens_per_second"))
+    assert [loss.shown(value) for value in (0.0, -4e-4, 6e-4, -1.5)] == ["", "", "0.001", "-1.500"]
+    assert accuracy.shown(0.0) == "0.000" and speed.shown(12345.6) == "12,346"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "values", "left"),
+    [
+        (Range(high=0.3), [0.3], False),
+        (Range(high=0.3), [0.31], True),
+        (Range(low=1.0), [0.9], True),
+        (Range(high=0.3, rows=2), [0.31], False),
+        (Range(high=0.3, rows=2), [0.2, 0.31], False),
+        (Range(high=0.3, rows=2), [0.31, 0.31], True),
+        (Range(high=0.3, rows=2), [0.31, 0.31, 0.2], False),
+        (Range(low=0.5, of="first"), [0.4, 0.2], False),
+        (Range(low=0.5, of="first"), [0.4, 0.19], True),
+        (Range(high=5.0, of="recent"), [9.0], False),  # nothing to compare with
+        (Range(high=5.0, of="recent"), [9.0, 1.0, 1.0, 1.0, 1.0, 46.0], True),
+        (Range(high=5.0, of="recent"), [10.0, 1.0, 1.0, 1.0, 1.0, 46.0], False),
+        (Range(high=5.0, of="recent"), [10.0, 1.0, 1.0, 1.0, 1.0, 1.0, 5.1], True),  # the 10 is too long ago
+        (Range(high=5.0, of="recent", least=0.3), [0.01, 0.3], False),
+        (Range(high=5.0, of="recent", least=0.3), [0.01, 0.31], True),
+        (Range(low=0.0, high=1.0), [float("nan")], False),
+    ],
+)
+def test_a_range_is_left_by_values_outside_of_it(bounds, values, left):
+    assert bounds.is_left(values) is left
+
+
+def test_the_page_is_current():
+    found = metrics_table.PAGE.read_text(encoding="utf-8")
+    assert found == metrics_table.page(), "run python scripts/metrics_table.py"
