@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from llmrl.engines.launch import launch
 from llmrl.engines.catalogue import engine_kind
+from llmrl.engines.launch import launch
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.recipe_file import Plan, load_plan
 

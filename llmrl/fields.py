@@ -37,7 +37,7 @@ class Field:
     shape: letters as above, "" for a single number. by: who says it, in words. example: its value in the tiny batch
     of `tiny_data`. sampled: only sampled and scored completions have it. fill: where a trajectory lacks it.
     of_model: the output of a model's forward pass that it is. compared_with: for a CURRENT field, the PROVIDED ones
-    that the training pass compares the current policy with.
+    that the training pass compares the current policy with. special: a run has what says it only for its readers.
     """
 
     name: str
@@ -50,32 +50,8 @@ class Field:
     fill: float = 0.0
     of_model: str | None = None
     compared_with: tuple[str, ...] = ()
+    special: bool = False
 
-    @property
-    def of_run(self) -> bool:
-        """Whether a run has to have something that it would not have otherwise."""
-        return self.by not in ORDINARY
-
-
-ORDINARY = frozenset(
-    {
-        "the trajectories",
-        "rewards",
-        "rewards and environment",
-        "the sampler",
-        "verifiers",
-        "the step's random numbers",
-        "the stage",
-        "the recipe",
-        "the rounds before",
-        "the advantage",
-        "the log ratio",
-        "the policy at step start",
-        "the policy in training",
-        "the critic in training",
-    }
-)
-"""Who is there in every run that trains on samples."""
 
 
 @dataclass(frozen=True)
@@ -153,17 +129,17 @@ FIELDS: tuple[Field, ...] = (
           lambda x: x.mask.long() - 1, fill=-1),
     Field("turn_rewards", "N T", PACKED, "an environment or a reward function that rewards single turns",
           "a turn's own reward on its last token; nan where none was given",
-          lambda x: (x.counting(4) == x.last[:, None]) / 1.0 * x.verdicts[:, None] + _nan_off(x), sampled=True, fill=math.nan),
+          lambda x: (x.counting(4) == x.last[:, None]) / 1.0 * x.verdicts[:, None] + _nan_off(x), sampled=True, fill=math.nan, special=True),
     Field("answer_ids", "N", PACKED, "the trajectories", "equal where the last turns' texts are equal",
           lambda x: _tensor([0, 1, 1, 0])),
     Field("reward_components", "N K", PACKED, "rewards", "each reward function's value times its weight",
           lambda x: x.verdicts[:, None].expand(4, x.rewards), sampled=True),
     Field("grades", "N", PACKED, "a verifier that gives grades", "rank among the verifier's ordered outcomes, or -1",
-          lambda x: x.verdicts.long(), sampled=True, fill=-1),
+          lambda x: x.verdicts.long(), sampled=True, fill=-1, special=True),
     Field("greedy_rewards", "N", PROVIDED, "a greedy completion of each prompt",
-          "reward of the greedy answer to the same prompt, or nan", lambda x: x.verdicts, sampled=True, fill=math.nan),
+          "reward of the greedy answer to the same prompt, or nan", lambda x: x.verdicts, sampled=True, fill=math.nan, special=True),
     Field("static_values", "N", PROVIDED, "the starting policy's mean reward on each prompt",
-          "mean reward of the stage's first policy on the prompt, or nan", lambda x: x.verdicts / 2, sampled=True, fill=math.nan),
+          "mean reward of the stage's first policy on the prompt, or nan", lambda x: x.verdicts / 2, sampled=True, fill=math.nan, special=True),
     Field("uniform_noise", "N T", PROVIDED, "the step's random numbers", "random numbers in [0, 1)",
           lambda x: x.counting(4, 4) * 0.06),
     Field("progress", "", PROVIDED, "the stage", "share of the stage's steps done, in [0, 1)", lambda x: _tensor(0.5)),
@@ -180,15 +156,15 @@ FIELDS: tuple[Field, ...] = (
     Field("old_router_logprobs", "N T L k", PROVIDED, "the policy at step start", "the routers' log-probabilities of these",
           lambda x: x.zeros(4, 4, 1, 1), of_model="old_router_logprobs"),
     Field("answer_logprobs", "N T", PROVIDED, "the gold answer's log-probability along each completion",
-          "mean over the gold answer's tokens if it were given after token t, or nan", lambda x: x.logprobs - 0.5),
-    Field("ref_logprobs", "N T", PROVIDED, REFERENCE, "log-probabilities of the reference", lambda x: x.logprobs),
+          "mean over the gold answer's tokens if it were given after token t, or nan", lambda x: x.logprobs - 0.5, special=True),
+    Field("ref_logprobs", "N T", PROVIDED, REFERENCE, "log-probabilities of the reference", lambda x: x.logprobs, special=True),
     Field("old_outputs", "N T H", PROVIDED, CRITIC, "the critic's outputs for the prefix before token t",
-          lambda x: x.zeros(4, 4, x.outputs)),
-    Field("values", "N T", PROVIDED, CRITIC, "what the critic's outputs say the prefix is worth", lambda x: x.advantages),
+          lambda x: x.zeros(4, 4, x.outputs), special=True),
+    Field("values", "N T", PROVIDED, CRITIC, "what the critic's outputs say the prefix is worth", lambda x: x.advantages, special=True),
     Field("value_std", "N T", PROVIDED, CRITIC, "standard deviation of the critic's outputs over heads",
-          lambda x: x.advantages.abs()),
+          lambda x: x.advantages.abs(), special=True),
     Field("influence", "K", PROVIDED, "the rewards' gradients at the LM head",
-          "how far each reward function's policy gradient agrees with those of all", lambda x: x.zeros(x.rewards), sampled=True),
+          "how far each reward function's policy gradient agrees with those of all", lambda x: x.zeros(x.rewards), sampled=True, special=True),
     Field("advantages", "N T", CREDITED, "the advantage", "credit of each token, zero off the response", lambda x: x.advantages),
     Field("returns", "N T", CREDITED, "the advantage", "a critic's targets, nan where there is none", lambda x: x.advantages),
     Field("logprobs", "N T", CURRENT, "the policy in training", "log-probabilities, with gradient", lambda x: x.trained),
@@ -198,7 +174,7 @@ FIELDS: tuple[Field, ...] = (
     Field("top_logprobs", "N T K", CURRENT, "the policy in training", "log-probabilities of old_top_ids, with gradient",
           lambda x: x.top.clone().requires_grad_(), of_model="top_logprobs", compared_with=("old_top_ids",)),
     Field("router_drift", "N T", CURRENT, "a mixture-of-experts model", "how far the routers moved from the old choices",
-          lambda x: x.zeros(4, 4), of_model="router_drift", compared_with=("old_router_ids", "old_router_logprobs")),
+          lambda x: x.zeros(4, 4), of_model="router_drift", compared_with=("old_router_ids", "old_router_logprobs"), special=True),
     Field("outputs", "N T H", CURRENT, "the critic in training", "the critic's outputs, with gradient",
           lambda x: x.zeros(4, 4, x.outputs).requires_grad_()),
     Field("samples", "P", ALLOCATING, "the rounds before", "completions so far", _per_prompt(4, 4)),
@@ -206,7 +182,7 @@ FIELDS: tuple[Field, ...] = (
     Field("means", "P", ALLOCATING, "the rounds before", "their mean reward", _per_prompt(0.25, 0.75)),
     Field("stds", "P", ALLOCATING, "the rounds before", "the standard deviation of their rewards", _per_prompt(0.5, 0.5)),
     Field("gradient_norms", "P", ALLOCATING, "the gradient norm of each prompt's successes",
-          "mean norm of the LM head's gradient of a success, 0 without one", _per_prompt(1, 2)),
+          "mean norm of the LM head's gradient of a success, 0 without one", _per_prompt(1, 2), special=True),
     Field("budget", "", ALLOCATING, "the recipe", "completions to give out in this round", lambda x: BUDGET),
 )  # fmt: skip
 BY_NAME: dict[str, Field] = {field.name: field for field in FIELDS}

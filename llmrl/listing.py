@@ -10,13 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llmrl.axes import AXES, ONE, WEIGHTED
+from llmrl.axes import AXES, WEIGHTED
 from llmrl.errors import RecipeError, unknown_name
-from llmrl.fields import BY_NAME, PACKED
+from llmrl.fields import BY_NAME
 from llmrl.pieces import Piece, shown
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import method_recipe, methods
 from llmrl.resolve import Pieces, resolve_pieces
+
 
 def list_methods(console: Console) -> None:
     """A table of all methods."""
@@ -71,7 +72,7 @@ def placed_of(pieces: Pieces) -> list[tuple[str, Piece]]:
 def provided_by(pieces: Pieces) -> list[str]:
     """What a run has to have because a piece reads it, beside the trajectories and the policy itself."""
     read = [BY_NAME[name] for _, piece in placed_of(pieces) for name in piece.data if name in BY_NAME]
-    special = [field for field in read if field.of_run]
+    special = [field for field in read if field.special]
     return list(dict.fromkeys(field.by for field in sorted(special, key=list(BY_NAME.values()).index)))
 
 

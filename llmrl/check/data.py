@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,11 @@ from llmrl.data.prompts import LoadedPrompts, PromptBuilder
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.models.loading import character_tokenizer
 from llmrl.recipe import Recipe, Rows
+from llmrl.resolve import Pieces
 from llmrl.rewards.base import Rewards
-from llmrl.run.build import Origin, load_stage_prompts
+from llmrl.run.models import Origin
+from llmrl.run.sampling import load_stage_prompts
+from llmrl.templates import columns_of, templates_of
 from llmrl.types import Prompt
 
 SHOWN_CHARACTERS = 2000
@@ -56,29 +58,33 @@ def check_sources(recipe: Recipe, faults: list[str]) -> None:
                 PromptBuilder(stand_in, plain, load_rows(source, part), part=part)
 
 
-def check_columns(rewards: Rewards, prompts: LoadedPrompts, recipe: Recipe) -> None:
-    """Raises RecipeError if some row of the data lacks a column that a reward takes."""
-    graded = [*(prompts.train if recipe.learn_from == "rollouts" else ()), *prompts.eval]
+def check_columns(rewards: Rewards, prompts: LoadedPrompts, *, samples: bool) -> None:
+    """Raises RecipeError if some row of the data lacks a column that a reward takes; samples: training rows too."""
+    graded = [*(prompts.train if samples else ()), *prompts.eval]
     if graded:
         rewards.check_columns(_columns_of_all(graded))
 
 
-def check_gold(prompts: LoadedPrompts, recipe: Recipe) -> None:
-    """Raises RecipeError if reasoning.answer cannot be filled from some row that is trained on."""
-    template = recipe.reasoning.answer
-    try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        raise RecipeError(f"reasoning.answer: {template!r} is no template: {error}") from None
-    columns = _columns_of_all(prompts.train)
-    for name in names:
+def check_providers(prompts: LoadedPrompts, pieces: Pieces) -> None:
+    """Raises RecipeError if a provider's template names a column that some row that is trained on lacks or has empty."""
+    read = pieces.algorithm.measured(updates=1, sampled=True)
+    faults = []
+    for provider in {id(pieces.providers[name]): pieces.providers[name] for name in read & pieces.providers.keys()}.values():
+        for setting, template in templates_of(provider).items():
+            faults += _template_faults(f"providers.{provider.name}.{setting}", template, prompts.train)
+    if faults:
+        raise RecipeError(*faults)
+
+
+def _template_faults(key: str, template: str, prompts: Sequence[Prompt]) -> list[str]:
+    columns = _columns_of_all(prompts)
+    for name in columns_of(template):
         if name not in columns:
-            raise RecipeError(unknown_name("reasoning.answer", name, columns, "column in all rows"))
-        empty = [prompt.id for prompt in prompts.train if prompt.row[name] in (None, "")]
+            return [unknown_name(key, name, columns, "column in all rows")]
+        empty = [prompt.id for prompt in prompts if prompt.row[name] in (None, "")]
         if empty:
-            raise RecipeError(
-                f"reasoning.answer: column '{name}' is empty in {len(empty)} rows, the first is {empty[0]}"
-            )
+            return [f"{key}: column '{name}' is empty in {len(empty)} rows, the first is {empty[0]}"]
+    return []
 
 
 def _columns_of_all(prompts: Sequence[Prompt]) -> list[str]:

@@ -15,12 +15,19 @@ import torch
 from llmrl.algorithm import Algorithm
 from llmrl.check.model import Shape
 from llmrl.check.report import Report, bytes_text, count_text
+from llmrl.engines.catalogue import engine_kind
+from llmrl.errors import gathered
 from llmrl.models.policy import LOGIT_BYTES_PER_SLICE
+from llmrl.pieces import catalogue, resolve
 from llmrl.recipe import Recipe
+from llmrl.resolve import Pieces
+from llmrl.rollout import weight_transport
+from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 
 WIDTH = {"fp32": 4, "bf16": 2}
 VLLM_CPU_CACHE = (64 * 2**20, 4 * 2**30)
 LEAST_BF16_MISMATCH = 5e-3
+OPTIONAL = ("deepspeed", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -32,18 +39,47 @@ class Item:
     bytes: float
 
 
-def check_machine(recipe: Recipe, algorithm: Algorithm, shape: Shape, ranks: int, report: Report) -> None:
+@dataclass(frozen=True)
+class Sized:
+    """A role of a stage with the shape of its model."""
+
+    role: str
+    recipe: Recipe
+    pieces: Pieces
+    shape: Shape
+
+    @property
+    def owns(self) -> bool:
+        """Whether the role has weights of its own, or an adapter of its own."""
+        return self.recipe.model.role is None or self.recipe.model.lora is not None
+
+    @property
+    def samples(self) -> bool:
+        """Whether anything is sampled: to learn from it, or to be evaluated."""
+        return self.pieces.samples or bool(self.recipe.rewards and self.recipe.data.eval)
+
+
+def check_machine(models: Sequence[Sized], ranks: int, report: Report) -> None:
     """Print each phase's memory per process and compare it with what there is.
 
     A fault when the trained state alone does not fit into the machine's whole memory; a warning when the estimate
-    is over what is free.
+    is over what is free. The models of all roles are held at once; they compute one after the other.
     """
-    state = [*trained_state(recipe, shape, ranks), *critic_state(recipe, shape, ranks)]
-    working = [*reference(recipe, algorithm, shape), *_largest_activations(recipe, shape)]
-    sampling = sampler(recipe, shape, ranks) if samples(recipe) else []
+    state: list[Item] = []
+    working: list[Item] = []
+    sampling: list[Item] = []
+    for one in models:
+        recipe, shape = one.recipe, one.shape
+        own = trained_state(recipe, shape, ranks) if one.owns and recipe.trained else []
+        own += critic_state(recipe, shape, ranks) if recipe.trained else []
+        own += reference(recipe, one.pieces.algorithm, shape) if recipe.trained else []
+        state += [replace(item, name=f"{one.role} {item.name}") for item in own] if len(models) > 1 else own
+        working = max(working, _largest_activations(recipe, shape), key=_sum) if recipe.trained else working
+        asked = sampler(recipe, shape, ranks) if one.samples and one.owns else []
+        sampling += [replace(item, name=f"{one.role} {item.name}") for item in asked] if len(models) > 1 else asked
     for item in (*state, *working, *sampling):
         report.say("memory", f"{item.name:<16} {item.reckoning} = {bytes_text(item.bytes)}")
-    held, total = _sum(state), _sum((*state, *working, *sampling))
+    held, total = _sum([item for item in state if not item.name.endswith("reference")]), _sum((*state, *working, *sampling))
     whole, free, name = _memory()
     processes = 1 if torch.cuda.is_available() else ranks  # processes of a CPU machine share its memory
     each = f" in each of {ranks} processes" if ranks > 1 else ""
@@ -177,9 +213,10 @@ def checkpoint_bytes(recipe: Recipe, shape: Shape) -> tuple[int, float, float]:
     return at_once, state + exported, exported
 
 
-def check_disk(run_dir: Path, stages: Sequence[tuple[Recipe, Shape]], report: Report) -> None:
+def check_disk(run_dir: Path, models: Sequence[Sized], report: Report) -> None:
     """Compare the most that the run folder will hold with the disk's free space; too little is a fault."""
     total = 0.0
+    stages = [(one.recipe, one.shape) for one in models if one.owns]
     for recipe, shape in stages:
         count, each, exported = checkpoint_bytes(recipe, shape)
         every = "" if recipe.checkpoint.every else " (only if it is stopped: checkpoint.every is none)"
@@ -202,20 +239,25 @@ def check_disk(run_dir: Path, stages: Sequence[tuple[Recipe, Shape]], report: Re
         )
 
 
-def check_engines(recipe: Recipe, ranks: int, report: Report) -> None:
+def check_engines(recipe: Recipe, pieces: Pieces | None, ranks: int, report: Report) -> None:
     """Optional packages, processes against strategy and devices, settings that make trainer and sampler disagree."""
     training, rollout = recipe.training, recipe.rollout
-    if training.strategy == "torch" and ranks > 1:
-        report.faults.append(
-            f"training.strategy: torch is for one process, not {ranks}; set training.strategy=deepspeed"
-        )
+    with gathered(report.faults):
+        if ranks > 1 and not engine_kind(training.strategy).several:
+            report.faults.append(
+                f"training.strategy: {training.strategy} is for one process, not {ranks}; "
+                f"set training.strategy=deepspeed"
+            )
+        resolve(rollout.engine, SAMPLERS, key="rollout.engine", what="sampler")
+        transports = catalogue(weight_transport)
+        resolve(rollout.weight_transport, transports, key="rollout.weight_transport", what="weight transport")
     if torch.cuda.is_available() and ranks > torch.cuda.device_count():
         report.faults.append(f"--nproc {ranks}: this machine has {torch.cuda.device_count()} GPUs")
-    if training.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+    if training.strategy in OPTIONAL and importlib.util.find_spec(training.strategy) is None:
         report.faults.append(
-            "training.strategy: deepspeed is not installed; set training.strategy=torch for one process"
+            f"training.strategy: {training.strategy} is not installed; set training.strategy=torch for one process"
         )
-    if not samples(recipe):
+    if pieces and not pieces.samples and not (recipe.rewards and recipe.data.eval):
         return
     if rollout.engine == "vllm" and importlib.util.find_spec("vllm") is None:
         report.faults.append(
@@ -232,11 +274,6 @@ def check_engines(recipe: Recipe, ranks: int, report: Report) -> None:
             f"rollout.max_mismatch {rollout.max_mismatch:g}: rounding alone makes bf16 log-probabilities differ by "
             f"about {LEAST_BF16_MISMATCH:g}, so the run may be stopped for nothing"
         )
-
-
-def samples(recipe: Recipe) -> bool:
-    """Whether the stage samples at all: to learn from it, or to be evaluated."""
-    return recipe.learn_from == "rollouts" or bool(recipe.rewards and recipe.data.eval)
 
 
 def device_text() -> str:

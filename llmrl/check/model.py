@@ -21,7 +21,8 @@ from llmrl.errors import RecipeError
 from llmrl.models.loading import add_lora, load_tokenizer, outline, stop_token_ids
 from llmrl.models.routing import require_routers
 from llmrl.recipe import Model, Recipe
-from llmrl.run.build import Origin
+from llmrl.resolve import Pieces
+from llmrl.run.models import Origin
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = "model.safetensors.index.json"
@@ -56,12 +57,12 @@ class ModelFound:
 
 
 def check_model(
-    recipe: Recipe, scratch: Path, earlier: Path | None, report: Report, algorithm: Algorithm | None = None
+    recipe: Recipe, scratch: Path, earlier: Path | None, report: Report, pieces: Pieces | None = None
 ) -> ModelFound:
     """Read config and tokenizer and check that weights are there; raises RecipeError with what is wrong.
 
     earlier: the outline folder of the stage whose output this one starts from. scratch: where this stage's own
-    outline may be written. algorithm: whose demands on the model are checked, unless it is not known.
+    outline may be written. pieces: their demands on the model are checked, unless they are not known.
     """
     source = earlier or outline(recipe.model, scratch)
     tokenizer = load_tokenizer(source, recipe.model.chat_template)
@@ -78,8 +79,8 @@ def check_model(
     named = f"{_named(recipe, earlier)}: {config.model_type}, {count_text(shape.parameters)} parameters, {trained}"
     report.say("model", f"{named}; {len(tokenizer)} tokens; a completion ends at {ends}")
     _check_positions(config, recipe, "the model's")
-    if algorithm:
-        _check_routers(config, algorithm)
+    if pieces:
+        _check_routers(config, pieces.algorithm)
     return ModelFound(origin, config, shape)
 
 

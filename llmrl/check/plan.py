@@ -9,21 +9,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llmrl.algorithm import Algorithm
-from llmrl.check.data import check_columns, check_data, check_gold, check_sources
+from llmrl.check.data import check_columns, check_data, check_providers, check_sources
 from llmrl.check.hub import cache_only_if_unreachable
-from llmrl.check.machine import check_disk, check_engines, check_machine, device_text, samples
-from llmrl.check.model import ModelFound, Shape, check_model, keep_outline, with_critic
+from llmrl.check.machine import Sized, check_disk, check_engines, check_machine, device_text
+from llmrl.check.model import ModelFound, check_model, keep_outline, with_critic
 from llmrl.check.pieces import check_pieces
 from llmrl.check.report import Report
 from llmrl.check.verifier import check_rewards
+from llmrl.data.prompts import LoadedPrompts
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.evaluation.pass_at_k import powers_up_to
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_stages
+from llmrl.resolve import Pieces, check_grades, resolve_pieces
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
-from llmrl.run.build import check_grades, resolve_pieces
 from llmrl.run.sandbox_check import check_isolation
 from llmrl.sandbox import Tier
 
@@ -33,7 +33,8 @@ def check_plan(plan: Plan, *, ranks: int, console: Console) -> int:
     console.print(f"{plan.name} on {device_text()}, {ranks} process{'es' if ranks > 1 else ''}", highlight=False)
     reports = {name: Report(console) for name in plan.stages}
     last = Report(console)
-    sized: list[tuple[Recipe, Shape]] = []
+    sized: list[Sized] = []
+    unsized = 0
     with (
         tempfile.TemporaryDirectory() as scratch,
         Workers(2) as workers,
@@ -44,10 +45,10 @@ def check_plan(plan: Plan, *, ranks: int, console: Console) -> int:
         checker = _Checker(plan, ranks, Path(scratch), workers)
         for name, report in reports.items():
             console.print(f"stage {name}", style="bold", highlight=False)
-            shape = checker.check(name, report)
-            if shape:
-                sized.append((plan.stages[name], shape))
-    if len(sized) == len(plan.stages):
+            found = checker.check(name, report)
+            sized += found or []
+            unsized += found is None
+    if not unsized:
         check_disk(plan.run_dir, sized, last)
     else:
         last.skipped("disk", "a model's size is not known")
@@ -69,50 +70,70 @@ class _Checker:
     scratch: Path
     workers: Workers
     outlines: dict[str, Path] = field(default_factory=dict)
+    prompts: LoadedPrompts | None = None
 
-    def check(self, name: str, report: Report) -> Shape | None:
-        """Everything about one stage; returns its model's shape if that can be known."""
+    def check(self, name: str, report: Report) -> list[Sized] | None:
+        """Everything about one stage; returns the models that it holds, or None if a shape cannot be known."""
         recipe = self.plan.stages[name]
-        algorithm = pieces = rewards = prompts = None
-        with gathered(report.faults):
-            algorithm = Algorithm.from_recipe(recipe)
+        views = recipe.by_role
+        first = next(iter(views))
+        sized: list[Sized] = []
+        for role, view in views.items():
+            if recipe.roles:
+                report.say("role", f"{role}, {_kind(view)}")
+            own = report if not recipe.roles else report.of(f"roles.{role}.")
+            found = self._role(name, role, view, own, leads=role == first)
+            sized += [found] if found else []
+        if len(sized) < len(views):
+            report.skipped("memory", "the model or the algorithm is not known")
+            return None
+        check_machine(sized, self.ranks, report)
+        return sized
+
+    def _role(self, name: str, role: str, recipe: Recipe, report: Report, *, leads: bool) -> Sized | None:
+        """Everything about one role of a stage; the stage's data and batch are checked with the first."""
+        pieces = rewards = prompts = None
         with gathered(report.faults):
             pieces = resolve_pieces(recipe)
         with gathered(report.faults):
             rewards = Rewards.from_specs(recipe.rewards, workers=self.workers)
         with gathered(report.faults):
-            if algorithm and rewards:
-                check_grades(recipe, algorithm)
-        with gathered(report.faults):
             if pieces and rewards:
+                check_grades(recipe, pieces.algorithm)
                 _say_isolation(check_isolation(recipe, pieces.env), report)
-        check_pieces(recipe, algorithm, pieces, report)
-        check_engines(recipe, self.ranks, report)
-        _check_evaluation(recipe, report.faults)
-        found = self._model(name, recipe, algorithm, report)
-        if found:
+        check_pieces(recipe, pieces, report)
+        check_engines(recipe, pieces, self.ranks, report)
+        if leads:
+            _check_evaluation(recipe, pieces, report.faults)
+        found = self._model(name, role, recipe, pieces, report)
+        samples = pieces is None or pieces.samples
+        if found and leads:
             with gathered(report.faults):
-                prompts = check_data(recipe, found.origin, report)
-        else:
+                self.prompts = check_data(recipe, found.origin, report)
+        elif leads:
+            self.prompts = None
             check_sources(recipe, report.faults)
             report.skipped("prompts", "not rendered, for want of a tokenizer; only files and columns were looked at")
-        _say_arithmetic(recipe, len(prompts.train) if prompts else None, report)
+        prompts = self.prompts
+        if leads:
+            _say_arithmetic(recipe, samples, len(prompts.train) if prompts else None, report)
         if found and prompts and rewards:
             with gathered(report.faults):
-                check_columns(rewards, prompts, recipe)
-                check_rewards(rewards, recipe, prompts, found.origin, self.workers, report)
+                check_columns(rewards, prompts, samples=samples)
+                check_rewards(rewards, recipe, prompts, found.origin, self.workers, report, samples=samples)
         else:
             report.skipped("rewards", "not run, because of the faults before")
-        if prompts and algorithm and "answer_logprobs" in algorithm.needs:
+        if prompts and pieces:
             with gathered(report.faults):
-                check_gold(prompts, recipe)
-        if found and algorithm:
-            check_machine(recipe, algorithm, found.shape, self.ranks, report)
-        else:
-            report.skipped("memory", "the model or the algorithm is not known")
-        return found.shape if found else None
+                check_providers(prompts, pieces)
+        return Sized(role, recipe, pieces, found.shape) if found and pieces else None
 
-    def _model(self, name: str, recipe: Recipe, algorithm: Algorithm | None, report: Report) -> ModelFound | None:
+    def _model(
+        self, name: str, role: str, recipe: Recipe, pieces: Pieces | None, report: Report
+    ) -> ModelFound | None:
+        owner = recipe.model.role
+        if owner is not None:
+            recipe = recipe.model_copy(update={"model": self.plan.stages[name].by_role[owner].model})
         earlier = self._stage_of(recipe.model.path, name)
         if earlier and earlier not in self.outlines:
             report.skipped("model", f"it is the output of stage {earlier}, which has faults of its own")
@@ -120,11 +141,17 @@ class _Checker:
         found = None
         with gathered(report.faults):
             source = self.outlines[earlier] if earlier else None
-            found = check_model(recipe, self.scratch / f"{name}-origin", source, report, algorithm)
-            self.outlines[name] = keep_outline(found, self.scratch / f"{name}-output")
-        if found and algorithm and algorithm.has_critic and recipe.critic.backbone == "own":
+            scratch = self.scratch / f"{name}-{role}"
+            found = check_model(recipe, scratch.with_name(f"{scratch.name}-origin"), source, report, pieces)
+            self._keep(name, role, keep_outline(found, scratch.with_name(f"{scratch.name}-output")))
+        if found and pieces and pieces.algorithm.has_critic and recipe.critic.backbone == "own":
             return self._with_critic(found, name, recipe, report)
         return found
+
+    def _keep(self, stage: str, role: str, outline: Path) -> None:
+        """Remember the outline under the folders, below stages/, that the stage's export will have."""
+        roles = self.plan.stages[stage].roles
+        self.outlines[f"{stage}/{role}" if roles else stage] = outline
 
     def _with_critic(self, found: ModelFound, name: str, recipe: Recipe, report: Report) -> ModelFound:
         earlier = self._stage_of(recipe.critic.model, name)
@@ -136,10 +163,16 @@ class _Checker:
         return found
 
     def _stage_of(self, path: str | None, name: str) -> str | None:
-        """The stage before `name` whose output `path` is."""
+        """The stage before `name`, or one of its roles, whose output `path` is."""
         before = list(self.plan.stages)[: list(self.plan.stages).index(name)]
+        folders = [f"{stage}/{role}" for stage in before for role in self.plan.stages[stage].roles] + before
         run_dir = self.plan.stages[name].run_dir
-        return next((stage for stage in before if path == f"{run_dir}/stages/{stage}"), None)
+        return next((folder for folder in folders if path == f"{run_dir}/stages/{folder}"), None)
+
+
+def _kind(view: Recipe) -> str:
+    shared = f"; {'an adapter on' if view.model.lora else 'with'} the weights of {view.model.role}" if view.model.role else ""
+    return ("trained" if view.trained else "frozen") + shared
 
 
 def _say_isolation(found: tuple[Tier, list[str]] | None, report: Report) -> None:
@@ -151,10 +184,10 @@ def _say_isolation(found: tuple[Tier, list[str]] | None, report: Report) -> None
         report.warn(f"the sandbox lacks {lack}")
 
 
-def _say_arithmetic(recipe: Recipe, prompts_in_train: int | None, report: Report) -> None:
+def _say_arithmetic(recipe: Recipe, samples: bool, prompts_in_train: int | None, report: Report) -> None:
     """The batch in numbers: how many trajectories, updates, steps, and passes over the data."""
     rollout, training = recipe.rollout, recipe.training
-    group = rollout.group_size if recipe.learn_from == "rollouts" else 1
+    group = rollout.group_size if samples else 1
     whole = rollout.prompts_per_step * group
     updates = f"{training.updates_per_step} update{'s' if training.updates_per_step > 1 else ''}"
     text = f"{rollout.prompts_per_step} prompts x {group} = {whole} trajectories per step; "
@@ -171,10 +204,10 @@ def _say_arithmetic(recipe: Recipe, prompts_in_train: int | None, report: Report
         report.say("", f"{drawn} prompts drawn of {prompts_in_train} in train = {passes:.3g} epochs{more}")
 
 
-def _check_evaluation(recipe: Recipe, faults: list[str]) -> None:
+def _check_evaluation(recipe: Recipe, pieces: Pieces | None, faults: list[str]) -> None:
     """What evaluation will be asked for: the metric that `best` means, the pattern that maj@k votes on."""
     settings = recipe.evaluation
-    if not samples(recipe) or recipe.data.eval is None:
+    if recipe.data.eval is None or not (recipe.rewards or (pieces and pieces.samples)):
         return
     known = [f"eval/{name}" for name in ("accuracy", "reward", "completion_tokens")]
     known += [f"eval/pass@{k}" for k in powers_up_to(settings.samples)] if settings.samples else []

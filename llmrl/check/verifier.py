@@ -12,7 +12,7 @@ from llmrl.data.prompts import LoadedPrompts
 from llmrl.recipe import Recipe, Rows
 from llmrl.rewards.base import Reward, Rewards
 from llmrl.rewards.workers import Workers
-from llmrl.run.build import Origin
+from llmrl.run.models import Origin
 from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
 ROWS_OF_EACH_PART = 4
@@ -29,7 +29,14 @@ class Graded:
 
 
 def check_rewards(
-    rewards: Rewards, recipe: Recipe, prompts: LoadedPrompts, origin: Origin, workers: Workers, report: Report
+    rewards: Rewards,
+    recipe: Recipe,
+    prompts: LoadedPrompts,
+    origin: Origin,
+    workers: Workers,
+    report: Report,
+    *,
+    samples: bool,
 ) -> None:
     """Run each reward on the gold answers of the first rows, in killable processes as training does.
 
@@ -37,7 +44,7 @@ def check_rewards(
     there is one, else the plain answer, boxed, tagged, fenced, or behind the marker that a setting names; and it must
     not accept garbage. Other rewards only must not fail. A fault when it is so for every row, a warning when for some.
     """
-    rows = [*(prompts.train[:ROWS_OF_EACH_PART] if recipe.learn_from == "rollouts" else ())]
+    rows = [*(prompts.train[:ROWS_OF_EACH_PART] if samples else ())]
     rows += prompts.eval[:ROWS_OF_EACH_PART]
     if not rows or not rewards.rewards:
         report.say("rewards", "none, so nothing is graded")

@@ -21,8 +21,8 @@ from llmrl.prove.runs import start_folder, start_of, task_file
 from llmrl.recipe_file import Plan, load_plan
 from llmrl.rewards.workers import Workers
 from llmrl.run.models import Origin
-from llmrl.run.sampling import Samplers
 from llmrl.run.run import run_plan
+from llmrl.run.sampling import Samplers
 from llmrl.run_folder.folder import read_metrics
 from llmrl.types import ACTOR
 

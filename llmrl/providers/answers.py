@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from llmrl.batch import Batch
 from llmrl.errors import RecipeError
+from llmrl.templates import Template
 from llmrl.types import Group
-
-
-def _template(text: str) -> str:
-    _columns_of(text)
-    return text
-
-
-Template = Annotated[str, AfterValidator(_template)]
 
 
 def answer_logprobs(
@@ -60,11 +52,6 @@ def answer_logprobs(
     rows, columns = torch.tensor(places).T
     found[rows, columns] = means
     return found
-
-
-def _columns_of(template: str) -> list[str]:
-    """The columns that a template names; raises ValueError if it is no template."""
-    return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
 
 
 def _gold(group: Group, tokenizer: Any, template: str) -> list[int]:

@@ -10,13 +10,14 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from llmrl.algorithm import Algorithm
+from llmrl.batch import Batch
 from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.policy import Policy
 from llmrl.recipe import Recipe, Training
-from llmrl.train.annotate import annotate
-from llmrl.train.gradients import reward_influences, success_gradient_norms
+from llmrl.resolve import resolve_pieces
+from llmrl.train.learner import Learner
 from llmrl.train.roles import Role, ValueFunction
 from llmrl.train.step import update
 from llmrl.types import Batch, Group
@@ -99,7 +100,7 @@ def make_recipe(**pieces: Any) -> Recipe:
 
 
 def make_algorithm(**pieces: Any) -> Algorithm:
-    return Algorithm.from_recipe(make_recipe(**pieces))
+    return resolve_pieces(make_recipe(**pieces)).algorithm
 
 
 def role_of(
@@ -116,42 +117,18 @@ def role_of(
     settings: of training, the engine's name among them.
     """
     recipe, training, device = make_recipe(**pieces), make_training(**settings), torch.device("cpu")
-    algorithm, critic, outputs, lm = Algorithm.from_recipe(recipe), None, recipe.critic.outputs, lm or tiny_lm()
-    if training.gradient_checkpointing:
-        lm.gradient_checkpointing_enable({"use_reentrant": False})
+    resolved, ranks, critic, outputs = resolve_pieces(recipe), Ranks(), None, recipe.critic.outputs
+    algorithm = resolved.algorithm
     shared = algorithm.has_critic and recipe.critic.backbone == "shared"
     head = value_head(outputs) if shared else None
     policy = tiny_policy(lm, padding_free=padding_free, value_head=head, detach_values=recipe.critic.detach)
-    engine = make_engine(training.strategy, policy, training, device)
     if algorithm.has_critic:
-        own = None
-        if not shared:
-            rate = recipe.critic.learning_rate or training.learning_rate
-            of_critic = training.model_copy(update={"learning_rate": rate})
-            model = tiny_critic(critic_lm, outputs=outputs, padding_free=padding_free)
-            own = make_engine(training.strategy, model, of_critic, device)
-        critic = ValueFunction(recipe.critic, own)
-    reference = None
-    if "ref_logprobs" in algorithm.needs and not isinstance(lm, PeftModel):
-        reference = tiny_policy(tiny_lm(seed=3)).eval().requires_grad_(False)
-    return Role("actor", algorithm, engine, training, ranks or Ranks(), reference, critic)
-
-
-def engines_of(role: Role) -> dict[str, Any]:
-    """The role's engines: the policy's, and the critic's where it has its own."""
-    own = role.critic.engine if role.critic else None
-    return {"policy": role.engine} | ({"critic": own} if own else {})
-
-
-def train(role: Role, batch: Batch, seed: int = 0) -> dict[str, float]:
-    """One step, the `seed`-th of its stage; returns its metrics."""
-    return update(role, annotate(role, batch, seed=seed), seed=seed, step=seed)
-
-
-def at_the_head(role: Role, batch: Batch, groups: list[Group]) -> dict[str, list[float]]:
-    """What is measured of the LM head's gradients: of groups' successes, and of the batch's reward functions."""
-    influences = list(reward_influences(role, batch).values())
-    return {"success_gradient_norms": success_gradient_norms(role, groups), "reward_influences": influences}
+        own = tiny_critic(critic_lm, outputs=outputs, padding_free=padding_free)
+        of_own = None if shared else Learner("actor-critic", TorchEngine(own, training, device), training, ranks)
+        critic = ValueFunction(recipe.critic, of_own)
+    reference = tiny_policy(tiny_lm(seed=3)).eval() if "ref_logprobs" in algorithm.needs else None
+    learner = Learner("actor", TorchEngine(policy, training, device), training, ranks, loss_metric="loss")
+    return Role("actor", resolved, learner, reference, critic)
 
 
 def make_training(**settings: Any) -> Training:

@@ -49,22 +49,22 @@ class Grader:
         Raises ValueError if the tests can grade no program, SandboxError if the sandbox or the grading process failed.
         """
         if isinstance(tests, StdinTests):
-            return self._of_runs(source, tests)
-        return self._of_answers(source, self._tests_payload(tests, helpers))
+            return self._grade_by_output(source, tests)
+        return self._grade_by_answers(source, self._tests_payload(tests, helpers))
 
-    def _of_runs(self, source: str, tests: StdinTests) -> Verdict:
+    def _grade_by_output(self, source: str, tests: StdinTests) -> Verdict:
         pairs = tests.pairs[: self.max_tests]
         first: Outcome = "passed"
         passed = 0
         for given, expected in pairs:
-            outcome = self._of_run(source, given, expected)
+            outcome = self._outcome_of_run(source, given, expected)
             passed += outcome == "passed"
             first = outcome if first == "passed" else first
             if outcome in ("compile_error", "timeout") or (outcome != "passed" and self.stop):
                 break
         return Verdict(first, passed, len(pairs))
 
-    def _of_run(self, source: str, given: str, expected: str) -> Outcome:
+    def _outcome_of_run(self, source: str, given: str, expected: str) -> Outcome:
         text = given if given.endswith("\n") or not given else given + "\n"
         room = max(self.limits.output_kb, len(expected) // 256)
         program = Program({"source": source}, stdin=text.encode("utf-8", "replace"))
@@ -83,7 +83,7 @@ class Grader:
         code = {"tests": tests.snippets, "setup": tests.setup, "entry_point": tests.entry_point}
         return {**code, "helpers": helpers, **common}
 
-    def _of_answers(self, source: str, payload: dict[str, Any]) -> Verdict:
+    def _grade_by_answers(self, source: str, payload: dict[str, Any]) -> Verdict:
         program, tests_run = self._run_both(source, payload)
         lines = _report(tests_run)
         for line in lines:
@@ -100,7 +100,7 @@ class Grader:
             return Verdict("passed", passed, count)
         if tests_run.ended in ("cpu_time", "memory", "output"):  # the program's results used these up
             return Verdict("timeout" if tests_run.ended == "cpu_time" else "runtime_error", passed, count)
-        raise _broken(tests_run)
+        raise _grading_failed(tests_run)
 
     def _run_both(self, source: str, payload: dict[str, Any]) -> tuple[Execution, Execution]:
         wall = self.limits.wall_seconds + 2 * TESTS_LIMITS.cpu_seconds
@@ -169,13 +169,13 @@ def _report(tests_run: Execution) -> list[dict[str, Any]]:
     try:
         lines = [json.loads(line) for line in tests_run.report.splitlines()]
     except ValueError:
-        raise _broken(tests_run) from None
+        raise _grading_failed(tests_run) from None
     if not lines:
-        raise _broken(tests_run)
+        raise _grading_failed(tests_run)
     return lines
 
 
-def _broken(tests_run: Execution) -> SandboxError:
+def _grading_failed(tests_run: Execution) -> SandboxError:
     said = tests_run.stderr.decode("utf-8", "replace").strip().splitlines()
     return SandboxError(
         f"the tests' process ended by itself ({tests_run.ended}): {said[-1] if said else 'it said nothing'}"

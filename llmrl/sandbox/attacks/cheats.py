@@ -61,11 +61,11 @@ def _cheat(name: str, aim: str, source: str, *formats: str) -> None:
     CHEATS.append(Cheat(name, aim, textwrap.dedent(source), formats or OF_FUNCTIONS))
 
 
-_cheat("exit", "End as if all went well", "import sys\nsys.exit(0)", *TESTS)
-_cheat("hard exit", "The same, past every handler", "import os\nos._exit(0)", *TESTS)
+_cheat("exit", "End with exit code 0", "import sys\nsys.exit(0)", *TESTS)
+_cheat("hard exit", "End with exit code 0, without any exit handler", "import os\nos._exit(0)", *TESTS)
 _cheat(
     "exit in the call",
-    "End so when called",
+    "End with exit code 0 when the function is called",
     """
     import atexit, os
     atexit.register(os._exit, 0)
@@ -75,7 +75,7 @@ _cheat(
 )
 _cheat(
     "equal to all",
-    "Return what says that it equals anything",
+    "Return an object that claims to equal anything",
     """
     class Equal:
         __eq__ = __ge__ = __le__ = __contains__ = lambda self, other: True
@@ -88,7 +88,7 @@ _cheat(
 )
 _cheat(
     "numbers equal to all",
-    "Return a number that does",
+    "Return a number that claims to equal anything",
     """
     class Equal(int):
         __eq__ = lambda self, other: True
@@ -101,7 +101,7 @@ _cheat(
 )
 _cheat(
     "text equal to all",
-    "Print and return a text that does",
+    "Print and return a text that claims to equal anything",
     """
     class Equal(str):
         __eq__ = lambda self, other: True
@@ -238,7 +238,7 @@ _cheat(
 )
 _cheat(
     "unpickled code",
-    "Return what would run code where it is unpickled, copied, shown or compared",
+    "Return an object that runs code if it is unpickled, copied, shown or compared",
     """
     import os
     class Code:
@@ -273,7 +273,7 @@ _cheat(
 _cheat("all answers", "Print every number there is", "print(*range(200), sep='\\n')\nprint(*range(200))\n", "stdin")
 _cheat(
     "endless answers",
-    "Return what gives another result each time, or never ends",
+    "Return an object that gives another result each time, or never ends",
     """
     import itertools
     class Shifting:
@@ -296,7 +296,7 @@ _cheat(
 )
 _cheat(
     "hostile exceptions",
-    "Raise what graders take for an end of their own, or for success",
+    "Raise exceptions that a grader may take for its own end, or for success",
     """
     class Passed(AssertionError, KeyboardInterrupt):
         pass

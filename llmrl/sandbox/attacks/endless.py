@@ -16,11 +16,8 @@ import sys
 import threading
 import time
 
-from llmrl.sandbox.attacks.attack import Attack, add, attack, ended_by
+from llmrl.sandbox.attacks.attack import LOOP_SECONDS, Attack, add, attack, ended_by
 from llmrl.sandbox.attacks.hostile import breached, show, targets, trying
-
-LOOP_SECONDS = 0.3
-"""The CPU limit of attacks that only compute: a lower limit makes the suite shorter and each attack no weaker."""
 
 
 @attack()

@@ -144,7 +144,7 @@ def programs_that_give_privileges():
 
 @attack()
 def own_program_that_gives_privileges():
-    """Make such a program oneself."""
+    """Make a program that gives privileges oneself."""
     shutil.copy("/bin/sh", "sh")
     with trying():
         os.chown("sh", 0, 0)

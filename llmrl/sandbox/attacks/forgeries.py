@@ -34,7 +34,7 @@ def forged_report():
 
 @attack(judge=_true_end)
 def forged_status():
-    """Tell the trainer, in the supervisor's place, that all went well."""
+    """Report to the trainer, in the supervisor's place, that all went well."""
     answer = json.dumps({"ended": "exited", "exit_code": 0, "signal": None, "again": True}).encode()
     for descriptor in range(3, 200):
         with trying():
@@ -85,7 +85,7 @@ def stretched_output():
 
 @attack(judge=lambda e: "" if e.ended == "exited" and e.report == COMPILED else f"told {e}")
 def exchanged_ends():
-    """Replace what ends the program by what does not end it, and the output by what never flushes."""
+    """Replace the functions that end the program by some that do not, and the output by one that never flushes."""
 
     class Stubborn:
         def flush(self):
@@ -124,7 +124,7 @@ def feigned_timeout():
 add(
     Attack(
         "report without a program",
-        "Have a source that does not compile told as one that does",
+        "Have a source that does not compile reported as one that does",
         "print('compiled')\nx = = 1\n",
         judge=lambda e: "" if e.exit_code == 1 and e.report == b"" else f"told {e.report!r}",
     )

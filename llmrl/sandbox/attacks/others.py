@@ -11,7 +11,7 @@ import termios
 import threading
 import time
 
-from llmrl.sandbox.attacks.attack import attack
+from llmrl.sandbox.attacks.attack import LOOP_SECONDS, attack
 from llmrl.sandbox.attacks.hostile import attempt, breached, call, libc, targets, trying
 from llmrl.sandbox.limits import Execution
 
@@ -54,7 +54,7 @@ def kill_the_supervisor():
 
 @attack(judge=_went_on)
 def kill_by_descriptor():
-    """The same through descriptors of processes, queued signals, and signals to threads."""
+    """Kill the supervisor or another process through descriptors, queued signals and signals to threads."""
     for pid in (targets.victim, os.getppid()):
         with trying():
             signal.pidfd_send_signal(os.pidfd_open(pid), signal.SIGKILL)
@@ -63,7 +63,7 @@ def kill_by_descriptor():
     os._exit(7)
 
 
-@attack()
+@attack(cpu_seconds=LOOP_SECONDS)
 def noise():
     """Keep the supervisor so busy with signals that it does not look at the limits."""
 
@@ -75,7 +75,7 @@ def noise():
         threading.Thread(target=spam).start()
 
 
-@attack()
+@attack(cpu_seconds=LOOP_SECONDS)
 def zombies():
     """Keep the supervisor busy with the ends of orphans."""
     while True:
@@ -120,7 +120,7 @@ def limits_of_others():
 
 @attack()
 def take_over_the_supervisor():
-    """All of these towards the supervisor, which runs under the same user."""
+    """Trace, limit, slow or copy from the supervisor, which runs under the same user."""
     supervisor = os.getppid()
     tries = {
         "trace": lambda: call("ptrace", 0x4206, supervisor, 0, 0),
@@ -143,7 +143,7 @@ def take_over_the_supervisor():
 
 @attack()
 def debug_a_child():
-    """Debug a child, as a way to change its system calls after they were looked at."""
+    """Debug a child, to change its system calls after the filter has checked them."""
     child = os.fork()
     if child == 0:
         if call("ptrace", 0, 0, 0, 0) >= 0:  # PTRACE_TRACEME
@@ -164,7 +164,7 @@ def own_priority():
 
 @attack()
 def memory_killer():
-    """Have the kernel end others first when memory runs out."""
+    """Have the kernel kill other processes first when memory runs out."""
     for name, value in (("oom_score_adj", "-1000"), ("oom_score_adj", "0"), ("oom_adj", "-17"), ("autogroup", "-20")):
         with trying(), open(f"/proc/self/{name}", "w") as file:
             file.write(value)

@@ -14,7 +14,7 @@ from llmrl.sandbox.attacks.hostile import attempt, breached, call, processes, re
 
 @attack(real=True)
 def own_environment():
-    """Read what the trainer's environment left in one's own."""
+    """Read the trainer's environment variables in one's own environment."""
     show(dict(os.environ))
 
 
@@ -28,7 +28,7 @@ def environments():
 
 @attack(real=True)
 def command_lines():
-    """Read what other processes were started with."""
+    """Read the command lines of other processes."""
     for pid in processes():
         if pid != os.getpid():
             with trying():
@@ -90,7 +90,7 @@ def files_by_path():
 
 @attack(real=True)
 def files_through_links():
-    """Read it through symbolic and hard links in one's own folder."""
+    """Read a file of the trainer's through symbolic and hard links in one's own folder."""
     for make in (os.symlink, os.link):
         with trying():
             make(targets.secret, make.__name__)
@@ -102,7 +102,7 @@ def files_through_links():
 
 @attack(real=True)
 def files_through_other_processes():
-    """Read it through the root, the working directory and the open files of other processes."""
+    """Read a file of the trainer's through the root, the working directory and the open files of other processes."""
     for pid in processes():
         for name in ("root", "cwd"):
             with trying():
@@ -212,7 +212,7 @@ def _leaver() -> None:
 
 @attack(before=_leaver)
 def earlier_programs():
-    """Find what a program before this one left: files, times, permissions."""
+    """Find the traces that an earlier program left: files, times, permissions."""
     show(dict(os.environ))
     for folder in (".", "..", "/tmp", "/var/tmp", "/dev/shm", "/run", "/box"):
         with trying():

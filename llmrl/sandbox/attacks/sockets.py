@@ -138,7 +138,7 @@ def signals_from_a_descriptor():
 
 @attack()
 def large_buffers():
-    """Have a socket buffer more than others may."""
+    """Make a socket buffer more than allowed."""
     one, _ = socket.socketpair()
     for option in (7, 8, 32, 33):  # SO_SNDBUF, SO_RCVBUF, and both by force
         value = ctypes.byref(ctypes.c_int(1 << 26))

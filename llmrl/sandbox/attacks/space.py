@@ -27,7 +27,7 @@ def memory_bomb():
 
 @attack()
 def memory_of_many():
-    """Take it in many processes, each below the limit."""
+    """Take more memory than allowed in many processes, each below the limit."""
     reading, writing = os.pipe()
     share = targets.limits["memory_mb"] * 6 // 10
     for _ in range(6):
@@ -44,19 +44,19 @@ def memory_of_many():
 
 @attack(real=True)
 def memory_hidden_in_shared_mappings():
-    """Take it where no process is charged for it: in pages of shared mappings that are let go of."""
+    """Hold memory that no process is charged for, in pages of shared mappings that were unmapped."""
     hide_memory(-1, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
 
 
 @attack(real=True)
 def memory_hidden_in_dev_zero():
-    """The same through shared mappings of /dev/zero."""
+    """Hold memory that no process is charged for, in shared mappings of /dev/zero."""
     hide_memory(os.open("/dev/zero", os.O_RDWR), mmap.MAP_SHARED)
 
 
 @attack()
 def memory_in_unnamed_files():
-    """Take it in files made by memfd_create."""
+    """Take memory in files made by memfd_create."""
     descriptor = call("memfd_create", b"x", 0)
     held = 0
     while descriptor >= 0 and held < targets.limits["memory_mb"]:
@@ -66,7 +66,7 @@ def memory_in_unnamed_files():
 
 @attack()
 def memory_in_shared_segments():
-    """Take it in System V shared memory, which outlives its program."""
+    """Take memory in System V shared segments, which outlive their program."""
     if (segment := call("shmget", 0, 64 << 20, 0o1600)) >= 0:
         breached()
         libc.shmctl(segment, 0, None)
@@ -74,7 +74,7 @@ def memory_in_shared_segments():
 
 @attack(cpu_seconds=5.0)
 def memory_in_pipes_and_sockets():
-    """Take it in the kernel's buffers, from all processes together."""
+    """Take more memory than allowed in the kernel's buffers, from all processes together."""
     reading, writing = os.pipe()
     for _ in range(targets.limits["processes"] + 1):
         with trying():
@@ -129,7 +129,7 @@ def full_disk():
 
 @attack()
 def full_disk_of_deleted_files():
-    """Write it into files that have no name any more, in many processes."""
+    """Write twice what is allowed into deleted files, in many processes."""
     reading, writing = os.pipe()
     block = b"\1" * (targets.limits["output_kb"] << 10)
     for _ in range(targets.limits["processes"]):
@@ -200,7 +200,7 @@ def flood_of_errors():
 
 @attack()
 def flood_of_many():
-    """Print without end from many processes, the signal for it ignored, past the end of what is kept."""
+    """Print without end from many processes that ignore the limit's signal, past the end of the kept output."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     for _ in range(3):
         os.fork()

@@ -79,7 +79,7 @@ def run(
     breaches += [f"{outlived} processes outlived the sandbox"] if outlived else []
     after = trainer_state()
     breaches += [f"changed: {name}" for name in before if before[name] != after[name]]
-    results.append(Result(AFTERWARDS, "All of them together: be the trainer's end", "", tuple(breaches)))
+    results.append(Result(AFTERWARDS, "Harm the trainer by all attacks together", "", tuple(breaches)))
     on_result(results[-1])
     return results
 
