@@ -41,7 +41,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bf16_lora": (GSPO_KL, {"dtype": "bf16"}),
 }
 EXACT = [case for case in CASES if not case.startswith("bf16")]
-LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+# accelerate's launcher is torchrun, and tells Accelerators of its configuration: precision is the recipe's all the same
+LAUNCHER = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
+LAUNCHER += ["--main_process_port=0", "--dynamo_backend=no", "--mixed_precision=bf16"]
 
 
 def run_worker(folder: Path, launcher: list[str], strategies: list[str]) -> None:
@@ -80,10 +82,10 @@ def alone() -> dict[str, dict[str, Any]]:
     found = {}
     for case, (pieces, settings) in CASES.items():
         role = role_of(pieces, lm=with_lora(tiny_lm()) if case.endswith("lora") else None, **settings)
-        gradients = record_gradients(role.engine)
+        gradients = record_gradients(role.learner.engine)
         metrics = train(role, fixed_batch())
-        found[case] = {"gradients": gradients, "metrics": metrics, "weights": weights_of(role.engine)}
-        found[case]["trained"] = role.engine.trained_weights()
+        found[case] = {"gradients": gradients, "metrics": metrics, "weights": weights_of(role.learner.engine)}
+        found[case]["trained"] = role.learner.engine.trained_weights()
     return found
 
 
@@ -157,6 +159,18 @@ def test_a_loaded_engine_goes_on_bit_for_bit(case, ranks):
     if case not in ranks[0]:
         pytest.skip("not run with this engine")
     assert [rank[case] for rank in ranks] == [True, True]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_one_process_loads_what_accelerate_saved_on_two(strategy, folder):
+    """The file holds whole tensors, of a first step with the schedule's warmup."""
+    warm = {"schedule": "linear", "warmup_steps": 4}
+    trained, loaded = role_of(GSPO_KL, **warm), role_of(GSPO_KL, **warm)
+    train(trained, fixed_batch())
+    loaded.learner.engine.load(folder / f"{strategy}-fp32")
+    first, second = (train(role, fixed_batch(), 1) for role in (trained, loaded))
+    assert second == pytest.approx(first, rel=1e-4, abs=1e-5)
+    assert largest_difference(loaded.learner.engine.trained_weights(), trained.learner.engine.trained_weights()) < 1e-4
 
 
 def test_gather_gives_every_rank_what_each_one_gave(ranks):

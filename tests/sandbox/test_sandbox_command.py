@@ -117,7 +117,7 @@ def test_tables_for_documents(attacked, capsys: pytest.CaptureFixture[str]) -> N
         "| --- | --- | --- | --- |",
         "| fork bomb | Start processes | ended at its limit: cpu time | held |",
         "| tcp | Connect \\| to a server | exited with 0 | BREACHED: 127.0.0.1; and more |",
-        "| exit | End as if all went well | wrong | held |",
+        "| exit | End with exit code 0 | wrong | held |",
     ]
 
 

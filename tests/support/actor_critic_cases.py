@@ -5,7 +5,7 @@ Both sides of test_ranks run them: each rank with an engine for several, and one
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from training_cases import (
     with_lora,
 )
 
-from llmrl.types import ACTOR, Batch, Group, Prompt, Score, Trajectory, Turn
+from llmrl.batch import Batch
+from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
 
 PPO = {
     "token_rewards": {"kl_k1": {"weight": 0.05}},
@@ -71,7 +72,7 @@ def judged_batch() -> Batch:
     batch = fixed_batch()
     components = torch.rand(len(batch), 3, generator=torch.Generator().manual_seed(6))
     correct = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 1.0, float("nan")])
-    return replace(batch, correct=correct, reward_components=components)
+    return batch.with_(correct=correct, reward_components=components)
 
 
 def run(case: Case, engine: dict[str, Any], ranks: Any) -> dict[str, Any]:
@@ -103,16 +104,16 @@ def left_out(engine: dict[str, Any], ranks: Any, *, parts: int = 1) -> list[dict
     parts: how many ranks share the micro-batches.
     """
     role = make_role(Case(critic={"backbone": "shared"}, training={"learning_rate": 1e-3}), engine, ranks)
-    batch, gradients = fixed_batch(), record_gradients(role.engine)
+    batch, gradients = fixed_batch(), record_gradients(role.learner.engine)
     inputs = batch.token_ids, batch.attention_mask, batch.response_mask
     mine = [number for number in range(4) if number % parts == ranks.rank]
     for reaching in (0, None):
         for number in mine:
             wanted = frozenset({"value_outputs"} if number == reaching else ())
-            found = role.engine.forward(*inputs, wanted=wanted)
+            found = role.learner.engine.forward(*inputs, wanted=wanted)
             loss = found["logprobs"].sum() + found.get("value_outputs", torch.zeros(())).sum()
-            role.engine.backward(loss / 500, last=number == mine[-1])
-        role.engine.step()
+            role.learner.engine.backward(loss / 500, last=number == mine[-1])
+        role.learner.engine.step()
     return gradients
 
 

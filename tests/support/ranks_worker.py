@@ -47,13 +47,13 @@ ACTOR_CRITIC = {
 
 
 def one_step(role: Any) -> dict[str, Any]:
-    gradients = record_gradients(role.engine)
+    gradients = record_gradients(role.learner.engine)
     metrics = train(role, fixed_batch())
     return {
         "gradients": list(gradients),
         "metrics": metrics,
-        "weights": weights_of(role.engine),
-        "trained": role.engine.trained_weights(),
+        "weights": weights_of(role.learner.engine),
+        "trained": role.learner.engine.trained_weights(),
     }
 
 
@@ -61,17 +61,17 @@ def continued(role: Any, fresh: Any, folder: Path) -> bool:
     """Whether an engine, saved and loaded after a step, goes on bit for bit."""
     train(role, fixed_batch())
     folder.mkdir(exist_ok=True)
-    role.engine.save(folder)
-    role.ranks.barrier("saving")
+    role.learner.engine.save(folder)
+    role.learner.ranks.barrier("saving")
     first = train(role, fixed_batch(), 1)
-    fresh.engine.load(folder)
+    fresh.learner.engine.load(folder)
     second = train(fresh, fixed_batch(), 1)
-    return first == second and identical(role.engine.trained_weights(), fresh.engine.trained_weights())
+    return first == second and identical(role.learner.engine.trained_weights(), fresh.learner.engine.trained_weights())
 
 
 def refuses_nan(role: Any) -> dict[str, Any]:
     """One trajectory, so one rank, has a reward that is not a number."""
-    before = weights_of(role.engine)
+    before = weights_of(role.learner.engine)
     batch = fixed_batch()
     batch.rewards[2, 4] = float("nan")
     try:
@@ -79,7 +79,7 @@ def refuses_nan(role: Any) -> dict[str, Any]:
         message = ""
     except RunStopped as error:
         message = str(error)
-    return {"message": message, "untouched": identical(weights_of(role.engine), before)}
+    return {"message": message, "untouched": identical(weights_of(role.learner.engine), before)}
 
 
 def missing_rank() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.policy import Policy
+from llmrl.providers.gradients import gradient_norms, influence
 from llmrl.recipe import Recipe, Training
 from llmrl.resolve import resolve_pieces
 from llmrl.train.learner import Learner
+from llmrl.train.provide import provide
 from llmrl.train.roles import Role, ValueFunction
 from llmrl.train.step import update
-from llmrl.types import Batch, Group
+from llmrl.types import Group
 
 VOCABULARY = 41
 TEMPERATURE = 0.7
@@ -117,18 +120,22 @@ def role_of(
     settings: of training, the engine's name among them.
     """
     recipe, training, device = make_recipe(**pieces), make_training(**settings), torch.device("cpu")
-    resolved, ranks, critic, outputs = resolve_pieces(recipe), Ranks(), None, recipe.critic.outputs
+    resolved, ranks, critic, outputs = resolve_pieces(recipe), ranks or Ranks(), None, recipe.critic.outputs
     algorithm = resolved.algorithm
+
+    def learner(name: str, model: Any, loss_metric: str | None = None) -> Learner:
+        engine = make_engine(training.strategy, model, training, device)
+        return Learner(name, engine, training, ranks, loss_metric)
+
     shared = algorithm.has_critic and recipe.critic.backbone == "shared"
     head = value_head(outputs) if shared else None
     policy = tiny_policy(lm, padding_free=padding_free, value_head=head, detach_values=recipe.critic.detach)
     if algorithm.has_critic:
         own = tiny_critic(critic_lm, outputs=outputs, padding_free=padding_free)
-        of_own = None if shared else Learner("actor-critic", TorchEngine(own, training, device), training, ranks)
-        critic = ValueFunction(recipe.critic, of_own)
-    reference = tiny_policy(tiny_lm(seed=3)).eval() if "ref_logprobs" in algorithm.needs else None
-    learner = Learner("actor", TorchEngine(policy, training, device), training, ranks, loss_metric="loss")
-    return Role("actor", resolved, learner, reference, critic)
+        critic = ValueFunction(recipe.critic, None if shared else learner("actor-critic", own))
+    has_own_reference = "ref_logprobs" in algorithm.needs and not isinstance(policy.lm, PeftModel)
+    reference = tiny_policy(tiny_lm(seed=3)).eval() if has_own_reference else None
+    return Role("actor", resolved, learner("actor", policy, "loss"), reference, critic)
 
 
 def make_training(**settings: Any) -> Training:
@@ -170,6 +177,25 @@ def turn_ids(layouts: list[str] = LAYOUTS) -> Tensor:
             turn += author == "A" and layout[t - 1] != "A"
             found[row, t] = turn if author == "A" else -1
     return found
+
+
+def train(role: Role, batch: Batch, step: int | None = None) -> dict[str, float]:
+    """One training step on the batch; its metrics."""
+    return update(role, provide(role, batch), seed=3, step=step)
+
+
+def engines_of(role: Role) -> dict[str, Any]:
+    """The engines that a role trains, by what they train."""
+    own = role.critic.learner if role.critic else None
+    return {"policy": role.learner.engine} | ({"critic": own.engine} if own else {})
+
+
+def at_the_head(role: Role, batch: Batch, groups: Sequence[Group]) -> dict[str, list[float]]:
+    """What providers measure of the LM head's gradients."""
+    return {
+        "success_gradient_norms": gradient_norms(groups, role.learner).tolist(),
+        "influence": influence(batch, role.learner).tolist(),
+    }
 
 
 def record_gradients(engine: Any) -> list[dict[str, Tensor]]:
