@@ -16,6 +16,7 @@ from llmrl.engines.catalogue import engine_kind
 from llmrl.engines.launch import launch
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.recipe_file import Plan, load_plan
+from llmrl.run_folder import layout
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Post-train language models."
@@ -149,7 +150,7 @@ def _refuse_single_process(plan: Plan, nproc: int) -> None:
 
 def _delete_run(folder: Path) -> None:
     """Only what looks like a run is deleted."""
-    if any(folder.iterdir()) and not (folder / "recipe.yaml").is_file():
+    if any(folder.iterdir()) and not (folder / layout.RECIPE).is_file():
         raise RecipeError(f"--overwrite: {folder} does not look like a run folder (no recipe.yaml); not deleted")
     shutil.rmtree(folder)
 

@@ -46,6 +46,7 @@ def _key_of(location: tuple[int | str, ...]) -> list[str]:
 
 
 def short(value: Any) -> str:
+    """A value on one line of at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -60,6 +60,7 @@ def read_layers(path: Path, including: tuple[Path, ...] = ()) -> list[Layer]:
 
 
 def parse_yaml(text: str, name: str) -> Layer:
+    """The mapping that a YAML text holds; raises RecipeError that names the text's file."""
     try:
         layer = yaml.load(text, UniqueKeys)
     except RecipeError as error:
@@ -105,6 +106,7 @@ def sets(fragment: Any, path: list[str]) -> bool:
 
 
 def nested(path: list[str], value: Any) -> Layer:
+    """A layer that holds one value at a path of keys."""
     for key in reversed(path):
         value = {key: value}
     return value
@@ -119,6 +121,7 @@ def _has(layer: Any, path: list[str]) -> bool:
 
 
 def without_nulls(layer: Any) -> Any:
+    """The layer without the keys that null has removed."""
     if not isinstance(layer, dict):
         return layer
     return {key: without_nulls(value) for key, value in layer.items() if value is not None}

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from llmrl.algorithm import Algorithm, batch_data, coupled_coefficients
-from llmrl.probe import tiny_data
+from llmrl.algorithm import batch_data, coupled_coefficients
+from llmrl.batch import Batch
+from llmrl.fields import tiny_data
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import merge, methods
-from llmrl.types import Batch
 
 
 def recipe(method: str | None = None, **changes: Any) -> Recipe:
@@ -30,6 +30,7 @@ def recipe(method: str | None = None, **changes: Any) -> Recipe:
 
 
 SHAPING = """
+from llmrl.resolve import resolve_pieces
 from llmrl.types import Credit
 
 def add(rewards):
@@ -71,22 +72,22 @@ def batch() -> Batch:
 
 def test_needs_are_the_pieces_positional_parameters():
     # nll reads logprobs alone, so neither the log ratio nor the advantage is ever computed
-    assert Algorithm.from_recipe(recipe("sft")).needs == {"logprobs"}
-    algorithm = Algorithm.from_recipe(
+    assert resolve_pieces(recipe("sft")).algorithm.needs == {"logprobs"}
+    algorithm = resolve_pieces(
         recipe(policy_loss="reinforce", advantage={"reinforce": {}}, regularizers={"entropy_bonus": {"weight": 0.1}})
-    )
+    ).algorithm
     assert algorithm.needs == {"logprobs", "advantages", "rewards", "response_mask", "entropy"}
 
 
 def test_credit_needs_log_probabilities_only_for_token_rewards():
-    assert "old_logprobs" not in Algorithm.from_recipe(recipe("grpo")).needs_before_updates
-    assert "old_logprobs" in Algorithm.from_recipe(recipe("rloo", reduce="token_mean")).needs_before_updates
+    assert "old_logprobs" not in resolve_pieces(recipe("grpo")).algorithm.needs_before_updates
+    assert "old_logprobs" in resolve_pieces(recipe("rloo", reduce="token_mean")).algorithm.needs_before_updates
 
 
 def test_credit_subtracts_token_rewards_before_the_advantage(batch):
-    algorithm = Algorithm.from_recipe(
+    algorithm = resolve_pieces(
         recipe(policy_loss="reinforce", advantage="rloo", token_rewards={"kl_k1": {"weight": 0.5}})
-    )
+    ).algorithm
     # k1 = old - ref:  [0.5, 0] and [-1];  outcomes 1 - 0.5 * 0.5 = 0.75 and 0 + 0.5 * 1 = 0.5
     # rloo of two: A_1 = 0.75 - 0.5 = 0.25, A_2 = -0.25
     expected = torch.tensor([[0.0, 0.25, 0.25], [0.0, -0.25, 0.0]])
@@ -94,14 +95,14 @@ def test_credit_subtracts_token_rewards_before_the_advantage(batch):
 
 
 def test_without_an_advantage_credit_is_zero(batch):
-    credit = Algorithm.from_recipe(recipe("sft")).credit(batch)
+    credit = resolve_pieces(recipe("sft")).algorithm.credit(batch)
     assert torch.equal(credit.advantages, torch.zeros(2, 3))
 
 
 def test_token_loss_adds_weighted_regularizers(batch):
-    algorithm = Algorithm.from_recipe(
+    algorithm = resolve_pieces(
         recipe(policy_loss="reinforce", advantage="rloo", regularizers={"kl_k2": {"weight": 0.1}})
-    )
+    ).algorithm
     logprobs = torch.tensor([[0.0, -1.0, -2.0], [0.0, -3.0, 0.0]], requires_grad=True)
     data = batch_data(batch) | {"logprobs": logprobs, "advantages": torch.ones(2, 3), "entropy": torch.zeros(2, 3)}
     result = algorithm.objective(data, torch.ones(2, 3), {})
@@ -117,8 +118,8 @@ def test_the_log_ratio_reaches_the_loss(batch):
     logprobs = old + torch.tensor([[0.0, 0.3, 0.1], [0.0, 0.2, 0.0]])
     data = batch_data(batch) | {"logprobs": logprobs, "advantages": torch.ones(2, 3), "entropy": torch.zeros(2, 3)}
     wide = {"ppo_clip": {"clip_high": 9.0}}
-    by_token = Algorithm.from_recipe(recipe(policy_loss=wide, advantage="grpo")).objective(data, torch.ones(2, 3), {})
-    by_answer = Algorithm.from_recipe(recipe(policy_loss=wide, advantage="grpo", log_ratio="sequence")).objective(
+    by_token = resolve_pieces(recipe(policy_loss=wide, advantage="grpo")).algorithm.objective(data, torch.ones(2, 3), {})
+    by_answer = resolve_pieces(recipe(policy_loss=wide, advantage="grpo", log_ratio="sequence")).algorithm.objective(
         data, torch.ones(2, 3), {}
     )
     # the first answer's log ratios 0.3 and 0.1 have the mean 0.2
@@ -133,45 +134,45 @@ def test_rewards_and_credit_are_shaped_in_the_recipes_order(batch, monkeypatch, 
     plain = {"policy_loss": "ppo_clip", "advantage": {"reinforce": {"baseline": "none"}}}
     for order, expected in ((["add", "double"], [4.0, 2.0]), (["double", "add"], [3.0, 1.0])):
         rewards = {f"own_shaping:{name}": {} for name in order}
-        shaped = Algorithm.from_recipe(recipe(**plain, reward_shaping=rewards))
+        shaped = resolve_pieces(recipe(**plain, reward_shaping=rewards)).algorithm
         assert shaped.credit(batch).advantages[:, 1].tolist() == expected
         # the same after the advantage, where credit is 1 and 0 at the first response token
         credit = {f"own_shaping:{name}_credit": {} for name in order}
-        credited = Algorithm.from_recipe(recipe(**plain, advantage_shaping=credit))
+        credited = resolve_pieces(recipe(**plain, advantage_shaping=credit)).algorithm
         assert credited.credit(batch).advantages[:, 1].tolist() == expected
 
 
 def test_penalties_come_before_the_shaping_of_rewards(batch, monkeypatch, tmp_path):
     (tmp_path / "own_shaping.py").write_text(SHAPING)
     monkeypatch.syspath_prepend(tmp_path)
-    algorithm = Algorithm.from_recipe(
+    algorithm = resolve_pieces(
         recipe(
             policy_loss="reinforce",
             advantage={"reinforce": {"baseline": "none"}},
             token_rewards={"kl_k1": {"weight": 1.0}},
             reward_shaping={"own_shaping:double": {}},
         )
-    )
+    ).algorithm
     # rewards less old - ref: [-0.5, 1] and [1]; doubled [-1, 2] and [2]; reward-to-go [1, 2] and [2]
     expected = torch.tensor([[0.0, 1.0, 2.0], [0.0, 2.0, 0.0]])
     torch.testing.assert_close(algorithm.credit(batch).advantages, expected)
 
 
 def test_returns_are_targets_on_the_response_alone(batch):
-    algorithm = Algorithm.from_recipe(recipe(policy_loss="ppo_clip", advantage={"gae": {"whiten": False}}))
+    algorithm = resolve_pieces(recipe(policy_loss="ppo_clip", advantage={"gae": {"whiten": False}})).algorithm
     credit = algorithm.credit(replace(batch, values=torch.full((2, 3), 0.5)))
     assert credit.returns is not None
     # row 1, from the end: delta 1 - 0.5 = 0.5; before it 0.5 - 0.5 + 0.95 * 0.5 = 0.475; row 2: 0 - 0.5
     nan = torch.nan
     expected = torch.tensor([[nan, 0.975, 1.0], [nan, 0.0, nan]])
     torch.testing.assert_close(credit.returns, expected, equal_nan=True)
-    assert Algorithm.from_recipe(recipe("grpo")).credit(batch).returns is None
+    assert resolve_pieces(recipe("grpo")).algorithm.credit(batch).returns is None
 
 
 def test_returns_of_ones_own_advantage_are_nan_off_the_response_too(batch, monkeypatch, tmp_path):
     (tmp_path / "own_shaping.py").write_text(SHAPING)
     monkeypatch.syspath_prepend(tmp_path)
-    algorithm = Algorithm.from_recipe(recipe(policy_loss="ppo_clip", advantage="own_shaping:everywhere"))
+    algorithm = resolve_pieces(recipe(policy_loss="ppo_clip", advantage="own_shaping:everywhere")).algorithm
     returns = algorithm.credit(replace(batch, values=torch.ones(2, 3))).returns
     assert returns is not None
     assert torch.equal(returns.isnan(), ~batch.response_mask)
@@ -181,13 +182,13 @@ OFF = {"entropy": torch.zeros(2, 3), "advantages": torch.ones(2, 3)}
 
 
 def test_fixed_token_weights_are_computed_once_and_given_back_by_row(batch):
-    algorithm = Algorithm.from_recipe(
+    algorithm = resolve_pieces(
         recipe(
             policy_loss="reinforce",
             advantage="rloo",
             token_weights={"truncated_is": {"cap": 2.0}, "masked_is": {"low": 0.0, "high": 100.0}},
         )
-    )
+    ).algorithm
     # w = exp(old - rollout): e and e in row 1, 1 in row 2; truncated at 2, none left out
     batch = replace(batch, rollout_logprobs=torch.tensor([[0.0, -2.0, -3.0], [0.0, -3.0, 0.0]]))
     fixed = algorithm.fixed_weights(batch, torch.ones(2, 3))
@@ -209,9 +210,9 @@ def test_fixed_token_weights_are_computed_once_and_given_back_by_row(batch):
 
 
 def test_a_weight_that_reads_the_current_policy_is_computed_with_the_loss_and_has_no_gradient(batch):
-    algorithm = Algorithm.from_recipe(
+    algorithm = resolve_pieces(
         recipe(policy_loss="reinforce", advantage="rloo", token_weights={"entropy_ratio": {"low": 0.9, "high": 1.1}})
-    )
+    ).algorithm
     batch = replace(batch, old_entropy=torch.ones(2, 3))
     assert algorithm.fixed_weights(batch, torch.ones(2, 3)) == {}
     entropy = torch.tensor([[0.0, 1.05, 2.0], [0.0, 0.95, 0.0]], requires_grad=True)
@@ -224,7 +225,7 @@ def test_a_weight_that_reads_the_current_policy_is_computed_with_the_loss_and_ha
 
 
 def test_a_regularizers_tokens_weigh_it_alone(batch):
-    algorithm = Algorithm.from_recipe(
+    algorithm = resolve_pieces(
         recipe(
             policy_loss="reinforce",
             advantage="rloo",
@@ -233,7 +234,7 @@ def test_a_regularizers_tokens_weigh_it_alone(batch):
                 "kl_k2": {"weight": 1.0, "tokens": {"entropy_ratio": {"high": 1.1}}},
             },
         )
-    )
+    ).algorithm
     batch = replace(batch, old_entropy=torch.ones(2, 3))
     fixed = algorithm.fixed_weights(batch, torch.ones(2, 3))
     assert len(fixed) == 1  # the other reads the entropy of the current policy
@@ -251,7 +252,7 @@ def test_a_regularizers_tokens_weigh_it_alone(batch):
 
 
 def test_a_controllers_output_is_data(batch):
-    algorithm = Algorithm.from_recipe(
+    algorithm = resolve_pieces(
         recipe(
             policy_loss="reinforce",
             advantage={"reinforce": {"baseline": "none"}},
@@ -260,7 +261,7 @@ def test_a_controllers_output_is_data(batch):
             regularizers={"gated_kl": {"weight": 1.0}},
             controllers={"adaptive_kl": {"target": 0.5}},
         )
-    )
+    ).algorithm
     assert {"adaptive_kl", "hypervolume", "kl_gate"} <= algorithm.needs
     assert "entropy_history" not in algorithm.needs
     assert algorithm.controllers["adaptive_kl"].settings == {"target": 0.5}
@@ -280,7 +281,7 @@ def test_a_controllers_output_is_data(batch):
     "policy_loss", ["pacs", {"drpo": {"max_tokens": 4}}, {"trajectory_balance": {"temperature": 0.5}}]
 )
 def test_coefficients_have_the_gradient_of_a_coupled_loss_however_rows_are_divided(policy_loss):
-    algorithm = Algorithm.from_recipe(recipe(policy_loss=policy_loss))
+    algorithm = resolve_pieces(recipe(policy_loss=policy_loss)).algorithm
     assert algorithm.is_coupled
     data = tiny_data()
     batch = Batch(**{f.name: data[f.name] for f in dataclasses.fields(Batch)})
@@ -306,7 +307,7 @@ def test_coefficients_have_the_gradient_of_a_coupled_loss_however_rows_are_divid
 
 
 def test_a_coupled_loss_of_a_batch_that_nobody_measured_starts_at_the_current_policy():
-    algorithm = Algorithm.from_recipe(recipe(policy_loss="pacs"))
+    algorithm = resolve_pieces(recipe(policy_loss="pacs")).algorithm
     data = tiny_data()
     batch = Batch(**{f.name: data[f.name] for f in dataclasses.fields(Batch) if f.name != "old_logprobs"})
     coefficients, result = coupled_coefficients(algorithm, batch, data["logprobs"], torch.zeros(4, 4), {})
@@ -338,7 +339,7 @@ def test_a_coupled_loss_of_a_batch_that_nobody_measured_starts_at_the_current_po
 )
 def test_what_is_read_before_the_updates(changes, early):
     known = {"rewards", "response_mask", "group_ids", "advantages"}
-    assert Algorithm.from_recipe(recipe(**{"policy_loss": "ppo_clip"} | changes)).needs_before_updates - known == early
+    assert resolve_pieces(recipe(**{"policy_loss": "ppo_clip"} | changes)).algorithm.needs_before_updates - known == early
 
 
 @pytest.mark.parametrize(
@@ -371,7 +372,7 @@ def test_what_is_read_before_the_updates(changes, early):
     ],
 )
 def test_what_brings_a_critic_and_what_couples_trajectories(changes, has_critic, is_coupled):
-    algorithm = Algorithm.from_recipe(recipe(**changes))
+    algorithm = resolve_pieces(recipe(**changes)).algorithm
     assert (algorithm.has_critic, algorithm.is_coupled) == (has_critic, is_coupled)
     placed = {key for key, _ in algorithm.placed()}
     assert ("value_loss" in placed, "value" in placed) == (has_critic, algorithm.reads_values)
@@ -381,4 +382,4 @@ def test_what_brings_a_critic_and_what_couples_trajectories(changes, has_critic,
 def test_a_weight_of_the_credit_lets_the_credit_be_computed():
     """The loss reads no advantages, but a token weight does."""
     weighed = recipe(policy_loss="nll", advantage="rloo", token_weights={"top_covariant": {"fraction": 0.5}})
-    assert {"rewards", "group_ids"} <= Algorithm.from_recipe(weighed).needs
+    assert {"rewards", "group_ids"} <= resolve_pieces(weighed).algorithm.needs

@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from llmrl.algorithm import Algorithm
 from llmrl.check import machine
 from llmrl.check.model import Shape, check_model
 from llmrl.check.report import Report
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import merge
+from llmrl.resolve import resolve_pieces
 
 SIZES = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "head_dim": 16}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 128}
@@ -77,7 +77,7 @@ def test_policy_and_critic_are_trained_one_after_the_other(monkeypatch):
     for layers, name in ((3, "activations"), (30_000, "critic activations")):
         out = io.StringIO()
         shape = replace(SHAPE, critic=replace(SHAPE, layers=layers))
-        machine.check_machine(recipe, Algorithm.from_recipe(recipe), shape, 1, Report(Console(file=out, width=200)))
+        machine.check_machine(recipe, resolve_pieces(recipe).algorithm, shape, 1, Report(Console(file=out, width=200)))
         kept = [line for line in out.getvalue().splitlines() if "activations" in line]
         assert len(kept) == 1 and kept[0].split("memory")[1].strip().startswith(name)
 
@@ -86,7 +86,7 @@ def test_a_reference_costs_its_weights_unless_lora_has_its_base():
     frozen = {"regularizers": {"kl_k3": {"weight": 0.1}}}
     for changes, expected in (({}, []), (frozen, [4000]), (frozen | {"model": {"lora": {}}}, [])):
         recipe = machine_recipe(**changes)
-        assert [i.bytes for i in machine.reference(recipe, Algorithm.from_recipe(recipe), SHAPE)] == expected
+        assert [i.bytes for i in machine.reference(recipe, resolve_pieces(recipe).algorithm, SHAPE)] == expected
 
 
 def test_activations_of_a_micro_batch():

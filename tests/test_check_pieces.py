@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from llmrl.algorithm import Algorithm
 from llmrl.check import check_plan, hub
 from llmrl.check.data import check_gold
 from llmrl.check.model import check_model, with_critic
@@ -23,7 +22,7 @@ from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.loading import load_language_model, materialize
 from llmrl.recipe import Model, Recipe
 from llmrl.recipe_file import load_plan, merge
-from llmrl.run.build import resolve_pieces
+from llmrl.resolve import resolve_pieces
 from llmrl.types import Prompt
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
@@ -74,7 +73,7 @@ def printed(report: Report) -> str:
 
 def model_faults(recipe: Recipe, folder: Path) -> list[str]:
     with pytest.raises(RecipeError) as caught:
-        found = check_model(recipe, folder / "outline", None, silent(), Algorithm.from_recipe(recipe))
+        found = check_model(recipe, folder / "outline", None, silent(), resolve_pieces(recipe).algorithm)
         with_critic(found, recipe, None, silent())
     return caught.value.faults
 
@@ -84,7 +83,7 @@ def model_faults(recipe: Recipe, folder: Path) -> list[str]:
 
 def pieces_report(**changes: Any) -> Report:
     recipe, report = recipe_of(**changes), silent()
-    check_pieces(recipe, Algorithm.from_recipe(recipe), resolve_pieces(recipe), report)
+    check_pieces(recipe, resolve_pieces(recipe).algorithm, resolve_pieces(recipe), report)
     return report
 
 
@@ -240,10 +239,10 @@ def test_router_drift_needs_a_mixture_of_experts(folder):
     sizes = {name: size for name, size in (SIZES | HEADS | EXPERTS).items() if name != "head_dim"}
     build = BUILD | {"architecture": "qwen3_moe", "config": sizes}
     mixture = Recipe.model_validate(merge(SOUND, routed) | {"model": {"build": build}})
-    check_model(mixture, folder / "outline", None, silent(), Algorithm.from_recipe(mixture))
+    check_model(mixture, folder / "outline", None, silent(), resolve_pieces(mixture).algorithm)
     # a log ratio that nobody reads asks for nothing
     unread = recipe_of(**routed | {"policy_loss": "reinforce"})
-    check_model(unread, folder / "outline", None, silent(), Algorithm.from_recipe(unread))
+    check_model(unread, folder / "outline", None, silent(), resolve_pieces(unread).algorithm)
 
 
 def test_a_critics_hub_name_asks_for_the_hub(monkeypatch):

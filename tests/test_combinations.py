@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from llmrl.algorithm import Algorithm
 from llmrl.errors import RecipeError
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import merge
+from llmrl.resolve import resolve_pieces
 
 SOUND: dict[str, Any] = {
     "name": "r",
@@ -28,7 +28,7 @@ FOUR_UPDATES = {"training": {"updates_per_step": 4}}
 
 def faults(**changes: Any) -> list[str]:
     try:
-        Algorithm.from_recipe(Recipe.model_validate(merge(SOUND, changes)))
+        resolve_pieces(Recipe.model_validate(merge(SOUND, changes))).algorithm
     except RecipeError as error:
         return error.faults
     return []

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from llmrl.algorithm import Algorithm
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import load_plan, methods
+from llmrl.resolve import resolve_pieces
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
-from llmrl.run.build import resolve_pieces
 
 MINIMAL = """
 model: some/model
@@ -189,7 +188,7 @@ def test_what_ships():
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_resolves_and_needs_what_it_says(method, resolved):
     recipe = resolved(method)
-    algorithm = Algorithm.from_recipe(recipe)
+    algorithm = resolve_pieces(recipe).algorithm
     assert algorithm.needs - ORDINARY == set(METHODS[method][1].split())
     assert algorithm.has_critic == bool(CRITICS & set(METHODS[method][1].split()))
     assert ("advantages" in algorithm.needs) == (method not in NO_ADVANTAGE)

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from llmrl.algorithm import CHAINS, PLACES, Algorithm
+from llmrl.algorithm import CHAINS, PLACES
 from llmrl.errors import RecipeError
 from llmrl.ops import advantages, controllers, regularizers, values
 from llmrl.pieces import Piece, bind, catalogue
 from llmrl.probe import BEFORE, CURRENT, DATA, probe, tiny_data
 from llmrl.recipe import Recipe
+from llmrl.resolve import resolve_pieces
 from llmrl.types import PER_TRAJECTORY, Batch, Credit, TokenLoss
 
 MUST_BE_GIVEN = {  # settings without a default
@@ -43,7 +44,7 @@ def recipe_faults(**changes: Any) -> list[str]:
     data = {"train": {"path": "rows.jsonl"}}
     plain = {"name": "r", "run_dir": "runs/r", "model": "some/model", "data": data, "rewards": {"math_verifier": {}}}
     with pytest.raises(RecipeError) as caught:
-        Algorithm.from_recipe(Recipe.model_validate(plain | changes))
+        resolve_pieces(Recipe.model_validate(plain | changes)).algorithm
     return caught.value.faults
 
 

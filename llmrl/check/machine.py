@@ -23,6 +23,7 @@ from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces
 from llmrl.rollout import weight_transport
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
+from llmrl.run_folder.reader import RunReader
 
 WIDTH = {"fp32": 4, "bf16": 2}
 VLLM_CPU_CACHE = (64 * 2**20, 4 * 2**30)
@@ -228,7 +229,7 @@ def check_disk(run_dir: Path, models: Sequence[Sized], report: Report) -> None:
     existing = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
     if not os.access(existing, os.W_OK):
         report.faults.append(f"run_dir: '{run_dir}' cannot be written: no permission for '{existing}'")
-    if (run_dir / "metrics.jsonl").exists():
+    if RunReader(run_dir).in_use:
         report.warn(f"run_dir: {run_dir} holds a run already: train goes on with --resume, or anew with --overwrite")
     free = shutil.disk_usage(existing).free
     report.say("disk", f"{bytes_text(total)} at most, rollouts aside; {bytes_text(free)} free for {run_dir}")

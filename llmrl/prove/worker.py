@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from torch.nn.utils.rnn import pad_sequence
@@ -23,7 +22,7 @@ from llmrl.rewards.workers import Workers
 from llmrl.run.models import Origin
 from llmrl.run.run import run_plan
 from llmrl.run.sampling import Samplers
-from llmrl.run_folder.folder import read_metrics
+from llmrl.run_folder.reader import RunReader
 from llmrl.types import ACTOR
 
 MEASURED = {"accuracy": "eval/pass@1", "greedy": "eval/accuracy", "pass@8": "eval/pass@8"}
@@ -97,30 +96,30 @@ class RunMaker:
         return plan
 
     def _measure(self, run: Run, plan: Plan, cpu_seconds: float) -> Result:
-        rows = read_metrics(plan.run_dir)
+        reader = RunReader(plan.run_dir)
+        rows = reader.metrics
         entropies = [row["entropy"] for row in rows if "entropy" in row]
-        rollouts = plan.run_dir / "rollouts"
-        samples = pq.read_table(rollouts / f"{rows[-1]['stage']}-{rows[-1]['step']:06d}-eval.parquet").to_pylist()
+        samples = reader.rollouts(stage=rows[-1]["stage"], step=rows[-1]["step"], kind="eval").to_pylist()
         return Result(
             run,
             before={name: rows[0][metric] for name, metric in MEASURED.items()},
             after={name: rows[-1][metric] for name, metric in MEASURED.items()},
             entropy=(entropies[0], entropies[-1]),
-            kl=kl_to_start(samples, self._start, self._tokenizer),
-            tokens=_sampled_tokens(rollouts),
+            kl=kl_to_start(samples, self._start),
+            tokens=_sampled_tokens(reader),
             cpu_seconds=cpu_seconds,
         )
 
 
 @torch.no_grad()
-def kl_to_start(samples: Sequence[Mapping[str, Any]], start: Any, tokenizer: Any) -> float:
+def kl_to_start(samples: Sequence[Mapping[str, Any]], start: Any) -> float:
     """Return KL(pi || pi_start) per token, in nats: the mean over sampled tokens of log pi - log pi_start.
 
     samples: recorded trajectories; those without log-probabilities were greedy and are left out. An environment's
     tokens are context, and no part of the mean.
     """
     rows = [row for row in samples if row["rollout_logprobs"]]
-    parts = [[(False, tokenizer(row["prompt"])["input_ids"]), *_authored(row["turns"])] for row in rows]
+    parts = [[(False, row["prompt_token_ids"]), *_authored(row["turns"])] for row in rows]
     token_ids = pad_sequence(
         [torch.tensor([token for _, tokens in part for token in tokens]) for part in parts], batch_first=True
     )
@@ -144,9 +143,9 @@ def _finish(plan: Plan, **options: Any) -> None:
         raise SystemExit(code)
 
 
-def _sampled_tokens(rollouts: Path) -> int:
-    files = [file for file in rollouts.glob("*.parquet") if not file.stem.endswith("-eval")]
-    rows = [turns for file in files for turns in pq.read_table(file, columns=["turns"])["turns"].to_pylist()]
+def _sampled_tokens(reader: RunReader) -> int:
+    tables = [reader.rollouts(kind=kind, columns=["turns"]) for kind in ("train", "static")]
+    rows = [turns for table in tables for turns in table["turns"].to_pylist()]
     return sum(len(turn["token_ids"]) for turns in rows for turn in turns if turn["author"] == ACTOR)
 
 

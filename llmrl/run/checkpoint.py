@@ -9,7 +9,6 @@ checkpoints/rl-000040/
 from __future__ import annotations
 
 import random
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,9 @@ import torch
 
 from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError, RunStopped
+from llmrl.run_folder import layout
 from llmrl.run_folder.atomic import flush, partial_of, publish, remove, sweep, writing
+from llmrl.run_folder.layout import StepName
 
 State = dict[str, Any]
 
@@ -38,7 +39,7 @@ class Checkpoints:
 
         Raises RunStopped if the disk is full; the checkpoints written before stay as they are.
         """
-        final = self.folder / f"{stage}-{step:06d}"
+        final = self.folder / str(StepName(stage, step))
         partial = partial_of(final)
         fault = ""
         if self._ranks.is_first:
@@ -83,7 +84,8 @@ class Checkpoints:
             sweep(self.folder)
 
     def _of(self, stage: str) -> list[Path]:
-        return [f for f in self.folder.glob(f"{stage}-*") if re.fullmatch(re.escape(stage) + r"-\d+", f.name)]
+        named = [(layout.parse(folder.name), folder) for folder in self.folder.glob("*")]
+        return [folder for name, folder in named if name is not None and name.stage == stage]
 
 
 def read_state(checkpoint: Path) -> State:
@@ -125,4 +127,5 @@ def set_random_state(state: State) -> None:
 
 
 def _step(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])
+    name = layout.parse(folder.name)
+    return name.step if name else -1

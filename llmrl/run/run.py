@@ -41,6 +41,7 @@ from llmrl.run.sampling import (
 )
 from llmrl.run.sandbox_check import check_isolation
 from llmrl.run.stage import Stage, StopAsked, preparing
+from llmrl.run_folder import layout
 from llmrl.run_folder.atomic import partial_of, publish, writing
 from llmrl.run_folder.writer import RunFolder
 from llmrl.train.provide import while_gathering
@@ -97,7 +98,8 @@ def run_plan(
     made_group = not had_group and (samplers is None or sharded)
     ranks = Ranks(deadline_seconds=max(recipe.rollout.deadline_seconds for recipe in plan.stages.values()))
     folder = RunFolder(plan.run_dir, writes=ranks.is_first)
-    progress = RunProgress(console, shown=ranks.is_first)
+    others = dict.fromkeys(role for recipe in plan.stages.values() for role in list(recipe.roles)[1:])
+    progress = RunProgress(console, shown=ranks.is_first, roles=tuple(others))
     signals = Signals()
     concurrent = max(recipe.trajectories_per_step for recipe in plan.stages.values())
     with ExitStack() as parts:
@@ -159,7 +161,7 @@ class _Run:
             )
         recorded, changed, done = plan.dump(), [], folder.reader.done(plan.stages)
         if folder.reader.in_use:
-            recorded, changed = continued((plan.run_dir / "recipe.yaml").read_text(encoding="utf-8"), plan, done)
+            recorded, changed = continued((plan.run_dir / layout.RECIPE).read_text(encoding="utf-8"), plan, done)
         for key in changed:
             without = ", without effect: its stage is done" if key.split(".")[1] in done else ""
             progress.say(f"{key}: changed{without}")
@@ -175,7 +177,7 @@ class _Run:
         """Every stage that is not done."""
         self._try_sandbox()
         stages, folder = self.plan.stages, self.folder
-        checkpoints = Checkpoints(self.plan.run_dir / "checkpoints", self.ranks)
+        checkpoints = Checkpoints(self.plan.run_dir / layout.CHECKPOINTS, self.ranks)
         checkpoints.sweep()
         done = folder.reader.done(stages)
         for name in stages:
@@ -191,7 +193,7 @@ class _Run:
                 self.progress.say(f"stage {name}: resumed after step {stage.step}")
             folder.rewind(list(stages), name, stage.step if latest else None)
             stage.run()
-            self._finish(stage, self.plan.run_dir / "stages" / name)
+            self._finish(stage, folder.reader.stage_model(name))
         folder.finish(list(stages)[-1])
 
     def _stage(self, name: str, checkpoints: Checkpoints) -> Stage:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llmrl.run_folder.folder import RunFolder
 
 from llmrl.data.stream import PromptStream
 from llmrl.envs.single_turn import single_turn
@@ -19,7 +20,6 @@ from llmrl.rollout import selection
 from llmrl.rollout.collect import Collector
 from llmrl.rollout.group_sampling import Evenly
 from llmrl.rollout.sampler import Completion, SamplingParams
-from llmrl.run_folder.folder import RunFolder
 from llmrl.train.sources import Rollouts, StaticValues
 from llmrl.types import Failure, Group, Prompt
 

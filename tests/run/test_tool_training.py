@@ -11,18 +11,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from llmrl.train.annotate import annotate
 from rich.console import Console
 from test_step import assert_close, log_p_of, naive_gradients, tokens_of
 from torch import Tensor
 from training_cases import LAYOUTS, fixed_batch, make_algorithm, record_gradients, role_of, tiny_lm, turn_ids
 
 from llmrl.algorithm import batch_data
+from llmrl.batch import Batch
 from llmrl.recipe_file import load_plan, methods
 from llmrl.run.run import run_plan
 from llmrl.run_folder.reader import RunReader
-from llmrl.train.annotate import annotate
 from llmrl.train.step import update
-from llmrl.types import Batch
 
 PIECES = {key: value for key, value in methods()["thor"].items() if key not in ("summary", "paper", "env")}
 PIECES["advantage"] = {"turn_grpo": {"min_turn_reward": 1.0}}
