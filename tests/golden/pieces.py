@@ -1,0 +1,48 @@
+"""What the golden recipes name: a reward with every kind of outcome, and an environment that answers in between.
+
+The functions import next to nothing, since worker processes import this module too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llmrl.envs.base import Step
+from llmrl.marks import gives_grades
+from llmrl.types import Prompt, Score
+
+LOW = set("01234")
+
+
+@gives_grades(4)
+async def low_digits(completion: str) -> Score:
+    """The answer is right if it begins with a low digit; more of them earn more. `async` keeps it in this process."""
+    low = sum(character in LOW for character in completion[:3])
+    correct = completion[:1] in LOW
+    return Score(float(correct) + 0.25 * low, correct, outcome=("none", "some", "most", "all")[low], grade=low)
+
+
+def asks_on(prompt: Prompt, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str]) -> AsksOn:
+    """The actor's turn ends with a sign; the environment rewards a digit before it and says "7+"."""
+    return AsksOn(prompt, encode, decode)
+
+
+@dataclass
+class AsksOn:
+    """One trajectory; whoever writes no sign has given an answer."""
+
+    prompt: Prompt
+    encode: Callable[[str], list[int]]
+    decode: Callable[[list[int]], str]
+    stop: tuple[str, ...] = ("+", "=")
+
+    async def reset(self) -> list[int]:
+        return list(self.prompt.token_ids)
+
+    async def step(self, completion: Any) -> Step:
+        said = self.decode(completion.token_ids)
+        if not said.endswith(self.stop):
+            return Step([])
+        return Step(self.encode("7+"), float(said[-2:-1].isdigit()), done=False)

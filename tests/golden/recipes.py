@@ -1,0 +1,217 @@
+"""The golden runs: three training steps of every method, and of some settings that no method has, from a fixed start.
+
+Only what a user sees of llmrl is used: recipe files, a run's metrics.jsonl and its final weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from safetensors import safe_open
+from tokenizers import Tokenizer, decoders, models
+from torch import Tensor
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from llmrl.recipe_file import Plan, load_plan, methods
+
+THREADS = 1
+CHARACTERS = "0123456789+="
+SHAPE = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": True, "max_position_embeddings": 64,
+}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+LARGEST_WEIGHT = 0.3  # large enough that the start prefers some tokens, small enough that all outcomes occur
+START_SEED = 14  # of the weights and of the order of the rows; this one leaves some groups without contrast
+
+COMMON: dict[str, Any] = {
+    "seed": 7,
+    "data": {"train": {"path": "sums.jsonl", "completion": "answer"}, "eval": {"path": "held_out.jsonl"}},
+    "rewards": {"golden.pieces:low_digits": {}},
+    "rollout": {
+        "engine": "transformers", "prompts_per_step": 4, "group_size": 6, "max_prompt_tokens": 8,
+        "max_completion_tokens": 6,
+    },
+    # two updates, so that the policy has moved when clips look at it; few tokens, so that each takes several passes
+    "training": {
+        "threads": THREADS, "steps": 3, "learning_rate": 5e-3, "updates_per_step": 2, "tokens_per_micro_batch": 96,
+    },
+    "critic": {"learning_rate": 1e-2},
+    "evaluation": {"samples": 2},
+}  # fmt: skip
+"""It lies under the method, which therefore keeps whatever it sets itself."""
+
+TURNS = {"env": {"golden.pieces:asks_on": {}}}
+# the sampler says another probability than the trainer, which is what some methods correct for
+MISMATCH = {"rollout": {"top_k": 3}}
+OWN: dict[str, dict[str, Any]] = {
+    "decoupled_ppo": MISMATCH,
+    "icepop": MISMATCH,
+    "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked
+    "tis": MISMATCH,
+    "repro": {"providers": {"answer_logprobs": {"delimiter": "+"}}},
+    "router_aware": {"model": "experts"},
+    # its own environment runs programs, which takes a sandbox
+    "thor": TURNS | {"advantage": {"turn_grpo": {"min_turn_reward": 1.0}}},
+}
+"""What a method needs beside what is common."""
+
+BEYOND: dict[str, dict[str, Any]] = {
+    "dapo-refills": {"method": "dapo", "rollout": {"group_size": 2}},
+    "grpo-lora-epochs": {
+        "method": "grpo",
+        "model": {"path": "start", "lora": {"rank": 4, "dropout": 0.1}},
+        "training": {"epochs_per_step": 2},
+    },
+    "grpo-padding-free": {"method": "grpo", "training": {"padding_free": True}},
+    "grpo-shaped-sampling": {
+        "method": "grpo",
+        "rollout": {"temperature": 0.7, "top_p": 0.9, "top_k": 8, "stop": ["="]},
+    },
+    "ppo-shared-backbone": {"method": "ppo", "critic": {"backbone": "shared"}},
+    "rebn-turns": {"method": "rebn"} | TURNS,
+    "tis-capped": {"method": "tis", "token_weights": {"truncated_is": {"cap": 0.7}}} | MISMATCH,
+    "vl_dac-turns": {"method": "vl_dac"} | TURNS,
+    "safe-open-gate": {  # it only opens far from the reference
+        "method": "safe",
+        "controllers": {"kl_gate": {"threshold": 0.01}},
+        "training": {"learning_rate": 0.01, "steps": 5},
+    },
+    "sft-then-grpo": {
+        "stages": {
+            "warm_start": {
+                "method": "sft",
+                "rollout": {"prompts_per_step": 8, "group_size": 1},
+                "training": {"schedule": "cosine", "warmup_steps": 1, "weight_decay": 0.1},
+            },
+            "rl": {"method": "grpo", "training": {"schedule": "linear"}},
+        },
+    },
+}
+
+
+def names() -> list[str]:
+    """Return the names of all golden runs: the methods that ship, and what goes beyond them."""
+    return [*methods(), *BEYOND]
+
+
+def lay_out(folder: Path) -> Path:
+    """Write into `folder` the starts, the rows and what is common to the recipes; return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(THREADS)
+    _save_start(Qwen3ForCausalLM, Qwen3Config(**SHAPE), folder / "start")
+    _save_start(Qwen3MoeForCausalLM, Qwen3MoeConfig(**SHAPE, **EXPERTS), folder / "experts")
+    sums = [{"question": f"{a}+{b}=", "answer": str(a + b)} for a in range(6) for b in range(6)]
+    random.Random(START_SEED).shuffle(sums)
+    common = json.loads(json.dumps(COMMON))
+    for part, name, rows in (("train", "sums", sums[4:]), ("eval", "held_out", sums[:4])):
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        common["data"][part]["path"] = str(file)
+    (folder / "common.yaml").write_text(yaml.safe_dump(common))
+    return folder
+
+
+def run(name: str, folder: Path) -> dict[str, Any]:
+    """Train the golden run `name` in a laid out folder; return its record, which is what runs.json holds."""
+    run_dir = folder / "runs" / name
+    shutil.rmtree(run_dir, ignore_errors=True)
+    _train(_plan(name, folder, run_dir))
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    final = run_dir / "final"
+    places = [f"{row.pop('stage')} step {row.pop('step')}" for row in rows]
+    record = {"rows": places, "metrics": _by_metric(rows), "digest": digest(final), "weights": _summary(final)}
+    shutil.rmtree(run_dir)
+    return record
+
+
+def digest(model: Path) -> str:
+    """Return what identifies the weights of a model folder bit for bit."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, tensor in _tensors(model):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _train(plan: Plan) -> None:
+    from llmrl.run.run import run_plan  # the one place that knows where the trainer is
+
+    code = run_plan(plan, resume=False, console=Console(quiet=True))
+    assert code == 0, f"the run ended with {code}"
+
+
+def _plan(name: str, folder: Path, run_dir: Path) -> Plan:
+    recipe = {"include": "common.yaml", "model": "start"} | (BEYOND.get(name) or _of_method(name))
+    if isinstance(recipe["model"], str):
+        recipe["model"] = {"path": recipe["model"]}
+    recipe["model"] = recipe["model"] | {"path": str(folder / recipe["model"]["path"])}
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return load_plan(file, [f"run_dir={run_dir}"])
+
+
+def _of_method(name: str) -> dict[str, Any]:
+    recipe = {"method": name} | OWN.get(name, {})
+    if "warmup_steps" in (methods()[name].get("critic") or {}):  # or the policy would not be trained at all
+        recipe["critic"] = {"warmup_steps": 1}
+    return recipe
+
+
+def _by_metric(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return every number that is not about time, in the rows' order; None stands where a row lacks it."""
+    keys = sorted({key for row in rows for key, value in row.items() if isinstance(value, int | float)})
+    steady = [key for key in keys if "seconds" not in key and "per_second" not in key]
+    return {key: [row.get(key) for row in rows] for key in steady}
+
+
+def _summary(model: Path) -> dict[str, list[float]]:
+    """Return of each tensor the sum of absolute values and the sum of squares.
+
+    A plain sum would nearly cancel, and its last digits would differ from machine to machine.
+    """
+    return {name: [float(t.double().abs().sum()), float(t.double().square().sum())] for name, t in _tensors(model)}
+
+
+def _tensors(model: Path) -> Iterator[tuple[str, Tensor]]:
+    with safe_open(model / "model.safetensors", "pt") as file:
+        for name in sorted(file.keys()):
+            yield name, file.get_tensor(name)
+
+
+def _save_start(kind: type[Any], config: Any, folder: Path) -> None:
+    """Save a model whose weights are the same on every machine, which torch's random numbers do not promise."""
+    config.vocab_size, config.bos_token_id, config.pad_token_id, config.eos_token_id = 3 + len(CHARACTERS), None, 0, 1
+    model = kind(config)
+    draw = random.Random(START_SEED)
+    with torch.no_grad():
+        for _, weight in sorted(model.named_parameters()):
+            if weight.dim() > 1:  # norms stay 1
+                drawn = [draw.uniform(-LARGEST_WEIGHT, LARGEST_WEIGHT) for _ in range(weight.numel())]
+                weight.copy_(torch.tensor(drawn).view_as(weight))
+    model.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """Make the tokenizer whose tokens are single characters, after the special ones."""
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    vocabulary = {token: index for index, token in enumerate([*special.values(), *CHARACTERS])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=False))
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
