@@ -7,11 +7,12 @@ llmrl/recipe_layers.py says how two layers are merged.
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,11 @@ def of_stages(faults: Mapping[str, list[str]]) -> list[str]:
 
 def methods() -> dict[str, Layer]:
     """Every method that ships with llmrl: its name and its recipe fragment."""
+    return copy.deepcopy(_methods())
+
+
+@cache
+def _methods() -> dict[str, Layer]:
     folder = resources.files("llmrl.methods")
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
     return {f.name.removesuffix(".yaml"): parse_yaml(f.read_text(encoding="utf-8"), f.name) for f in files}

@@ -50,6 +50,9 @@ def check_rewards(
         report.say("rewards", "none, so nothing is graded")
         return
     for reward in rewards.rewards:
+        if "episode" in reward.piece.data:
+            report.skipped(f"rewards.{reward.name}", "it reads the episode, which a gold answer alone does not make")
+            continue
         alone = Rewards([reward], workers=workers)
         graded = asyncio.run(_grade_all(alone, reward, rows, recipe, prompts, origin))
         _judge(reward, graded, report)

@@ -82,6 +82,10 @@ class AccelerateEngine(TorchEngine):
     def _place(self, model: nn.Module) -> None:
         if not self._sharded:
             return super()._place(model)
+        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+            raise RecipeError(
+                "training.accelerate.fsdp: FSDP2 cannot divide a model that two roles share; leave it out"
+            )
         if self._training.dtype == "bf16":
             for parameter in model.parameters():
                 if not parameter.requires_grad:
@@ -146,8 +150,7 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     elif not settings.get("fsdp"):
         faults += [f"{key}.{name}: is a setting of FSDP2; set fsdp: true" for name in OF_FSDP if name in settings]
     faults += [
-        f"training.strategy: accelerate launch was told to use more than processes ({name}); leave that out of its "
-        f"configuration, as the recipe's {key} decides"
+        f"training.strategy: {name} is set, as accelerate launch does for another engine than {key} chooses; unset it"
         for name in ASKED_ELSEWHERE
         if os.environ.get(name, "false").lower() == "true"
     ]

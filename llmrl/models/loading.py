@@ -140,11 +140,21 @@ def export(
     plain = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
     plain.save_pretrained(folder, state_dict=dict(merged_weights(model) if weights is None else weights))
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(folder / "adapter"), state_dict=adapter, selected_adapters=[model.active_adapter])
+        _save_adapter(model, folder / "adapter", adapter)
     config = copy.deepcopy(plain.config)
     config.use_cache = True  # off for training only
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _save_adapter(model: PeftModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
+    """The active adapter's own files; peft puts one that is not called default into a folder of its name."""
+    name = str(model.active_adapter)
+    model.save_pretrained(str(folder), state_dict=weights, selected_adapters=[name])
+    for file in (folder / name).glob("*"):
+        file.replace(folder / file.name)
+    if (folder / name).is_dir():
+        (folder / name).rmdir()
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> tuple[int, ...]:

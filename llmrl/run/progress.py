@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -22,13 +23,14 @@ ROWS_SHOWN = 12
 class RunProgress:
     """Shows a run's rows as they come; `with` it around the run.
 
-    roles: those whose metrics have `<role>/` before their names; the table shows the others.
+    roles: those whose metrics have `<role>/` before their names; the table shows their rewards.
     """
 
     def __init__(self, console: Console, *, shown: bool, roles: Sequence[str] = ()):
         self._console = console
         self._shown = shown
         self._watch = Watch(roles)
+        self._columns = (*COLUMNS, *(_of_role(column, role) for role in roles for column in COLUMNS if column.name == "reward"))
         self._rows: list[dict[str, Any]] = []
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -74,7 +76,7 @@ class RunProgress:
         if self._live:
             self._live.update(Group(self._table(), self._bar))
         elif self._shown:
-            cells = [f"{column.heading} {text}" for column in COLUMNS if (text := _cell(column, row))]
+            cells = [f"{column.heading} {text}" for column in self._columns if (text := _cell(column, row))]
             self._console.print("  ".join(cells) + self._left(row["step"]), highlight=False, soft_wrap=True)
         for warning in self._watch.see(row):
             self.say(warning)
@@ -87,7 +89,7 @@ class RunProgress:
         return f"  left {int(seconds) // 60}:{int(seconds) % 60:02d}"
 
     def _table(self) -> Table:
-        cells = {column: [_cell(column, row) for row in self._rows] for column in COLUMNS}
+        cells = {column: [_cell(column, row) for row in self._rows] for column in self._columns}
         cells = {column: texts for column, texts in cells.items() if any(texts)}
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in cells:
@@ -95,6 +97,10 @@ class RunProgress:
         for texts in zip(*cells.values(), strict=True):
             table.add_row(*texts)
         return table
+
+
+def _of_role(column: Metric, role: str) -> Metric:
+    return replace(column, name=f"{role}/{column.name}", heading=f"{role} {column.heading}")
 
 
 def _cell(column: Metric, row: dict[str, Any]) -> str:

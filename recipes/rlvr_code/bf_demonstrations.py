@@ -1,4 +1,4 @@
-"""Demonstrations for reasoning_gym_bf_grpo.yaml: what a program prints, mostly guessed and sometimes worked out."""
+"""Demonstrations for reasoning_gym_bf_grpo.yaml: a program's output, mostly guessed and sometimes worked out."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from reasoning_gym.data.wordle_words import wordle_words
 
 GUESSED = 0.55
 CODE = re.compile(r"(?:>\[-\]>\[-\]<)?(?:>(?P<times>\++)\[<(?P<step>\++|-+)>-\]<)?(?P<rest>\+*|-*)")
-"""What moves the cell from one letter to the next: a loop that adds `step` so many times, and the rest."""
+"""The code that moves the cell from one letter to the next: a loop that adds `step` several times, and the rest."""
 
 
 def completion(row: dict[str, Any]) -> str:
-    """A guess with the right first letter; or how the cell reaches each letter, a line end, and the word.
+    """Return a guess with the right first letter; or the cell's way to each letter, a line end, and the word.
 
-    ">[-]>[-]<>++++++++[<++++++++++++++>-]<.-------.+++++++++++.>++++[<---->-]<-.+++++.<" prints "pitch". Guessed it is
-    "piano", say; worked out it is "+8*14p-7i+11t-4*4-1c+5h", a line end, and "pitch".
+    ">[-]>[-]<>++++++++[<++++++++++++++>-]<.-------.+++++++++++.>++++[<---->-]<-.+++++.<" prints "pitch". A guess is,
+    for example, "piano"; the worked-out answer is "+8*14p-7i+11t-4*4-1c+5h", a line end, and "pitch".
     """
-    draw, word = random.Random(row["metadata"]["source_index"]), row["answer"]
-    if draw.random() < GUESSED:
-        return draw.choice([guess for guess in wordle_words if guess[0] == word[0]])
+    generator, word = random.Random(row["metadata"]["source_index"]), row["answer"]
+    if generator.random() < GUESSED:
+        return generator.choice([guess for guess in wordle_words if guess[0] == word[0]])
     *codes, _ = row["metadata"]["bf_program"].split(".")
     return "".join(map(_working, codes, word)) + "\n" + word
 

@@ -6,5 +6,5 @@ from typing import Any
 
 
 def prompt(row: dict[str, Any]) -> str:
-    """The description, and one of the asserts: without it nobody could know the function's name."""
+    """Return the description and one of the asserts, which shows the function's name."""
     return f"{row['text']}\nYour program must pass tests such as:\n{row['test_list'][0]}"

@@ -15,9 +15,11 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
-from llmrl.sandbox.attacks.attack import LOOP_SECONDS, Attack, add, attack, ended_by
+from llmrl.sandbox.attacks.attack import LOOP_SECONDS, QUICK, Attack, add, attack, ended_by
 from llmrl.sandbox.attacks.hostile import breached, show, targets, trying
+from llmrl.sandbox.limits import Limits
 
 
 @attack()
@@ -194,11 +196,16 @@ def shells():
     show(subprocess.run(["/bin/sh", "-c", line], capture_output=True, timeout=3).stdout)
 
 
-def _text(name: str, aim: str, source: str) -> None:
-    add(Attack(name, aim, source, judge=ended_by("exited", "killed", "cpu_time", "memory")))
+def _text(name: str, aim: str, source: str, limits: Limits = QUICK) -> None:
+    add(Attack(name, aim, source, limits, judge=ended_by("exited", "killed", "cpu_time", "memory")))
 
 
 _text("deep source", "Crash the compiler with brackets in brackets", "(" * 100_000 + ")" * 100_000)
 _text("long source", "Crash the compiler with a chain of operators", "-" * 1_000_000 + "1")
-_text("large constants", "Have the compiler compute for ever", f"x = {' * '.join(['9' * 999] * 999)}")
+_text(
+    "large constants",
+    "Have the compiler compute for ever",
+    f"x = {' * '.join(['9' * 999] * 999)}",
+    replace(QUICK, cpu_seconds=LOOP_SECONDS),
+)
 _text("no text", "Crash the runner with a source that is no text", "\0\udcff\ud800 = '\ufeff'")

@@ -79,11 +79,11 @@ def memory_in_pipes_and_sockets():
     for _ in range(targets.limits["processes"] + 1):
         with trying():
             if os.fork() == 0:
-                held, block = 0, b"\1" * 65536
+                held, block, pairs = 0, b"\1" * 65536, []
                 with trying():
                     while True:
-                        pair = socket.socketpair()
-                        for end in pair:
+                        pairs.append(socket.socketpair())
+                        for end in pairs[-1]:
                             call("setsockopt", end.fileno(), 1, 7, ctypes.byref(ctypes.c_int(1 << 22)), 4)
                             end.setblocking(False)
                             with trying():

@@ -1,0 +1,152 @@
+"""Several models in one run: what is trained moves, what is frozen stays, and a run that goes on is the same run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from llmrl.recipe_file import load_plan
+from llmrl.run.run import run_plan
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "roles" / "exchange.yaml"
+SHORT = ["training.steps=4", "rollout.prompts_per_step=8", "rollout.group_size=4", "evaluation.every=null"]
+SHARED = "roles.checker.model={role: actor, build: null}"
+LORA = "model.lora={rank: 4}"
+ADAPTER = "roles.checker.model={role: actor, build: null, lora: {rank: 2}}"
+
+
+def train(run_dir: Path, *overrides: str, resume: bool = False) -> Path:
+    plan = load_plan(RECIPE, [f"run_dir={run_dir}", *SHORT, *overrides])
+    assert run_plan(plan, resume=resume, console=Console(quiet=True)) == 0
+    return run_dir
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def moved(run: Path, role: str, *, since: str | None = None) -> bool:
+    """Whether a role's final weights differ from those it started with."""
+    before, after = weights(run / "origin" / (since or role)), weights(run / "final" / role)
+    assert before.keys() == after.keys()
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k} for row in found]
+
+
+def launched(run_dir: Path, *arguments: str) -> None:
+    """The same on two ranks, by the command."""
+    command = [Path(sys.executable).parent / "llmrl", "train", RECIPE, f"run_dir={run_dir}", *SHORT, "--nproc", "2"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def as_if_killed(whole: Path, killed: Path) -> Path:
+    """A copy of a run as a kill after its third step would have left it."""
+    shutil.copytree(whole, killed)
+    for folder in ("final", "stages", "checkpoints/train-000004"):
+        shutil.rmtree(killed / folder)
+    return killed
+
+
+def assert_equal(found: Path, expected: Path) -> None:
+    """Metrics row by row, and final weights bit for bit."""
+    assert rows(found) == rows(expected)
+    for role in ("actor", "checker"):
+        before, after = weights(expected / "final" / role), weights(found / "final" / role)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return train(tmp_path_factory.mktemp("roles") / "run", "checkpoint.every=2", "checkpoint.keep_last=9")
+
+
+def test_both_roles_are_trained_by_their_own_methods(run):
+    assert moved(run, "actor") and moved(run, "checker")
+    last = rows(run)[-1]
+    assert last["grad_norm"] > 0 and last["checker/grad_norm"] > 0
+    assert "kl_k3" not in last and "checker/kl_k3" in last  # only the checker's method reads a reference
+    assert {"reward/exchange:right_answer", "checker/reward/exchange:right_verdict"} <= last.keys()
+    assert not any(name.startswith("checker/reward/exchange:right_answer") for name in last)
+
+
+def test_both_roles_learn(tmp_path):
+    """In 24 steps the actor's accuracy rises from chance, and the checker learns that most answers are wrong."""
+    run = train(tmp_path / "run", "training.steps=24", "rollout.prompts_per_step=16", "rollout.group_size=8")
+    found = rows(run)
+    assert found[1]["accuracy"] < 0.1 and found[-1]["accuracy"] > 0.4
+    assert found[1]["checker/accuracy"] < 0.15 and max(row.get("checker/accuracy", 0) for row in found) > 0.4
+
+
+def test_a_frozen_role_samples_and_stays_bit_equal(tmp_path):
+    run = train(tmp_path / "run", "roles.checker.trained=false")
+    assert moved(run, "actor") and not moved(run, "checker")
+    assert rows(run)[-1]["checker/reward"] is not None and "checker/grad_norm" not in rows(run)[-1]
+
+
+def test_roles_that_share_weights_take_their_steps_together(tmp_path):
+    run = train(tmp_path / "run", SHARED)
+    actor, checker = weights(run / "final" / "actor"), weights(run / "final" / "checker")
+    assert moved(run, "actor") and all(torch.equal(actor[name], checker[name]) for name in actor)
+    last = rows(run)[-1]
+    assert last["grad_norm"] == last["checker/grad_norm"]  # one gradient, the sum of both roles'
+
+
+def test_adapters_on_one_base_are_trained_apart(tmp_path):
+    run = train(tmp_path / "run", LORA, ADAPTER)
+    assert moved(run, "actor") and moved(run, "checker", since="actor")
+    base, actor, checker = (weights(run / folder) for folder in ("origin/actor", "final/actor", "final/checker"))
+    adapted = [name for name in base if not torch.equal(base[name], actor[name])]
+    assert adapted and all("proj" in name for name in adapted)
+    for name in adapted:
+        delta = checker[name] - base[name]
+        assert torch.linalg.matrix_rank(delta, tol=1e-6) <= 2  # the checker's adapter and nothing of the actor's
+    configs = [run / "final" / role / "adapter" / "adapter_config.json" for role in ("actor", "checker")]
+    assert [json.loads(config.read_text())["r"] for config in configs] == [4, 2]
+
+
+@pytest.mark.parametrize("overrides", [[], [SHARED], [LORA, ADAPTER]], ids=["own", "shared", "adapters"])
+def test_a_run_that_goes_on_is_bit_equal(tmp_path, run, overrides):
+    kept = ["checkpoint.every=2", "checkpoint.keep_last=9", *overrides]
+    whole = run if not overrides else train(tmp_path / "whole", *kept)
+    killed = as_if_killed(whole, tmp_path / "killed")
+    train(killed, *kept, resume=True)
+    assert_equal(killed, whole)
+
+
+def test_two_ranks_train_as_one_process_does_and_go_on_bit_equal(tmp_path, run):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    launched(whole, "training.strategy=accelerate", "checkpoint.every=2", "checkpoint.keep_last=9")
+    for expected, found in zip(rows(run), rows(whole), strict=True):
+        assert found == pytest.approx(expected, abs=2e-5, nan_ok=True)
+    as_if_killed(whole, killed)
+    launched(killed, "training.strategy=accelerate", "checkpoint.every=2", "checkpoint.keep_last=9", "--resume")
+    assert_equal(killed, whole)
+
+
+def test_every_author_has_rows_of_its_own(run):
+    import pyarrow.parquet as pq
+
+    found = pq.read_table(run / "rollouts" / "train-000001.parquet").to_pylist()
+    assert len(found) == 2 * 8 * 4 and {row["author"] for row in found} == {"actor", "checker"}
+    actor = next(row for row in found if row["author"] == "actor")
+    checker = next(
+        row
+        for row in found
+        if row["author"] == "checker" and (row["prompt_id"], row["episode"]) == (actor["prompt_id"], actor["episode"])
+    )
+    assert checker["prompt"] == f"{actor['prompt']}{actor['completion'][:1]}?"
+    assert checker["turns"][0]["text"] == checker["completion"] and checker["turns"][0]["author"] == "checker"
