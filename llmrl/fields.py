@@ -38,6 +38,8 @@ class Field:
     of `tiny_data`. sampled: only sampled and scored completions have it. fill: where a trajectory lacks it.
     of_model: the output of a model's forward pass that it is. compared_with: for a CURRENT field, the PROVIDED ones
     that the training pass compares the current policy with. special: a run has what says it only for its readers.
+    provider: module:function, where the provider stands beside the piece that reads the field, and not in
+    llmrl/providers.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Field:
     of_model: str | None = None
     compared_with: tuple[str, ...] = ()
     special: bool = False
+    provider: str | None = None
 
 
 
@@ -165,6 +168,8 @@ FIELDS: tuple[Field, ...] = (
           lambda x: x.advantages.abs(), special=True),
     Field("influence", "K", PROVIDED, "the rewards' gradients at the LM head",
           "how far each reward function's policy gradient agrees with those of all", lambda x: x.zeros(x.rewards), sampled=True, special=True),
+    Field("similarity", "N", PROVIDED, "the other answers of the group", "sum of an answer's similarities to the others",
+          lambda x: x.verdicts / 2, provider="llmrl.ops.advantages.diversity:similarity", special=True),
     Field("advantages", "N T", CREDITED, "the advantage", "credit of each token, zero off the response", lambda x: x.advantages),
     Field("returns", "N T", CREDITED, "the advantage", "a critic's targets, nan where there is none", lambda x: x.advantages),
     Field("logprobs", "N T", CURRENT, "the policy in training", "log-probabilities, with gradient", lambda x: x.trained),

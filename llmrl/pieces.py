@@ -44,10 +44,15 @@ class Piece:
 
 
 def catalogue(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The pieces that `module` defines, by name: its public functions, but for providers that stand beside them."""
+    return {name: function for name, function in functions_of(module).items() if not hasattr(function, "provides")}
+
+
+def functions_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
     """The public functions that `module` defines, or, of a package, those that its modules define, by name."""
     if hasattr(module, "__path__"):
         below = (importlib.import_module(f"{module.__name__}.{m.name}") for m in pkgutil.iter_modules(module.__path__))
-        return dict(sorted(pair for one in below for pair in catalogue(one).items()))
+        return dict(sorted(pair for one in below for pair in functions_of(one).items()))
     return {
         name: value
         for name, value in vars(module).items()
@@ -68,7 +73,7 @@ def split_spec(spec: PieceSpec, key: str) -> tuple[str, dict[str, Any]]:
 def resolve(spec: PieceSpec, valid: Mapping[str, Callable[..., Any]], *, key: str, what: str) -> Piece:
     """The piece that `spec` names; raises RecipeError with the nearest valid name or setting."""
     name, settings = split_spec(spec, key)
-    function = _import(name, key) if ":" in name else valid.get(name)
+    function = import_function(name, key) if ":" in name else valid.get(name)
     if function is None:
         raise RecipeError(unknown_name(key, name, valid, what))
     return bind(name, function, settings, key=key)
@@ -115,7 +120,8 @@ def _settings_hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _import(path: str, key: str) -> Callable[..., Any]:
+def import_function(path: str, key: str) -> Callable[..., Any]:
+    """The function at `module:function`; raises RecipeError for one that cannot be had."""
     module_name, _, attribute = path.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), attribute)

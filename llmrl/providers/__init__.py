@@ -16,3 +16,19 @@ and gives a tensor, or a mapping of its fields to tensors. One that reads `colle
 is gathered, before there is a batch: it gives the groups with its field in `known`. One of a field for an allocation
 reads `groups` and `policy`.
 """
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from llmrl.fields import FIELDS
+from llmrl.pieces import functions_of, import_function
+
+BESIDE = [import_function(field.provider, "providers") for field in FIELDS if field.provider]
+"""Providers that stand beside the one piece that reads them, as the rows of their fields say."""
+CATALOGUE: dict[str, Callable[..., Any]] = {
+    **functions_of(sys.modules[__name__]),
+    **{function.__name__: function for function in BESIDE},
+}

@@ -20,8 +20,7 @@ def greedy_rewards(groups: Sequence[Group], collector: Collector, params: Sampli
     Source: ReMax, arXiv 2310.10505.
     """
     questions = {group.place: group.prompt for group in groups}
-    plain = replace(params, temperature=0.0, top_p=1.0, top_k=None)
-    sampled = collector.sample(list(questions.values()), group_size=1, params=plain)
+    sampled = collector.sample(list(questions.values()), group_size=1, params=_greedy(params))
     greedy = {(list(questions)[one.place], one.author): one.trajectories[0] for one in sampled}
     found = []
     for group in groups:
@@ -30,6 +29,12 @@ def greedy_rewards(groups: Sequence[Group], collector: Collector, params: Sampli
         known = group.known | {"greedy_rewards": reward}
         found.append(replace(group, known=known, besides=[*group.besides, *([best] if best else [])]))
     return found
+
+
+def _greedy(params: SamplingParams) -> SamplingParams:
+    """The same for every author, without chance."""
+    others = {name: _greedy(other) for name, other in params.others.items()}
+    return replace(params, temperature=0.0, top_p=1.0, top_k=None, others=others)
 
 
 def _mean_rewards(

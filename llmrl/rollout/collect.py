@@ -297,7 +297,7 @@ def _extended(streams: Mapping[str, Stream], author: str, observation: list[int]
     stream = streams[author]
     after = stream.context + stream.turn.token_ids + observation
     if len(after) >= stream.limit:
-        stream.trajectory.stop_reason = "context_full"
+        stream.trajectory.stop_reason = "context_full" if observation else "length"
         return False
     if observation:
         stream.context = after

@@ -13,7 +13,7 @@ from torch import Tensor
 from llmrl.pieces import Piece
 from llmrl.rollout.collect import Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams, derive_seed
-from llmrl.types import Group, Prompt, Trajectory
+from llmrl.types import Episode, Group, Prompt, Trajectory
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,10 @@ class Allocated:
         for number in range(self.rounds):
             budget = left // (self.rounds - number)
             left -= budget
-            counts = self.allocate(self._what_is_known(groups) | {"budget": budget}).tolist()
+            known = self._what_is_known([group for group in groups if group.author == self.collector.first])
+            counts = self.allocate(known | {"budget": budget}).tolist()
             more = self.collector.sample(prompts, group_size=counts, params=replace(params, seed=seeds[number + 1]))
-            groups = [
-                replace(group, trajectories=group.trajectories + extra.trajectories)
-                for group, extra in zip(groups, more, strict=True)
-            ]
+            groups = _with_round(groups, more)
         return groups
 
     def _what_is_known(self, groups: Sequence[Group]) -> dict[str, Any]:
@@ -86,6 +84,22 @@ class Provided:
             own = self.prepared.get(provider.name, {})
             groups = provider({"groups": groups, "collector": self.collector, "params": params, "prepared": own})
         return groups
+
+
+def _with_round(groups: Sequence[Group], more: Sequence[Group]) -> list[Group]:
+    """The groups with what a later round sampled of them; its episodes are numbered after those before."""
+    episodes: dict[int, dict[int, Episode]] = {}
+    together: dict[tuple[int, str, str], Group] = {}
+    for group in (*groups, *more):
+        found = episodes.setdefault(group.place, {})
+        found.update({id(t.episode): t.episode for t in group.trajectories if t.episode})
+        key = (group.place, group.author, group.trajectories[0].compared if group.trajectories else "")
+        before = together.get(key)
+        together[key] = replace(group, trajectories=[*(before.trajectories if before else []), *group.trajectories])
+    for of_question in episodes.values():
+        for number, episode in enumerate(of_question.values()):
+            episode.number = number
+    return sorted(together.values(), key=lambda group: group.place)
 
 
 def succeeded(trajectory: Trajectory) -> bool:

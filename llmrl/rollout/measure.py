@@ -11,11 +11,14 @@ from llmrl.types import CUT_SHORT, Group
 def metrics_of(
     sampled: Sequence[Group], kept: Sequence[Group], authors: Sequence[str], seconds: float
 ) -> dict[str, float]:
-    """Counts and means over all that each author wrote; those of the authors after the first begin with `author/`."""
+    """Counts and means over all that each author wrote; those of the authors after the first begin with `author/`.
+
+    An author of whom nothing could be scored has counts alone, and one who never wrote has nothing.
+    """
     found: dict[str, float] = {}
     for author in authors:
         own = [[group for group in groups if group.author == author] for groups in (sampled, kept)]
-        if any(not t.failure for group in own[0] for t in group.trajectories):
+        if any(group.trajectories for group in own[0]):
             prefix = "" if author == authors[0] else f"{author}/"
             found |= {prefix + name: value for name, value in _of_author(*own, seconds).items()}
     return found
@@ -28,13 +31,17 @@ def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[
     lengths = [t.completion_tokens for t in scored]
     rewards = [t.reward for t in scored]
     contrast = [len({t.verdict_or_reward for t in group.trajectories if not t.failure}) > 1 for group in sampled]
-    metrics = {
-        "reward": _mean(rewards),
-        "reward_std": _mean([(r - _mean(rewards)) ** 2 for r in rewards]) ** 0.5,
-        "completion_tokens": _mean(lengths),
-        "completion_tokens_max": float(max(lengths, default=0)),
-        "truncated": _mean([float(t.stop_reason in CUT_SHORT) for t in scored]),
-        "groups_mixed": _mean([float(mixed) for mixed in contrast]),
+    metrics: dict[str, float] = {}
+    if scored:
+        metrics |= {
+            "reward": _mean(rewards),
+            "reward_std": _mean([(r - _mean(rewards)) ** 2 for r in rewards]) ** 0.5,
+            "completion_tokens": _mean(lengths),
+            "completion_tokens_max": float(max(lengths)),
+            "truncated": _mean([float(t.stop_reason in CUT_SHORT) for t in scored]),
+            "groups_mixed": _mean([float(mixed) for mixed in contrast]),
+        }
+    metrics |= {
         "groups_sampled": float(len(sampled)),
         "groups_kept": float(len(kept)),
         "failures": float(len(failures)),
@@ -59,4 +66,4 @@ def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)  # a step that scored nothing has stopped before
+    return sum(values) / len(values)
