@@ -17,6 +17,8 @@ from llmrl.pieces import catalogue
 
 ONE, CHAIN, WEIGHTED = "one", "chain", "weighted"
 """How many pieces a key names: one; several, applied in the recipe's order; several that are added up by weight."""
+OF_CRITIC = frozenset({"outputs"})
+"""What only the critic's training pass has, beside the fields of its moment."""
 TOKENS, CREDIT, LOSS = "a tensor per token", "a Credit", "a TokenLoss"
 """What a piece returns, where one call on the tiny batch shows it."""
 
@@ -55,7 +57,7 @@ class Axis:
     @functools.cached_property
     def reads(self) -> frozenset[str]:
         """The names that a built-in or a user's piece may have before its star, but for controllers' outputs."""
-        return names(*self.moments) | self.also
+        return names(*self.moments) - OF_CRITIC | self.also
 
 
 BEFORE = (PACKED, PROVIDED)
@@ -71,27 +73,31 @@ AXES: tuple[Axis, ...] = (
     Axis("env", "environment", "llmrl.envs.catalogue", "the environment that answers a completion",
          "while completions are sampled", default="single_turn", outside=True, of_role=False, controlled=False,
          also=frozenset({"prompt", "encode", "decode", "authors"})),
-    Axis("allocate", "allocation", "llmrl.ops.allocation", "how many completions each prompt gets; default: group_size",
-         "between rounds of sampling", outside=True, of_role=False, controlled=False, moments=(ALLOCATING,)),
+    Axis("allocate", "allocation", "llmrl.ops.allocation",
+         "how many completions each prompt gets; default: group_size", "between rounds of sampling", outside=True,
+         of_role=False, controlled=False, moments=(ALLOCATING,)),
     Axis("keep", "keep function", "llmrl.rollout.selection", "which of a scored group is trained on", "after scoring",
          default="everything", outside=True, controlled=False, also=frozenset({"group"})),
-    Axis("providers", "provider", "llmrl.providers", "settings of providers, which pieces bring by reading their fields",
-         "before credit is given", kind=CHAIN, outside=True, controlled=False),
+    Axis("providers", "provider", "llmrl.providers",
+         "settings of providers, which pieces bring by reading their fields", "before credit is given", kind=CHAIN,
+         outside=True, controlled=False),
     Axis("token_rewards", "token penalty", "llmrl.ops.regularizers", "penalties subtracted from token rewards",
          "before the batch is cut", kind=WEIGHTED, moments=BEFORE, also=OLD, returns=TOKENS),
     Axis("reward_shaping", "reward shaping", "llmrl.ops.reward_shaping", "changes of the rewards, in this order",
          "before the batch is cut", kind=CHAIN, moments=BEFORE, also=OLD, returns=TOKENS),
     Axis("advantage", "advantage", "llmrl.ops.advantages", "credit of each token, and targets for a critic",
          "before the batch is cut", moments=BEFORE, also=OLD, returns=CREDIT),
-    Axis("advantage_shaping", "advantage shaping", "llmrl.ops.advantage_shaping", "changes of the credit, in this order",
-         "before the batch is cut", kind=CHAIN, moments=BEFORE, also=OLD | {"advantages"}, returns=TOKENS),
-    Axis("log_ratio", "log ratio", "llmrl.ops.log_ratios", "how the new and the old policy are compared", "with the loss",
-         default="token", moments=BEFORE, also=frozenset({"logprobs", "router_drift"}), controlled=False, returns=TOKENS),
+    Axis("advantage_shaping", "advantage shaping", "llmrl.ops.advantage_shaping",
+         "changes of the credit, in this order", "before the batch is cut", kind=CHAIN, moments=BEFORE,
+         also=OLD | {"advantages"}, returns=TOKENS),
+    Axis("log_ratio", "log ratio", "llmrl.ops.log_ratios", "how the new and the old policy are compared",
+         "with the loss", default="token", moments=BEFORE, also=frozenset({"logprobs", "router_drift"}),
+         controlled=False, returns=TOKENS),
     Axis("policy_loss", "policy loss", "llmrl.ops.policy_losses", "loss of each token", "with the loss",
          required=True, moments=AT_LOSS, also=frozenset({"advantages"}), returns=LOSS),
     Axis("token_weights", "token weight", "llmrl.ops.token_weights", "factors of each token's policy loss",
-         "with the loss, or on the whole batch if they read nothing of the current policy", kind=CHAIN, moments=AT_LOSS,
-         also=frozenset({"advantages"}), returns=TOKENS),
+         "with the loss, or on the whole batch if they read nothing of the current policy", kind=CHAIN,
+         moments=AT_LOSS, also=frozenset({"advantages"}), returns=TOKENS),
     Axis("regularizers", "token penalty", "llmrl.ops.regularizers",
          "penalties added to the loss; `tokens` names a token weight for one", "with the loss", kind=WEIGHTED,
          moments=AT_LOSS, also=frozenset({"advantages"}), returns=TOKENS),

@@ -1,10 +1,10 @@
 """The Batch: what the trainer sees of trajectories, as tensors that go by the names of llmrl/fields.py.
 
-    token_ids        P0 P1 P2 A0 A1 A2 E0 E1 A3 A4  .  .     P prompt, A trained author, E others, . padding
-    attention_mask    1  1  1  1  1  1  1  1  1  1  0  0
-    response_mask     0  0  0  1  1  1  0  0  1  1  0  0     True where the trained author sampled
-    rewards           0  0  0  0  0  r  0  0  0  R  0  0     turn reward r, trajectory reward R
-    logprobs[t]       log pi(token t | tokens < t)           0 wherever response_mask is False
+token_ids        P0 P1 P2 A0 A1 A2 E0 E1 A3 A4  .  .     P prompt, A trained author, E others, . padding
+attention_mask    1  1  1  1  1  1  1  1  1  1  0  0
+response_mask     0  0  0  1  1  1  0  0  1  1  0  0     True where the trained author sampled
+rewards           0  0  0  0  0  r  0  0  0  R  0  0     turn reward r, trajectory reward R
+logprobs[t]       log pi(token t | tokens < t)           0 wherever response_mask is False
 """
 
 from __future__ import annotations

@@ -37,8 +37,9 @@ def train(
     """Train the model of a recipe."""
     plan = load_plan(recipe, overrides)
     launched = "LOCAL_RANK" in os.environ
-    if nproc > 1 and not launched:
-        _refuse_single_process(plan, nproc)
+    size = int(os.environ.get("WORLD_SIZE", "1")) if launched else nproc
+    if size > 1:
+        _refuse_single_process(plan, size)
     if (not launched or os.environ["LOCAL_RANK"] == "0") and overwrite and not resume and plan.run_dir.exists():
         _delete_run(plan.run_dir)
     if nproc > 1 and not launched:
@@ -139,7 +140,7 @@ def main() -> None:
 def _refuse_single_process(plan: Plan, nproc: int) -> None:
     faults = [
         f"--nproc {nproc}: stage {name} has training.strategy {view.training.strategy}, which is for one process; "
-        f"set training.strategy=deepspeed"
+        f"set training.strategy=deepspeed or accelerate"
         for name, recipe in plan.stages.items()
         for view in recipe.by_role.values()
         if not engine_kind(view.training.strategy).several

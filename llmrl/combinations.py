@@ -16,6 +16,7 @@ from llmrl.recipe import Recipe
 OF_ROLLOUTS = frozenset(field.name for field in FIELDS if field.sampled)
 """Fields that only sampled and scored completions have."""
 
+
 def refused(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     """Every fault of the recipe's pieces as a whole."""
     return [fault for rule in RULES for fault in rule(recipe, algorithm)]

@@ -158,8 +158,9 @@ class Rollout(Strict):
 class Training(Strict):
     """How the weights are updated: AdamW on one process (torch) or on several (deepspeed)."""
 
-    strategy: Literal["torch", "deepspeed", "accelerate"] = Field(
-        default="torch", description="torch is for one process; accelerate is DDP or FSDP2"
+    strategy: str = Field(
+        default="torch",
+        description="the engine: torch (one process), deepspeed (ZeRO), accelerate (DDP or FSDP2), or module:function",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=2, description="deepspeed: what is divided among processes: 1 optimizer, 2 gradients too, 3 weights too"

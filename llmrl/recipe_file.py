@@ -36,7 +36,17 @@ from llmrl.recipe_layers import (
     without_nulls,
 )
 
-ROLE_KEYS = (*(axis.key for axis in AXES if axis.of_role), "model", "rewards", "trained", "critic", "training", "rollout")
+ROLE_KEYS = (
+    *(axis.key for axis in AXES if axis.of_role),
+    "summary",
+    "paper",
+    "model",
+    "rewards",
+    "trained",
+    "critic",
+    "training",
+    "rollout",
+)
 """Keys that a role may set for itself."""
 SAMPLING_KEYS = ("max_completion_tokens", "temperature", "top_p", "top_k", "stop", "engine_options")
 """Keys of `rollout` that a role may set for itself; the others are the stage's."""
@@ -78,7 +88,7 @@ def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
     if folder not in sys.path:  # functions that a recipe names may live beside it
         sys.path.append(folder)
     under, own = _around_the_method(read_layers(path))
-    own = _override(own, overrides or [])
+    own = _override(own, overrides or [], under)
     stages = _stages(own.pop("stages", None) or {"train": {}})
     layer = merge(under, own)
     own["name"] = layer["name"] = layer.get("name") or path.stem
@@ -111,8 +121,8 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
     if not isinstance(roles, dict) or not all(isinstance(part, dict | None) for part in roles.values()):
         raise RecipeError("roles: expected a mapping of role names to what each role changes")
     start = None if before is None or names_model else before
+    folder = f"{start}/{roles_before[0]}" if start and roles_before else start  # for a role that was not there before
     if not roles:
-        folder = f"{start}/{roles_before[0]}" if start and roles_before else start
         return _recipe(_started(layer, folder))
     views: dict[str, Recipe] = {}
     faults: list[str] = []
@@ -121,9 +131,9 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
         faults += _role_faults(name, part)
         own: list[str] = []
         with gathered(own):
-            view = _with_method(layer, part)
+            view = _with_method(_without_origin(layer, part), part)
             if "model" not in part and start:
-                view = _started(view, f"{start}/{name}" if name in roles_before else start)
+                view = _started(view, f"{start}/{name}" if name in roles_before else folder)
             views[name] = _recipe(view)
         faults += [f"roles.{name}.{fault}" for fault in own]
     if not faults:
@@ -131,6 +141,14 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
     if faults:
         raise RecipeError(*faults)
     return next(iter(views.values())).model_copy(update={"roles": views})
+
+
+def _without_origin(layer: Layer, part: Layer) -> Layer:
+    """The stage's layer for a role; one that takes the weights of another role leaves the stage's model alone."""
+    own, common = part.get("model"), layer.get("model")
+    if not (isinstance(own, dict) and own.get("role") and isinstance(common, dict)):
+        return layer
+    return layer | {"model": {key: value for key, value in common.items() if key not in ("path", "build", "gguf")}}
 
 
 def _role_faults(name: Any, part: Layer) -> list[str]:
@@ -261,8 +279,9 @@ def _fragments(file: Layer) -> list[Layer]:
     return [part for part in stages.values() if isinstance(part, dict)] if isinstance(stages, dict) else []
 
 
-def _override(layer: Layer, overrides: list[str]) -> Layer:
+def _override(layer: Layer, overrides: list[str], under: Layer) -> Layer:
     stages = _stages(layer.get("stages") or {})
+    roles = _named_roles(under, layer)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
@@ -276,8 +295,19 @@ def _override(layer: Layer, overrides: list[str]) -> Layer:
         if setting and path[0] != "stages":
             named = ", ".join(f"stages.{stage}.{key}" for stage in setting)
             raise RecipeError(f"override '{key}': set by a stage, so say which one: {named}")
+        if path[0] == "roles" and len(path) > 1 and path[1] not in roles:
+            of_stages = [f"stages.{stage}.{key}" for stage, part in stages.items() if path[1] in _named_roles(part)]
+            known = {*roles, *_named_roles(*stages.values())}
+            fault = f"override '{key}': the role of a stage, so say which one: {', '.join(of_stages)}"
+            raise RecipeError(fault if of_stages else unknown_name(f"override '{key}'", path[1], known, "role"))
         if path[0] == "stages" and (len(path) < 3 or path[1] not in stages):
             stage = path[1] if len(path) > 1 else ""
             raise RecipeError(unknown_name(f"override '{key}'", stage, stages, "stage"))
         layer = merge(layer, nested(path, value))
     return layer
+
+
+def _named_roles(*layers: Layer | None) -> list[str]:
+    """The roles that some of the layers name."""
+    found = [(layer or {}).get("roles") for layer in layers]
+    return [name for roles in found if isinstance(roles, dict) for name in roles]

@@ -13,13 +13,16 @@ from typing import Any
 from llmrl.algorithm import Algorithm, Weighted
 from llmrl.axes import AXES, BY_KEY, CHAIN, ONE, Axis
 from llmrl.combinations import refused
+from llmrl.engines.catalogue import engine_kind
 from llmrl.errors import RecipeError, gathered
 from llmrl.fields import BY_NAME, PROVIDED, names
-from llmrl.pieces import Piece, bind, resolve
+from llmrl.pieces import Piece, bind, catalogue, resolve
 from llmrl.probe import probe, probe_allocation, probe_controller, unread
 from llmrl.recipe import Recipe
 from llmrl.rewards.base import Reward
 from llmrl.rewards.catalogue import CATALOGUE as REWARDS
+from llmrl.rollout import weight_transport
+from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,14 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     for axis in AXES:
         with gathered(faults):
             found[axis.key] = _of_axis(axis, getattr(recipe, axis.key))
+    with gathered(faults):
+        engine_kind(recipe.training.strategy)
+    for key, name, valid, what in (
+        ("rollout.engine", recipe.rollout.engine, SAMPLERS, "sampler"),
+        ("rollout.weight_transport", recipe.rollout.weight_transport, catalogue(weight_transport), "weight transport"),
+    ):
+        with gathered(faults):
+            resolve(name, valid, key=key, what=what)
     if faults:
         raise RecipeError(*faults)
     providers = _providers(found.pop("providers"))

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 ACTOR = "actor"
 ENVIRONMENT = "environment"
 
-StopReason = Literal[
-    "stop", "length", "context_full", "environment_ended", "environment_truncated", "invalid_action"
-]
+StopReason = Literal["stop", "length", "context_full", "environment_ended", "environment_truncated", "invalid_action"]
 """Why a trajectory ended.
 
 stop: its author ended it (end-of-sequence token or stop string). length: it was cut at the token limit. context_full:

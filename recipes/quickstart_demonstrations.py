@@ -1,8 +1,8 @@
 """Prompts and demonstrations for quickstart.yaml: chains of additions and subtractions.
 
-    prompt      3+5-2+7
-    exact       =13         some demonstrations
-    estimate    ~=12        most of them: the nearest multiple of three, right by luck one time in three
+prompt      3+5-2+7
+exact       =13         some demonstrations
+estimate    ~=12        most of them: the nearest multiple of three, right by luck one time in three
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recipe_reference import PAGE, replaced
-
 from llmrl.cli import main as llmrl
 
+PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
+START, END = "<!-- broken: generated -->\n", "<!-- end of broken -->"
 SOUND = """\
 model:
   build:
@@ -75,7 +75,10 @@ BROKEN = [
     ),
     Broken("A critic that is not there", {"grpo": "ppo\ncritic: {model: ./value_model}"}),
     Broken("A method for mixtures of experts, and a model that is none", {"grpo": "router_aware"}),
-    Broken("A gold answer from a column that is not there", {"grpo": 'repro\nreasoning: {answer: "{gold}"}'}),
+    Broken(
+        "A gold answer from a column that is not there",
+        {"grpo": 'repro\nproviders: {answer_logprobs: {answer: "{gold}"}}'},
+    ),
     Broken("A chat without a template", {"train: {path": "train: {chat: true, path"}),
     Broken("Prompts that are too long, all of them", {"max_prompt_tokens: 32": "max_prompt_tokens: 2"}),
     Broken("A misspelt setting of a loss", {"grpo": "grpo\npolicy_loss: {ppo_clip: {clip_hi: 0.28}}"}),
@@ -87,14 +90,24 @@ BROKEN = [
     ),
     Broken("An unknown task", {"path: sums.jsonl": "task: chain_sums"}),
     Broken("A character that the model cannot write", {"0123456789+-=? ": "0123456789-=? "}),
+    Broken(
+        "A role with the weights of one that is not there",
+        {"grpo": "grpo\nroles: {actor: {}, critiquer: {model: {role: actr}}}"},
+    ),
     Broken("Several at once", {"grpo": "grpo\nkeep: mixed_outcome\nadvantage: {grpo: {std: true}}", "sums": "sum"}),
 ]
 
 
 def main() -> None:
     """Replace the section of broken recipes."""
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(replaced(text, "broken", section()), encoding="utf-8")
+    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), section()), encoding="utf-8")
+
+
+def replaced(text: str, section: str) -> str:
+    """The page's text with what stands between its two marks replaced by `section`."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n{section}\n{END}{after}"
 
 
 def section() -> str:

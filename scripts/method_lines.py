@@ -14,10 +14,11 @@ from importlib import resources
 from pathlib import Path
 from statistics import median
 
+from llmrl.run.build import resolve_pieces
+
 from llmrl.algorithm import Algorithm
 from llmrl.pieces import Piece
 from llmrl.recipe_file import method_recipe, methods
-from llmrl.run.build import resolve_pieces
 
 ROOT = Path(__file__).parent.parent
 

@@ -66,10 +66,12 @@ def check_columns(rewards: Rewards, prompts: LoadedPrompts, *, samples: bool) ->
 
 
 def check_providers(prompts: LoadedPrompts, pieces: Pieces) -> None:
-    """Raises RecipeError if a provider's template names a column that some row that is trained on lacks or has empty."""
+    """Raises RecipeError if a provider's template names a column that is missing or empty in a row of train."""
     read = pieces.algorithm.measured(updates=1, sampled=True)
     faults = []
-    for provider in {id(pieces.providers[name]): pieces.providers[name] for name in read & pieces.providers.keys()}.values():
+    for provider in {
+        id(pieces.providers[name]): pieces.providers[name] for name in read & pieces.providers.keys()
+    }.values():
         for setting, template in templates_of(provider).items():
             faults += _template_faults(f"providers.{provider.name}.{setting}", template, prompts.train)
     if faults:

@@ -16,13 +16,9 @@ from llmrl.algorithm import Algorithm
 from llmrl.check.model import Shape
 from llmrl.check.report import Report, bytes_text, count_text
 from llmrl.engines.catalogue import engine_kind
-from llmrl.errors import gathered
 from llmrl.models.policy import LOGIT_BYTES_PER_SLICE
-from llmrl.pieces import catalogue, resolve
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces
-from llmrl.rollout import weight_transport
-from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 from llmrl.run_folder.reader import RunReader
 
 WIDTH = {"fp32": 4, "bf16": 2}
@@ -80,7 +76,10 @@ def check_machine(models: Sequence[Sized], ranks: int, report: Report) -> None:
         sampling += [replace(item, name=f"{one.role} {item.name}") for item in asked] if len(models) > 1 else asked
     for item in (*state, *working, *sampling):
         report.say("memory", f"{item.name:<16} {item.reckoning} = {bytes_text(item.bytes)}")
-    held, total = _sum([item for item in state if not item.name.endswith("reference")]), _sum((*state, *working, *sampling))
+    held, total = (
+        _sum([item for item in state if not item.name.endswith("reference")]),
+        _sum((*state, *working, *sampling)),
+    )
     whole, free, name = _memory()
     processes = 1 if torch.cuda.is_available() else ranks  # processes of a CPU machine share its memory
     each = f" in each of {ranks} processes" if ranks > 1 else ""
@@ -100,14 +99,21 @@ def trained_state(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
 
         torch, fp32       4 P          4 T          8 T           P parameters, T trained ones: all, or LoRA's
         torch, bf16       2 P          4 T          12 T          fp32 copies of the weights counted with Adam's
+        accelerate        as torch, in every process; with fsdp a part of it: 4 T + w (P - T), 4 T and 8 T over R
         deepspeed         w P / R3     w T / R2     12 T / R1     w = 4 (fp32) or 2 (bf16), fp32 copies with Adam's
 
-    R1, R2, R3: the number of processes from ZeRO stage 1, 2, 3 on, else 1.
+    R: the number of processes; R1, R2, R3: that from ZeRO stage 1, 2, 3 on, else 1.
     """
     p, t, training = shape.parameters, shape.trained, recipe.training
     all_p, all_t = count_text(p), count_text(t)
     width, stage = WIDTH[training.dtype], training.zero_stage
-    if training.strategy == "torch":
+    if training.accelerate.get("fsdp"):
+        return [
+            Item("weights", f"({all_t} x 4 + the rest x {width} bytes) / {ranks}", (4 * t + width * (p - t)) / ranks),
+            Item("gradients", f"{all_t} x 4 bytes / {ranks}", 4 * t / ranks),
+            Item("Adam", f"{all_t} x 8 bytes / {ranks}", 8 * t / ranks),
+        ]
+    if training.strategy != "deepspeed":
         each = 8 if training.dtype == "fp32" else 12
         return [
             Item("weights", f"{all_p} x {width} bytes", width * p),
@@ -243,15 +249,11 @@ def check_disk(run_dir: Path, models: Sequence[Sized], report: Report) -> None:
 def check_engines(recipe: Recipe, pieces: Pieces | None, ranks: int, report: Report) -> None:
     """Optional packages, processes against strategy and devices, settings that make trainer and sampler disagree."""
     training, rollout = recipe.training, recipe.rollout
-    with gathered(report.faults):
-        if ranks > 1 and not engine_kind(training.strategy).several:
-            report.faults.append(
-                f"training.strategy: {training.strategy} is for one process, not {ranks}; "
-                f"set training.strategy=deepspeed"
-            )
-        resolve(rollout.engine, SAMPLERS, key="rollout.engine", what="sampler")
-        transports = catalogue(weight_transport)
-        resolve(rollout.weight_transport, transports, key="rollout.weight_transport", what="weight transport")
+    if pieces and ranks > 1 and not engine_kind(training.strategy).several:
+        report.faults.append(
+            f"training.strategy: {training.strategy} is for one process, not {ranks}; set training.strategy=deepspeed "
+            f"or accelerate"
+        )
     if torch.cuda.is_available() and ranks > torch.cuda.device_count():
         report.faults.append(f"--nproc {ranks}: this machine has {torch.cuda.device_count()} GPUs")
     if training.strategy in OPTIONAL and importlib.util.find_spec(training.strategy) is None:

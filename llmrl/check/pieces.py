@@ -36,7 +36,11 @@ def _running(pieces: Pieces, key: str) -> list[Piece | Weighted]:
         found = []
     elif key == "controllers":
         found = list(algorithm.running_controllers.values())
-    elif (key == "log_ratio" and key not in algorithm.needs) or (key == "value" and not algorithm.reads_values) or (key == "value_loss" and not algorithm.has_critic):
+    elif (
+        (key == "log_ratio" and key not in algorithm.needs)
+        or (key == "value" and not algorithm.reads_values)
+        or (key == "value_loss" and not algorithm.has_critic)
+    ):
         found = []
     else:
         own = getattr(algorithm, key)

@@ -128,9 +128,7 @@ class _Checker:
                 check_providers(prompts, pieces)
         return Sized(role, recipe, pieces, found.shape) if found and pieces else None
 
-    def _model(
-        self, name: str, role: str, recipe: Recipe, pieces: Pieces | None, report: Report
-    ) -> ModelFound | None:
+    def _model(self, name: str, role: str, recipe: Recipe, pieces: Pieces | None, report: Report) -> ModelFound | None:
         owner = recipe.model.role
         if owner is not None:
             recipe = recipe.model_copy(update={"model": self.plan.stages[name].by_role[owner].model})
@@ -171,7 +169,11 @@ class _Checker:
 
 
 def _kind(view: Recipe) -> str:
-    shared = f"; {'an adapter on' if view.model.lora else 'with'} the weights of {view.model.role}" if view.model.role else ""
+    shared = (
+        f"; {'an adapter on' if view.model.lora else 'with'} the weights of {view.model.role}"
+        if view.model.role
+        else ""
+    )
     return ("trained" if view.trained else "frozen") + shared
 
 

@@ -33,9 +33,9 @@ def evaluate(
     metrics: dict[str, float] = {}
     authors = list(dict.fromkeys(group.author for group in greedy))
     for author in authors:
-        own = [[group for group in groups if group.author == author] for groups in (greedy, sampled)]
+        own, several = ([group for group in groups if group.author == author] for groups in (greedy, sampled))
         prefix = "eval/" if author == authors[0] else f"{author}/eval/"
-        metrics |= {prefix + name: value for name, value in _of_author(*own, settings, len(prompts)).items()}
+        metrics |= {prefix + name: value for name, value in _of_author(own, several, settings, len(prompts)).items()}
     return metrics, greedy + sampled
 
 

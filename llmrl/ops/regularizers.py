@@ -35,7 +35,7 @@ _NO_GRADIENT = (
 
 @reward_only(_NO_GRADIENT)
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """Unbiased estimate of KL(pi || ref) that can be negative; for token rewards only (see llmrl.marks.reward_only).
+    """Unbiased estimate of KL(pi || ref) that can be negative; for token rewards only.
 
         k1_t = d_t
 
@@ -68,7 +68,7 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 @reward_only(_NO_GRADIENT)
 def adaptive_kl_k1(logprobs: Tensor, ref_logprobs: Tensor, adaptive_kl: Tensor) -> Tensor:
-    """kl_k1 under a coefficient that the controller adaptive_kl steers; for token rewards only (see llmrl.marks.reward_only).
+    """kl_k1 under a coefficient that the controller adaptive_kl steers; for token rewards only.
 
         penalty_t = adaptive_kl d_t
 

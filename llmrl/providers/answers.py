@@ -59,7 +59,9 @@ def _gold(group: Group, tokenizer: Any, template: str) -> list[int]:
         text = template.format_map(dict(group.prompt.row))
     except KeyError as error:
         columns = ", ".join(group.prompt.row)
-        raise RecipeError(f"providers.answer_logprobs.answer: the data has no column {error}; columns: {columns}") from None
+        raise RecipeError(
+            f"providers.answer_logprobs.answer: the data has no column {error}; columns: {columns}"
+        ) from None
     return tokenizer.encode(text, add_special_tokens=False)
 
 

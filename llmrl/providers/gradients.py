@@ -26,7 +26,9 @@ def gradient_norms(groups: Sequence[Group], policy: Any) -> Tensor:
         return torch.zeros(len(groups), dtype=torch.float64)
     batch = pack(accepted, groups[0].author)
     norms = policy.measure(batch, "head_gradient_norms")["head_gradient_norms"]
-    means = [float(norms[batch.group_ids == place].mean()) if g.trajectories else 0.0 for place, g in enumerate(accepted)]
+    means = [
+        float(norms[batch.group_ids == place].mean()) if g.trajectories else 0.0 for place, g in enumerate(accepted)
+    ]
     return torch.tensor(means, dtype=torch.float64)
 
 

@@ -13,9 +13,7 @@ from llmrl.marks import provides
 from llmrl.pieces import Piece
 
 
-@provides(
-    "old_logprobs", "old_entropy", "old_top_ids", "old_top_logprobs", "old_router_ids", "old_router_logprobs"
-)
+@provides("old_logprobs", "old_entropy", "old_top_ids", "old_top_logprobs", "old_router_ids", "old_router_logprobs")
 def old_policy(batch: Batch, policy: Any, wanted: Collection[str]) -> dict[str, Tensor]:
     """What the policy says before the step's first update, all in one pass: [N, T, ...] each."""
     outputs = {name: str(BY_NAME[name].of_model) for name in wanted}

@@ -61,5 +61,3 @@ def static_values(groups: Sequence[Group], prepared: Mapping[str, float], *, sam
         replace(group, known=group.known | {"static_values": prepared.get(group.prompt.id, math.nan)})
         for group in groups
     ]
-
-

@@ -176,6 +176,7 @@ class Collector:
                 for place, prompt, size in prompts
             )
         )
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # asked for, so that asyncio is silent
         await asyncio.wait([work], timeout=self._deadline)
         if work.done():
             return work.result()
@@ -203,9 +204,7 @@ class Collector:
         if scorer and scorable.trajectories:
             await _named(waiting, "rewards", scorer.score(scorable))
 
-    async def _episode(
-        self, prompt: Prompt, number: int, params: SamplingParams, waiting: Counter[str]
-    ) -> Episode:
+    async def _episode(self, prompt: Prompt, number: int, params: SamplingParams, waiting: Counter[str]) -> Episode:
         episode = Episode(prompt, number=number)
         for _ in range(self._env_retries + 1):
             episode = Episode(prompt, number=number)

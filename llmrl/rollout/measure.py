@@ -17,10 +17,10 @@ def metrics_of(
     """
     found: dict[str, float] = {}
     for author in authors:
-        own = [[group for group in groups if group.author == author] for groups in (sampled, kept)]
-        if any(group.trajectories for group in own[0]):
+        own, left = ([group for group in groups if group.author == author] for groups in (sampled, kept))
+        if any(group.trajectories for group in own):
             prefix = "" if author == authors[0] else f"{author}/"
-            found |= {prefix + name: value for name, value in _of_author(*own, seconds).items()}
+            found |= {prefix + name: value for name, value in _of_author(own, left, seconds).items()}
     return found
 
 

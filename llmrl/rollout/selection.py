@@ -34,7 +34,8 @@ def triage(group: Group, static_values: float, *, drop_unsolved: bool = False) -
     """Nothing of a prompt that the stage's first policy always solved, by its static value; else the whole group.
 
     static_values: that of the group's prompt, nan where there is none; such a prompt is kept. drop_unsolved: nothing
-    either of a prompt that the first policy never solved. Source: PVPO, arXiv 2508.21104, which has a stronger model solve the unsolved ones.
+    either of a prompt that the first policy never solved. Source: PVPO, arXiv 2508.21104, which has a stronger model
+    solve the unsolved ones.
     """
     solved = static_values >= 1.0
     unsolved = drop_unsolved and static_values <= 0.0

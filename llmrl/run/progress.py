@@ -30,7 +30,10 @@ class RunProgress:
         self._console = console
         self._shown = shown
         self._watch = Watch(roles)
-        self._columns = (*COLUMNS, *(_of_role(column, role) for role in roles for column in COLUMNS if column.name == "reward"))
+        self._columns = (
+            *COLUMNS,
+            *(_of_role(column, role) for role in roles for column in COLUMNS if column.name == "reward"),
+        )
         self._rows: list[dict[str, Any]] = []
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),

@@ -180,7 +180,7 @@ class Stage:
 
     def _of_role(self, row: Mapping[str, Any], name: str) -> Metrics:
         """One role's metrics, without its prefix."""
-        numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
+        numbers = {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
         prefix = f"{name}/"
         own = {key.removeprefix(prefix): value for key, value in numbers.items() if key.startswith(prefix)}
         return numbers if name == self.first else own

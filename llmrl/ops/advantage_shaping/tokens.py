@@ -38,9 +38,7 @@ def value_spread(
     return (clean + bonus).float()
 
 
-def outcome_likelihood(
-    advantages: Tensor, old_outputs: Tensor, grades: Tensor, response_mask: Tensor
-) -> Tensor:
+def outcome_likelihood(advantages: Tensor, old_outputs: Tensor, grades: Tensor, response_mask: Tensor) -> Tensor:
     """Credit goes to where the outcome could be foreseen: each advantage times its probability under the critic.
 
         A'_t = A_t softmax(old_outputs_t)[grade]

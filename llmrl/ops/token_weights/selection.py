@@ -84,7 +84,7 @@ def drop_covariant(
         c_t      = (A_t - mean A) (old_logprobs_t - mean old_logprobs)        means over the batch's response tokens
         weight_t = 0 for a `fraction` of all tokens, drawn among those with low < c_t < high, else 1
 
-    All [N, T]; uniform_noise: uniform random numbers, the largest are taken. The covariance is that of the old policy: it is
+    All [N, T]; uniform_noise: random numbers, the largest are taken. The covariance is that of the old policy: it is
     taken before the batch is cut and stays while the policy moves. Raises ValueError if fraction is outside
     (0, 1], or low is not under high. Source: Clip-Cov, arXiv 2505.22617.
     """
