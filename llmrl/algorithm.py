@@ -25,16 +25,16 @@ from llmrl.pieces import Piece
 from llmrl.types import Credit, TokenLoss
 
 CRITICS = frozenset(field.name for field in FIELDS if field.by == CRITIC)
-"""Fields that only a critic says: its outputs, and what they are read as."""
+"""Fields that only a critic gives: its outputs, and the values read from them."""
 READINGS = CRITICS - {"old_outputs"}
 OF_CURRENT_POLICY = names(CURRENT) - {"outputs"}
 OLD = {field.name: field.of_model for field in FIELDS if field.moment == PROVIDED and field.of_model in names(CURRENT)}
-"""Fields of the old policy that equal the current one's where nobody measured the old one: it is the current one."""
+"""Fields of the old policy, each with the current policy's field that replaces it while the two are the same."""
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """A piece that is added to a sum with a weight; tokens: a token weight for it alone."""
+    """A piece that is added to a sum with a weight; tokens: a token weight for this piece alone."""
 
     piece: Piece
     weight: float
@@ -43,9 +43,9 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """The resolved pieces of one role; the trainer calls its methods and knows no more of a method.
+    """The resolved pieces of one role. The trainer knows a method only through this class.
 
-    samples: the trajectories are the current policy's own samples, and scored; else somebody else wrote them.
+    samples: the trajectories are the current policy's own samples, and scored; False for demonstrations.
     """
 
     policy_loss: Piece
@@ -63,7 +63,7 @@ class Algorithm:
     samples: bool = True
 
     def placed(self) -> list[tuple[str, Piece]]:
-        """Every piece that runs, with its key in the recipe; controllers apart."""
+        """Every piece that runs, except controllers, with its key in the recipe."""
         pairs: list[tuple[str, Piece | None]] = []
         for axis in AXES:
             if axis.outside or axis.key == "controllers" or (axis.key.startswith("value") and not self.has_critic):
@@ -90,11 +90,11 @@ class Algorithm:
         return at_loss | self._credit_needs(at_loss)
 
     def measured(self, *, updates: int, sampled: bool) -> frozenset[str]:
-        """The provided fields that a step has to have before its batch is cut.
+        """The provided fields that a step needs before its batch is cut.
 
-        updates: optimizer steps on the batch; with one, old fields that equal the training pass's own are left out,
-        which saves a forward pass, unless something reads them before. sampled: whether a sampler gave
-        log-probabilities, which are compared with the old ones.
+        updates: optimizer steps on the batch. With a single one, old fields equal those of the training pass, so they
+        are left out unless a piece reads them earlier, which saves a forward pass. sampled: whether a sampler gave
+        log-probabilities, to be compared with the old ones.
         """
         needs = self.needs | _names(self.running_controllers.values())
         if self.has_critic:
@@ -106,7 +106,7 @@ class Algorithm:
 
     @property
     def has_critic(self) -> bool:
-        """Whether some piece reads what a critic says."""
+        """Whether some piece reads a critic's field."""
         return bool(CRITICS & self.needs)
 
     @property
@@ -116,12 +116,12 @@ class Algorithm:
 
     @property
     def predicts_grades(self) -> bool:
-        """Whether there is a critic that learns how trajectories end."""
+        """Whether there is a critic that learns the grades of trajectories."""
         return self.has_critic and "grades" in self.value_loss.data
 
     @property
     def is_coupled(self) -> bool:
-        """Whether the policy loss compares trajectories, so that it has to see those of an update together."""
+        """Whether the policy loss compares trajectories, so that it needs all trajectories of an update at once."""
         return "group_ids" in self.policy_loss.data
 
     @property
@@ -152,7 +152,7 @@ class Algorithm:
         return Credit(advantages, returns)
 
     def shares(self, batch: Batch) -> Tensor:
-        """What each token's loss counts in the mean, over all trajectories of one optimizer step: [N, T]."""
+        """Each token's weight in the mean over all trajectories of one optimizer step: [N, T]."""
         return self.reduce(batch.data)
 
     def value_targets(self, batch: Batch, credit: Credit) -> Tensor:
@@ -168,23 +168,19 @@ class Algorithm:
     def fixed_weights(
         self, batch: Batch, advantages: Tensor, extra: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The token weights that read nothing of the current policy, over the whole batch, by piece: [N, T] each."""
+        """The token weights that do not depend on the current policy, by piece: [N, T] each."""
         known = {**batch.data, "advantages": advantages, **(extra or {})}
         pieces = [*self.token_weights, *(w.tokens for w in self.regularizers)]
         return {_key(piece): piece(known) for piece in pieces if piece is not None and _is_fixed(piece)}
 
     def objective(
-        self,
-        data: Mapping[str, Any],
-        shares: Tensor,
-        fixed: Mapping[str, Tensor],
-        coefficients: Tensor | None = None,
+        self, data: Mapping[str, Any], shares: Tensor, fixed: Mapping[str, Tensor], coefficients: Tensor | None = None
     ) -> TokenLoss:
         """Each token's part of the step's loss: policy loss plus weighted regularizers, times its share.
 
-        data: the batch's fields, advantages, and the current policy's logprobs, entropy and so on. fixed: rows of what
-        `fixed_weights` gave. coefficients: of a coupled loss, its gradient with respect to the log-probabilities, which
-        replaces it.
+        data: the batch's fields, advantages, and the current policy's logprobs, entropy and so on. fixed: the rows'
+        part of `fixed_weights`. coefficients: the gradient of a coupled loss with respect to the log-probabilities,
+        used in place of that loss.
         """
         data = with_old_as_current(data)
         if "log_ratio" in self.needs:
@@ -205,7 +201,7 @@ class Algorithm:
         return TokenLoss(torch.where(data["response_mask"], loss, 0.0), stats)
 
     def _credit_needs(self, at_loss: frozenset[str]) -> frozenset[str]:
-        """What the credit reads, if somebody reads the credit."""
+        """The data that the credit reads; none if no piece reads the credit."""
         read_by = _names([*self.token_weights, *self._penalties()]) | at_loss
         if self.advantage is None or not ({"advantages"} | CRITICS) & read_by:
             return frozenset()
@@ -220,7 +216,7 @@ class Algorithm:
 
 
 def with_old_as_current(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data with old fields that nobody measured: there was no update since, so they are the current policy's."""
+    """The data, its unmeasured old fields filled in from the current policy, which has had no update since."""
     missing = {name: data[now].detach() for name, now in OLD.items() if now in data and name not in data}
     return {**data, **missing}
 
@@ -230,7 +226,7 @@ def coupled_coefficients(
 ) -> tuple[Tensor, TokenLoss]:
     """The gradient of a coupled policy loss with respect to an update's log-probabilities, and the loss: [N, T].
 
-    sum(coefficients * logprobs) then has the loss's gradient, however the trajectories are divided.
+    sum(coefficients * logprobs) has the loss's gradient, and can be summed over any division into micro-batches.
     """
     leaf = logprobs.detach().clone().requires_grad_()
     data = with_old_as_current({**mini.data, "logprobs": leaf, "advantages": advantages, **extra})

@@ -18,19 +18,19 @@ from llmrl.pieces import catalogue
 ONE, CHAIN, WEIGHTED = "one", "chain", "weighted"
 """How many pieces a key names: one; several, applied in the recipe's order; several that are added up by weight."""
 OF_CRITIC = frozenset({"outputs"})
-"""What only the critic's training pass has, beside the fields of its moment."""
+"""A field that only the critic's training pass has; no other axis may read it."""
 TOKENS, CREDIT, LOSS = "a tensor per token", "a Credit", "a TokenLoss"
-"""What a piece returns, where one call on the tiny batch shows it."""
+"""The kinds of results that one call on the tiny batch can check."""
 
 
 @dataclass(frozen=True)
 class Axis:
     """One row of the table.
 
-    what: one piece of it in words. catalogue: the module whose public functions are its built-in pieces. moments: what
-    a piece may read, by moment of llmrl/fields.py; also: what it may read besides. returns: TOKENS, CREDIT, LOSS or
-    none. runs: when, in words. outside: its pieces are called by the stage that gathers trajectories, not by the
-    Algorithm. of_role: each role of a run chooses its own.
+    what: a name for one piece, as in faults. catalogue: the module whose public functions are the built-in pieces.
+    moments: moments of llmrl/fields.py whose fields a piece may read; also: other data that it may read. returns:
+    TOKENS, CREDIT, LOSS or none. runs: when, in words. outside: the pieces are called while trajectories are gathered,
+    not by the Algorithm. of_role: each role of a run chooses its own.
     """
 
     key: str
@@ -56,13 +56,13 @@ class Axis:
 
     @functools.cached_property
     def reads(self) -> frozenset[str]:
-        """The names that a built-in or a user's piece may have before its star, but for controllers' outputs."""
+        """The data that a piece of this axis may read, apart from controllers' outputs."""
         return names(*self.moments) - OF_CRITIC | self.also
 
 
 BEFORE = (PACKED, PROVIDED)
 OLD = frozenset({"logprobs"})
-"""Where `logprobs` are the old ones: before the batch is cut."""
+"""Before the batch is cut, `logprobs` are the old policy's."""
 AT_LOSS = (PACKED, PROVIDED, CURRENT)
 
 AXES: tuple[Axis, ...] = (

@@ -1,4 +1,4 @@
-"""The Batch: what the trainer sees of trajectories, as tensors that go by the names of llmrl/fields.py.
+"""The Batch: trajectories as tensors, under the names of llmrl/fields.py.
 
 token_ids        P0 P1 P2 A0 A1 A2 E0 E1 A3 A4  .  .     P prompt, A trained author, E others, . padding
 attention_mask    1  1  1  1  1  1  1  1  1  1  0  0
@@ -18,11 +18,10 @@ from llmrl.fields import BY_NAME
 
 
 class Batch:
-    """Right-padded tensors of N trajectories; column t of every [N, T] field speaks of token t.
+    """Right-padded tensors of N trajectories; column t of every [N, T] field belongs to token t.
 
-    A field is an attribute; a field that nobody provided is not there. A batch never changes: `with_` makes another.
-    data: all fields by name. A field that is not in llmrl/fields.py, which a user's provider brings, is [N, T, ...],
-    [N] or a single number.
+    A field is an attribute, absent if nobody provided it. A batch never changes: `with_` makes another one.
+    data: all fields by name. A user's own field, which llmrl/fields.py lacks, is [N, T, ...], [N] or a single number.
     """
 
     def __init__(self, **tensors: Tensor | None):

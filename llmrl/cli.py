@@ -150,14 +150,14 @@ def _refuse_single_process(plan: Plan, nproc: int) -> None:
 
 
 def _delete_run(folder: Path) -> None:
-    """Only what looks like a run is deleted."""
+    """Delete a run folder; raises RecipeError for a folder that holds anything else."""
     if any(folder.iterdir()) and not (folder / layout.RECIPE).is_file():
         raise RecipeError(f"--overwrite: {folder} does not look like a run folder (no recipe.yaml); not deleted")
     shutil.rmtree(folder)
 
 
 def _quiet() -> None:
-    """Libraries log to the console by the page; keep it for the run. LLMRL_VERBOSE=1 brings it back."""
+    """Silence the libraries, whose logs would bury the run's own lines; LLMRL_VERBOSE=1 shows them."""
     if os.environ.get("LLMRL_VERBOSE"):
         return
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from llmrl.algorithm import OF_CURRENT_POLICY, Algorithm
 from llmrl.fields import FIELDS
 from llmrl.ops import value_losses, values
 from llmrl.pieces import Piece, catalogue
-from llmrl.probe import tiny
+from llmrl.probe import OWN_SHAPES, tiny
 from llmrl.recipe import Recipe
 
 OF_ROLLOUTS = frozenset(field.name for field in FIELDS if field.sampled)
@@ -228,9 +229,14 @@ def _grade_readers(algorithm: Algorithm) -> list[tuple[str, Piece]]:
 
 def _gives_returns(recipe: Recipe, algorithm: Algorithm) -> bool:
     """Whether the advantage has targets for a critic, tried on a tiny batch."""
-    if algorithm.advantage is None:
+    advantage = algorithm.advantage
+    if advantage is None:
         return False
-    return algorithm.advantage(tiny(recipe.critic.outputs, len(recipe.rewards))).returns is not None
+    for shape in OWN_SHAPES:
+        data = tiny(recipe.critic.outputs, len(recipe.rewards), advantage.data, shape)
+        with suppress(Exception):  # a field of the recipe's own has another shape
+            return advantage(data).returns is not None
+    return False
 
 
 RULES = (

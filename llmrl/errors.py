@@ -14,7 +14,7 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
 
 
 class RecipeError(Exception):
-    """A recipe, file or flag that cannot be used: one or more faults, each one a full sentence."""
+    """A recipe, file or flag that cannot be used: one or more faults, each a full sentence."""
 
     exit_code = 2
 
@@ -25,7 +25,7 @@ class RecipeError(Exception):
 
 @contextmanager
 def gathered(faults: list[str]) -> Iterator[None]:
-    """Go on after a RecipeError, its faults added to `faults`: one report then has them all."""
+    """Catches a RecipeError and adds its faults to `faults`, so that one report has all of them."""
     try:
         yield
     except RecipeError as error:
@@ -39,7 +39,7 @@ class RunStopped(Exception):
 
 
 def unknown_name(key: str, name: str, valid: Iterable[str], what: str) -> str:
-    """The fault for a name that does not exist: says the key, the value, and the nearest valid name."""
+    """The fault for a name that does not exist, with the key, the value and the nearest valid name."""
     valid = sorted(valid)
     guess = nearest(name, valid)
     hint = f"did you mean '{guess}'?" if guess else f"valid: {', '.join(valid)}"

@@ -34,12 +34,11 @@ BUDGET = 8
 class Field:
     """One row of the table.
 
-    shape: letters as above, "" for a single number. by: who says it, in words. example: its value in the tiny batch
-    of `tiny_data`. sampled: only sampled and scored completions have it. fill: where a trajectory lacks it.
-    of_model: the output of a model's forward pass that it is. compared_with: for a CURRENT field, the PROVIDED ones
-    that the training pass compares the current policy with. special: a run has what says it only for its readers.
-    provider: module:function, where the provider stands beside the piece that reads the field, and not in
-    llmrl/providers.
+    shape: letters as above, "" for a single number. by: where it comes from, in words. example: its value in the tiny
+    batch of `tiny_data`. sampled: only sampled and scored completions have it. fill: its value for a trajectory that
+    lacks it. of_model: the output of a model's forward pass that it is. compared_with: for a CURRENT field, the
+    PROVIDED ones that the training pass compares it with. special: its origin exists only in runs with a piece that
+    reads it. provider: module:function, for a provider outside of llmrl/providers.
     """
 
     name: str

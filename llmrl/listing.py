@@ -1,4 +1,4 @@
-"""What `llmrl methods` shows: every method with its paper, pieces and proof, and one method's resolved pieces."""
+"""The output of `llmrl methods`: every method with its paper, pieces and proof, or one method's resolved pieces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def list_methods(console: Console) -> None:
 
 
 def show_method(name: str, console: Console) -> None:
-    """One method's pieces with every setting, and what a run with it has to provide.
+    """One method's pieces with every setting, and the models and verifiers that a run with it needs.
 
     Raises RecipeError for an unknown method.
     """
@@ -70,14 +70,14 @@ def placed_of(pieces: Pieces) -> list[tuple[str, Piece]]:
 
 
 def provided_by(pieces: Pieces) -> list[str]:
-    """What a run has to have because a piece reads it, beside the trajectories and the policy itself."""
+    """The origins of special fields that a run needs, because some piece reads their fields."""
     read = [BY_NAME[name] for _, piece in placed_of(pieces) for name in piece.data if name in BY_NAME]
     special = [field for field in read if field.special]
     return list(dict.fromkeys(field.by for field in sorted(special, key=list(BY_NAME.values()).index)))
 
 
 def read_proofs() -> dict[str, dict[str, dict[str, Any]]]:
-    """What `llmrl prove` measured of each method on each task, as it ships with llmrl."""
+    """The results of `llmrl prove` for each method and task, as they ship with llmrl."""
     file = resources.files("llmrl.prove") / "proofs.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -87,7 +87,7 @@ def _names(spec: Any) -> str:
 
 
 def _all_settings(piece: Piece) -> dict[str, Any]:
-    """Every setting, those that the method leaves alone with their defaults."""
+    """Every setting, by default or as the method sets it."""
     parameters = inspect.signature(piece.function).parameters.values()
     own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     return own | dict(piece.settings)

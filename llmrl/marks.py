@@ -1,6 +1,6 @@
-"""Marks: what a piece declares of itself, beyond what its signature says. A user's piece may carry the same ones.
+"""Marks: properties that a piece declares beyond its signature. A user's piece may carry the same ones.
 
-A recipe that goes against a mark is refused before anything loads, with the reason.
+A recipe that violates a mark is refused before anything loads, with the reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def exact_on_policy(reason: str) -> Callable[[Function], Function]:
 
 
 def made_for_stale_samples(function: Function) -> Function:
-    """Marks an advantage that holds for the samples of an older policy, also under a loss without a ratio."""
+    """Marks an advantage that is valid for samples of an older policy, also under a loss without a ratio."""
     return _marked(function, "made_for_stale_samples", True)
 
 
@@ -32,7 +32,7 @@ def rejects_only(function: Function) -> Function:
 
 
 def reward_only(reason: str) -> Callable[[Function], Function]:
-    """Marks a token penalty that belongs to the rewards and has no use as a loss, for the reason given."""
+    """Marks a token penalty for the rewards alone; reason: why it has no use as a loss."""
     return lambda function: _marked(function, "reward_only", reason)
 
 
@@ -62,24 +62,24 @@ def gives_grades(count: int) -> Callable[[Function], Function]:
 
 
 def takes_seconds(seconds: float) -> Callable[[Function], Function]:
-    """Marks a function that may take this long: its deadline, where a recipe sets none. Raises ValueError for <= 0."""
+    """Marks a function with a default deadline of so many seconds. Raises ValueError for <= 0."""
     if not seconds > 0:
         raise ValueError(f"seconds: {seconds} is not valid, expected more than 0")
     return lambda function: _marked(function, "deadline_seconds", seconds)
 
 
 def runs_programs(function: Function) -> Function:
-    """Marks a reward or an environment that runs programs: whether a sandbox can be had is tried before anything loads.
+    """Marks a reward or an environment that runs programs; a sandbox for them is tried before anything loads.
 
-    Its setting `allow_weak` says whether one without namespaces will do.
+    Its setting `allow_weak` says whether a sandbox without namespaces is accepted.
     """
     return _marked(function, "runs_programs", True)
 
 
 def prepared_by(measure: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Marks a provider that reads `prepared`: what `measure(prompts, sample, **settings)` gave before the first step.
+    """Marks a provider that reads `prepared`, a mapping that `measure` makes before the stage's first step.
 
-    measure gives the prepared mapping and the groups that it sampled for it; sample(prompts, group_size=n) samples and
-    scores with the stage's first policy.
+    measure(prompts, sample, **settings) returns the mapping and the groups that it sampled; sample(prompts,
+    group_size=n) samples and scores with the stage's first policy.
     """
     return lambda function: _marked(function, "prepared_by", measure)

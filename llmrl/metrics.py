@@ -1,4 +1,4 @@
-"""Every metric that a run writes: what it means, what is healthy, and what to do where it is not.
+"""Every metric that a run writes: its meaning, its healthy values, and advice for others.
 
 The live table, the warnings on the console and docs/metrics.md are all made from METRICS. A user's own loss may add
 statistics of its own, which are in no table.
@@ -19,11 +19,10 @@ RECENT = 5
 
 @dataclass(frozen=True)
 class Range:
-    """The bounds that a metric keeps within in a healthy run, for a program to decide on.
+    """The bounds of a metric in a healthy run.
 
-    of: what the bounds are multiples of: 1, the stage's first value, or the largest of the RECENT values before.
-    rows: so many values in a row lie outside before the range counts as left. least: no value up to it is too high.
-    when: whether a row's value can be judged at all.
+    of: the unit of the bounds: 1, the stage's first value, or the largest of the RECENT values before. rows: how many
+    consecutive values have to lie outside. least: no value up to it is too high. when: whether a row can be judged.
     """
 
     low: float = -math.inf
@@ -46,11 +45,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. A name such as reward/<name> stands for all whose places in brackets are filled in.
+    """One metric. A name such as reward/<name> stands for every name with a text in place of the brackets.
 
-    healthy: the values of a run that learns, in words; advice: what to do about others. range: bounds whose leaving is
-    worth a warning. heading: the column's in the live table; a metric without one is not shown there. hides_zero: a 0
-    is not shown, since it says nothing.
+    healthy: the values of a run that learns, in words; advice: what to do about others. range: a value outside causes
+    a warning. heading: the column's in the live table; a metric without one is not shown there. hides_zero: a 0 is not
+    shown, since it says nothing.
     """
 
     name: str
@@ -75,7 +74,7 @@ class Metric:
 
 
 def metric_of(name: str, roles: Collection[str] = ()) -> Metric | None:
-    """The table's row for a name in metrics.jsonl, or None. roles: those whose metrics have `<role>/` before them."""
+    """The table's row for a name in metrics.jsonl, or None. roles: the roles whose metrics begin with `<role>/`."""
     role, _, own = name.partition("/")
     return _known(own if role in roles else name)
 

@@ -1,7 +1,7 @@
 """Pieces: functions that a recipe names.
 
-Before the star, data; after the star, settings. A piece's positional parameters are the data it reads, and
-together they are the list of what a run must provide; its keyword-only parameters are what a recipe may set.
+Before the star, data; after the star, settings. A piece's positional parameters name the data that it reads and a run
+must provide; its keyword-only parameters are the settings of a recipe.
 
     policy_loss: ppo_clip                        the function with its defaults
     policy_loss: {ppo_clip: {clip_high: 0.28}}   with a setting
@@ -39,7 +39,7 @@ class Piece:
         return self.function(*(available[name] for name in self.data), **self.settings)
 
     def mark(self, name: str) -> Any:
-        """What the function declares of itself by one of llmrl/marks.py; None if nothing."""
+        """The value of one of the function's marks (llmrl/marks.py); None without the mark."""
         return getattr(self.function, name, None)
 
 
@@ -121,7 +121,7 @@ def _settings_hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def import_function(path: str, key: str) -> Callable[..., Any]:
-    """The function at `module:function`; raises RecipeError for one that cannot be had."""
+    """The function at `module:function`; raises RecipeError if it cannot be imported."""
     module_name, _, attribute = path.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), attribute)

@@ -1,4 +1,4 @@
-"""Calling each piece once on a tiny batch, so that a wrong setting or result is a fault before anything loads."""
+"""Calls each piece once on a tiny batch, so that a wrong setting or result is a fault before anything loads."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ CONTROLLERS = frozenset(catalogue(controllers))
 
 
 def readable(key: str, provided: Collection[str] = ()) -> frozenset[str]:
-    """What a piece under `key` may read; provided: fields that the recipe's own providers bring."""
+    """The data that a piece under `key` may read; provided: the fields of the recipe's own providers."""
     axis = BY_KEY[key]
     whole = axis.reads | (CONTROLLERS if axis.controlled else frozenset())
     return whole | frozenset(provided) if axis.moments else whole
 
 
-def tiny(outputs: int, rewards: int, provided: Collection[str] = ()) -> dict[str, Any]:
-    """The tiny batch with the controllers' first outputs and zeros, [N, T], for the recipe's own fields."""
-    own = dict.fromkeys(provided, torch.zeros(4, 4))
+OWN_SHAPES = ((4, 4), (4,), ())
+"""What a field of the recipe's own may be: [N, T], [N] or a single number; nobody says which, so all are tried."""
+
+
+def tiny(
+    outputs: int, rewards: int, provided: Collection[str] = (), shape: tuple[int, ...] = OWN_SHAPES[0]
+) -> dict[str, Any]:
+    """The tiny batch, the controllers' first outputs, and zeros of `shape` for the recipe's own fields."""
+    own = dict.fromkeys(provided, torch.zeros(shape))
     initial = {name: _initial_output(controller) for name, controller in catalogue(controllers).items()}
     return own | tiny_data(outputs, rewards) | initial
 
@@ -43,8 +49,12 @@ def probe(
     """
     faults: list[str] = []
     for key, piece in placed:
-        unknown = unread(key, piece, provided)
-        faults += unknown or _try(key, piece, tiny(outputs, rewards, provided))
+        shapes = OWN_SHAPES if set(piece.data) & set(provided) else OWN_SHAPES[:1]
+        found = unread(key, piece, provided)
+        if not found:
+            tries = [_try(key, piece, tiny(outputs, rewards, provided, shape)) for shape in shapes]
+            found = tries[0] if all(tries) else []
+        faults += found
     return faults
 
 
@@ -84,7 +94,7 @@ def _data_of(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def start(controller: Piece) -> dict[str, float]:
-    """A controller's first state: no step was measured, and the fields that it reads are not there."""
+    """A controller's first state, before any step was measured."""
     return controller({**dict.fromkeys(controller.data), "state": {}, "metrics": {}})
 
 

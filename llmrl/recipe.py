@@ -1,9 +1,8 @@
-"""The recipe schema: what a user may write, with types, ranges and defaults; unknown keys are faults.
+"""The recipe schema: every key with its type, range and default; unknown keys are faults.
 
-One Recipe is one stage of training, fully resolved. `llmrl.recipe_file` reads the YAML and makes it; the keys
-`include`, `method` and `stages` say how and are gone by then.
-Batch arithmetic is in one unit: prompts_per_step x group_size = trajectories of a step, which are cut into
-`updates_per_step` optimizer steps; `tokens_per_micro_batch` is how much goes through the model at once.
+One Recipe is one stage of training, fully resolved. `llmrl.recipe_file` makes it from YAML files, in which the keys
+`include`, `method` and `stages` are resolved. prompts_per_step x group_size = trajectories of a step, which are cut
+into `updates_per_step` optimizer steps; `tokens_per_micro_batch` limits the tokens that go through the model at once.
 """
 
 from __future__ import annotations
@@ -122,7 +121,7 @@ class Rows(Strict):
 
 
 class Data(Strict):
-    """What is trained on, and what is held out; a training row whose question is also in eval is dropped."""
+    """The training and the held-out rows; a training row whose question is also in eval is dropped."""
 
     train: Rows = Field(description="rows to train on")
     eval: Rows | None = Field(default=None, description="held-out rows, to measure on")
@@ -163,7 +162,7 @@ class Training(Strict):
         description="the engine: torch (one process), deepspeed (ZeRO), accelerate (DDP or FSDP2), or module:function",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
-        default=2, description="deepspeed: what is divided among processes: 1 optimizer, 2 gradients too, 3 weights too"
+        default=2, description="deepspeed: divides among processes 1 the optimizer, 2 gradients too, 3 weights too"
     )
     deepspeed: dict[str, Any] = Field(default_factory=dict, description="merged into DeepSpeed's config")
     accelerate: dict[str, Any] = Field(
@@ -219,7 +218,7 @@ class Evaluation(Strict):
 
 
 class Checkpointing(Strict):
-    """What is written to resume from. A run that is asked to stop always writes one."""
+    """The checkpoints to resume from. A run that is asked to stop always writes one."""
 
     every: PositiveInt | None = Field(default=None, description="steps between checkpoints; none: only when stopped")
     keep_last: PositiveInt = Field(default=2, description="newest checkpoints to keep")

@@ -10,7 +10,7 @@ from llmrl.errors import nearest
 from llmrl.recipe import Recipe
 
 FILE_KEYS = ("include", "method", "stages")
-"""Keys of a file that say how a recipe is made, and are gone once it is."""
+"""Keys of a file that a resolved recipe no longer has."""
 
 
 def faults_of(error: ValidationError) -> list[str]:
@@ -35,7 +35,7 @@ def faults_of(error: ValidationError) -> list[str]:
 
 
 def _key_of(location: tuple[int | str, ...]) -> list[str]:
-    """The part of pydantic's location that a recipe spells: what follows a key of the schema's own names a type."""
+    """The part of pydantic's location that is a key of the recipe; the rest names a type."""
     where: list[str] = []
     for part in location:
         valid = keys_at(where)

@@ -1,7 +1,7 @@
 """From a recipe file to a Plan: the method's fragment, stages, roles, overrides, and a resolved dump.
 
-Later layers win: an include, the method, the file that names it, the stage, the role, `key=value` overrides. What a
-file includes beside naming a method lies under that method, so a base file's settings give way to what the method is.
+Later layers win: an include, the method, the file that names it, the stage, the role, `key=value` overrides. The
+includes of a file that names a method lie under that method, so that a base file cannot change a method.
 llmrl/recipe_layers.py says how two layers are merged.
 """
 
@@ -68,7 +68,7 @@ class Plan:
 
 
 def _dumped(recipe: Recipe) -> Layer:
-    """A stage's own keys; with several roles, what each role may set stands under its name."""
+    """A stage's own keys; with several roles, each role's keys are under its name."""
     whole = recipe.model_dump(mode="json", exclude={"name", "run_dir", "roles"})
     if not recipe.roles:
         return whole
@@ -113,8 +113,8 @@ def _role_names(fragment: Any, common: Layer) -> list[str]:
 
 
 def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, roles_before: list[str]) -> Recipe:
-    """A stage's recipe. before: the folder of the stage whose weights it starts from, if it names no model of its own,
-    in which each of `roles_before` has its own."""
+    """A stage's recipe. before: the folder of the stage before, whose weights it starts from if it names no model;
+    roles_before: the roles that have their own folders in it."""
     names_model = "model" in fragment
     layer = _with_method(under, merge(common, fragment))
     roles = layer.pop("roles", None) or {}
@@ -148,7 +148,7 @@ def _without_origin(layer: Layer, part: Layer) -> Layer:
     own, common = part.get("model"), layer.get("model")
     if not (isinstance(own, dict) and own.get("role") and isinstance(common, dict)):
         return layer
-    return layer | {"model": {key: value for key, value in common.items() if key not in ("path", "build", "gguf")}}
+    return layer | {"model": {key: value for key, value in common.items() if key == "chat_template"}}
 
 
 def _role_faults(name: Any, part: Layer) -> list[str]:
@@ -216,7 +216,7 @@ def _recipe(layer: Layer) -> Recipe:
 
 
 def of_stages(faults: Mapping[str, list[str]]) -> list[str]:
-    """Each stage's faults as one list: said once if every stage has it, else with the stage's name."""
+    """Each stage's faults as one list; a fault of every stage is listed once, the others with their stage's name."""
     everywhere = set.intersection(*map(set, faults.values()))
     named = (
         fault if fault in everywhere else f"stage {stage}: {fault}" for stage, own in faults.items() for fault in own
@@ -237,7 +237,7 @@ def _methods() -> dict[str, Layer]:
 
 
 def method_recipe(name: str) -> Recipe:
-    """A method in a recipe that says nothing besides; raises RecipeError for an unknown method."""
+    """A minimal recipe of a method; raises RecipeError for an unknown method."""
     rest = {"data": {"train": {"path": "rows.jsonl", "completion": "answer"}}, "rewards": {"math_verifier": {}}}
     return _recipe(_with_method({}, {"method": name, "name": name, "run_dir": f"runs/{name}", "model": "model"} | rest))
 
@@ -262,10 +262,8 @@ def _stages(stages: Any) -> Mapping[str, Any]:
 
 
 def _around_the_method(files: list[Layer]) -> tuple[Layer, Layer]:
-    """What lies under the method's fragment, and what lies over it: the files from the last one that names a method.
-
-    The stages are kept together, over it.
-    """
+    """The layer under the method's fragment, and the layer over it: all stages, and the last file that names a method
+    with those that include it."""
     naming = [i for i, file in enumerate(files) if any("method" in part for part in (file, *_fragments(file)))]
     first = naming[-1] if naming else 0
     under, own = reduce(merge, files[:first], {}), reduce(merge, files[first:], {})

@@ -27,7 +27,7 @@ from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 
 @dataclass(frozen=True)
 class Pieces:
-    """One role's pieces: its algorithm, and what gathers the trajectories that the algorithm learns from.
+    """One role's pieces: its algorithm, and the pieces that gather trajectories for the algorithm.
 
     providers: every provider by the field that it provides.
     """
@@ -46,7 +46,7 @@ class Pieces:
 
     @property
     def gathering(self) -> frozenset[str]:
-        """The fields that are read before there is a batch: by `keep` and by `allocate`."""
+        """The fields that `keep` and `allocate` read before there is a batch."""
         return frozenset(self.keep.data) | frozenset(self.allocate.data if self.allocate else ())
 
 
@@ -77,7 +77,8 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     own = providers.keys() - BY_NAME.keys()
     faults += probe(algorithm.placed(), outputs=recipe.critic.outputs, rewards=len(recipe.rewards), provided=own)
     faults += [fault for piece in algorithm.running_controllers.values() for fault in probe_controller(piece)]
-    faults += [fault for piece in {id(p): p for p in providers.values()}.values() for fault in _unread_provider(piece)]
+    distinct = {id(piece): piece for piece in providers.values()}.values()
+    faults += [fault for piece in distinct for fault in _unread_provider(piece, own)]
     faults = faults or [*refused(recipe, algorithm), *_source_faults(recipe, outside["source"])]
     if faults:
         raise RecipeError(*faults)
@@ -85,12 +86,12 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
 
 
 def _of_axis(axis: Axis, spec: Any) -> Any:
-    """What a recipe names on one axis: a piece or none, a chain of pieces, weighted ones, or all controllers."""
+    """The pieces of one axis: a piece or none, a chain of pieces, weighted ones, or all controllers."""
     if axis.kind == ONE:
         return None if spec is None else resolve(spec, axis.pieces, key=axis.key, what=axis.what)
     if axis.kind == CHAIN:
         chain = _chain(axis, spec)
-        if axis.key == "controllers":  # a piece that reads its output brings one; the recipe only has its settings
+        if axis.key == "controllers":  # a controller runs if a piece reads it; the recipe only has its settings
             named = {piece.name: piece for piece in chain}
             return {name: named.get(name) or bind(name, f, {}, key=axis.key) for name, f in axis.pieces.items()}
         return chain
@@ -149,11 +150,11 @@ PROVIDER_DATA = frozenset(
     {"batch", "groups", "policy", "reference", "critic", "tokenizer", "seed", "share_done", "wanted", "reading"}
     | {"collector", "params", "prepared"}
 )
-"""What a provider may read besides fields: see llmrl/providers."""
+"""The data that a provider may read besides fields: see llmrl/providers."""
 
 
-def _unread_provider(piece: Piece) -> list[str]:
-    known = PROVIDER_DATA | names("packed", PROVIDED)
+def _unread_provider(piece: Piece, own: set[str]) -> list[str]:
+    known = PROVIDER_DATA | names("packed", PROVIDED) | own
     return [
         f"providers.{piece.name}: no data named '{name}', for its positional parameter; valid: "
         f"{', '.join(sorted(PROVIDER_DATA))}, and the fields of a batch"
@@ -168,7 +169,7 @@ def _unread_outside(key: str, piece: Piece) -> list[str]:
 
 
 def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
-    """What the source asks of the recipe besides."""
+    """The faults of a recipe that lacks the rows or rewards that its source needs."""
     faults = []
     if "demonstrations" in source.data and recipe.data.train.completion is None:
         faults.append(f"learn_from: {source.name} needs data.train.completion (the text to imitate)")

@@ -1,9 +1,9 @@
 """The nouns of llmrl. Read this first.
 
-A question is answered in an Episode. Whoever writes in it, a model's role or the environment, is an author; what one
-author wrote, with the context that it was sampled in, is a Trajectory made of Turns. A question is asked `group_size`
-times, and the trajectories of it that are compared with each other form a Group. Groups are scored, then packed into
-a Batch of tensors (llmrl/batch.py), and only a Batch reaches the trainer.
+A question is answered in an Episode. The roles of models and the environment write in it as authors. One author's
+Turns, with the context that they were sampled in, are a Trajectory. A question is asked `group_size` times, and those
+of its trajectories that are compared with each other form a Group. Groups are scored, then packed into a Batch of
+tensors (llmrl/batch.py), and only a Batch reaches the trainer.
 
     question ──> Episode(Trajectory(author=actor), Trajectory(author=critiquer)) ──> Group of the actor's     ──> Batch
             └──> Episode(Trajectory(author=actor), Trajectory(author=critiquer)) ──> Group of the critiquer's ──> Batch
@@ -27,8 +27,8 @@ StopReason = Literal["stop", "length", "context_full", "environment_ended", "env
 """Why a trajectory ended.
 
 stop: its author ended it (end-of-sequence token or stop string). length: it was cut at the token limit. context_full:
-what the environment said left no room for an answer. The other three are the environment's word: the task was over,
-the environment's own limit was reached, or it could make nothing of what the author said.
+the environment's observation left no room for an answer. The other three come from the environment: the task was over,
+the environment's own limit was reached, or the author's action was invalid.
 """
 CUT_SHORT: frozenset[StopReason] = frozenset({"length", "context_full", "environment_truncated"})
 
@@ -45,7 +45,7 @@ class Prompt:
 
 @dataclass
 class Turn:
-    """One author's contiguous tokens; `reward` is what the environment gave for it, None where it said nothing."""
+    """One author's contiguous tokens; reward: the environment's reward for the turn, None if it gave none."""
 
     author: str
     token_ids: list[int]
@@ -57,13 +57,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class Score:
-    """What a reward function says of one trajectory.
+    """A reward function's result for one trajectory.
 
-    value: the reward, before its weight. correct: a verifier's verdict, kept apart from shaped rewards
-    because dynamic sampling and accuracy read it. turn_values: optional, one number per actor turn; they
-    are placed on the turns' last tokens, `value` on the trajectory's last. outcome: a verifier's name for how it
-    ended, such as "timeout", which metrics count. grade: that outcome's rank among the verifier's ordered outcomes,
-    0 the worst, which a critic may predict.
+    value: the reward, before its weight, placed on the trajectory's last token. correct: a verifier's verdict, which
+    dynamic sampling and accuracy read. turn_values: optional, one number per actor turn, placed on the turns' last
+    tokens. outcome: a verifier's name for the outcome, such as "timeout", which metrics count. grade: the outcome's
+    rank among the verifier's ordered outcomes, 0 the worst, which a critic may predict.
     """
 
     value: float
@@ -84,12 +83,11 @@ class Failure:
 
 @dataclass
 class Trajectory:
-    """What one author wrote after a prompt, with what others said in between.
+    """One author's turns after a prompt, and the turns of others in between.
 
     prompt: the context that the author was sampled in. text: the author's last turn, decoded. components: each score's
     value times its weight; reward: their sum; turn_rewards: the weighted sum of the scores' turn values, one per turn
-    of the author. compared: trajectories of one author and question are compared with each other where this is equal.
-    episode: all that happened around the question.
+    of the author. compared: trajectories of one author and question with equal `compared` are compared with each other.
     """
 
     prompt: Prompt
@@ -123,7 +121,7 @@ class Trajectory:
 
     @property
     def verdict_or_reward(self) -> float:
-        """What dynamic sampling looks at: the verdict where there is one, else the reward."""
+        """The verdict if there is one, else the reward; dynamic sampling reads it."""
         return self.reward if self.correct is None else float(self.correct)
 
     @property
@@ -133,9 +131,9 @@ class Trajectory:
 
 @dataclass
 class Episode:
-    """All that happened around one question, asked once: the trajectories of every author, in the order they began.
+    """One asking of a question: the trajectories of every author, in the order they began.
 
-    number: which of the question's episodes this one is.
+    number: this episode's place among those of the question.
     """
 
     prompt: Prompt
@@ -143,7 +141,7 @@ class Episode:
     number: int = 0
 
     def of(self, author: str) -> list[Trajectory]:
-        """What one author wrote, in order."""
+        """One author's trajectories, in order."""
         return [trajectory for trajectory in self.trajectories if trajectory.author == author]
 
 
@@ -151,8 +149,8 @@ class Episode:
 class Group:
     """Trajectories of one author that are compared with each other. Groups stay whole until the advantage has run.
 
-    prompt: the question. place: which of its round's questions that is. known: what providers say of the question, by
-    field of llmrl/fields.py. besides: trajectories that were sampled to learn that, and are never trained on.
+    prompt: the question. place: the question's place in its round. known: the providers' fields of the question.
+    besides: trajectories that providers sampled to measure these fields, and that are never trained on.
     """
 
     prompt: Prompt

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from llmrl.algorithm import batch_data, coupled_coefficients
+from llmrl.algorithm import coupled_coefficients
 from llmrl.batch import Batch
-from llmrl.fields import tiny_data
+from llmrl.fields import PACKED, PROVIDED, names, tiny_data
 from llmrl.recipe import Recipe
-from llmrl.recipe_file import merge, methods
+from llmrl.recipe_file import methods
+from llmrl.recipe_layers import merge
+from llmrl.resolve import resolve_pieces
 
 
 def recipe(method: str | None = None, **changes: Any) -> Recipe:
@@ -30,7 +30,6 @@ def recipe(method: str | None = None, **changes: Any) -> Recipe:
 
 
 SHAPING = """
-from llmrl.resolve import resolve_pieces
 from llmrl.types import Credit
 
 def add(rewards):
@@ -104,7 +103,7 @@ def test_token_loss_adds_weighted_regularizers(batch):
         recipe(policy_loss="reinforce", advantage="rloo", regularizers={"kl_k2": {"weight": 0.1}})
     ).algorithm
     logprobs = torch.tensor([[0.0, -1.0, -2.0], [0.0, -3.0, 0.0]], requires_grad=True)
-    data = batch_data(batch) | {"logprobs": logprobs, "advantages": torch.ones(2, 3), "entropy": torch.zeros(2, 3)}
+    data = {**batch.data} | {"logprobs": logprobs, "advantages": torch.ones(2, 3), "entropy": torch.zeros(2, 3)}
     result = algorithm.objective(data, torch.ones(2, 3), {})
     # -A logprob + 0.1 * d^2 / 2:   1 + 0.1 * 0.125,  2 + 0,  3 + 0.1 * 0.5
     expected = torch.tensor([[0.0, 1.0125, 2.0], [0.0, 3.05, 0.0]])
@@ -116,9 +115,11 @@ def test_token_loss_adds_weighted_regularizers(batch):
 def test_the_log_ratio_reaches_the_loss(batch):
     old = batch.old_logprobs
     logprobs = old + torch.tensor([[0.0, 0.3, 0.1], [0.0, 0.2, 0.0]])
-    data = batch_data(batch) | {"logprobs": logprobs, "advantages": torch.ones(2, 3), "entropy": torch.zeros(2, 3)}
+    data = {**batch.data} | {"logprobs": logprobs, "advantages": torch.ones(2, 3), "entropy": torch.zeros(2, 3)}
     wide = {"ppo_clip": {"clip_high": 9.0}}
-    by_token = resolve_pieces(recipe(policy_loss=wide, advantage="grpo")).algorithm.objective(data, torch.ones(2, 3), {})
+    by_token = resolve_pieces(recipe(policy_loss=wide, advantage="grpo")).algorithm.objective(
+        data, torch.ones(2, 3), {}
+    )
     by_answer = resolve_pieces(recipe(policy_loss=wide, advantage="grpo", log_ratio="sequence")).algorithm.objective(
         data, torch.ones(2, 3), {}
     )
@@ -160,7 +161,7 @@ def test_penalties_come_before_the_shaping_of_rewards(batch, monkeypatch, tmp_pa
 
 def test_returns_are_targets_on_the_response_alone(batch):
     algorithm = resolve_pieces(recipe(policy_loss="ppo_clip", advantage={"gae": {"whiten": False}})).algorithm
-    credit = algorithm.credit(replace(batch, values=torch.full((2, 3), 0.5)))
+    credit = algorithm.credit(batch.with_(values=torch.full((2, 3), 0.5)))
     assert credit.returns is not None
     # row 1, from the end: delta 1 - 0.5 = 0.5; before it 0.5 - 0.5 + 0.95 * 0.5 = 0.475; row 2: 0 - 0.5
     nan = torch.nan
@@ -173,7 +174,7 @@ def test_returns_of_ones_own_advantage_are_nan_off_the_response_too(batch, monke
     (tmp_path / "own_shaping.py").write_text(SHAPING)
     monkeypatch.syspath_prepend(tmp_path)
     algorithm = resolve_pieces(recipe(policy_loss="ppo_clip", advantage="own_shaping:everywhere")).algorithm
-    returns = algorithm.credit(replace(batch, values=torch.ones(2, 3))).returns
+    returns = algorithm.credit(batch.with_(values=torch.ones(2, 3))).returns
     assert returns is not None
     assert torch.equal(returns.isnan(), ~batch.response_mask)
 
@@ -190,12 +191,12 @@ def test_fixed_token_weights_are_computed_once_and_given_back_by_row(batch):
         )
     ).algorithm
     # w = exp(old - rollout): e and e in row 1, 1 in row 2; truncated at 2, none left out
-    batch = replace(batch, rollout_logprobs=torch.tensor([[0.0, -2.0, -3.0], [0.0, -3.0, 0.0]]))
+    batch = batch.with_(rollout_logprobs=torch.tensor([[0.0, -2.0, -3.0], [0.0, -3.0, 0.0]]))
     fixed = algorithm.fixed_weights(batch, torch.ones(2, 3))
     assert len(fixed) == 2
     logprobs = torch.tensor([[0.0, -1.0, -2.0], [0.0, -3.0, 0.0]], requires_grad=True)
     shares = torch.full((2, 3), 0.5)
-    data = batch_data(batch) | OFF | {"logprobs": logprobs}
+    data = {**batch.data} | OFF | {"logprobs": logprobs}
     result = algorithm.objective(data, shares, fixed)
     # -logprob * weight * share: 1 * 2 / 2, 2 * 2 / 2, 3 * 1 / 2
     torch.testing.assert_close(result.loss, torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.5, 0.0]]))
@@ -204,7 +205,7 @@ def test_fixed_token_weights_are_computed_once_and_given_back_by_row(batch):
     second = batch.rows(torch.tensor([1]))
     cut = {"logprobs": logprobs[1:, :2], "entropy": torch.zeros(1, 2), "advantages": torch.ones(1, 2)}
     alone = algorithm.objective(
-        batch_data(second) | cut, shares[1:, :2], {key: value[1:, :2] for key, value in fixed.items()}
+        {**second.data} | cut, shares[1:, :2], {key: value[1:, :2] for key, value in fixed.items()}
     )
     torch.testing.assert_close(alone.loss, result.loss[1:, :2])
 
@@ -213,11 +214,11 @@ def test_a_weight_that_reads_the_current_policy_is_computed_with_the_loss_and_ha
     algorithm = resolve_pieces(
         recipe(policy_loss="reinforce", advantage="rloo", token_weights={"entropy_ratio": {"low": 0.9, "high": 1.1}})
     ).algorithm
-    batch = replace(batch, old_entropy=torch.ones(2, 3))
+    batch = batch.with_(old_entropy=torch.ones(2, 3))
     assert algorithm.fixed_weights(batch, torch.ones(2, 3)) == {}
     entropy = torch.tensor([[0.0, 1.05, 2.0], [0.0, 0.95, 0.0]], requires_grad=True)
     logprobs = torch.tensor([[0.0, -1.0, -2.0], [0.0, -3.0, 0.0]], requires_grad=True)
-    data = batch_data(batch) | {"logprobs": logprobs, "entropy": entropy, "advantages": torch.ones(2, 3)}
+    data = {**batch.data} | {"logprobs": logprobs, "entropy": entropy, "advantages": torch.ones(2, 3)}
     result = algorithm.objective(data, torch.ones(2, 3), {})
     # the second token's entropy doubled, so its loss of 2 does not count
     torch.testing.assert_close(result.loss, torch.tensor([[0.0, 1.0, 0.0], [0.0, 3.0, 0.0]]))
@@ -235,12 +236,12 @@ def test_a_regularizers_tokens_weigh_it_alone(batch):
             },
         )
     ).algorithm
-    batch = replace(batch, old_entropy=torch.ones(2, 3))
+    batch = batch.with_(old_entropy=torch.ones(2, 3))
     fixed = algorithm.fixed_weights(batch, torch.ones(2, 3))
     assert len(fixed) == 1  # the other reads the entropy of the current policy
     logprobs = torch.tensor([[0.0, -1.0, -2.0], [0.0, -3.0, 0.0]])
     entropy = torch.tensor([[0.0, 1.0, 1.0], [0.0, 2.0, 0.0]])
-    data = batch_data(batch) | {"logprobs": logprobs, "entropy": entropy, "advantages": torch.ones(2, 3)}
+    data = {**batch.data} | {"logprobs": logprobs, "entropy": entropy, "advantages": torch.ones(2, 3)}
     result = algorithm.objective(data, torch.full((2, 3), 1 / 3), fixed)
     # correct_tokens: 3 tokens, 2 of them correct: 1.5 on row 1, 0 on row 2
     # row 1: 1 + 0.1 * 1.5 * 1 + 0.5^2 / 2 = 1.275;  2 + 0.1 * 1.5 * 2 + 0 = 2.3
@@ -271,7 +272,7 @@ def test_a_controllers_output_is_data(batch):
     advantages = algorithm.credit(batch, extra).advantages
     torch.testing.assert_close(advantages, torch.tensor([[0.0, 0.0, 3.0], [0.0, 6.0, 0.0]]))
     assert batch.old_logprobs is not None
-    data = batch_data(batch) | extra | {"logprobs": batch.old_logprobs, "advantages": advantages}
+    data = {**batch.data} | extra | {"logprobs": batch.old_logprobs, "advantages": advantages}
     # -A logp + 4 d^2 / 2: 0 + 4 * 0.125 and 6 + 0; 18 + 4 * 0.5
     result = algorithm.objective(data, torch.ones(2, 3), {})
     torch.testing.assert_close(result.loss, torch.tensor([[0.0, 0.5, 6.0], [0.0, 20.0, 0.0]]))
@@ -284,12 +285,12 @@ def test_coefficients_have_the_gradient_of_a_coupled_loss_however_rows_are_divid
     algorithm = resolve_pieces(recipe(policy_loss=policy_loss)).algorithm
     assert algorithm.is_coupled
     data = tiny_data()
-    batch = Batch(**{f.name: data[f.name] for f in dataclasses.fields(Batch)})
+    batch = Batch(**{name: data[name] for name in names(PACKED, PROVIDED)})
     generator = torch.Generator().manual_seed(0)
     moved = torch.where(batch.response_mask, -torch.rand(4, 4, generator=generator) * 3, 0.0)
     # directly: one graph through all four trajectories
     leaf = moved.clone().requires_grad_()
-    whole = algorithm.policy_loss(batch_data(batch) | {"logprobs": leaf})
+    whole = algorithm.policy_loss({**batch.data} | {"logprobs": leaf})
     (expected,) = torch.autograd.grad(whole.loss.sum(), leaf)
     assert expected[batch.response_mask].abs().min() > 1e-4
     coefficients, result = coupled_coefficients(algorithm, batch, moved, torch.zeros(4, 4), {})
@@ -300,7 +301,7 @@ def test_coefficients_have_the_gradient_of_a_coupled_loss_however_rows_are_divid
     for rows in (torch.tensor([0, 2]), torch.tensor([3]), torch.tensor([1])):
         part, leaf = batch.rows(rows), moved[rows].clone().requires_grad_()
         width = part.token_ids.shape[1]
-        given = batch_data(part) | {"logprobs": leaf[:, :width], "entropy": torch.zeros(len(rows), width)}
+        given = {**part.data} | {"logprobs": leaf[:, :width], "entropy": torch.zeros(len(rows), width)}
         loss = algorithm.objective(given, torch.full((len(rows), width), 9.0), {}, coefficients[rows, :width]).loss
         found[rows] = torch.autograd.grad(loss.sum(), leaf)[0]
     torch.testing.assert_close(found, expected)
@@ -309,7 +310,7 @@ def test_coefficients_have_the_gradient_of_a_coupled_loss_however_rows_are_divid
 def test_a_coupled_loss_of_a_batch_that_nobody_measured_starts_at_the_current_policy():
     algorithm = resolve_pieces(recipe(policy_loss="pacs")).algorithm
     data = tiny_data()
-    batch = Batch(**{f.name: data[f.name] for f in dataclasses.fields(Batch) if f.name != "old_logprobs"})
+    batch = Batch(**{name: data[name] for name in names(PACKED, PROVIDED) - {"old_logprobs"}})
     coefficients, result = coupled_coefficients(algorithm, batch, data["logprobs"], torch.zeros(4, 4), {})
     # nothing has moved: every score is 0, the loss log 2, and each row's psi has the gradient (1/2 - y) / 4 of the
     # mean; the other of its pair has the opposite verdict, so s_i - s_j gives twice that
@@ -339,7 +340,9 @@ def test_a_coupled_loss_of_a_batch_that_nobody_measured_starts_at_the_current_po
 )
 def test_what_is_read_before_the_updates(changes, early):
     known = {"rewards", "response_mask", "group_ids", "advantages"}
-    assert resolve_pieces(recipe(**{"policy_loss": "ppo_clip"} | changes)).algorithm.needs_before_updates - known == early
+    assert (
+        resolve_pieces(recipe(**{"policy_loss": "ppo_clip"} | changes)).algorithm.needs_before_updates - known == early
+    )
 
 
 @pytest.mark.parametrize(

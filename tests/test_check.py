@@ -5,7 +5,6 @@ The sound recipe asks 20 sums such as "1+3=" of a character model; grading goes 
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections import namedtuple
@@ -13,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+from checking import checked, shared_workers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from llmrl.check import check_plan, machine
+from llmrl.check import machine
 from llmrl.check.verifier import GARBAGE, gold_forms
-from llmrl.errors import RecipeError
 from llmrl.models.loading import materialize
 from llmrl.recipe import Rows
-from llmrl.recipe_file import Plan, load_plan, merge
+from llmrl.recipe_file import Plan, load_plan
+from llmrl.recipe_layers import merge
 from llmrl.types import Prompt
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
@@ -51,14 +50,25 @@ def odd(completion, answer):
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def workers(tmp_path_factory):
+    """The processes that grade, which can import own_rewards."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_rewards.py").write_text(OWN_REWARDS)
+    with shared_workers(folder):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
-    """The working directory, with sums.jsonl and own_rewards.py in it."""
-    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    (tmp_path / "own_rewards.py").write_text(OWN_REWARDS)
+    """The working directory, with sums.jsonl in it."""
+    write_rows(tmp_path / "sums.jsonl", ROWS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
+
+
+def write_rows(file: Path | str, rows: list[dict[str, Any]]) -> None:
+    Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def plan_of(changes: dict[str, Any] | None = None) -> Plan:
@@ -76,12 +86,7 @@ def plan_of(changes: dict[str, Any] | None = None) -> Plan:
 
 def check(changes: dict[str, Any] | None = None, *, ranks: int = 1) -> tuple[list[str], str]:
     """The faults and what was printed."""
-    out = io.StringIO()
-    try:
-        assert check_plan(plan_of(changes), ranks=ranks, console=Console(file=out, width=200)) == 0
-    except RecipeError as error:
-        return error.faults, out.getvalue()
-    return [], out.getvalue()
+    return checked(plan_of(changes), ranks=ranks)
 
 
 DEMONSTRATIONS = {"data": {"train": {"completion": "answer"}}, "method": "sft", "rewards": {"math_verifier": None}}
@@ -102,13 +107,14 @@ def test_a_sound_recipe_is_told_in_numbers(folder):
         "answer       '0'",
         "a completion ends at <eos>",
         "math_verifier, weight 1: accepts their own answers, refuses garbage (4 rows)",
-        "advantage: grpo(normalize_std=True, std_floor=1e-06, batch_std=False, whiten=False)  policy_loss: ppo_clip(",
+        "advantage: grpo(normalize_std=True, std_floor=1e-06, batch_std=False, whiten=False)  log_ratio: token",
+        "log_ratio: token  policy_loss: ppo_clip(",
         "0.001 x kl_k3",
         "no faults, 0 warnings",
     ):
         assert line in report
     # nothing is made before training starts
-    assert sorted(f.name for f in folder.iterdir() if f.suffix) == ["own_rewards.py", "recipe.yaml", "sums.jsonl"]
+    assert sorted(f.name for f in folder.iterdir() if f.suffix) == ["recipe.yaml", "sums.jsonl"]
     assert not (folder / "runs").exists()
 
 
@@ -122,8 +128,8 @@ def test_demonstrations_are_shown_with_their_special_tokens():
 
 def test_dropped_rows_are_counted():
     rows = [*ROWS, {"question": "1" * 40, "answer": "1"}]
-    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Path("held_out.jsonl").write_text(json.dumps(ROWS[3]) + "\n")
+    write_rows("sums.jsonl", rows)
+    write_rows("held_out.jsonl", [ROWS[3]])
     faults, report = check({"data": {"eval": {"path": "held_out.jsonl", "prompt": "{question}="}}})
     assert faults == []
     assert "19 prompts of 4 to 4 tokens (at most 32); 1 rows dropped: their question is in eval too" in report
@@ -131,7 +137,7 @@ def test_dropped_rows_are_counted():
 
 
 def test_an_answer_that_the_vocabulary_lacks_is_a_warning():
-    Path("sums.jsonl").write_text(json.dumps({"question": "0+0", "answer": "0.0"}) + "\n")
+    write_rows("sums.jsonl", [{"question": "0+0", "answer": "0.0"}])
     _, report = check()
     assert "warning: data.train: the model's vocabulary cannot write 1 of 1 answers, such as '0.0'" in report
     assert "warning: rollout.prompts_per_step 8, but train has 1: a step repeats prompts" in report
@@ -143,7 +149,7 @@ def test_an_answer_that_the_vocabulary_lacks_is_a_warning():
 def test_a_verifier_that_rejects_the_gold_is_a_fault():
     # no form of "four" is a number
     rows = [{"question": "2+2", "answer": "four"}, {"question": "1+1", "answer": "two"}]
-    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows("sums.jsonl", rows)
     faults, _ = check({"rewards": {"math_verifier": {"extract": "last_number"}}, "rollout": {"prompts_per_step": 2}})
     assert faults == [
         "rewards.math_verifier: does not accept the row's own gold answer 'four'; graded 'four', '\\\\boxed{four}', "
@@ -167,15 +173,16 @@ def test_a_verifier_that_accepts_everything_is_a_fault():
 
 
 def test_rewards_that_fail_are_told_by_kind():
+    write_rows("sums.jsonl", ROWS[:1])
     rewards = {"own_rewards:crash": {}, "own_rewards:slow": {"deadline_seconds": 0.2, "retries": 0}}
     faults, report = check({"rewards": rewards | {"own_rewards:shape": {"weight": 0.5}}})
     assert faults == [
         "rewards.own_rewards:crash: failed (crash) on '0': RuntimeError: no such luck "
-        "(4 of 4 rows, the first is train:0)",
+        "(1 of 1 rows, the first is train:0)",
         "rewards.own_rewards:slow: failed (timeout) on '0': ran past its deadline of 0.2 seconds "
-        "(4 of 4 rows, the first is train:0)",
+        "(1 of 1 rows, the first is train:0)",
     ]
-    assert "own_rewards:shape, weight 0.5: no verifier; ran without failure (4 rows)" in report
+    assert "own_rewards:shape, weight 0.5: no verifier; ran without failure (1 rows)" in report
 
 
 def test_the_forms_of_a_gold_answer():
@@ -188,7 +195,7 @@ def test_the_forms_of_a_gold_answer():
 
 
 def test_a_demonstration_is_what_is_graded():
-    Path("sums.jsonl").write_text(json.dumps({"question": "2+2", "answer": "4", "shown": "5"}) + "\n")
+    write_rows("sums.jsonl", [{"question": "2+2", "answer": "4", "shown": "5"}])
     faults, _ = check({"data": {"train": {"completion": "shown"}}, "rollout": {"prompts_per_step": 2}})
     assert faults[0].startswith("rewards.math_verifier: does not accept the row's own gold answer '4'; graded '5' (")
 
@@ -313,7 +320,7 @@ def test_engines_and_settings_that_disagree(monkeypatch):
     changes = {"rollout": rollout, "training": {"dtype": "bf16"}}
     faults, report = check(changes, ranks=2)
     assert [fault.partition(":")[0] for fault in faults] == ["training.strategy", "rollout.engine"]
-    assert faults[0].endswith("torch is for one process, not 2; set training.strategy=deepspeed")
+    assert faults[0].endswith("torch is for one process, not 2; set training.strategy=deepspeed or accelerate")
     assert faults[1].endswith("set rollout.engine=transformers")
     assert "samples come from a cut distribution" in report
     assert "rollout.max_mismatch 0.0001: rounding alone" in report
@@ -348,7 +355,7 @@ def test_a_full_disk_and_a_small_memory_are_faults(monkeypatch):
 
 def test_a_run_that_is_there_already_is_a_warning(folder):
     (folder / "runs" / "recipe").mkdir(parents=True)
-    (folder / "runs" / "recipe" / "metrics.jsonl").write_text("")
+    write_rows(folder / "runs" / "recipe" / "metrics.jsonl", [{"stage": "train", "step": 0}])
     faults, report = check(DEMONSTRATIONS)
     assert faults == [] and "warning: run_dir: runs/recipe holds a run already" in report
 

@@ -15,7 +15,7 @@ from llmrl.check import machine
 from llmrl.check.model import Shape, check_model
 from llmrl.check.report import Report
 from llmrl.recipe import Recipe
-from llmrl.recipe_file import merge
+from llmrl.recipe_layers import merge
 from llmrl.resolve import resolve_pieces
 
 SIZES = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "head_dim": 16}
@@ -77,7 +77,8 @@ def test_policy_and_critic_are_trained_one_after_the_other(monkeypatch):
     for layers, name in ((3, "activations"), (30_000, "critic activations")):
         out = io.StringIO()
         shape = replace(SHAPE, critic=replace(SHAPE, layers=layers))
-        machine.check_machine(recipe, resolve_pieces(recipe).algorithm, shape, 1, Report(Console(file=out, width=200)))
+        held = machine.Sized("actor", recipe, resolve_pieces(recipe), shape)
+        machine.check_machine([held], 1, Report(Console(file=out, width=200)))
         kept = [line for line in out.getvalue().splitlines() if "activations" in line]
         assert len(kept) == 1 and kept[0].split("memory")[1].strip().startswith(name)
 

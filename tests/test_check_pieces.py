@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checking import checked, shared_workers
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from llmrl.check import check_plan, hub
-from llmrl.check.data import check_gold
+from llmrl.check import hub
+from llmrl.check.data import check_providers
 from llmrl.check.model import check_model, with_critic
 from llmrl.check.pieces import check_pieces
 from llmrl.check.report import Report
@@ -21,7 +22,8 @@ from llmrl.errors import RecipeError
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.loading import load_language_model, materialize
 from llmrl.recipe import Model, Recipe
-from llmrl.recipe_file import load_plan, merge
+from llmrl.recipe_file import load_plan
+from llmrl.recipe_layers import merge
 from llmrl.resolve import resolve_pieces
 from llmrl.types import Prompt
 
@@ -42,6 +44,19 @@ SOUND: dict[str, Any] = {
     "training": {"steps": 10},
 }
 ROWS = [{"question": f"{a}+{b}", "answer": str(a + b)} for a in range(2) for b in range(2)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers(tmp_path_factory):
+    """The processes that grade, which can import own_verdicts."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_verdicts.py").write_text(
+        "from llmrl.marks import gives_grades\nfrom llmrl.types import Score\n\n"
+        "@gives_grades(3)\ndef graded(completion, answer):\n"
+        "    return Score(1.0, completion == answer, grade=2 * (completion == answer))\n"
+    )
+    with shared_workers(folder):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +88,7 @@ def printed(report: Report) -> str:
 
 def model_faults(recipe: Recipe, folder: Path) -> list[str]:
     with pytest.raises(RecipeError) as caught:
-        found = check_model(recipe, folder / "outline", None, silent(), resolve_pieces(recipe).algorithm)
+        found = check_model(recipe, folder / "outline", None, silent(), resolve_pieces(recipe))
         with_critic(found, recipe, None, silent())
     return caught.value.faults
 
@@ -83,7 +98,7 @@ def model_faults(recipe: Recipe, folder: Path) -> list[str]:
 
 def pieces_report(**changes: Any) -> Report:
     recipe, report = recipe_of(**changes), silent()
-    check_pieces(recipe, resolve_pieces(recipe).algorithm, resolve_pieces(recipe), report)
+    check_pieces(recipe, resolve_pieces(recipe), report)
     return report
 
 
@@ -239,10 +254,10 @@ def test_router_drift_needs_a_mixture_of_experts(folder):
     sizes = {name: size for name, size in (SIZES | HEADS | EXPERTS).items() if name != "head_dim"}
     build = BUILD | {"architecture": "qwen3_moe", "config": sizes}
     mixture = Recipe.model_validate(merge(SOUND, routed) | {"model": {"build": build}})
-    check_model(mixture, folder / "outline", None, silent(), resolve_pieces(mixture).algorithm)
+    check_model(mixture, folder / "outline", None, silent(), resolve_pieces(mixture))
     # a log ratio that nobody reads asks for nothing
     unread = recipe_of(**routed | {"policy_loss": "reinforce"})
-    check_model(unread, folder / "outline", None, silent(), resolve_pieces(unread).algorithm)
+    check_model(unread, folder / "outline", None, silent(), resolve_pieces(unread))
 
 
 def test_a_critics_hub_name_asks_for_the_hub(monkeypatch):
@@ -257,6 +272,8 @@ def test_a_critics_hub_name_asks_for_the_hub(monkeypatch):
 
 # data
 
+READS_ANSWERS = {"advantage_shaping": {"rectify": {}}}
+
 
 @pytest.mark.parametrize(
     ("answer", "fault"),
@@ -267,7 +284,6 @@ def test_a_critics_hub_name_asks_for_the_hub(monkeypatch):
         ("{anser}", "no column in all rows named 'anser'; did you mean 'answer'?"),
         ("{note}", "no column in all rows named 'note'; valid: answer, grade, question"),
         ("{grade}", "column 'grade' is empty in 1 rows, the first is train:1"),
-        ("\\boxed{answer", "'\\\\boxed{answer' is no template: expected '}' before end of string"),
     ],
 )
 def test_the_gold_answer_can_be_written_for_every_row(answer, fault):
@@ -276,13 +292,28 @@ def test_the_gold_answer_can_be_written_for_every_row(answer, fault):
         {"question": "1+2", "answer": "3", "grade": None},
     ]
     prompts = LoadedPrompts([Prompt(f"train:{i}", (3,), "", row) for i, row in enumerate(rows)])
-    recipe = recipe_of(reasoning={"answer": answer})
+    pieces = resolve_pieces(recipe_of(**READS_ANSWERS, providers={"answer_logprobs": {"answer": answer}}))
     if fault is None:
-        check_gold(prompts, recipe)
+        check_providers(prompts, pieces)
         return
     with pytest.raises(RecipeError) as caught:
-        check_gold(prompts, recipe)
-    assert caught.value.faults == [f"reasoning.answer: {fault}"]
+        check_providers(prompts, pieces)
+    assert caught.value.faults == [f"providers.answer_logprobs.answer: {fault}"]
+
+
+def test_a_gold_answer_that_is_no_template_is_refused_before_the_data_is_read():
+    wrong = recipe_of(**READS_ANSWERS, providers={"answer_logprobs": {"answer": "\\boxed{answer"}})
+    with pytest.raises(RecipeError) as caught:
+        resolve_pieces(wrong)
+    assert caught.value.faults == [
+        "providers.answer_logprobs.answer: '\\\\boxed{answer' is not valid: Value error, expected '}' before end of "
+        "string"
+    ]
+
+
+def test_columns_of_a_provider_that_nobody_reads_do_not_matter():
+    prompts = LoadedPrompts([Prompt("train:0", (3,), "", {"question": "1+1"})])
+    check_providers(prompts, resolve_pieces(recipe_of(providers={"answer_logprobs": {"answer": "{none}"}})))
 
 
 # the whole plan
@@ -291,12 +322,7 @@ def test_the_gold_answer_can_be_written_for_every_row(answer, fault):
 def check(recipe: dict[str, Any]) -> tuple[list[str], str]:
     """The faults and what was printed."""
     Path("recipe.yaml").write_text(json.dumps(merge(SOUND, recipe)))
-    out = io.StringIO()
-    try:
-        check_plan(load_plan("recipe.yaml"), ranks=1, console=Console(file=out, width=200))
-    except RecipeError as error:
-        return error.faults, out.getvalue()
-    return [], out.getvalue()
+    return checked(load_plan("recipe.yaml"))
 
 
 def test_a_critic_counts_in_memory_and_on_disk():
@@ -311,19 +337,14 @@ def test_a_critic_counts_in_memory_and_on_disk():
 
 
 def test_faults_of_the_critic_and_the_gold_answer_are_told_with_all_others():
-    changes = {"critic": {"model": "./none"}, "advantage_shaping": {"rectify": {}}, "reasoning": {"answer": "{gold}"}}
-    faults, report = check(changes | {"allocate": {"xrpo": {"confidence": 2}}})
-    assert [fault.partition(":")[0] for fault in faults] == ["allocate.xrpo", "critic.model", "reasoning.answer"]
+    changes = {"critic": {"model": "./none"}, "providers": {"answer_logprobs": {"answer": "{gold}"}}} | READS_ANSWERS
+    faults, report = check(changes)
+    assert [fault.partition(":")[0] for fault in faults] == ["critic.model", "providers.answer_logprobs.answer"]
     # the rest was looked at all the same
     assert "accepts their own answers" in report and "memory" in report
 
 
-def test_outcome_levels_are_given_one_for_each_output(folder):
-    (folder / "own_verdicts.py").write_text(
-        "from llmrl.marks import gives_grades\nfrom llmrl.types import Score\n\n"
-        "@gives_grades(3)\ndef graded(completion, answer):\n"
-        "    return Score(1.0, completion == answer, grade=2 * (completion == answer))\n"
-    )
+def test_grades_are_given_one_for_each_output():
     grades = {"advantage": "remax", "advantage_shaping": {"outcome_likelihood": {}}, "critic": {"outputs": 3}}
     grades |= {"value_loss": "grade_cross_entropy", "rewards": {"math_verifier": None, "own_verdicts:graded": {}}}
     faults, report = check(grades)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from llmrl.cli import main
+
 LLMRL = Path(sys.executable).parent / "llmrl"
 SOUND = """
 model: {build: {characters: "0123456789+= ", config: {hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1,
@@ -19,51 +21,73 @@ rollout: {max_prompt_tokens: 16, max_completion_tokens: 16, prompts_per_step: 2}
 
 
 @pytest.fixture
-def run(tmp_path):
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working directory, with a recipe and its rows."""
     (tmp_path / "sound.yaml").write_text(SOUND)
     (tmp_path / "sums.jsonl").write_text('{"question": "1+1=", "answer": "2"}\n{"question": "2+1=", "answer": "3"}\n')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
-    def llmrl(*arguments: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([LLMRL, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert "Traceback" not in done.stdout + done.stderr
-        return done
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """`llmrl` with these arguments, as its script calls it: (exit code, standard output, standard error)."""
+
+    def llmrl(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["llmrl", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
 
     return llmrl
 
 
-def test_a_sound_recipe_exits_with_0(run):
-    done = run("check", "sound.yaml")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "no faults" in done.stdout
+def test_the_command_exits_with_0_for_a_sound_recipe_and_with_2_for_a_fault(folder):
+    def llmrl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([LLMRL, *arguments], cwd=folder, capture_output=True, text=True, timeout=120)
+
+    sound = llmrl("check", "sound.yaml")
+    assert (sound.returncode, sound.stderr) == (0, "")
+    assert "no faults" in sound.stdout
+    wrong = llmrl("train", "sound.yaml", "training.stps=3")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "llmrl: training.stps: unknown key (value 3); did you mean 'steps'?\n"
 
 
 def test_a_fault_that_only_the_check_finds_exits_with_2(run):
-    done = run("check", "sound.yaml", "data.train.path=sum.jsonl")
-    assert done.returncode == 2
-    assert done.stderr == "llmrl: data.train.path: no file 'sum.jsonl'; did you mean 'sums.jsonl'?\n"
+    code, _, faults = run("check", "sound.yaml", "data.train.path=sum.jsonl")
+    assert (code, faults) == (2, "llmrl: data.train.path: no file 'sum.jsonl'; did you mean 'sums.jsonl'?\n")
 
 
-@pytest.mark.parametrize("command", ["check", "train"])
-def test_a_bad_key_exits_with_2(run, command):
-    done = run(command, "sound.yaml", "training.stps=3")
-    assert done.returncode == 2
-    assert done.stderr == "llmrl: training.stps: unknown key (value 3); did you mean 'steps'?\n"
+def test_a_bad_key_exits_with_2(run):
+    code, _, faults = run("check", "sound.yaml", "training.stps=3")
+    assert (code, faults) == (2, "llmrl: training.stps: unknown key (value 3); did you mean 'steps'?\n")
 
 
 def test_a_bad_file_exits_with_2(run):
-    done = run("check", "sond.yaml")
-    assert done.returncode == 2
-    assert done.stderr == "llmrl: sond.yaml: no such recipe file; did you mean 'sound.yaml'?\n"
+    code, _, faults = run("check", "sond.yaml")
+    assert (code, faults) == (2, "llmrl: sond.yaml: no such recipe file; did you mean 'sound.yaml'?\n")
 
 
 def test_a_bad_flag_exits_with_2(run):
-    done = run("check", "sound.yaml", "--dmp")
-    assert done.returncode == 2
-    assert "--dmp" in done.stderr
+    code, _, faults = run("check", "sound.yaml", "--dmp")
+    assert code == 2 and "--dmp" in faults
 
 
-def test_a_dump_is_a_recipe(run, tmp_path):
-    dumped = run("check", "sound.yaml", "--dump")
-    assert dumped.returncode == 0
-    (tmp_path / "dumped.yaml").write_text(dumped.stdout)
-    assert run("check", "dumped.yaml", "--dump").stdout == dumped.stdout
+def test_a_dump_is_a_recipe(run, folder):
+    code, dumped, _ = run("check", "sound.yaml", "--dump")
+    assert code == 0
+    (folder / "dumped.yaml").write_text(dumped)
+    assert run("check", "dumped.yaml", "--dump")[1] == dumped
+
+
+def test_overwrite_deletes_runs_only(run, folder):
+    (folder / "thesis").mkdir()
+    (folder / "thesis/chapter.txt").write_text("years of work")
+    code, _, faults = run("train", "sound.yaml", "run_dir=thesis", "--overwrite")
+    assert (code, faults) == (
+        2,
+        "llmrl: --overwrite: thesis does not look like a run folder (no recipe.yaml); not deleted\n",
+    )
+    assert (folder / "thesis/chapter.txt").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from llmrl.errors import RecipeError
 from llmrl.recipe import Recipe
-from llmrl.recipe_file import merge
+from llmrl.recipe_layers import merge
 from llmrl.resolve import resolve_pieces
 
 SOUND: dict[str, Any] = {
@@ -28,7 +28,7 @@ FOUR_UPDATES = {"training": {"updates_per_step": 4}}
 
 def faults(**changes: Any) -> list[str]:
     try:
-        resolve_pieces(Recipe.model_validate(merge(SOUND, changes))).algorithm
+        resolve_pieces(Recipe.model_validate(merge(SOUND, changes)))
     except RecipeError as error:
         return error.faults
     return []
@@ -299,11 +299,11 @@ def test_a_critic_needs_something_to_learn():
 
 
 GRADES = {"advantage": "remax", "advantage_shaping": {"outcome_likelihood": {}}, "critic": {"outputs": 4}}
-OF_LEVELS = {"value_loss": "grade_cross_entropy"}
+OF_GRADES = {"value_loss": "grade_cross_entropy"}
 
 
-def test_a_critic_of_levels_is_taught_levels():
-    assert faults(**GRADES, **OF_LEVELS) == []
+def test_a_critic_of_grades_is_taught_grades():
+    assert faults(**GRADES, **OF_GRADES) == []
     for advantage in ("remax", "grpo"):
         assert faults(**GRADES | {"advantage": advantage}) == [
             "advantage_shaping.outcome_likelihood: reads the critic's outputs as the logits of grades, but "
@@ -311,24 +311,24 @@ def test_a_critic_of_levels_is_taught_levels():
         ]
 
 
-def test_logits_of_levels_are_no_values():
+def test_logits_of_grades_are_no_values():
     message = (
         "value_loss: grade_cross_entropy makes the critic's outputs the logits of grades, but a piece reads "
         "them as values by value: {}"
     )
     for reading in ("mean", "softmin"):
-        assert faults(**GAE, **OF_LEVELS, critic={"outputs": 4}, value=reading) == [message.format(reading)]
-    assert faults(**GRADES | GAE, **OF_LEVELS) == [message.format("mean")]
+        assert faults(**GAE, **OF_GRADES, critic={"outputs": 4}, value=reading) == [message.format(reading)]
+    assert faults(**GRADES | GAE, **OF_GRADES) == [message.format("mean")]
     # a reading of one's own may make values of them
-    assert faults(**GRADES | GAE, **OF_LEVELS, value="own_pieces:last") == []
+    assert faults(**GRADES | GAE, **OF_GRADES, value="own_pieces:last") == []
 
 
-def test_levels_need_outputs_and_verdicts():
+def test_grades_need_outputs_and_verdicts():
     single = {"critic": {"outputs": 1}}
     message = "critic.outputs: 1 is not valid, expected at least 2, one for each grade"
     places = ("advantage_shaping.outcome_likelihood", "value_loss.grade_cross_entropy")
-    assert faults(**GRADES | single, **OF_LEVELS) == [f"{place}: {message}" for place in places]
-    found = faults(**GRADES, **OF_LEVELS, learn_from="demonstrations")
+    assert faults(**GRADES | single, **OF_GRADES) == [f"{place}: {message}" for place in places]
+    found = faults(**GRADES, **OF_GRADES, learn_from="demonstrations")
     assert "learn_from: demonstrations samples and scores nothing, but a piece reads grades" in found
 
 

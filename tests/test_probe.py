@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import pytest
 import torch
 
-from llmrl.algorithm import CHAINS, PLACES
+from llmrl.axes import AXES, BY_KEY
 from llmrl.errors import RecipeError
-from llmrl.ops import advantages, controllers, regularizers, values
+from llmrl.fields import tiny_data
+from llmrl.ops import advantages, values
 from llmrl.pieces import Piece, bind, catalogue
-from llmrl.probe import BEFORE, CURRENT, DATA, probe, tiny_data
+from llmrl.probe import probe, readable, tiny
 from llmrl.recipe import Recipe
 from llmrl.resolve import resolve_pieces
-from llmrl.types import PER_TRAJECTORY, Batch, Credit, TokenLoss
+from llmrl.types import Credit, TokenLoss
 
 MUST_BE_GIVEN = {  # settings without a default
     "fixed_length": {"length": 4},
@@ -29,10 +29,12 @@ MUST_BE_GIVEN = {  # settings without a default
     "categorical": {"low": -1.0, "high": 1.0},
 }
 SET_SIZE = {"polychromic": {"set_size": 2}}
+OF_THE_LOSS = ("entropy", "log_ratio")  # a penalty of the rewards cannot read them: the batch is not cut yet
 EVERYTHING = [
-    *((key, name, function) for key, _, module in (*PLACES, *CHAINS) for name, function in catalogue(module).items()),
-    *(("regularizers", name, function) for name, function in catalogue(regularizers).items()),
-    ("token_rewards", "kl_k1", regularizers.kl_k1),
+    (axis.key, name, piece)
+    for axis in AXES
+    for name, piece in axis.pieces.items()
+    if axis.returns and not (axis.key == "token_rewards" and piece.__code__.co_varnames[0] in OF_THE_LOSS)
 ]
 
 
@@ -44,7 +46,7 @@ def recipe_faults(**changes: Any) -> list[str]:
     data = {"train": {"path": "rows.jsonl"}}
     plain = {"name": "r", "run_dir": "runs/r", "model": "some/model", "data": data, "rewards": {"math_verifier": {}}}
     with pytest.raises(RecipeError) as caught:
-        resolve_pieces(Recipe.model_validate(plain | changes)).algorithm
+        resolve_pieces(Recipe.model_validate(plain | changes))
     return caught.value.faults
 
 
@@ -55,22 +57,14 @@ def test_every_built_in_piece_passes(key, name, function):
     assert probe([(key, piece)], outputs=2, rewards=2) == []
 
 
-def test_the_tiny_batch_has_every_field_in_the_shape_that_a_batch_has():
-    data = tiny_data(outputs=3, rewards=5)
-    assert {f.name for f in fields(Batch)} - data.keys() == set()
-    assert data.keys() >= BEFORE | CURRENT | {"advantages"}
-    for name in {f.name for f in fields(Batch)} - {"progress"}:
-        assert data[name].shape[: 1 if name in PER_TRAJECTORY else 2] == ((4,) if name in PER_TRAJECTORY else (4, 4))
-    assert data["reward_components"].shape == (4, 5)
-    assert data["outputs"].shape == data["old_outputs"].shape == (4, 4, 3)
-    # a controller gives its first output, of one number or of several
+def test_the_tiny_batch_has_the_controllers_first_outputs_of_one_number_or_of_several():
+    data = tiny(outputs=1, rewards=1)
     assert data["kl_gate"] == 0.0 and data["hypervolume"] == 1.0
     assert data["reward_influence"].shape == (1,)
 
 
 def test_the_tiny_batch_is_sound():
     data = tiny_data()
-    Batch(**{f.name: data[f.name] for f in fields(Batch)})
     on = data["response_mask"]
     # the outcome of each trajectory lies on its last response token
     assert data["rewards"].nonzero().tolist() == [[0, 3], [3, 3]]
@@ -78,6 +72,8 @@ def test_the_tiny_batch_is_sound():
         assert data[name].requires_grad
     assert not data["logprobs"].detach()[~on].any()
     assert torch.allclose(data["top_logprobs"].exp().sum(dim=-1), torch.tensor(1.0))
+    # a turn's reward is known on the last token of the turn alone
+    assert data["turn_rewards"].isfinite().nonzero().tolist() == [[0, 3], [1, 1], [2, 2], [3, 3]]
 
 
 def test_data_that_nothing_provides_is_told_with_the_nearest_name():
@@ -98,21 +94,26 @@ def test_data_that_nothing_provides_is_told_with_the_nearest_name():
         ("advantage_shaping", "log_ratio"),
         ("log_ratio", "advantages"),
         ("value", "values"),
-        ("value_loss", "rewards"),
+        ("value_loss", "logprobs"),
+        ("policy_loss", "outputs"),
+        ("regularizers", "outputs"),
+        ("token_rewards", "entropy"),
+        ("token_rewards", "log_ratio"),
     ],
 )
 def test_what_is_not_known_yet_cannot_be_read(key, name):
-    assert name not in DATA[key]
+    assert name not in readable(key)
     early = Piece("early", _bare, {}, (name,))
     found = probe([(key, early)], outputs=1, rewards=1)
     assert re.match(f"{key}.early: no data field, .* named '{name}'; ", found[0])
 
 
 def test_credit_and_losses_may_read_a_controller_and_the_policy_at_step_start():
-    for name in catalogue(controllers):
-        assert all(name in DATA[key] for key in ("advantage", "policy_loss", "token_weights", "regularizers"))
+    for name in BY_KEY["controllers"].pieces:
+        assert all(name in readable(key) for key in ("advantage", "policy_loss", "token_weights", "regularizers"))
+        assert all(name not in readable(key) for key in ("reduce", "log_ratio", "value", "value_loss"))
     # before the batch is cut, `logprobs` are the old ones
-    assert all("logprobs" in DATA[key] for key in ("token_rewards", "reward_shaping", "advantage_shaping"))
+    assert all("logprobs" in readable(key) for key in ("token_rewards", "reward_shaping", "advantage_shaping"))
 
 
 def _column(rewards, response_mask):
@@ -197,8 +198,8 @@ def test_all_faults_are_found():
         (
             {"policy_loss": {"ppo_clip": {"clip_high": -0.1}}, "advantage": {"grpo": {"std_floor": 0}}},
             [
-                "policy_loss.ppo_clip: clip_high: -0.1 is not valid, expected a number of at least 0",
                 "advantage.grpo: std_floor: 0.0 is not valid, expected a number above 0",
+                "policy_loss.ppo_clip: clip_high: -0.1 is not valid, expected a number of at least 0",
             ],
         ),
         (
@@ -225,13 +226,13 @@ def test_names_and_settings_of_all_places_are_checked():
         controllers={"adaptive_kll": {}},
     )
     assert found == [
-        "value: no reading of a critic's outputs named 'meen'; did you mean 'mean'?",
-        "value_loss: no value loss named 'squred'; did you mean 'squared'?",
+        "token_rewards.kl_k1.tokens: only a regularizer can be limited to some tokens",
         "reward_shaping: no reward shaping named 'scald'; did you mean 'scaled'?",
         "advantage_shaping: no advantage shaping named 'whitten'; did you mean 'whiten'?",
         "token_weights: no token weight named 'top_entropi'; did you mean 'top_entropy'?",
         "token_weights.truncated_is: no setting 'kap' (value 2); did you mean 'cap'?",
-        "token_rewards.kl_k1.tokens: only a regularizer can be limited to some tokens",
         "regularizers.nll.tokens: no token weight named 'correct_token'; did you mean 'correct_tokens'?",
+        "value: no reading of a critic's outputs named 'meen'; did you mean 'mean'?",
+        "value_loss: no value loss named 'squred'; did you mean 'squared'?",
         "controllers: no controller named 'adaptive_kll'; did you mean 'adaptive_kl'?",
     ]

@@ -10,9 +10,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmrl.axes import ONE_PIECE
 from llmrl.errors import RecipeError
 from llmrl.recipe import Recipe
-from llmrl.recipe_file import ONE_PIECE, Plan, load_plan, merge, methods
+from llmrl.recipe_file import Plan, load_plan, methods
+from llmrl.recipe_layers import merge
 
 BASE = """
 model: some/model
@@ -294,7 +296,7 @@ def test_a_dump_of_stages_loads_to_the_same_plan(load):
 
 def test_a_dump_spells_every_default_out(load):
     dumped = yaml.safe_load(load(GRPO).dump())
-    assert set(dumped["stages"]["train"]) == set(Recipe.model_fields) - {"name", "run_dir"}
+    assert set(dumped["stages"]["train"]) == set(Recipe.model_fields) - {"name", "run_dir", "roles"}
     assert dumped["stages"]["train"]["training"]["betas"] == [0.9, 0.95]
 
 
@@ -312,13 +314,13 @@ def test_name_and_folder_follow_from_the_file(load):
         ("sed: 1", "sed: unknown key (value 1); did you mean 'seed'?"),
         ("inclde: x", "inclde: unknown key (value 'x'); did you mean 'include'?"),
         ("stage: {}", "stage: unknown key (value {}); did you mean 'stages'?"),
-        ("training: {lr: 1}", "training.lr: unknown key (value 1); valid: betas,"),
+        ("training: {lr: 1}", "training.lr: unknown key (value 1); valid: accelerate, betas,"),
         ("training: {stps: 1}", "training.stps: unknown key (value 1); did you mean 'steps'?"),
         ("data: {train: {promt: q}}", "data.train.promt: unknown key (value 'q'); did you mean 'prompt'?"),
         ("data: {eval: {path: a, promt: q}}", "data.eval.promt: unknown key (value 'q'); did you mean 'prompt'?"),
         ("model: {path: a, lora: {rnk: 3}}", "model.lora.rnk: unknown key (value 3); did you mean 'rank'?"),
         ("training: {steps: many}", "training.steps: 'many' is not valid: Input should be a valid integer"),
-        ("rollout: {engine: vlm}", "rollout.engine: 'vlm' is not valid: Input should be 'vllm' or 'transformers'"),
+        ("training: {dtype: fp8}", "training.dtype: 'fp8' is not valid: Input should be 'fp32' or 'bf16'"),
         ("keep: 5", "keep: 5 is not valid: Input should be a valid string; or: Input should be a valid dictionary"),
         ("data: null", "data: required, and missing"),
         ("method: grppo", "method: no method named 'grppo'; did you mean 'grpo'?"),

@@ -4,26 +4,26 @@ on the hub.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
 
 import pytest
+from checking import checked, shared_workers
 from reasoning_gym import create_dataset
-from rich.console import Console
 
-from llmrl.check import check_plan
-from llmrl.recipe_file import Plan, load_plan
+from llmrl.recipe_file import load_plan
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"))
+FEWER = ["data.train.size=600"]  # all rows of a task are made by one rule, and to make them takes a while
 OFFLINE = {
-    "quickstart.yaml": [],
-    "rlvr_code/reasoning_gym_bf_grpo.yaml": ["data.train.size=300"],  # to interpret 20,000 programs takes a while
-    "rlvr_code/tiny_programs_coderl.yaml": [],
-    "rlvr_code/tiny_programs_grpo.yaml": [],
+    "quickstart.yaml": FEWER,
+    "rlvr_code/reasoning_gym_bf_grpo.yaml": FEWER,
+    "rlvr_code/tiny_programs_coderl.yaml": FEWER,
+    "rlvr_code/tiny_programs_grpo.yaml": FEWER,
     "rlvr_math/smollm2_arithmetic_grpo.yaml": [],
+    "roles/exchange.yaml": [],
 }
 CHAT = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
@@ -49,16 +49,16 @@ MBPP = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def workers():
+    with shared_workers():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """The working directory, where no runs are."""
     monkeypatch.chdir(tmp_path)
-
-
-def checked(plan: Plan) -> tuple[int, str]:
-    """How many faults, and the report."""
-    out = io.StringIO()
-    return check_plan(plan, ranks=1, console=Console(file=out, width=400)), out.getvalue()
 
 
 def elsewhere(train: list[dict], held_out: list[dict], *, chat: bool) -> list[str]:
@@ -81,24 +81,24 @@ def test_each_loads_and_says_what_it_is(name):
 
 @pytest.mark.parametrize("name", OFFLINE)
 def test_those_that_need_no_download_pass(name):
-    faults, report = checked(load_plan(RECIPES / name, OFFLINE[name]))
-    assert faults == 0
+    faults, report = checked(load_plan(RECIPES / name, OFFLINE[name]), width=400)
+    assert faults == []
     assert "no faults, 0 warnings" in report
 
 
 @pytest.mark.parametrize(("name", "chat"), [("gsm8k_grpo", True), ("gsm8k_grpo", False), ("gsm8k_ppo", True)])
 def test_the_gsm8k_recipes_pass_with_another_model_and_file(name, chat):
     overrides = elsewhere(GSM8K * 30, [CATS], chat=chat)
-    faults, report = checked(load_plan(RECIPES / "rlvr_math" / f"{name}.yaml", overrides))
-    assert faults == 0
+    faults, report = checked(load_plan(RECIPES / "rlvr_math" / f"{name}.yaml", overrides), width=400)
+    assert faults == []
     assert "math_verifier, weight 1: accepts their own answers, refuses garbage (5 rows)" in report
     assert ("[user]Ann has 3 bags" in report) == chat
 
 
 def test_the_mbpp_recipe_passes_with_another_model_and_file():
     overrides = elsewhere(MBPP[5:], MBPP[:5], chat=True)
-    faults, report = checked(load_plan(RECIPES / "rlvr_code" / "mbpp_grpo.yaml", overrides))
-    assert faults == 0
+    faults, report = checked(load_plan(RECIPES / "rlvr_code" / "mbpp_grpo.yaml", overrides), width=400)
+    assert faults == []
     assert "code_verifier, weight 1: accepts their own answers, refuses garbage (8 rows)" in report
     # the first assert, and no other, is shown to the model
     assert "tests such as:" in report

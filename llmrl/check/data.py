@@ -49,7 +49,7 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
 
 
 def check_sources(recipe: Recipe, faults: list[str]) -> None:
-    """What of the data can be checked without the model's tokenizer: files, rows, columns, templates."""
+    """Check files, rows, columns and templates, which need no tokenizer of the model."""
     stand_in: Any = character_tokenizer("01")
     for part, source in (("train", recipe.data.train), ("eval", recipe.data.eval)):
         if source is not None:
@@ -69,9 +69,8 @@ def check_providers(prompts: LoadedPrompts, pieces: Pieces) -> None:
     """Raises RecipeError if a provider's template names a column that is missing or empty in a row of train."""
     read = pieces.algorithm.measured(updates=1, sampled=True)
     faults = []
-    for provider in {
-        id(pieces.providers[name]): pieces.providers[name] for name in read & pieces.providers.keys()
-    }.values():
+    providers = (pieces.providers[name] for name in read & pieces.providers.keys())
+    for provider in {id(provider): provider for provider in providers}.values():
         for setting, template in templates_of(provider).items():
             faults += _template_faults(f"providers.{provider.name}.{setting}", template, prompts.train)
     if faults:
@@ -127,7 +126,7 @@ def _check_answers(
 
 
 def _check_template(source: Rows, origin: Origin, part: str, report: Report) -> None:
-    """The rendered prompt must be how the rendered conversation starts, or training sees another prompt."""
+    """Check that the rendered conversation starts with the rendered prompt; else training sees another prompt."""
     tokenizer: Any = origin.tokenizer
     system = [{"role": "system", "content": source.system_prompt}] if source.system_prompt else []
     asked = [*system, {"role": "user", "content": "question"}]

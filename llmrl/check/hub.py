@@ -1,4 +1,4 @@
-"""Whether the hub can be reached, found out once instead of by every download's retries."""
+"""A single test whether the hub can be reached, in place of every download's retries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 5.0
 
 @contextmanager
 def cache_only_if_unreachable(plan: Plan) -> Iterator[bool]:
-    """Look in the hub's cache alone while the hub does not answer; gives whether that is so."""
+    """Uses only the hub's cache if the hub does not answer; yields whether it does not."""
     before = constants.HF_HUB_OFFLINE
     unreachable = not before and _needs_hub(plan) and not _answers()
     constants.HF_HUB_OFFLINE = before or unreachable

@@ -1,4 +1,4 @@
-"""What a stage will ask of the machine: memory and disk as arithmetic, devices, optional packages."""
+"""A stage's needs of the machine: memory and disk as arithmetic, devices, optional packages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTIONAL = ("deepspeed", "accelerate")
 
 @dataclass(frozen=True)
 class Item:
-    """One term of an estimate: what, how it is reckoned, bytes."""
+    """One term of an estimate: its name, its arithmetic in words, and its bytes."""
 
     name: str
     reckoning: str
@@ -57,10 +57,10 @@ class Sized:
 
 
 def check_machine(models: Sequence[Sized], ranks: int, report: Report) -> None:
-    """Print each phase's memory per process and compare it with what there is.
+    """Print each phase's memory per process and compare it with the machine's.
 
     A fault when the trained state alone does not fit into the machine's whole memory; a warning when the estimate
-    is over what is free. The models of all roles are held at once; they compute one after the other.
+    is over the free memory. The models of all roles are held at once; they compute one after the other.
     """
     state: list[Item] = []
     working: list[Item] = []
@@ -76,10 +76,8 @@ def check_machine(models: Sequence[Sized], ranks: int, report: Report) -> None:
         sampling += [replace(item, name=f"{one.role} {item.name}") for item in asked] if len(models) > 1 else asked
     for item in (*state, *working, *sampling):
         report.say("memory", f"{item.name:<16} {item.reckoning} = {bytes_text(item.bytes)}")
-    held, total = (
-        _sum([item for item in state if not item.name.endswith("reference")]),
-        _sum((*state, *working, *sampling)),
-    )
+    held = _sum([item for item in state if not item.name.endswith("reference")])
+    total = _sum((*state, *working, *sampling))
     whole, free, name = _memory()
     processes = 1 if torch.cuda.is_available() else ranks  # processes of a CPU machine share its memory
     each = f" in each of {ranks} processes" if ranks > 1 else ""
@@ -135,7 +133,7 @@ def trained_state(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
 
 
 def critic_state(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
-    """The same of a critic with its own backbone; of one that is never trained, the weights alone."""
+    """The trained state of a critic with its own backbone, or the weights alone if it is never trained."""
     if shape.critic is None:
         return []
     weights, *rest = trained_state(recipe, shape.critic, ranks)
@@ -152,13 +150,13 @@ def reference(recipe: Recipe, algorithm: Algorithm, shape: Shape) -> list[Item]:
 
 
 def activations(recipe: Recipe, shape: Shape) -> list[Item]:
-    """What the backward pass keeps of one micro-batch, roughly, and the slice of logits in flight.
+    """An estimate of one micro-batch's activations for the backward pass, and of the slice of logits in flight.
 
         tokens x layers x (12 hidden + 4 intermediate) x width      a layer's norms, q k v, attention, gate and up
         tokens x (layers x hidden + one layer of the above) x width       with gradient checkpointing
         5 x slice x vocabulary x 4 bytes       logits, their softmax, entropy and gradients; fp32
 
-    Attention is taken as not keeping its matrix of scores. In fp32 this is within a tenth of what qwen3 keeps.
+    Attention is assumed not to keep its matrix of scores. In fp32 this is within a tenth of qwen3's activations.
     """
     training = recipe.training
     longest = recipe.rollout.max_prompt_tokens + recipe.rollout.max_completion_tokens
@@ -177,7 +175,7 @@ def activations(recipe: Recipe, shape: Shape) -> list[Item]:
 
 
 def _largest_activations(recipe: Recipe, shape: Shape) -> list[Item]:
-    """The policy's or the critic's, which is trained after it and has no logits."""
+    """The larger of the policy's and the critic's, which are trained one after the other; a critic has no logits."""
     found = activations(recipe, shape)
     if shape.critic is None:
         return found
@@ -212,7 +210,7 @@ def checkpoint_bytes(recipe: Recipe, shape: Shape) -> tuple[int, float, float]:
     settings = recipe.checkpoint
     written = recipe.training.steps // settings.every if settings.every else 1  # a run that is stopped writes one
     best = int(settings.keep_best and recipe.data.eval is not None)
-    at_once = min(written, settings.keep_last + best + 1)  # the one being written is there before another goes
+    at_once = min(written, settings.keep_last + best + 1)  # a new one is written before an old one is deleted
     bf16 = recipe.training.strategy == "deepspeed" and recipe.training.dtype == "bf16"
     trained = shape.trained + (shape.critic.trained if shape.critic else 0)
     state = trained * ((2 + 12) if bf16 else (4 + 8))

@@ -1,4 +1,4 @@
-"""The model of a stage, as far as it can be known without its weights."""
+"""The checks of a stage's model that need no weights."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from llmrl.run.models import Origin
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = "model.safetensors.index.json"
 ROUTING = frozenset({"router_drift", "old_router_ids", "old_router_logprobs"})
-"""What only a mixture of experts can say."""
+"""The outputs that only a mixture of experts has."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What memory depends on: parameters in all and trained, and the sizes of the config.
+    """The sizes that memory depends on: parameters in all and trained, and the config's.
 
-    critic: the same of a critic with a backbone of its own.
+    critic: the sizes of a critic with a backbone of its own.
     """
 
     parameters: int
@@ -62,7 +62,7 @@ def check_model(
     """Read config and tokenizer and check that weights are there; raises RecipeError with what is wrong.
 
     earlier: the outline folder of the stage whose output this one starts from. scratch: where this stage's own
-    outline may be written. pieces: their demands on the model are checked, unless they are not known.
+    outline may be written. pieces: whether the model has the routers that they read is checked, if they are known.
     """
     source = earlier or outline(recipe.model, scratch)
     tokenizer = load_tokenizer(source, recipe.model.chat_template)
@@ -125,7 +125,7 @@ def _named(recipe: Recipe, earlier: Path | None) -> str:
 
 @contextmanager
 def _of_the_critic() -> Iterator[None]:
-    """Faults of a model, told of the key that names the critic's."""
+    """Turns the faults of model.path into faults of critic.model."""
     try:
         yield
     except RecipeError as error:
@@ -160,14 +160,14 @@ def _check_positions(config: Any, recipe: Recipe, whose: str) -> None:
 
 
 def _check_routers(config: Any, algorithm: Algorithm) -> None:
-    """Raises RecipeError if a piece reads what only routers say, and the model has none."""
+    """Raises RecipeError if a piece reads routers' outputs and the model has no routers."""
     for key, piece in algorithm.placed():
         if asked := ROUTING & set(piece.data) & algorithm.needs:
             require_routers(_without_weights(config), f"{key}: {piece.name} reads {', '.join(sorted(asked))}, which")
 
 
 def _shape(config: Any, recipe: Recipe, *, critic: bool = False) -> Shape:
-    """critic: of a critic on such a model, which has a value head in place of the language model's."""
+    """The sizes of a model; critic: with a value head in place of the LM head."""
     model = _without_weights(config)
     text = config.get_text_config()
     part, head = (model.base_model, recipe.critic.outputs * (text.hidden_size + 1)) if critic else (model, 0)

@@ -28,11 +28,11 @@ def check_pieces(recipe: Recipe, pieces: Pieces | None, report: Report) -> None:
 
 
 def _running(pieces: Pieces, key: str) -> list[Piece | Weighted]:
-    """What runs on one axis; on those that are named by default, only what something reads."""
+    """The pieces that run on one axis; a default that no piece reads does not run."""
     algorithm = pieces.algorithm
     if key in ("env", "allocate", "keep"):
         found = [getattr(pieces, key)] if pieces.samples else []
-    elif key == "providers" or key == "learn_from":
+    elif key in ("providers", "learn_from"):
         found = []
     elif key == "controllers":
         found = list(algorithm.running_controllers.values())

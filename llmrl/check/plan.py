@@ -161,7 +161,7 @@ class _Checker:
         return found
 
     def _stage_of(self, path: str | None, name: str) -> str | None:
-        """The stage before `name`, or one of its roles, whose output `path` is."""
+        """The stage before `name`, or the role of one, whose output `path` is."""
         before = list(self.plan.stages)[: list(self.plan.stages).index(name)]
         folders = [f"{stage}/{role}" for stage in before for role in self.plan.stages[stage].roles] + before
         run_dir = self.plan.stages[name].run_dir
@@ -207,7 +207,7 @@ def _say_arithmetic(recipe: Recipe, samples: bool, prompts_in_train: int | None,
 
 
 def _check_evaluation(recipe: Recipe, pieces: Pieces | None, faults: list[str]) -> None:
-    """What evaluation will be asked for: the metric that `best` means, the pattern that maj@k votes on."""
+    """The faults of evaluation's settings: an unknown checkpoint.metric, an answer_pattern without one group."""
     settings = recipe.evaluation
     if recipe.data.eval is None or not (recipe.rewards or (pieces and pieces.samples)):
         return

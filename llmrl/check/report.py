@@ -1,4 +1,4 @@
-"""What a check prints as it goes, and what it found."""
+"""A check's lines on the console, its faults and its warnings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Report:
     warnings: list[str] = field(default_factory=list)
 
     def say(self, label: str, text: str) -> None:
-        """One line: what it is about, and what was found."""
+        """Print a label and a text."""
         first, *rest = text.splitlines() or [""]
         lines = [f"  {label:<12} {first}", *(" " * 15 + line for line in rest)]
         self.console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Something that will not stop the run, and may not be what was meant."""
+        """Add and print a warning: the run would go on, but perhaps not as intended."""
         self.warnings.append(text)
         self.console.print(f"  warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
@@ -32,7 +32,7 @@ class Report:
         return Report(self.console, _Prefixed(prefix, self.faults), self.warnings)
 
     def skipped(self, what: str, why: str) -> None:
-        """A check that could not be made: said aloud, since silence would look like success."""
+        """Print that a check could not be made, since silence would look like success."""
         self.say(what, f"NOT CHECKED: {why}")
 
 

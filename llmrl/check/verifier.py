@@ -1,4 +1,4 @@
-"""The rewards, run for real on the data's own answers before anything is trained on them."""
+"""A run of the rewards on the data's own answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GARBAGE = "qqq zzz qqq"
 
 @dataclass(frozen=True)
 class Graded:
-    """What one reward said of one row: of each form of its gold answer, and of garbage."""
+    """One row graded by one reward: each form of its gold answer, and garbage."""
 
     prompt: Prompt
     forms: list[Trajectory]
@@ -42,10 +42,9 @@ def check_rewards(
 
     A verifier (a reward that gives verdicts) must accept a row's gold in one form at least: the demonstration if
     there is one, else the plain answer, boxed, tagged, fenced, or behind the marker that a setting names; and it must
-    not accept garbage. Other rewards only must not fail. A fault when it is so for every row, a warning when for some.
+    not accept garbage. Other rewards only must not fail. A problem of every row is a fault, of some rows a warning.
     """
-    rows = [*(prompts.train[:ROWS_OF_EACH_PART] if samples else ())]
-    rows += prompts.eval[:ROWS_OF_EACH_PART]
+    rows = (prompts.train[:ROWS_OF_EACH_PART] if samples else []) + prompts.eval[:ROWS_OF_EACH_PART]
     if not rows or not rewards.rewards:
         report.say("rewards", "none, so nothing is graded")
         return

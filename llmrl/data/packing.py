@@ -49,14 +49,14 @@ def pack(groups: Sequence[Group], author: str) -> Batch:
 
 
 def _known(groups: Sequence[Group], rows: Sequence[_Row]) -> dict[str, Tensor]:
-    """What providers said of each trajectory's question while it was sampled, by field: [N] fp32 each."""
+    """The fields that providers measured of each trajectory's question during sampling: [N] fp32 each."""
     found = sorted({name for group in groups for name in group.known})
     fill = {name: BY_NAME[name].fill if name in BY_NAME else math.nan for name in found}
     return {name: torch.tensor([groups[row.group].known.get(name, fill[name]) for row in rows]) for name in found}
 
 
 class _Row:
-    """One trajectory laid out flat.
+    """One trajectory as flat lists of one number per token.
 
     token_ids         P0 P1 A0 A1 E0 A2     prompt, actor, environment, actor
     response_mask      0  0  1  1  0  1
@@ -98,7 +98,7 @@ class _Row:
 
 
 def _sum(given: Sequence[float | None]) -> float:
-    """The sum of what there is, nan of nothing."""
+    """The sum of the numbers that are given; nan if there are none."""
     known = [value for value in given if value is not None]
     return sum(known) if known else math.nan
 
@@ -136,9 +136,9 @@ def shards(lengths: Tensor, count: int) -> list[Tensor]:
 
 
 def schedule(lengths: Tensor, *, ranks: int, max_tokens: int) -> list[list[Tensor]]:
-    """For each rank its micro-batches of row indices; all ranks get equally many, the spare ones empty.
+    """For each rank its micro-batches of row indices, equally many on all ranks, the spare ones empty.
 
-    Equally many, because sharded engines meet in every forward pass.
+    Sharded engines synchronise in every forward pass, so all ranks have to run equally many.
     """
     plans = []
     for rows in shards(lengths, ranks):

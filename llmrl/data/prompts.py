@@ -20,6 +20,7 @@ from llmrl.data.datasets import Row, load_rows
 from llmrl.errors import RecipeError, nearest
 from llmrl.pieces import resolve
 from llmrl.recipe import Data, Rows
+from llmrl.recipe_faults import short
 from llmrl.types import Prompt
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _TEMPLATE_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 
 @dataclass(frozen=True)
 class LoadedPrompts:
-    """Prompts ready to sample, and what was left out of them.
+    """Prompts ready to sample, and the numbers of rows that were left out.
 
     demonstrations: prompt id -> token ids, for every prompt of a source that names a completion.
     dropped_long: training rows over the token limits; dropped_overlap: training rows whose question is also
@@ -95,7 +96,7 @@ class PromptBuilder:
     """Renders `rows` as `source` says; raises RecipeError naming the key, row and column that cannot be used.
 
     part: "train" or "eval", the first half of every Prompt.id ("train:17" is row 17 of the source).
-    stop_token_ids: what ends a completion; default: the tokenizer's end-of-sequence token.
+    stop_token_ids: the tokens that end a completion; default: the tokenizer's end-of-sequence token.
     questions: each row's rendered prompt before system prompt, examples and chat template.
     """
 
@@ -169,7 +170,7 @@ class PromptBuilder:
         answer = self._answer.text(row, place)
         _, found, after = answer.rpartition(marker)
         if not found:
-            raise RecipeError(f"{self.key}.answer_after: {place}: no '{marker}' in its answer {_short(answer)}")
+            raise RecipeError(f"{self.key}.answer_after: {place}: no '{marker}' in its answer {short(answer)}")
         return after.strip()
 
     def _few_shot(self) -> tuple[list[tuple[str, str]], int]:
@@ -215,7 +216,7 @@ class PromptBuilder:
         return token_ids
 
     def _continue(self, prompt: Prompt, text: str) -> list[int]:
-        """Tokens of `text` after the prompt: as in the whole text where that keeps the prompt's tokens as they are."""
+        """Tokens of `text` after the prompt: as in the whole text, if the prompt's tokens stay the same in it."""
         whole = self._encode(prompt.text + text)
         length = len(prompt.token_ids)
         if tuple(whole[:length]) == prompt.token_ids:
@@ -233,7 +234,7 @@ class PromptBuilder:
 class _Field:
     """One of prompt, answer, completion: reads the column, template or function that `spec` names from a row.
 
-    `place` says in faults which row it was ("row 17").
+    place: the row's name in faults ("row 17").
     """
 
     def __init__(self, spec: str, columns: Collection[str], key: str):
@@ -268,7 +269,7 @@ class _Field:
         parts: list[tuple[str, bool]] = []  # (text, whether it names a column)
         for match in _TEMPLATE_PART.finditer(spec):
             if match[0] in ("{", "}"):
-                where = f"character {match.start()} of {_short(spec)}"
+                where = f"character {match.start()} of {short(spec)}"
                 raise RecipeError(f"{self.key}: single '{match[0]}' at {where}; double it to mean a brace")
             if match[1] is not None and match[1] not in columns and match[1].split(".")[0] not in columns:
                 raise RecipeError(_no_column(match[1], columns, self.key))
@@ -302,16 +303,9 @@ def _no_column(name: str, columns: Collection[str], where: str) -> str:
 
 
 def _text(value: Any, where: str) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float):
+    if isinstance(value, str | int | float):
         return str(value)
-    raise RecipeError(f"{where}: expected text, got {type(value).__name__} {_short(value)}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    raise RecipeError(f"{where}: expected text, got {type(value).__name__} {short(value)}")
 
 
 def _index(prompt: Prompt) -> int:

@@ -12,7 +12,7 @@ from llmrl.types import Prompt
 
 
 class PromptStream:
-    """An endless, deterministic order of prompts; an epoch's permutation depends on (seed, epoch) alone."""
+    """An endless order of prompts; an epoch's permutation depends on (seed, epoch) alone."""
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, shuffle: bool = True):
         if not prompts:
@@ -40,16 +40,11 @@ class PromptStream:
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "epoch": self._epoch,
-            "position": self._position,
-            "seed": self.seed,
-            "shuffle": self.shuffle,
-            "fingerprint": self._fingerprint,
-        }
+        place = {"epoch": self._epoch, "position": self._position}
+        return place | {"seed": self.seed, "shuffle": self.shuffle, "fingerprint": self._fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; raises RecipeError if the prompts, the seed or `shuffle` are no longer the same."""
+        """Continue from `state`; raises RecipeError if the prompts, the seed or `shuffle` have changed."""
         if state["fingerprint"] != self._fingerprint:
             raise RecipeError(
                 "data.train: the prompts are not those the checkpoint was made with (rows, templates or tokenizer "

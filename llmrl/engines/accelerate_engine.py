@@ -33,8 +33,8 @@ class AccelerateEngine(TorchEngine):
     """TorchEngine on every rank, with its gradients averaged by DDP, or its weights divided by FSDP2.
 
     Under DDP each rank holds everything, in bf16 the fp32 masters too. Under FSDP2 each rank holds an fp32 slice of
-    each trained weight and of its moments; in bf16 the slices are rounded when they are put together for a layer.
-    Both write the file that TorchEngine writes, so a run may go on with other processes than it was started with.
+    each trained weight and of its moments; in bf16 the slices are rounded when a layer gathers them. Both write
+    TorchEngine's file, so a run may be resumed with another number of processes.
     """
 
     def __init__(self, model: nn.Module, training: Training, device: torch.device):
@@ -61,11 +61,11 @@ class AccelerateEngine(TorchEngine):
         if self._sharded:
             self._wrapped.set_requires_gradient_sync(last)
         elif self._is_ddp and last:
-            # what no_sync left out of the forward; DDP looks up which parameters the loss does not depend on
+            # no_sync skipped this in the forward: DDP finds the parameters that the loss does not depend on
             self._wrapped.reducer.prepare_for_backward([loss])
         # gradients are averaged over ranks; the loss of a step is a sum over them
         super().backward(loss * self._size, last=last)
-        if self._masters is not self._trained:  # DDP leaves its buckets' unused values there
+        if self._masters is not self._trained:  # DDP leaves unused values of its buckets in the gradients
             for parameter in self._trained.values():
                 parameter.grad = None
 
@@ -121,7 +121,7 @@ class AccelerateEngine(TorchEngine):
         return weight.bfloat16() if self._training.dtype == "bf16" else weight
 
     def _average_masters(self, bucket: GradBucket) -> Future[Tensor]:
-        """In place of DDP's own averaging, which would be of bf16 gradients: that of the masters' fp32 sums.
+        """Averages the masters' fp32 gradients over ranks, in place of DDP's own average of bf16 gradients.
 
         A master that has no gradient on any rank gets none, as in one process.
         """
@@ -142,7 +142,7 @@ class AccelerateEngine(TorchEngine):
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """A copy of training.accelerate; raises RecipeError for what it does not know, and where FSDP is not asked for."""
+    """A copy of training.accelerate; raises RecipeError for unknown settings, and for FSDP's without fsdp: true."""
     key = "training.accelerate"
     faults = [unknown_name(key, name, ("fsdp", *OF_FSDP), "setting") for name in settings.keys() - {"fsdp", *OF_FSDP}]
     if not isinstance(settings.get("fsdp", False), bool):
@@ -160,10 +160,7 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _accelerator(device: torch.device) -> Accelerator:
-    """accelerate's view of this process, whatever engines and runs there were in it before.
-
-    Precision and compilation are ours: a user's `accelerate config` may ask for others.
-    """
+    """A new Accelerator, independent of earlier engines in this process and of the user's `accelerate config`."""
     AcceleratorState._reset_state(reset_partial_state=True)
     handler = DistributedDataParallelKwargs(find_unused_parameters=True)  # a value head may be out of the loss
     with warnings.catch_warnings():  # it sets the number of threads, and says so; a run sets its own

@@ -1,4 +1,4 @@
-"""The engines by name. Each is imported when it is used: none makes another's package necessary."""
+"""The engines by name. Each is imported when it is used, so that only its own package has to be installed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ KEY = "training.strategy"
 class EngineKind:
     """An engine before it is imported.
 
-    factory: module:function, called with (model, training, device). start: module:function, called with the device
-    before the first engine is made; it starts the group of processes. None: the engine is for one process.
+    factory: module:function, called with (model, training, device). start: module:function that starts the group of
+    processes, called with the device before the first engine is made; None: the engine is for one process.
     """
 
     factory: str
@@ -46,9 +46,9 @@ ENGINES = {
 
 
 def engine_kind(strategy: str) -> EngineKind:
-    """The engine that training.strategy names, ours or the user's own as module:function.
+    """The engine that training.strategy names: a built-in one, or a user's module:function, which gets a process group.
 
-    A user's own gets a process group. Raises RecipeError with the nearest name.
+    Raises RecipeError with the nearest name.
     """
     if ":" in strategy:
         return EngineKind(strategy, "llmrl.engines.ranks:start_process_group")
@@ -63,7 +63,7 @@ def make_engine(strategy: str, model: Any, training: Any, device: torch.device) 
 
 
 def start_process_group(strategies: Iterable[str], device: torch.device) -> bool:
-    """Join the processes of the launcher, if an engine is for several; returns whether one is."""
+    """Join the launcher's processes if an engine runs over several; returns whether one does."""
     starts = sorted({kind.start for kind in map(engine_kind, strategies) if kind.start})
     for start in starts:
         _imported(start)(device)

@@ -42,7 +42,7 @@ warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", Fu
 
 def start_process_group(device: torch.device) -> None:
     """Join the processes that the launcher started, or make a group of one."""
-    # gloo does what this op is for; building it takes minutes, and a build that is killed blocks all later runs
+    # gloo replaces this op, whose build takes minutes and, if it is killed, blocks all later runs
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
     if not dist.is_initialized():
@@ -58,7 +58,7 @@ class DeepSpeedEngine:
         self.device = device
         self._training = training
         self._optimizer = make_optimizer(model.parameters(), training)
-        if training.zero_stage == 3:  # each run of the head collects its weights, so all ranks have to run it together
+        if training.zero_stage == 3:  # the head's forward gathers its weights, so all ranks have to run it together
             self.model.agree_on_slices = self._most
         config = {
             "train_micro_batch_size_per_gpu": 1,
@@ -75,7 +75,7 @@ class DeepSpeedEngine:
         )[0]
         for name, buffer in model.named_buffers():
             buffer.data = buffers[name]
-        self._schedule = make_schedule(self._optimizer, training)  # which DeepSpeed's own optimizer wraps
+        self._schedule = make_schedule(self._optimizer, training)  # DeepSpeed's own optimizer wraps this one
 
     def forward(self, *inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
         return self._engine(*inputs, **asked)

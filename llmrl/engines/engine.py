@@ -1,4 +1,4 @@
-"""The Engine protocol, and what its forms share: torch_engine, deepspeed_engine, accelerate_engine."""
+"""The Engine protocol, and functions that its implementations share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmrl.recipe import Training
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimizer step did: the gradient's norm before clipping, the learning rate used."""
+    """The gradient's norm before clipping, and the learning rate, of one optimizer step."""
 
     grad_norm: float
     learning_rate: float
@@ -27,8 +27,8 @@ class Update:
 class Engine(Protocol):
     """Owns a trained model (a Policy or a Critic), its optimizer and schedule.
 
-    Losses are sums: over micro-batches and over ranks. Parameters go by their name in the model; those of a language
-    model by their name in it.
+    Losses are summed over micro-batches and over ranks. Parameters are named as in the model, those of its language
+    model as in the language model.
     """
 
     model: Any
@@ -51,7 +51,7 @@ class Engine(Protocol):
         ...
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """Whole trained weights by parameter name: of LoRA the adapter's; every rank must call it."""
+        """Whole trained weights, with LoRA the adapter's, by parameter name; every rank must call it."""
         ...
 
     def full_gradients(self) -> dict[str, Tensor]:
@@ -59,14 +59,14 @@ class Engine(Protocol):
         ...
 
     def save(self, folder: Path, name: str = "engine") -> None:
-        """Everything `load` needs to go on exactly: weights, optimizer, schedule. All ranks call it."""
+        """Write everything that `load` needs to continue exactly: weights, optimizer, schedule. All ranks call it."""
         ...
 
     def load(self, folder: Path, name: str = "engine") -> None: ...
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What is trained, by name."""
+    """The trained parameters by name."""
     return {n.removeprefix("lm."): p for n, p in model.named_parameters() if p.requires_grad}
 
 
@@ -101,9 +101,9 @@ def settings_of(optimizer: Any) -> list[dict[str, Any]]:
 
 
 def go_on(optimizer: Any, schedule: Any, settings: list[dict[str, Any]], updates: int) -> None:
-    """After a checkpoint's moments are loaded: `updates` into the schedule, by the recipe's own settings.
+    """Puts the schedule at `updates`, and the recipe's settings back over those that a loaded optimizer state brings.
 
-    An optimizer's state brings the settings it was saved with; a run may be continued with other ones.
+    settings: from `settings_of`, before the state was loaded.
     """
     schedule.last_epoch = updates
     for group, own, base, factor in zip(

@@ -44,12 +44,12 @@ def launch(command: Sequence[str], count: int) -> int:
 
 
 def _follow(launcher: int) -> Callable[[], None]:
-    """What a fresh rank does so that it does not go on without its launcher."""
-    libc = ctypes.CDLL(None)  # looked up here: between fork and exec there is to be as little as possible
+    """A function that a new rank runs first, so that it ends with its launcher."""
+    libc = ctypes.CDLL(None)  # loaded here, to do as little as possible between fork and exec
 
     def follow() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != launcher:  # which was killed before that
+        if os.getppid() != launcher:  # the launcher was killed before the call
             os._exit(128 + signal.SIGTERM)
 
     return follow
@@ -64,7 +64,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
         if None not in codes:
             break
         time.sleep(0.1)
-    return 128 - failed if failed < 0 else failed  # as a shell says that a signal ended it
+    return 128 - failed if failed < 0 else failed  # a shell's code for a process that a signal ended
 
 
 def _free_port() -> int:

@@ -50,7 +50,7 @@ class Ranks:
             ) from error
 
     def gather(self, thing: Any, phase: str) -> list[Any]:
-        """What every rank gave, in rank order, on every rank."""
+        """The objects of all ranks, in rank order, on every rank."""
         if self.size == 1:
             return [thing]
         self.barrier(phase)

@@ -29,11 +29,11 @@ Named = dict[str, Any]
 class TorchEngine:
     """One process, one device, plain torch.
 
-    In bf16 the model computes in bf16 and the trained weights have fp32 masters: gradients of micro-batches are summed
-    and updates made there, then rounded into the model. In fp32 the weights are their own masters.
+    In bf16 the model computes in bf16 and the trained weights have fp32 masters, in which gradients are summed and
+    updates made, to be rounded into the model. In fp32 the weights are their own masters.
 
-    An engine over several processes overrides where the model is placed, how a tensor that is divided among processes
-    becomes whole and is divided again, and which process saves.
+    An engine over several processes overrides the model's placement, the gathering and slicing of a divided tensor, and
+    which process saves.
     """
 
     _saves = True
@@ -78,7 +78,7 @@ class TorchEngine:
         state = self._state()
         if not self._saves:
             return
-        with (folder / f"{name}.pt").open("wb") as file:  # its errors say what is wrong; those of a path do not
+        with (folder / f"{name}.pt").open("wb") as file:  # torch.save's errors for a path lack the cause
             torch.save(state, file)
 
     @torch.no_grad()
@@ -108,16 +108,16 @@ class TorchEngine:
         return tensor
 
     def _slice(self, whole: Tensor, parameter: nn.Parameter) -> Tensor:
-        """What this process holds of a tensor that belongs to `parameter`."""
+        """This process's slice of a tensor that belongs to `parameter`."""
         return whole
 
     def _kept(self, tensor: Tensor) -> Tensor | None:
-        """All of a tensor, on the host, where this process saves it."""
+        """All of a tensor, on the host; None in a process that does not save."""
         whole = self._whole(tensor.detach())
         return whole.cpu() if self._saves else None
 
     def _state(self) -> Named:
-        """What `save` writes: whole tensors, so that other numbers of processes can load them."""
+        """The state to save, in whole tensors, so that other numbers of processes can load it."""
         optimizer = self._optimizer.state_dict()
         moments: dict[int, Named] = optimizer["state"]
         kept = {index: {key: self._kept(value) for key, value in of.items()} for index, of in moments.items()}

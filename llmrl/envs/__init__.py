@@ -1,1 +1,1 @@
-"""Environments: what answers a completion."""
+"""Environments, which answer completions."""

@@ -1,4 +1,4 @@
-"""The Env protocol: what answers a completion. A single question is the one-step case."""
+"""The Env protocol: an environment answers completions. A single question is the one-step case."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _no_template(messages: Sequence[Mapping[str, Any]]) -> list[int]:
 
 @dataclass(frozen=True)
 class AuthorText:
-    """How one author's tokens and text become each other.
+    """The conversions between one author's tokens and text.
 
     decode: token ids -> text without special tokens. chat: messages -> the tokens of a prompt that asks for an answer.
     """
@@ -36,12 +36,12 @@ class AuthorText:
 class Step:
     """An environment's answer to the turn just taken.
 
-    observation: tokens for who answers next, behind all that this author has read and written; none when done; none
-    before that lets the author go on with the turn. reward: of the turn just taken; None where the environment says
-    nothing of it, which is not the same as 0 to a piece that compares turns. rewards: of other authors' last turns.
-    done: whether that was the last turn; stop_reason: why, where it was not the author's own end. author: who answers
-    next; default: the same one. context: tokens that the next author reads from scratch, as the prompt of a new
-    trajectory; `compared` names the trajectories of the question that this one is compared with.
+    observation: tokens appended to the next author's context. An empty one that is not done lets the author go on with
+    the turn. reward: of the turn just taken, or None; a piece that compares turns skips a turn without a reward.
+    rewards: of other authors' last turns. done: whether that was the last turn; stop_reason: why, unless the author
+    ended the answer. author: who answers next; default: the same one. context: tokens that the next author reads in
+    place of all before, as the prompt of a new trajectory; `compared` names the set of the question's trajectories
+    that the new one is compared with.
     """
 
     observation: list[int]
@@ -64,8 +64,8 @@ class Env(Protocol):
         authors            every role's AuthorText, by name
 
     An environment may have an attribute `stop`, a tuple of strings that end a completion besides those of the recipe.
-    The text that matched is part of the completion, and so is the rest of the token in which it ends. It may have
-    `async def close(self)`, which is called once, whatever happened.
+    The matching text, up to the end of its last token, is part of the completion. An environment may also have
+    `async def close(self)`, which is always called once.
     """
 
     async def reset(self) -> list[int]:
@@ -73,5 +73,5 @@ class Env(Protocol):
         ...
 
     async def step(self, completion: Completion) -> Step:
-        """What the environment says to `completion`: all of the turn so far of the author whose turn it is."""
+        """The environment's answer to `completion`, which holds the whole current turn so far."""
         ...

@@ -1,4 +1,4 @@
-"""A Python interpreter as a tool: the actor writes a program into its answer and reads what it printed."""
+"""A Python interpreter as a tool: the actor writes a program into its answer and reads the program's output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OUTPUT = "{output}"
 CUT = " ... "
 
 _THREADS = ThreadPoolExecutor(min(os.cpu_count() or 1, 32), thread_name_prefix="python_tool")
-"""One for each program that may run at once; more would only make each other slow."""
+"""One thread for each core: more programs at once would only slow each other down."""
 _STARTING = threading.Lock()
 
 
@@ -52,15 +52,14 @@ def python_tool(
     memory_mb: PositiveInt = 512,
     allow_weak: bool = False,
 ) -> PythonTool:
-    """A question that may be answered with the help of programs, run in the sandbox as they are written.
+    """A question that may be answered with the help of programs, which run in the sandbox as they are written.
 
-    What stands between `start` and the `end` after it is a program: there the turn ends, and `result` tells its output,
-    which is no part of what is trained on. Each program is a fresh one that knows nothing of the ones before; its last
-    line is printed too where it is an expression. Output beyond `output_characters` is cut from its middle. A turn
-    without a program ends the trajectory, and so does a program after `max_calls` of them, which is not run.
-    reward_ran, reward_failed: of a turn whose program ended well and printed something, and of one whose program did
-    not; default: no reward. cpu_seconds decides how long a program may run, wall_seconds how long one that waits.
-    Source: THOR, arXiv 2509.13761.
+    The text between `start` and the next `end` is a program. The turn ends there, and the program's output, in the
+    template `result`, is the observation. Each program runs in a fresh interpreter; if its last line is an expression,
+    its value is printed. Output beyond `output_characters` is cut from its middle. A turn without a program ends the
+    trajectory, and so does a program after `max_calls` of them, which is not run. reward_ran: of a turn whose program
+    exited with code 0 and printed something; reward_failed: of a turn with any other program; default: no reward.
+    cpu_seconds limits computing, wall_seconds waiting. Source: THOR, arXiv 2509.13761.
     """
     return PythonTool(
         prompt,
@@ -82,7 +81,7 @@ def python_tool(
 class PythonTool:
     """One trajectory with the tool; the settings are those of `python_tool`.
 
-    calls: programs run so far. heard: tokens of the turn under way, of which it is known that they hold no program.
+    calls: programs run so far. heard: tokens of the current turn that are known to hold no program.
     """
 
     prompt: Prompt
@@ -105,7 +104,7 @@ class PythonTool:
         return (self.end,)
 
     async def reset(self) -> list[int]:
-        await _in_thread(self.sandbox)  # without one, it is not only those who call the tool that fail
+        await _in_thread(self.sandbox)  # without a sandbox every trajectory fails, not only those that call the tool
         return list(self.prompt.token_ids)
 
     async def step(self, completion: Completion) -> Step:
@@ -129,7 +128,7 @@ class PythonTool:
         return program if started and ended else None
 
     def _told(self, execution: Execution) -> list[int]:
-        """The observation. What a program prints stays text, also where it is the name of a special token."""
+        """The observation's tokens; a special token's name in a program's output stays plain text."""
         printed = execution.stdout.decode(errors="replace").strip()
         output = "\n".join(filter(None, [printed, _fault(execution, self.limits)])) or "(no output)"
         if len(output) > self.output_characters:
@@ -140,7 +139,7 @@ class PythonTool:
 
 
 def _fault(execution: Execution, limits: Limits) -> str:
-    """What went wrong, in a line; nothing if nothing did."""
+    """The fault of a program's run on one line, empty if there was none."""
     if execution.ended == "exited":
         if execution.exit_code == 0:
             return ""

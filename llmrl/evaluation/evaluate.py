@@ -23,8 +23,8 @@ def evaluate(
 ) -> tuple[dict[str, float], list[Group]]:
     """Metrics under eval/, of authors after the first under author/eval/, and the groups they were measured on.
 
-    accuracy: greedy, one completion a prompt. pass@k, maj@k: over `settings.samples` samples. Trajectories that
-    failed are left out and counted, never taken as wrong; a metric that nothing is left for is not there.
+    accuracy: greedy, one completion a prompt. pass@k, maj@k: over `settings.samples` samples. Failed trajectories are
+    counted and left out, never taken as wrong; a metric without trajectories is absent.
     """
     greedy = sampler.sample(prompts, group_size=1, params=_with(params, 0.0))
     sampled = []
@@ -82,7 +82,7 @@ def _with(params: SamplingParams, temperature: float) -> SamplingParams:
 
 
 def _answer(trajectory: Trajectory, pattern: str | None) -> str:
-    """What to vote on: the pattern's first group where it matches last, the whole match if it has no group."""
+    """The text to vote on: the first group of the pattern's last match, or the whole match without a group."""
     if pattern is None:
         return trajectory.text.strip()
     matches = list(re.finditer(pattern, trajectory.text))

@@ -24,7 +24,7 @@ def pass_at_k(correct: Sequence[bool], k: int) -> float:
 def maj_at_k(answers: Sequence[Hashable], correct: Sequence[bool]) -> float:
     """The share of the most frequent answer's samples that are correct; ties between answers are averaged.
 
-    Answers that are equal as text may still be judged apart (a rounding, a unit), so the vote's own share counts.
+    Equal texts may have different verdicts (a rounding, a unit), hence a share.
     Source: Wang et al., Self-consistency, arXiv 2203.11171.
     """
     votes = Counter(answers)

@@ -1,4 +1,4 @@
-"""Value networks: numbers that say what a prefix is worth, read from a language model's hidden states."""
+"""Value networks: the values of prefixes, read from a language model's hidden states."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from llmrl.models.outputs import Places, run_backbone, without_peft
 class ValueHead(nn.Module):
     """outputs = W h + b for each hidden state, or with `layer_norm` of h brought to mean 0 and variance 1.
 
-    outputs: numbers per token, whose rows of W are drawn apart (an ensemble of equal heads would stay equal), from
-    N(0, 1 / (hidden_size + 1)) by `seed`; b starts at 0. The norm has no weights of its own: W and b make up for them.
+    outputs: numbers per token. Their rows of W are drawn independently, since equal heads would stay equal, from
+    N(0, 1 / (hidden_size + 1)) by `seed`; b starts at 0. The norm has no weights of its own.
     """
 
     def __init__(self, hidden_size: int, outputs: int, *, seed: int, layer_norm: bool = False):
@@ -26,8 +26,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., d] of any floating dtype to [..., H] fp32."""
-        # an engine may hold parameters in bf16 (their masters are fp32): they are widened here, where they are used,
-        # so that a value never has bf16's three digits
+        # an engine may hold parameters in bf16 (their masters are fp32); widened, they give values of fp32 precision
         hidden = hidden.float()
         if self.layer_norm:
             hidden = functional.layer_norm(hidden, hidden.shape[-1:])
@@ -35,7 +34,7 @@ class ValueHead(nn.Module):
 
 
 class Critic(nn.Module):
-    """A value network with a backbone of its own; of the language model it is given, the LM head is left behind."""
+    """A value network with a backbone of its own: the given language model without its LM head."""
 
     def __init__(self, lm: nn.Module, head: ValueHead, *, padding_free: bool = False):
         super().__init__()

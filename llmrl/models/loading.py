@@ -148,7 +148,7 @@ def export(
 
 
 def _save_adapter(model: PeftModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
-    """The active adapter's own files; peft puts one that is not called default into a folder of its name."""
+    """Write the active adapter's files; peft puts an adapter not called default into a folder of its name."""
     name = str(model.active_adapter)
     model.save_pretrained(str(folder), state_dict=weights, selected_adapters=[name])
     for file in (folder / name).glob("*"):
@@ -192,9 +192,9 @@ def _locate(path: str) -> Path:
 
 
 def outline(spec: Model, folder: Path) -> Path:
-    """What `materialize` gives, less the weights that it would make: config and tokenizer, for checks.
+    """A folder with the config and tokenizer of `materialize`, for checks; it makes no weights.
 
-    A built model's are written into `folder`, and those of a GGUF file that is not converted yet. Raises as
+    Those of a built model, and of a GGUF file that is not converted yet, are written into `folder`. Raises as
     `materialize` does.
     """
     if spec.build is not None:
@@ -241,7 +241,7 @@ def _blueprint(spec: Build) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
     try:
         config = AutoConfig.for_model(spec.architecture, **{**spec.config, **derived})
         with torch.device("meta"):
-            AutoModelForCausalLM.from_config(config)  # what the config allows and the architecture does not
+            AutoModelForCausalLM.from_config(config)  # the architecture may refuse a valid config
     except (StrictDataclassError, TypeError, ValueError, RuntimeError) as error:
         fault = " ".join(str(error).split())
         raise RecipeError(f"{key}.config: {spec.architecture} refuses {spec.config}: {fault}") from None
@@ -249,7 +249,7 @@ def _blueprint(spec: Build) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
 
 
 def _build(spec: Build, folder: Path, seed: int) -> Path:
-    """Made once: a note of what from is written last, so a folder with an equal note is whole."""
+    """The model's folder. A note of its recipe is written last, so a folder with an equal note is whole."""
     note, made_from = folder / "build.json", json.dumps({"seed": seed, **spec.model_dump()}, sort_keys=True)
     if note.is_file() and note.read_text(encoding="utf-8") == made_from:
         return folder

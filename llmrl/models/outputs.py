@@ -1,6 +1,6 @@
-"""What a language model's backbone says where it predicts response tokens, before any head.
+"""A language model's hidden states at the places where response tokens are predicted.
 
-A hidden state predicts the token after it, so what is said about token t is read at column t - 1.
+A hidden state predicts the token after it, so the output for token t is read at column t - 1.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Places:
         return torch.bincount(self.rows, minlength=self.shape[0]).tolist()
 
     def before(self, values: Tensor) -> Tensor:
-        """What stands one column before each response token, where it is predicted: [N, T, ...] to [R, ...]."""
+        """The values one column before each response token, where it is predicted: [N, T, ...] to [R, ...]."""
         return values[self.rows, self.columns - 1]
 
     def at(self, values: Tensor) -> Tensor:
-        """What stands at each response token: [N, T, ...] to [R, ...]."""
+        """The values at each response token: [N, T, ...] to [R, ...]."""
         return values[self.rows, self.columns]
 
     def spread(self, values: Tensor) -> Tensor:
@@ -55,12 +55,7 @@ class Places:
 
 
 def run_backbone(
-    backbone: Any,
-    token_ids: Tensor,
-    attention_mask: Tensor,
-    *,
-    padding_free: bool = False,
-    router_logits: bool = False,
+    backbone: Any, token_ids: Tensor, attention_mask: Tensor, *, padding_free: bool = False, router_logits: bool = False
 ) -> tuple[Tensor, list[Tensor]]:
     """Hidden states [N, T, d] and, if asked for, each mixture-of-experts layer's router logits [N, T, E].
 
@@ -94,7 +89,7 @@ def gradient_norm(slices: Iterable[Tensor], hidden: Tensor, vocabulary: int) -> 
 
     slices: the gradients g of the head's outputs, [s, V] at a time, in the order of hidden [T, d].
     The norm does not change when all h are rotated together, and T vectors span at most T dimensions: with H^T = Q R
-    the columns of R stand for the h. So what is held at once has V * min(T, d) numbers.
+    the columns of R replace the h, so that at most V * min(T, d) numbers are held at once.
     """
     hidden = hidden.float()
     if len(hidden) < hidden.shape[1]:

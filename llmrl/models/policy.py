@@ -1,7 +1,7 @@
-"""A language model as the trainer sees it: log-probabilities and entropies of the tokens it is asked about.
+"""A language model as the trainer sees it: log-probabilities and entropies of response tokens.
 
-The vocabulary-wide logits of a micro-batch are the largest tensor of training, so they never exist at once:
-the head runs over slices of the response tokens and is run again in the backward pass.
+The logits of a micro-batch are the largest tensor of training, so they never exist at once: the head runs over slices
+of the response tokens and is run again in the backward pass.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _OUTPUTS = {"logprobs", "entropy", "top_logprobs", "value_outputs", "head_gradie
 class Policy(nn.Module):
     """A causal language model, plain or with a LoRA adapter; its forward gives log-probabilities.
 
-    temperature: the one that was sampled at; the trainer's distribution is softmax(logits / temperature).
+    temperature: the sampler's; the trainer's distribution is softmax(logits / temperature).
     padding_free: run the rows as one packed row with restarting positions instead of padding them.
     value_head: a critic on this policy's hidden states; with detach_values its gradient stops at them (VL-DAC,
     arXiv 2508.04280). adapter: which of the adapters on one base is this policy's; default: the active one.
-    Raises RecipeError if the model does more to its logits than is known here.
+    Raises RecipeError if the model changes its logits in a way that `_scale` does not know.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Policy(nn.Module):
         self.value_head = value_head
         self.detach_values = detach_values
         self.adapter = adapter or (str(lm.active_adapter) if isinstance(lm, PeftModel) else None)
-        # how many slices the head runs in, given how many this process needs: ZeRO-3 makes it equal on all ranks
+        # from the slices that this process needs to those that the head runs in; ZeRO-3 makes them equal on all ranks
         self.agree_on_slices: Callable[[int], int] = lambda count: count
         self._check_logits()
 
@@ -84,7 +84,7 @@ class Policy(nn.Module):
         wanted: frozenset[str] = frozenset(),
         known: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Log-probability of each response token given all before it, the entropy there, and what else is `wanted`.
+        """Log-probability of each response token given all tokens before it, entropy, and the `wanted` outputs.
 
             token_ids        P0 P1 A0 A1        the hidden state of P1 predicts A0, of A0 predicts A1
             response_mask     0  0  1  1
@@ -101,8 +101,8 @@ class Policy(nn.Module):
             head_gradient_norms [N]                      || d(sum_t logprobs) / dW ||_F, W the LM head's weight
             head_gradients [K, V, d]                     d(sum_nt c logprobs) / dW for known["coefficients"] [N, T, K]
 
-        What is named old_... is so of the policy as it is now, for a caller who keeps it. The last two take W as a
-        weight of its own, also where it is the embedding too (GVM, arXiv 2505.02391). Raises as `check` does.
+        The outputs old_... are of the current weights too; the caller keeps them until they are old. The last two treat
+        W as separate from a tied embedding (GVM, arXiv 2505.02391). Raises as `check` does.
         """
         self.check(wanted)
         self.activate()
@@ -134,8 +134,8 @@ class Policy(nn.Module):
         return outputs
 
     def check(self, wanted: frozenset[str]) -> None:
-        """Raises RecipeError if the model has no routers that `wanted` asks about; ValueError if `wanted` names what
-        there is not, or a value head's outputs where there is no value head."""
+        """Raises RecipeError if `wanted` names routers' outputs and the model has no routers; ValueError if it names an
+        unknown output, or a value head's without a value head."""
         if unknown := wanted - _OUTPUTS:
             raise ValueError(f"wanted: no output named {', '.join(sorted(unknown))}")
         if routing := wanted & _ROUTING:
@@ -154,8 +154,8 @@ class Policy(nn.Module):
         return self.inner.config.get_text_config().vocab_size
 
     def _slices(self, tokens: int) -> int:
-        """How many slices of at most LOGIT_BYTES_PER_SLICE hold so many tokens' logits; one, even of no tokens:
-        every rank of a sharded engine has to run every layer."""
+        """The number of slices of at most LOGIT_BYTES_PER_SLICE for so many tokens' logits; at least one, since every
+        rank of a sharded engine has to run every layer."""
         return max(1, math.ceil(tokens / max(1, LOGIT_BYTES_PER_SLICE // (4 * self._vocabulary))))
 
     def _head(self, hidden: Tensor, targets: Tensor, *, most_likely: bool) -> dict[str, Tensor]:
@@ -199,9 +199,9 @@ class Policy(nn.Module):
         return weighted_gradients(slices, hidden, coefficients, self._vocabulary)
 
     def _logit_gradients(self, hidden: Tensor, targets: Tensor, count: int) -> Iterator[Tensor]:
-        """d log p(target) / dz of each token, z what the head puts out: [s, V] fp32 of one slice after the other.
+        """d log p(target) / dz of each token, z the head's output: [s, V] fp32, one slice after the other.
 
-        That is (onehot - p) / temperature, but for what `_scale` does to z, which is why it is left to autograd.
+        Without `_scale` this is (onehot - p) / temperature; autograd covers `_scale` too.
         """
         for h, t in zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True):
             z = self.inner.get_output_embeddings()(h).float()
@@ -212,7 +212,7 @@ class Policy(nn.Module):
             yield gradient
 
     def _scale(self, logits: Tensor) -> Tensor:
-        """What some architectures do to their logits after the head."""
+        """The logits after the scaling that some architectures apply to the head's output."""
         config = self.inner.config.get_text_config()
         if getattr(config, "logit_scale", None):  # Cohere
             logits = logits * config.logit_scale
@@ -262,7 +262,7 @@ def merged_weights(lm: nn.Module, gather: Gather = lambda parameters: nullcontex
 
 
 def _delta(layer: Any, adapter: str) -> Tensor:
-    """What a LoRA adapter adds to its layer's weight, in fp32 whatever the dtype of its factors."""
+    """The product of a LoRA adapter's factors, which is added to its layer's weight: fp32."""
     if adapter in layer.lora_A:
         product = layer.lora_B[adapter].weight.float() @ layer.lora_A[adapter].weight.float()
         transposed = layer.fan_in_fan_out

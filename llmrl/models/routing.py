@@ -1,4 +1,4 @@
-"""Which experts the routers of a mixture-of-experts model choose, and how far they drift."""
+"""The choices and the drift of the routers of a mixture-of-experts model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmrl.errors import RecipeError
 
 
 def require_routers(model: Any, wanted: str) -> None:
-    """Raises RecipeError, naming what is `wanted`, if a Hugging Face model has no routers that can be read."""
+    """Raises RecipeError, naming the `wanted` outputs, if a Hugging Face model has no routers that can be read."""
     reports = "router_logits" in model.base_model.can_record_outputs
     if not reports or not _experts_per_token(model):
         kind = model.config.model_type

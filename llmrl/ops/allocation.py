@@ -1,4 +1,4 @@
-"""How many completions each prompt of a step gets next, from what its first ones showed.
+"""How many more completions each prompt of a step gets, given the results of its first ones.
 
 Q prompts; counts are [Q] int64 and sum to the budget exactly. Ties go to the earlier prompt.
 """
@@ -32,8 +32,8 @@ def gvm(
         counts  = share_q budget, rounded to sum to the budget
 
     successes, samples: [Q] accepted and all samples so far; gradient_norms: [Q], mean norm of the accepted
-    samples' gradients; budget: 0-dim, completions to hand out. Prompts with p_q above max_rate, or of which fewer
-    than min_accepted of the budget would be accepted, get nothing. Where no prompt is left all get the same.
+    samples' gradients; budget: 0-dim, completions to hand out. A prompt with p_q above max_rate, or with fewer than
+    min_accepted completions expected to be accepted, gets none. If no prompt is left, all get the same.
     Raises ValueError if alpha is not positive, max_rate is outside [0, 1], or min_accepted or the budget is negative.
     Source: GVM-RAFT, arXiv 2505.02391.
     """
@@ -92,7 +92,7 @@ def _apportioned(raw: Tensor, total: int) -> Tensor:
 
 
 def _narrowing(n: int, std: float, confidence: float) -> float:
-    """What one more completion takes off the half-width."""
+    """How much narrower one more completion makes the half-width."""
     if n < 2:
         return math.inf
     return std * (_half_width(n, confidence) - _half_width(n + 1, confidence))

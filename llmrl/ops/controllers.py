@@ -1,12 +1,12 @@
 """Controllers: numbers that follow the run, stepped once after every training step.
 
     state = controller(state, metrics)      a new dict of floats; the old one is left as it is
-    state = controller(state, metrics, field)      of one that reads a field, None where the step did not measure it
-    state["value"]                          its output, 0-dim data under the controller's name
-    state["value/0"], ["value/1"], ...      the same of a controller whose output is a vector
+    state = controller(state, metrics, field)      with a field that it reads, None where the step did not measure it
+    state["value"]                          the output, 0-dim data under the controller's name
+    state["value/0"], ["value/1"], ...      the output of a controller that gives a vector
 
-An empty state is where a controller starts; with empty metrics it gives the initial state. A metric that a step did
-not measure, or that is not finite, leaves what depends on it as it was.
+With an empty state and empty metrics a controller gives its initial state. A metric that a step did not measure, or
+that is not finite, leaves the numbers that depend on it unchanged.
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ def adaptive_kl(state: State, metrics: Metrics, *, target: float = 0.1, horizon:
         error = clip(kl_k1 / target - 1, -0.2, 0.2)
         b     = b (1 + error trajectories / horizon)
 
-    Reads the metrics kl_k1, the step's mean per token, and trajectories, its number of samples. target: nats per
-    token; horizon: samples. Raises ValueError for a target or horizon that is not positive.
-    Source: arXiv 1909.08593.
+    Reads the metrics kl_k1, the step's mean per token, and trajectories, its number of samples. target: nats per token;
+    horizon: samples. Raises ValueError for a target or horizon that is not positive. Source: arXiv 1909.08593.
     """
     require_positive(target=target, horizon=horizon)
     state = {"value": 1.0} | state
@@ -115,11 +114,10 @@ def hypervolume(
 
         value = 0.5 + 1.5 tanh(gain)        gain = HV(front + {s}) - HV(front)
 
-    s: the metrics named by objectives, all to be maximised; HV(front): the volume that the points of the front
-    dominate, measured from the reference, exact. reference: one number per objective; by default the first
-    evaluation's scores, which then change nothing. Steps without all of the objectives leave the factor as it is.
-    Raises ValueError without objectives, or if reference has another length.
-    Source: arXiv 2509.11452.
+    s: the metrics named by objectives, all to be maximised; HV(front): the exact volume between the reference and the
+    points of the front. reference: one number per objective; by default the first evaluation's scores, so the first
+    evaluation leaves the factor at 1. Steps without all of the objectives leave the factor as it is. Raises ValueError
+    without objectives, or if reference has another length. Source: arXiv 2509.11452.
     """
     if not objectives:
         raise ValueError("objectives: () is not valid, expected names of metrics")
@@ -148,10 +146,9 @@ def reward_influence(
 
         log w_k = log w_k + learning_rate I_k / mu        w = softmax(log w), equal at the start
 
-    influence: I_k = sum_j cos(g_k, g_j), g_k the policy gradient under reward function k alone. K is not known before
-    they are first measured: until then the output is the single weight 1, which stands for equal weights. Raises
-    ValueError for a learning_rate or mu that is not positive, or if the number of influences changes. Source: arXiv
-    2509.11452.
+    influence: I_k = sum_j cos(g_k, g_j), g_k the policy gradient under reward function k alone. Before the first
+    measurement K is not known, and the output is the single weight 1, which stands for equal weights. Raises ValueError
+    for a learning_rate or mu that is not positive, or if the number of influences changes. Source: arXiv 2509.11452.
     """
     require_positive(learning_rate=learning_rate, mu=mu)
     state = state or {"value/0": 1.0}

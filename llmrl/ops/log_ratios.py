@@ -30,7 +30,7 @@ def token(logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> Tens
 
 
 def behaviour(logprobs: Tensor, rollout_logprobs: Tensor, response_mask: Tensor) -> Tensor:
-    """Each token's log ratio to the policy that sampled it, stale weights and the sampler's arithmetic included.
+    """Each token's log ratio to the policy that sampled it, so stale weights and the sampler's arithmetic count.
 
         log r_t = logprobs_t - rollout_logprobs_t
 
@@ -46,10 +46,9 @@ def router_aware(
 
         log r'_t = log r_t + sg(log max(exp(-router_drift_t), floor))
 
-    router_drift: mean |log router - log router_old| over layers and the old policy's chosen experts, >= 0. It is a
-    weight on the ratio: its gradient is stopped, as the router must not learn to drift. All [N, T]; the result is 0
-    where response_mask is False. Raises ValueError if floor, a ratio, lies outside (0, 1].
-    Source: RSPO, arXiv 2510.23027.
+    router_drift: mean |log router - log router_old| over layers and the old policy's chosen experts, >= 0. Its gradient
+    is stopped: it is a weight on the ratio. All [N, T]; the result is 0 where response_mask is False. Raises ValueError
+    if floor, a ratio, lies outside (0, 1]. Source: RSPO, arXiv 2510.23027.
     """
     if not 0 < floor <= 1:
         raise ValueError(f"floor: {floor} is not valid, expected a number above 0 and at most 1")
@@ -78,9 +77,9 @@ def trajectory(logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) ->
 
         log p_t = sg(sum_k (logprobs_k - old_logprobs_k)) + L (logprobs_t - sg(logprobs_t))
 
-    L counts the trajectory's response tokens. sequence_mean gives each token 1 / L, so that the loss -A p has the value
-    and the gradient of the mean over trajectories of -A_i pi(y_i) / pi_old(y_i), while credit that differs between
-    tokens stays with its token. Clip bounds are those of token ratios, though a sum strays much further.
+    L counts the trajectory's response tokens. sequence_mean weighs each token by 1 / L, so the loss -A p has the value
+    and the gradient of the mean over trajectories of -A_i pi(y_i) / pi_old(y_i), also where A differs between tokens.
+    Clip bounds are those of token ratios, though a sum moves much further from 0.
     All [N, T]; the result is 0 where response_mask is False. Source: Back to Basics (RLOO), arXiv 2402.14740.
     """
     difference = token(logprobs, old_logprobs, response_mask).double()

@@ -1,7 +1,7 @@
 """Penalties per token, unreduced; the loss adds each one times a positive weight.
 
 The KL estimators hold for tokens sampled from the current policy; d_t = logprobs_t - ref_logprobs_t.
-What a penalty measures and what its gradient moves are two things:
+The gradient of an estimator is not the gradient of the divergence that it estimates:
 
                   value, averaged over pi      gradient, averaged over pi
     kl_k1         KL(pi || ref)                0
@@ -84,7 +84,7 @@ def gated_kl(logprobs: Tensor, ref_logprobs: Tensor, kl_gate: Tensor) -> Tensor:
         penalty_t = kl_gate d_t^2 / 2
 
     logprobs, ref_logprobs: [N, T]; kl_gate: 0-dim. Source: SAFE, arXiv 2602.04651, whose penalty is a number without
-    gradient; the coefficient is that number's slope in the KL, and kl_k2 moves the KL.
+    gradient; kl_gate is that number's slope in the KL, and kl_k2 has the gradient of the KL.
     """
     return kl_gate * kl_k2(logprobs, ref_logprobs)
 
@@ -102,7 +102,7 @@ def proximal_kl(log_ratio: Tensor) -> Tensor:
 
 
 def absolute_log_ratio(log_ratio: Tensor) -> Tensor:
-    """The distance to the old policy's log-probability; KL-Cov puts it on the few most covariant tokens.
+    """The distance to the old policy's log-probability; KL-Cov applies it to the few most covariant tokens.
 
         penalty_t = |log_ratio_t|
 
@@ -112,7 +112,7 @@ def absolute_log_ratio(log_ratio: Tensor) -> Tensor:
 
 
 def nll(logprobs: Tensor) -> Tensor:
-    """Negative log-likelihood of the tokens: imitation of those that a token weight selects, such as correct ones.
+    """Negative log-likelihood of the tokens: imitates those that a token weight selects, such as correct ones.
 
         penalty_t = -log pi(y_t)
 
@@ -146,8 +146,8 @@ def entropy_window(
         b = 1 - 0.2 (1 - exp(-2 u)), u = 2 progress          in the first half of the stage
             0.8 exp(-3 u),           u = 2 progress - 1      in the second; b = 1 without anneal
 
-    entropy: [N, T] in nats, with gradient; entropy_history, progress: 0-dim. Before the first step, h = nan, it
-    is 0. Add entropy_bonus for the rest of the method. Raises ValueError unless 0 <= low <= high.
+    entropy: [N, T] in nats, with gradient; entropy_history, progress: 0-dim. Before the first step, where h is nan, the
+    penalty is 0. EPO adds entropy_bonus. Raises ValueError unless 0 <= low <= high.
     Source: EPO, arXiv 2509.22576, whose released penalty is constant outside the window and so has no gradient.
     """
     refuse_negative(low=low)

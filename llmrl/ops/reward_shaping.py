@@ -1,11 +1,11 @@
-"""Changes to the rewards before the advantage sees them, on the whole batch, from data that no verifier has.
+"""Changes to the rewards before the advantage reads them, on the whole batch, from data that no verifier has.
 
     response_mask   0  0  1  1  1  0  0  1  1  .
     rewards         0  0  0  0  r  0  0  0  R  .     outcome = r + R
     shaped          0  0  0  0  r  0  0  0  S  .     outcome = r + S: the change sits on the last response token
 
-Turn rewards stay where they are, unless a piece says that it replaces the outcome. Results are fp32 [N, T] and 0
-off the mask; a trajectory without response tokens gets nothing and is in no group.
+Turn rewards stay where they are, except in negative_entropy. Results are fp32 [N, T] and 0 off the mask; a trajectory
+without response tokens gets nothing and is in no group.
 """
 
 from __future__ import annotations
@@ -57,10 +57,9 @@ def perplexity_bonus(
         R'_i = R_i + omega_p min(|R_i| / kappa, alpha B_i)        B_i = -mean_t old_logprobs, in nats
 
     omega_p falls in `stairs` steps from omega to 0 over the stage. kappa above 1 keeps the sign of R_i, so a wrong
-    answer never beats a right one by surprise; an outcome of 0 gets nothing, so failures need one below 0 to
-    receive any. rewards, response_mask, old_logprobs: [N, T]; progress: 0-dim. kappa, alpha and omega are ours, as
-    the source's were not found. Raises ValueError for kappa or stairs not above 0, alpha or omega below 0.
-    Source: CDE, arXiv 2509.09675.
+    answer never beats a right one by surprise; an outcome of 0 gets no bonus. rewards, response_mask, old_logprobs: [N,
+    T]; progress: 0-dim. The source does not state kappa, alpha and omega; the defaults are ours. Raises ValueError for
+    kappa or stairs not above 0, alpha or omega below 0. Source: CDE, arXiv 2509.09675.
     """
     surprise = -row_means(old_logprobs, response_mask)
     worth = outcomes(rewards, response_mask)
@@ -69,7 +68,7 @@ def perplexity_bonus(
 
 
 def negative_entropy(rewards: Tensor, response_mask: Tensor, old_entropy: Tensor) -> Tensor:
-    """Confidence in place of every reward, turn rewards included: nothing of a label remains.
+    """Confidence in place of every reward, turn rewards included: no label is read.
 
         R'_i = -mean_t H_t        H_t = entropy of the old policy at token t, in nats
 
@@ -81,7 +80,7 @@ def negative_entropy(rewards: Tensor, response_mask: Tensor, old_entropy: Tensor
 
 
 def scaled(rewards: Tensor, response_mask: Tensor, hypervolume: Tensor) -> Tensor:
-    """Every reward times one number: how much of late the policy has widened the front of its objectives.
+    """Every reward times the controller hypervolume, which measures recent progress on the Pareto front.
 
         r'_t = hypervolume r_t
 
@@ -94,12 +93,12 @@ def scaled(rewards: Tensor, response_mask: Tensor, hypervolume: Tensor) -> Tenso
 def weighted_components(
     rewards: Tensor, response_mask: Tensor, reward_components: Tensor, reward_influence: Tensor
 ) -> Tensor:
-    """The reward functions mixed anew, each by its influence on the others' gradients.
+    """The reward functions reweighted, each by its influence on the others' gradients.
 
         R'_i = R_i + sum_k (K w_k - 1) c_ik        which is sum_k K w_k c_ik where the components make up R_i
 
-    w = reward_influence sums to 1, so equal weights change nothing. What no component covers, such as turn
-    rewards, stays. rewards, response_mask: [N, T]; reward_components: [N, K], weighted as the recipe says;
+    w = reward_influence sums to 1, so equal weights change nothing. Rewards outside the components, such as turn
+    rewards, stay. rewards, response_mask: [N, T]; reward_components: [N, K], weighted as the recipe says;
     reward_influence: [K]. Source: dynamic reward weighting, arXiv 2509.11452.
     """
     factors = len(reward_influence) * reward_influence - 1

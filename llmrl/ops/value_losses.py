@@ -1,9 +1,8 @@
 """Losses of a critic per token, unreduced.
 
-outputs [N, T, H] are what the critic's heads say now, with gradient; old_outputs what they said at step start;
-returns [N, T] the targets of tokens, grades [N] those of trajectories. A token whose return is nan has no
-target, as all tokens of a trajectory whose grade is -1 and all tokens off the response mask: its loss and its
-gradient are 0, whatever lies in its outputs. stats are 0 there.
+outputs [N, T, H] are the critic's heads, with gradient; old_outputs are the same at step start; returns [N, T] are the
+targets of tokens, grades [N] those of trajectories. A token whose return is nan, a trajectory whose grade is -1, and
+all tokens off the response mask have no target: their loss, gradient and stats are 0.
 """
 
 from __future__ import annotations
@@ -46,16 +45,15 @@ def bootstrapped(
     fraction: float = 0.5,
     clip: float | None = None,
 ) -> TokenLoss:
-    """The squared loss, each head on its own random part of the trajectories, so that heads differ where data is rare.
+    """The squared loss with each head on its own random part of the trajectories; heads then differ where data is rare.
 
         loss_t = 1 / (fraction H) sum_j used_ij 1/2 (v_tj - R_t)^2        clip as in `squared`
         used_ij = frac(u_i + j g) < fraction        u_i = uniform_noise[i, 0], g = 0.618..., j = 0 ... H - 1
 
     outputs, old_outputs: [N, T, H]; returns, uniform_noise: [N, T]. A head uses each trajectory with probability
-    `fraction`, for the whole step; the golden ratio spreads the H windows evenly, so every trajectory is used by
-    about fraction H heads. At fraction 1 this is `squared`. stats: those of `squared`.
-    Raises ValueError for a fraction outside (0, 1] or a clip that is not positive.
-    Source: CDE, arXiv 2509.09675.
+    `fraction`, for the whole step; the golden ratio spreads the H windows evenly, so every trajectory is used by about
+    fraction H heads. At fraction 1 this is `squared`. stats: those of `squared`. Raises ValueError for a fraction
+    outside (0, 1] or a clip that is not positive. Source: CDE, arXiv 2509.09675.
     """
     require_fraction(fraction=fraction)
     require_positive(fraction=fraction)
@@ -82,11 +80,10 @@ def huber(
         loss_t = mean_j h(v_tj - R_t)
         loss_t = mean_j 1/2 (h(v_tj - R_t) + h(clip(v_tj, old_tj - clip, old_tj + clip) - R_t))    with clip
 
-    outputs, old_outputs: [N, T, H]; returns: [N, T]. With clip the pull is halved, not removed, where a head has
-    moved by more than it. With softmin_temperature the loss is that of one value, the heads' soft minimum
-    (values.softmin), which is SAFE's; without it each head learns the return by itself. stats: as in `squared`.
-    Raises ValueError for a delta, clip or softmin_temperature that is not positive.
-    Source: Huber 1964; SAFE, arXiv 2602.04651.
+    outputs, old_outputs: [N, T, H]; returns: [N, T]. With clip the pull is halved, not removed, where a head has moved
+    by more than it. With softmin_temperature the loss is that of one value, the heads' soft minimum (values.softmin),
+    which is SAFE's; without it each head learns the return by itself. stats: as in `squared`. Raises ValueError for a
+    delta, clip or softmin_temperature that is not positive. Source: Huber 1964; SAFE, arXiv 2602.04651.
     """
     require_positive(delta=delta)
     heads, old, target = _where_known(returns, outputs, old_outputs)
@@ -108,11 +105,10 @@ def categorical(outputs: Tensor, returns: Tensor, *, low: float, high: float, sm
         q_k = max(0, 1 - |z_k - R| / w)                                        smoothing 0 (two-hot)
         q_k ~ Phi((z_k + w/2 - R) / s) - Phi((z_k - w/2 - R) / s), sum 1       s = smoothing w (HL-Gauss)
 
-    outputs: [N, T, K]; returns: [N, T], held within [low, high]. Two-hot has R as its mean. HL-Gauss spreads
-    it over neighbours, which learns better; its mean is nearly R, but for returns within some 2 s of an end, which
-    it draws inwards: leave a margin. stats: value_error, |expectation - R_t|; returns_outside, the share of
-    returns out of [low, high].
-    Raises ValueError for a low that is not below high, fewer than 2 outputs, or a negative smoothing.
+    outputs: [N, T, K]; returns: [N, T], clamped to [low, high]. Two-hot has R as its mean. HL-Gauss spreads R over
+    neighbouring bins, which learns better; its mean is nearly R, except within some 2 s of low and high, where it lies
+    further inwards: leave a margin. stats: value_error, |expectation - R_t|; returns_outside, the share of returns out
+    of [low, high]. Raises ValueError for a low that is not below high, fewer than 2 outputs, or a negative smoothing.
     Source: Stop Regressing, arXiv 2403.03950; HL-Gauss, arXiv 1806.04613.
     """
     refuse_negative(smoothing=smoothing)

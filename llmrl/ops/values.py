@@ -1,7 +1,6 @@
 """How the outputs of a critic become one value per token.
 
-outputs: [N, T, H], what the critic's H heads say of the prefix before token t. Everything is fp32 and carries
-gradient.
+outputs: [N, T, H], the critic's H heads for the prefix before token t. Everything is fp32 and carries gradient.
 """
 
 from __future__ import annotations

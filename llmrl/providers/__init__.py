@@ -1,8 +1,8 @@
 """Providers: they fill in the fields of llmrl/fields.py that some piece reads and a batch does not have by itself.
 
 A provider is a piece like any other: its positional parameters are data, its keyword-only ones are settings. It fills
-in the field of its own name, or those of its mark `provides`, and runs where one of them is read. Beside fields, which
-are then provided first, it may read
+in the field of its own name, or those of its mark `provides`, and runs if a piece reads one of them. It may read other
+fields, which are then provided first, and
 
     batch, groups           the packed trajectories, and the groups that they came from
     policy, critic          the trained models (see Learner.measure), as they are before the step's first update
@@ -12,9 +12,9 @@ are then provided first, it may read
     wanted                  which of its fields are read
     reading                 the piece that reads a critic's outputs as values
 
-and gives a tensor, or a mapping of its fields to tensors. One that reads `collector` or `prepared` runs while a round
-is gathered, before there is a batch: it gives the groups with its field in `known`. One of a field for an allocation
-reads `groups` and `policy`.
+It returns a tensor, or a mapping of its fields to tensors. A provider that reads `collector` or `prepared` runs while a
+round is gathered, before there is a batch, and returns the groups with its field in `known`. A provider of a field for
+an allocation reads `groups` and `policy`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from llmrl.fields import FIELDS
 from llmrl.pieces import functions_of, import_function
 
 BESIDE = [import_function(field.provider, "providers") for field in FIELDS if field.provider]
-"""Providers that stand beside the one piece that reads them, as the rows of their fields say."""
+"""Providers that are defined beside the only piece that reads them, as the rows of their fields say."""
 CATALOGUE: dict[str, Callable[..., Any]] = {
     **functions_of(sys.modules[__name__]),
     **{function.__name__: function for function in BESIDE},

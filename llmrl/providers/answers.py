@@ -1,4 +1,4 @@
-"""How likely the gold answer has become after each segment of a completion, by the policy."""
+"""The policy's probability of the gold answer after each segment of a completion."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def answer_logprobs(
         token_ids         P0 P1 A0 A1 \\n A2 A3
         answer_logprobs    .  b  .  .  j  .  k      b without reasoning, j and k after each segment, nan elsewhere
 
-    delimiter ends a segment of the completion. Of each completion the `max_segments` segments whose first token had
-    the highest entropy are measured, each in a forward pass of its own. answer: the gold answer as the model would
-    write it, a template. Raises RecipeError if a row lacks a column of it. Source: RePro, arXiv 2512.01925.
+    delimiter: the end of a segment. Of each completion the `max_segments` segments whose first token had the highest
+    entropy are measured, each in its own forward pass. answer: a template of the gold answer as the model would write
+    it. Raises RecipeError if a row lacks a column of the template. Source: RePro, arXiv 2512.01925.
     """
     golds = [_gold(group, tokenizer, answer) for group in groups for _ in group.trajectories]
     places: list[tuple[int, int]] = []
@@ -73,7 +73,7 @@ def _segment_ends(token_ids: Tensor, tokens: list[int], tokenizer: Any, delimite
         if delimiter in unread:
             ends.append(column)
             unread = unread.rsplit(delimiter, 1)[1]
-        unread = unread[-len(delimiter) :]  # the rest can no longer be part of one
+        unread = unread[-len(delimiter) :]  # earlier text can no longer be part of a delimiter
     return ends if ends and ends[-1] == tokens[-1] else [*ends, tokens[-1]]
 
 

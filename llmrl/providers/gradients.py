@@ -1,4 +1,4 @@
-"""Fields that say what the policy's gradient at the LM head measures."""
+"""Fields measured from the policy's gradient at the LM head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields that the policy, the reference and the critic say of a batch before any update."""
+"""Fields that the policy, the reference and the critic give a batch before any update."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmrl.pieces import Piece
 
 @provides("old_logprobs", "old_entropy", "old_top_ids", "old_top_logprobs", "old_router_ids", "old_router_logprobs")
 def old_policy(batch: Batch, policy: Any, wanted: Collection[str]) -> dict[str, Tensor]:
-    """What the policy says before the step's first update, all in one pass: [N, T, ...] each."""
+    """The policy's outputs before the step's first update, all in one pass: [N, T, ...] each."""
     outputs = {name: str(BY_NAME[name].of_model) for name in wanted}
     found = policy.measure(batch, *outputs.values())
     return {name: found[output] for name, output in outputs.items()}
@@ -33,6 +33,6 @@ def old_outputs(batch: Batch, critic: Any) -> Tensor:
 
 @provides("values", "value_std")
 def values(old_outputs: Tensor, response_mask: Tensor, reading: Piece) -> dict[str, Tensor]:
-    """What the critic's outputs say a prefix is worth, and their standard deviation over heads: [N, T] each."""
+    """The critic's value of each prefix, and the standard deviation of its outputs over heads: [N, T] each."""
     read = reading({"outputs": old_outputs}) * response_mask
     return {"values": read, "value_std": old_outputs.std(dim=-1, correction=0)}

@@ -1,4 +1,4 @@
-"""Fields that say something of each question, learnt by sampling it besides."""
+"""Fields of each question that are measured by sampling the question anew."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmrl.types import Group, Prompt
 
 
 def greedy_rewards(groups: Sequence[Group], collector: Collector, params: SamplingParams) -> list[Group]:
-    """The groups with the reward of a greedy answer to the same question, nan where it failed; it is never trained on.
+    """The groups with the reward of a greedy answer, never trained on, to the same question; nan where it failed.
 
     Source: ReMax, arXiv 2310.10505.
     """
@@ -32,7 +32,7 @@ def greedy_rewards(groups: Sequence[Group], collector: Collector, params: Sampli
 
 
 def _greedy(params: SamplingParams) -> SamplingParams:
-    """The same for every author, without chance."""
+    """Greedy sampling parameters for every author."""
     others = {name: _greedy(other) for name, other in params.others.items()}
     return replace(params, temperature=0.0, top_p=1.0, top_k=None, others=others)
 
@@ -40,7 +40,7 @@ def _greedy(params: SamplingParams) -> SamplingParams:
 def _mean_rewards(
     prompts: Sequence[Prompt], sample: Callable[..., list[Group]], *, samples: PositiveInt = 8
 ) -> tuple[dict[str, float], list[Group]]:
-    """The mean reward of the policy on each prompt, by its id, over those of `samples` completions that were scored."""
+    """The policy's mean reward on each prompt, by prompt id, over the scored ones of `samples` completions."""
     groups = sample(prompts, group_size=samples)
     means = {}
     for group in groups:

@@ -34,10 +34,8 @@ _RENAMED = (
     (re.compile(r"\\neq(?![a-zA-Z])|!="), r"\\ne "),
     (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
     (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
-    (
-        re.compile(r"\A[^:]*(?:[<>]|\\[lg]e(?![a-zA-Z]))[^:]*:\s*([(\[].*[)\]])\s*\Z", re.DOTALL),
-        r"\1",
-    ),  # x > 1: (1, 2)
+    # x > 1: (1, 2)
+    (re.compile(r"\A[^:]*(?:[<>]|\\[lg]e(?![a-zA-Z]))[^:]*:\s*([(\[].*[)\]])\s*\Z", re.DOTALL), r"\1"),
     (re.compile(r"\\(?:varnothing|oslash)(?![a-zA-Z])"), r"\\emptyset "),
     (re.compile(r"\^\s*\{\s*\\circ\s*\}"), r"^\\circ"),
     (re.compile(r"\\degree(?![a-zA-Z])"), r"^\\circ"),

@@ -1,4 +1,4 @@
-"""Reward functions as a recipe names them, and the scoring of a group by all of them.
+"""A recipe's reward functions, and the scoring of a group by all of them.
 
 A reward function's positional parameters are its data, taken by name for one trajectory:
 
@@ -7,7 +7,7 @@ A reward function's positional parameters are its data, taken by name for one tr
     row                the whole data row
     stop_reason        why the trajectory ended: one of llmrl.types.StopReason
     completion_tokens  how many tokens were sampled
-    episode            all that happened around the question: the trajectories of every author
+    episode            the trajectories of every author
     <column>           any column of the data row, by its name
     group              alone: the function is called once per group and returns a list, one result each
 
@@ -43,7 +43,7 @@ BUILT_IN_DATA = frozenset({"completion", "prompt", "row", "stop_reason", "comple
 def _run_settings(
     *, weight: float = 1.0, deadline_seconds: PositiveFloat = 10.0, retries: NonNegativeInt = 1
 ) -> dict[str, Any]:
-    """The settings that every reward has, beside its function's own."""
+    """The settings that every reward has in addition to its function's own."""
     return {"weight": weight, "deadline_seconds": deadline_seconds, "retries": retries}
 
 
@@ -76,7 +76,7 @@ class Reward:
 
     @property
     def grades(self) -> int | None:
-        """How many grades the function says that it gives; None if it gives none. See llmrl.marks."""
+        """The number of grades by the function's mark (llmrl.marks.gives_grades); None without the mark."""
         return getattr(self.piece.function, "grades", None)
 
     @classmethod
@@ -97,7 +97,7 @@ class Reward:
 
 
 def _check_names(name: str, own: Mapping[str, Any]) -> None:
-    """The faults that only both lists of settings show: a misspelt common one, and a clash between the two."""
+    """Raises RecipeError for a misspelt common setting, and for a setting with the name of a common one."""
     try:
         function = pkgutil.resolve_name(name) if ":" in name else REWARDS[name]
         parameters = inspect.signature(function).parameters.values()
@@ -129,9 +129,9 @@ class Rewards:
     def from_specs(cls, specs: Mapping[str, Mapping[str, Any] | None], *, workers: Workers) -> Rewards:
         """The set from a recipe's `rewards:` mapping of names to settings.
 
-        A name is a built-in one or `module:function`. Every reward takes the settings `weight` (1.0),
-        `deadline_seconds` (10, unless the function is marked otherwise) and `retries` (1) beside its own. Raises
-        RecipeError with all faults at once.
+        A name is a built-in one or `module:function`. Every reward takes its own settings and `weight` (1.0),
+        `deadline_seconds` (10, unless the function is marked otherwise) and `retries` (1). Raises RecipeError with all
+        faults at once.
         """
         rewards, faults = [], []
         for name, settings in specs.items():
@@ -168,9 +168,9 @@ class Rewards:
     async def score(self, group: Group) -> None:
         """Fill in every trajectory's scores and reward, all rewards and trajectories concurrently.
 
-        reward = sum over rewards of weight * value, turn_rewards likewise of their turn values. A trajectory
-        that a reward failed on, retries included, gets `failure` instead, and nan for its reward; one that had
-        failed before is left as it was. Raises RecipeError for a column that the row lacks.
+        reward = sum over rewards of weight * value; turn_rewards are the same sums of turn values. A trajectory on
+        which a reward failed, retries included, gets `failure` and the reward nan; one that had failed before stays as
+        it was. Raises RecipeError for a column that the row lacks.
         """
         self.check_columns(group.prompt.row)
         live = replace(group, trajectories=[one for one in group.trajectories if one.failure is None])
@@ -206,13 +206,13 @@ class Rewards:
         return results
 
     async def _attempt(self, reward: Reward, part: Group) -> list[Score | Failure]:
-        """The part's scores: those of an equal call before it, or under way, if the function is marked (see cache)."""
+        """The part's scores; a function marked by `cached_by` shares them with equal calls, also concurrent ones."""
         available = {"group": part} if reward.per_group else _data(part.trajectories[0])
         args = [available[name] for name in reward.piece.data]
         key = cache_key(reward.piece.function, args, reward.piece.settings)
         if key is None:
             return await self._scored(reward, part, args)
-        turns = tuple(_actor_turns(trajectory) for trajectory in part.trajectories)  # what turn_values must fit
+        turns = tuple(_actor_turns(trajectory) for trajectory in part.trajectories)  # the lengths of turn_values
         return await self.cache.get(
             (reward.name, turns, key),
             lambda: self._scored(reward, part, args),
@@ -253,7 +253,7 @@ class Rewards:
 
 
 def _parts(reward: Reward, group: Group) -> list[Group]:
-    """What one call takes: the group, or a trajectory of it."""
+    """The arguments of each call: the group, or each of its trajectories alone."""
     return [group] if reward.per_group else [replace(group, trajectories=[one]) for one in group.trajectories]
 
 

@@ -1,4 +1,4 @@
-"""Results of reward functions that depend on nothing but a key, so that equal completions are graded once."""
+"""A cache of reward functions' results by a key, so that equal completions are graded once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Result = TypeVar("Result")
 
 
 def cached_by(key: Callable[..., Hashable | None]) -> Callable[[Function], Function]:
-    """Marks a reward function whose results are the same wherever `key` gives the same; None is never the same.
+    """Marks a reward function whose results are equal for equal keys; a key of None is never cached.
 
-    `key` takes what the function takes. It runs in the trainer's process, once per completion: it must be cheap, and
+    `key` takes the function's arguments. It runs in the trainer's process, once per completion: it must be cheap, and
     safe with any completion.
     """
 
@@ -29,7 +29,7 @@ def cached_by(key: Callable[..., Hashable | None]) -> Callable[[Function], Funct
 
 
 def cache_key(function: Callable[..., Any], args: Sequence[Any], settings: Mapping[str, Any]) -> Hashable | None:
-    """The call's key; None for a function without the mark, and where the key cannot be had: the call says why."""
+    """The call's key; None for a function without the mark, and if `key` raises, as the call then does too."""
     key = getattr(function, "cache_key", None)
     if key is None:
         return None
@@ -42,7 +42,7 @@ def cache_key(function: Callable[..., Any], args: Sequence[Any], settings: Mappi
 
 
 class ResultCache(Generic[Result]):
-    """The results of the last `size` keys that were asked for. `hits` counts those that needed no call of their own."""
+    """The results of the last `size` keys that were asked for. hits: requests that needed no call of their own."""
 
     def __init__(self, size: int = MAX_RESULTS):
         self.hits = 0
@@ -53,9 +53,9 @@ class ResultCache(Generic[Result]):
     async def get(
         self, key: Hashable, call: Callable[[], Awaitable[Result]], *, keep: Callable[[Result], bool]
     ) -> Result:
-        """The key's result: a kept one, that of a call under way, or that of `call`, which is then kept if `keep` says.
+        """The key's result, kept or from a running call, else that of `call`, which is kept if `keep(result)`.
 
-        A call that several wait for goes on until none of them waits any more.
+        A shared call is cancelled once all that wait for it are cancelled.
         """
         if key in self._results:
             self.hits += 1

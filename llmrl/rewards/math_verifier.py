@@ -1,4 +1,4 @@
-r"""The verifier of mathematical answers: is the completion's final answer the gold answer?
+r"""The verifier of mathematical answers: it compares the completion's final answer with the gold answer.
 
 completion ──extraction──> one answer ──normal_form──> compared with the gold, first rule that applies:
     identical text                       \dfrac12 = \frac{1}{2}
@@ -67,12 +67,11 @@ def math_verifier(
 ) -> Score:
     r"""The value 1 if the completion's final answer equals the gold `answer`, else 0.
 
-    extract: the place of the final answer. "boxed": the last `\boxed{}`; "last_number": the last number of the
-    text; "boxed_or_last": the last `\boxed{}`, or the last number if nothing is boxed; "tag": the last
-    `<tag>...</tag>`. A box or tag left open is no answer, and a completion without an answer is wrong.
-    percent: the meaning of 50%. "unit": 50, since the sign is a unit like any other; "ratio": 0.5; "either": both.
-    A unit or currency on one side only is ignored ("5 cm" = 5); two different known units are unequal.
-    Raises ValueError if the gold answer cannot be read.
+    extract: the place of the final answer. "boxed": the last `\boxed{}`; "last_number": the last number of the text;
+    "boxed_or_last": the last `\boxed{}`, or the last number if nothing is boxed; "tag": the last `<tag>...</tag>`. A
+    box or tag left open is no answer, and a completion without an answer is wrong. percent: the meaning of 50%. "unit":
+    50, since the sign is a unit like any other; "ratio": 0.5; "either": both. A unit or currency on one side only is
+    ignored ("5 cm" = 5); two different known units are unequal. Raises ValueError if the gold answer cannot be read.
     """
     gold = _gold(str(answer))
     found = _extracted(completion, extract, tag)

@@ -1,4 +1,4 @@
-"""Rewards for the form of an answer, such as its length; none of them says whether the answer is right."""
+"""Rewards for the form of an answer, such as its length; none of them is a verdict."""
 
 from __future__ import annotations
 

@@ -28,11 +28,10 @@ class CrashError(Exception):
 
 
 class Workers:
-    """`count` processes that run functions under a deadline; one that overstays is killed and replaced.
+    """`count` processes that run functions under a deadline; one that passes its deadline is killed and replaced.
 
     Processes are spawned, never forked, so they hold neither the parent's model nor its threads, and they do
-    not import the script being run. Each may map at most `memory_gb` of memory. The pool starts at the first
-    `run`.
+    not import the main script. Each may map at most `memory_gb` GiB of memory. The pool starts at the first `run`.
     """
 
     def __init__(self, count: int, *, memory_gb: float = 4.0):
@@ -42,21 +41,17 @@ class Workers:
         self._pool: ProcessPool | None = None
 
     def warm(self, modules: Iterable[str]) -> None:
-        """Modules that a process imports before it takes its first task, outside any deadline.
+        """Adds modules that a process imports, outside any deadline, before its first task.
 
-        A module's `warm_up()`, if it has one, is called too: it is where slow, lazy imports belong.
+        A module's `warm_up()`, if it has one, is called too: slow, lazy imports belong there.
         """
-        # The pool pickles this very list whenever it starts a process, so later ones see later modules.
+        # The pool pickles this very list whenever it starts a process, so later processes see later modules.
         self._modules.extend(name for name in modules if name not in self._modules)
 
     async def run(
-        self,
-        function: Callable[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        deadline_seconds: float,
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], deadline_seconds: float
     ) -> Any:
-        """`function(*args, **kwargs)` in another process; the deadline counts from when a process takes it.
+        """`function(*args, **kwargs)` in another process; the deadline begins when a process takes the call.
 
         Raises TimeoutError past the deadline, ValueError if the function raised one or if the call cannot
         be sent to another process, CrashError for any other exception or the death of the process.
@@ -121,8 +116,8 @@ class Workers:
 def _hide_main() -> None:
     """Keep pool processes from importing the parent's script, which may lack a `__main__` guard.
 
-    multiprocessing tells each spawned process where the parent's main module is; ours are not told. Other
-    users of multiprocessing in this program are left as they were.
+    multiprocessing tells each spawned process the parent's main module, except processes of our pools. Other users of
+    multiprocessing in this program are not affected.
     """
     if getattr(spawn.get_preparation_data, "hides_main", False):
         return
@@ -140,7 +135,7 @@ def _hide_main() -> None:
 
 
 def _start_process(memory_bytes: int, modules: list[str]) -> None:
-    # What asks the trainer's process group to stop is for the trainer, which still needs this step's grades.
+    # A signal to the trainer's process group must not reach this process: the trainer still needs the step's grades.
     os.setpgid(0, 0)
     # Without a handler in Python, a kill also ends a function that never leaves C.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -152,14 +147,14 @@ def _start_process(memory_bytes: int, modules: list[str]) -> None:
     cap = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (cap, hard))
     for name in modules:
-        # A module that cannot be imported fails each call that needs it, with a message; not the pool.
+        # A module that cannot be imported must not break the pool: each call that needs it fails with a message.
         with contextlib.suppress(Exception):
             module = importlib.import_module(name)
             getattr(module, "warm_up", lambda: None)()
 
 
 def _exit_with_parent() -> None:
-    """A function stuck in a loop would otherwise outlive a trainer that was killed."""
+    """End with the parent; a function stuck in a loop would otherwise outlive a killed trainer."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,7 +1,7 @@
 """The samplers that a recipe can name under `rollout.engine`; each is imported when it is made.
 
-A sampler is made by a function of, by name: folder, tokenizer, dtype, device, max_model_len, max_concurrent, options.
-A user's is `module:function`.
+A function here, or a user's `module:function`, makes a sampler. It takes, by name, any of folder, tokenizer, dtype,
+device, max_model_len, max_concurrent and options.
 """
 
 from __future__ import annotations

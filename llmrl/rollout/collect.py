@@ -39,7 +39,7 @@ SampleGroups = Callable[[Sequence[Prompt], SamplingParams], list[Group]]
 
 @dataclass(frozen=True)
 class Author:
-    """A role as the collector sees it: its sampler, what scores its trajectories (none: nothing does), its text."""
+    """A role in the collector: its sampler, the scorer of its trajectories, or None, and its text conversions."""
 
     sampler: Sampler
     scorer: Scorer | None
@@ -48,8 +48,8 @@ class Author:
 
 @dataclass
 class Collected:
-    """The groups to train on; counts and means over everything that was sampled, and all that was sampled itself,
-    with failures and with what `keep` dropped."""
+    """The groups to train on, metrics over all sampled groups, and these groups themselves, with failures and with
+    the trajectories that `keep` dropped."""
 
     groups: list[Group]
     metrics: dict[str, float] = field(default_factory=dict)
@@ -58,9 +58,9 @@ class Collected:
 
 @dataclass
 class Stream:
-    """What one author reads and writes in an episode: a trajectory under way.
+    """One author's unfinished trajectory in an episode.
 
-    context: all tokens before the author's current turn. limit: the most tokens that may stand here.
+    context: all tokens before the author's current turn. limit: the most tokens of the context and the turn together.
     """
 
     trajectory: Trajectory
@@ -70,7 +70,7 @@ class Stream:
 
 
 class EnvironmentFailed(Exception):
-    """Whatever a user's environment raises becomes a failure of its episode."""
+    """An exception of a user's environment, which becomes a failure of its episode."""
 
     def __init__(self, failure: Failure):
         super().__init__(failure.message)
@@ -80,9 +80,9 @@ class EnvironmentFailed(Exception):
 class Collector:
     """Samples and scores groups with one rank's samplers; with more ranks each takes its share of the prompts.
 
-    authors: the roles that write, by name; the first one answers the question. deadline_seconds: for sampling and
-    scoring what one call of `sample` is given. env_retries: fresh starts of an episode whose environment failed, before
-    it is given up. gather: what every rank gave, in rank order.
+    authors: the roles that write, by name; the first one answers the question. deadline_seconds: for one call of
+    `sample`, scoring included. env_retries: how often an episode whose environment failed is started anew. gather:
+    returns every rank's object, in rank order.
     """
 
     def __init__(
@@ -118,9 +118,9 @@ class Collector:
     ) -> Collected:
         """Groups of `count` questions of which `keep` leaves something; others are replaced, `max_refills` times.
 
-        sample_groups: how the prompts of a round are sampled. keep: the keep function of every author that is trained.
-        params.seed: the step's; every completion's own seed is derived from it. Raises RunStopped if nothing is left
-        after the last round, or if a round passes its deadline.
+        sample_groups: samples the prompts of a round. keep: the keep function of every author that is trained.
+        params.seed: the step's seed, from which every completion's seed is derived. Raises RunStopped if nothing is
+        left after the last round, or if a round passes its deadline.
         """
         kept: list[list[Group]] = []
         sampled: list[Group] = []
@@ -145,12 +145,12 @@ class Collector:
     def sample(
         self, prompts: Sequence[Prompt], *, group_size: int | Sequence[int], params: SamplingParams
     ) -> list[Group]:
-        """The scored groups of each prompt, in order, over all ranks; the first author has one at least for each.
+        """The scored groups of each prompt, in order, over all ranks; the first author has at least one for each.
 
         group_size: episodes of every prompt, or each prompt's own number, which may be 0. params.max_tokens bounds all
-        that follows an author's prompt. A completion's seed comes from params.seed, its prompt's place in `prompts`,
-        its episode and its place in that, so a prompt that is given twice is sampled anew. Raises RunStopped past the
-        deadline; after any error the collector is closed.
+        tokens after an author's prompt. A completion's seed depends on params.seed, the prompt's place in `prompts`,
+        the episode and the turn, so a prompt that is given twice is sampled twice. Raises RunStopped past the deadline;
+        after any error the collector is closed.
         """
         sizes = [group_size] * len(prompts) if isinstance(group_size, int) else group_size
         mine = list(zip(range(len(prompts)), prompts, sizes, strict=True))[self._rank :: self._ranks]
@@ -163,7 +163,7 @@ class Collector:
         return [one for index in range(len(prompts)) for one in parts[index % self._ranks][index // self._ranks]]
 
     def close(self) -> None:
-        """Cancel what is still under way; the samplers are their makers' to close."""
+        """Cancel the calls under way; the samplers stay open."""
         self._runner.close()
 
     async def _within_deadline(
@@ -176,7 +176,7 @@ class Collector:
                 for place, prompt, size in prompts
             )
         )
-        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # asked for, so that asyncio is silent
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio reports it
         await asyncio.wait([work], timeout=self._deadline)
         if work.done():
             return work.result()
@@ -219,7 +219,7 @@ class Collector:
         return episode
 
     async def _play(self, episode: Episode, params: SamplingParams, waiting: Counter[str]) -> None:
-        """The authors' turns and the environment's answers, until it is done; it is closed whatever happens."""
+        """The authors' turns and the environment's answers; the environment is always closed afterwards."""
         with _environment():
             env: Env = self._make_env({"prompt": episode.prompt} | self._text)
         try:
@@ -271,7 +271,7 @@ class Collector:
         return Stream(trajectory, context, Turn(author, []), len(context) + params.of(author).max_tokens)
 
     def _record(self, stream: Stream, completion: Completion, author: str) -> Completion:
-        """Write what was sampled into the stream; returns all that the author said in the turn so far."""
+        """Write a sampled completion into the stream; returns the whole turn so far."""
         turn, trajectory = stream.turn, stream.trajectory
         completion = _joined(turn, completion)
         if not turn.token_ids:
@@ -284,10 +284,10 @@ class Collector:
 
 
 def _extended(streams: Mapping[str, Stream], author: str, observation: list[int]) -> bool:
-    """Add what the environment says to the stream of who answers next; returns whether there is room for an answer.
+    """Add the environment's observation to the next author's stream; returns whether there is room for an answer.
 
-    The next turn extends the exact tokens of the last one: nothing is decoded and tokenized again. An observation that
-    nothing can answer is not kept.
+    The next turn extends the exact tokens of the last one: nothing is decoded and tokenized again. An observation
+    without room for an answer is dropped.
     """
     if author not in streams:
         raise EnvironmentFailed(
@@ -306,7 +306,7 @@ def _extended(streams: Mapping[str, Stream], author: str, observation: list[int]
 
 
 def _reward(step: Step, stream: Stream, streams: Mapping[str, Stream]) -> None:
-    """Give the turn just taken, and other authors' last turns, what the environment says that they are worth."""
+    """Write the environment's rewards into the turn just taken and into other authors' last turns."""
     stream.turn.reward = step.reward
     for name, reward in step.rewards.items():
         turn = streams[name].turn
@@ -317,7 +317,7 @@ def _reward(step: Step, stream: Stream, streams: Mapping[str, Stream]) -> None:
 
 
 def _kept(group: Group, keep: Mapping[str, Piece]) -> Group:
-    """The group with what its author's keep function leaves of it; nothing of an author that is not trained."""
+    """The group with the trajectories that its author's keep function leaves; none of an untrained author."""
     scored = replace(group, trajectories=[t for t in group.trajectories if not t.failure])
     if group.author not in keep or not scored.trajectories:
         return replace(group, trajectories=[])
@@ -335,7 +335,7 @@ def _why_nothing(sampled: Sequence[Group], keep: Mapping[str, Piece]) -> str:
 
 
 def _joined(turn: Turn, completion: Completion) -> Completion:
-    """All that the actor said in a turn that went on; as old as its oldest part."""
+    """The turn's earlier tokens and the completion as one, with the older policy_version of the two."""
     if not turn.token_ids:
         return completion
     return replace(
@@ -348,7 +348,7 @@ def _joined(turn: Turn, completion: Completion) -> Completion:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Inside, what is raised is the environment's fault."""
+    """Turns an exception of the environment into EnvironmentFailed."""
     try:
         yield
     except Exception as error:
@@ -357,7 +357,7 @@ def _environment() -> Iterator[None]:
 
 
 async def _named(waiting: Counter[str], who: str, work: Awaitable[Any]) -> Any:
-    """Await `work`, counted under `who` meanwhile, so that a deadline can say who was waited for."""
+    """Await `work`, counted under `who` meanwhile, so that the deadline's message can name it."""
     waiting[who] += 1
     try:
         return await work

@@ -1,4 +1,4 @@
-"""How a round's prompts become groups: evenly, by an allocation, with what providers say of each question."""
+"""From a round's prompts to groups: evenly or by an allocation, with the providers' fields of each question."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Evenly:
 
 @dataclass(frozen=True)
 class Allocated:
-    """`first` completions of each prompt, then as many rounds in which `allocate` hands out the rest of the budget.
+    """`first` completions of each prompt, then `rounds` rounds in which `allocate` hands out the rest of the budget.
 
-    The budget is group_size completions for each prompt, so a step costs what it costs without an allocation.
-    providers: of what `allocate` reads besides counts and rewards, by field.
+    The budget is group_size completions for each prompt, as without an allocation. providers: by field, for the fields
+    that `allocate` reads besides counts and rewards.
     """
 
     collector: Collector
@@ -49,14 +49,14 @@ class Allocated:
         for number in range(self.rounds):
             budget = left // (self.rounds - number)
             left -= budget
-            known = self._what_is_known([group for group in groups if group.author == self.collector.first])
+            known = self._fields([group for group in groups if group.author == self.collector.first])
             counts = self.allocate(known | {"budget": budget}).tolist()
             more = self.collector.sample(prompts, group_size=counts, params=replace(params, seed=seeds[number + 1]))
             groups = _with_round(groups, more)
         return groups
 
-    def _what_is_known(self, groups: Sequence[Group]) -> dict[str, Any]:
-        """What an allocation may read of each prompt's completions so far; those that failed say nothing."""
+    def _fields(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """The fields of each prompt that an allocation may read; failed completions do not count."""
         scored = [[t for t in group.trajectories if not t.failure] for group in groups]
         rewards = [[t.reward for t in group] for group in scored]
         known = {
@@ -71,7 +71,7 @@ class Allocated:
 
 @dataclass(frozen=True)
 class Provided:
-    """The groups with what providers say of each question; prepared: what was measured for them before step one."""
+    """The groups with the providers' fields of each question; prepared: see llmrl.marks.prepared_by."""
 
     sample_groups: SampleGroups
     collector: Collector
@@ -87,7 +87,7 @@ class Provided:
 
 
 def _with_round(groups: Sequence[Group], more: Sequence[Group]) -> list[Group]:
-    """The groups with what a later round sampled of them; its episodes are numbered after those before."""
+    """The groups joined with those of a later round, whose episodes get the following numbers."""
     episodes: dict[int, dict[int, Episode]] = {}
     together: dict[tuple[int, str, str], Group] = {}
     for group in (*groups, *more):

@@ -1,4 +1,4 @@
-"""Metrics of what was sampled: rewards, verdicts, lengths, failures."""
+"""Metrics of sampled groups: rewards, verdicts, lengths, failures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from llmrl.types import CUT_SHORT, Group
 def metrics_of(
     sampled: Sequence[Group], kept: Sequence[Group], authors: Sequence[str], seconds: float
 ) -> dict[str, float]:
-    """Counts and means over all that each author wrote; those of the authors after the first begin with `author/`.
+    """Counts and means over each author's trajectories; the names of authors after the first begin with `author/`.
 
-    An author of whom nothing could be scored has counts alone, and one who never wrote has nothing.
+    An author without scored trajectories has counts alone, and one without trajectories has no metrics.
     """
     found: dict[str, float] = {}
     for author in authors:

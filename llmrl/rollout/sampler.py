@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample one completion; temperature 0 is greedy. others: the same of an episode's authors but the first."""
+    """How to sample one completion; temperature 0 is greedy. others: the parameters of all authors but the first."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -25,14 +25,14 @@ class SamplingParams:
     others: Mapping[str, SamplingParams] = field(default_factory=dict)
 
     def of(self, author: str) -> SamplingParams:
-        """One author's own."""
+        """One author's parameters."""
         return self.others.get(author, self)
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What was sampled. The token that ended it is part of it; logprobs are of the distribution sampled from
-    (after temperature, top_p, top_k) and are empty for greedy sampling."""
+    """Sampled tokens, with the token that ended them; logprobs are of the distribution sampled from (after
+    temperature, top_p, top_k) and are empty for greedy sampling."""
 
     token_ids: list[int]
     logprobs: list[float]

@@ -1,4 +1,4 @@
-"""Keep functions: which trajectories of a scored group are trained on. None left: the group is replaced."""
+"""Keep functions: the trajectories of a scored group that are trained on. A group with none left is replaced."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ def best_of(group: Group, *, count: int = 1, min_reward: float = 0.0) -> list[Tr
 
 
 def triage(group: Group, static_values: float, *, drop_unsolved: bool = False) -> list[Trajectory]:
-    """Nothing of a prompt that the stage's first policy always solved, by its static value; else the whole group.
+    """Drops the prompts that the stage's first policy always solved, by their static value; keeps other groups whole.
 
-    static_values: that of the group's prompt, nan where there is none; such a prompt is kept. drop_unsolved: nothing
-    either of a prompt that the first policy never solved. Source: PVPO, arXiv 2508.21104, which has a stronger model
-    solve the unsolved ones.
+    static_values: that of the group's prompt; a prompt with nan is kept. drop_unsolved: drop the prompts that the first
+    policy never solved too. Source: PVPO, arXiv 2508.21104, in which a stronger model solves the unsolved ones.
     """
     solved = static_values >= 1.0
     unsolved = drop_unsolved and static_values <= 0.0

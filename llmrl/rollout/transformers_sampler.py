@@ -1,4 +1,4 @@
-"""A Sampler on transformers' generate: needs no vLLM, samples what is pending as one batch."""
+"""A Sampler on transformers' generate: needs no vLLM, samples all pending requests as one batch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
-from transformers.generation.logits_process import (
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from llmrl.rollout.sampler import Completion, SamplingParams
 
@@ -59,7 +55,7 @@ class TransformersSampler:
         self._model = None
 
     async def _drain(self) -> None:
-        """Generate while anything is wanted, in a thread: other work of the event loop goes on meanwhile."""
+        """Generate while requests are pending, in a thread: other work of the event loop goes on meanwhile."""
         await asyncio.sleep(0)  # let every caller of this turn of the loop add its request first
         while self._pending:
             batch, self._pending = self._pending[: self._max_batch], self._pending[self._max_batch :]

@@ -1,4 +1,4 @@
-"""A Sampler on vLLM, in this very process. The only file that imports vllm."""
+"""A Sampler on vLLM, in this process. The only file that imports vllm."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CPU_KV_CACHE_LIMIT_BYTES = 4 * 2**30
 
 
 class VllmSampler:
-    """Starts with dummy weights: nothing can be sampled that did not come from the trainer.
+    """Starts with dummy weights; the real ones come from the trainer.
 
     max_model_len: prompt plus completion, in tokens. max_concurrent: completions that will be asked for at once.
     options: fields of vllm's EngineArgs, over the defaults chosen here. With several ranks, all of them must make
@@ -124,7 +124,7 @@ class VllmSampler:
         gc.collect()
 
     async def _run_engine(self) -> None:
-        """Step the engine while anything is wanted; between steps other work of the event loop goes on."""
+        """Step the engine while requests are unfinished; between steps other work of the event loop goes on."""
         await asyncio.sleep(0)  # let every caller of this turn of the loop add its request first
         try:
             while self._engine.has_unfinished_requests():
@@ -142,13 +142,13 @@ class VllmSampler:
                     future.set_exception(RuntimeError(f"vLLM failed: {type(error).__name__}: {error}"))
 
     def _as_published(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """transformers holds some weights in another form than checkpoints have, such as all experts in one tensor."""
+        """Weights in the form of checkpoints; transformers holds some in another form, such as all experts in one."""
         for name, weight in weights:
             yield from revert_weight_conversion(self._shape, {name: weight}).items()
 
     @staticmethod
     def _with_tied_head(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """vLLM's CPU head keeps a packed copy of the embedding it is tied to, so it has to be sent for itself."""
+        """Adds the tied head: vLLM's CPU head keeps a packed copy of the embedding, which has to be sent too."""
         for name, weight in weights:
             yield name, weight
             if name.endswith(("embed_tokens.weight", "wte.weight")):
@@ -174,7 +174,7 @@ def _vllm_params(params: SamplingParams) -> Any:
 
 
 def _cpu_options(config: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What a CPU needs: no compilation, small blocks, a cache as large as the work, whole prefills.
+    """vLLM's settings for a CPU: no compilation, small blocks, a cache as large as the work, whole prefills.
 
     Seeded requests cannot be prefilled in parts on a CPU (its random generators have no offset).
     """
@@ -192,9 +192,9 @@ def _cpu_options(config: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _forget_expert_kernels(model: Any) -> None:
-    """Without its kernel, a layer of experts makes a new one when weights are loaded.
+    """Remove the kernels of expert layers, which are then made anew when weights are loaded.
 
-    Only there does vLLM pack and pad experts' weights for a CPU: a kernel from before takes what is loaded for packed.
+    vLLM packs and pads experts' weights for a CPU when it makes a kernel; an old kernel would read unpacked weights.
     """
     from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 
@@ -206,7 +206,7 @@ def _forget_expert_kernels(model: Any) -> None:
 
 @contextmanager
 def _left_as_it_was() -> Iterator[None]:
-    """Building an engine reseeds the global random streams and takes torch's thread setting away."""
+    """Restores the global random streams and torch's thread setting, which building an engine changes."""
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
@@ -221,7 +221,7 @@ def _left_as_it_was() -> Iterator[None]:
 
 @contextmanager
 def _process_group_kept() -> Iterator[None]:
-    """Shutting an engine down destroys the default process group, also where that is the trainer's."""
+    """Keeps the default process group, which is the trainer's, from being destroyed with an engine."""
     destroy = dist.destroy_process_group
     dist.destroy_process_group = lambda group=None: None if group is None else destroy(group)
     try:
@@ -232,7 +232,7 @@ def _process_group_kept() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what is written to standard error, by C++ too, unless what is inside fails or LLMRL_VERBOSE is set."""
+    """Hides standard error, that of C++ too, unless the body raises or LLMRL_VERBOSE is set."""
     if os.environ.get("LLMRL_VERBOSE"):
         yield
         return

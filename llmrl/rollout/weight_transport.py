@@ -1,7 +1,7 @@
 """Weight transports: how the trainer's weights reach a sampler. A recipe names one under `rollout.weight_transport`.
 
 A transport takes the engine's `weights`, an iterator of (Hugging Face name, tensor) pairs that every rank has to
-consume whole, the sampler, and the `policy_version` that they are.
+consume whole, the sampler, and the `policy_version` of the weights.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Weights = Iterable[tuple[str, Tensor]]
 
 
 def by_name(weights: Weights, sampler: Sampler, policy_version: int) -> None:
-    """One weight after the other, in this process; none is held twice."""
+    """One weight after the other, in this process; no weight is held twice."""
     sampler.load_weights(weights, policy_version)
 
 
 def by_file(weights: Weights, sampler: Sampler, policy_version: int) -> None:
-    """Through a safetensors file, as a sampler outside this process would read them: all are held at once."""
+    """Through a safetensors file, which a sampler in another process could read; all weights are held at once."""
     with tempfile.TemporaryDirectory(prefix="llmrl-weights-") as folder:
         file = Path(folder) / "model.safetensors"
         save_file({name: weight.detach().clone().contiguous().cpu() for name, weight in weights}, file)

@@ -1,8 +1,8 @@
-"""Checkpoints: a folder that exists is whole.
+"""Checkpoints: folders that are published only when they are whole.
 
 checkpoints/rl-000040/
     state.pt          step, stage, stream, random states, best metric      (rank 0)
-    engine.pt ...     weights, optimizer, schedule, in the engine's own form
+    actor.pt ...      weights, optimizer, schedule of each learner, in its engine's own form
     model/            the same weights as a Hugging Face folder
 """
 
@@ -79,7 +79,7 @@ class Checkpoints:
                 remove(folder)
 
     def sweep(self) -> None:
-        """Delete what a kill left half-written."""
+        """Delete half-written checkpoints of a killed run."""
         if self._ranks.is_first:
             sweep(self.folder)
 
@@ -89,7 +89,7 @@ class Checkpoints:
 
 
 def read_state(checkpoint: Path) -> State:
-    """What `save` was given, with stage and step."""
+    """The state that `save` was given, with stage and step."""
     return torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=False)
 
 
@@ -118,7 +118,7 @@ def random_state() -> State:
 
 
 def set_random_state(state: State) -> None:
-    """Put every random stream back to where `random_state` found it."""
+    """Restore every random stream from `random_state`."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

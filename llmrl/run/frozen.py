@@ -16,7 +16,7 @@ from llmrl.run.models import Origin
 
 @dataclass(frozen=True)
 class FrozenRole:
-    """Weights that stay as they are on disk; they are read when a sampler or an export asks for them."""
+    """Untrained weights, read from disk each time a sampler or an export asks for them."""
 
     origin: Origin
 

@@ -1,4 +1,4 @@
-"""The models of a stage: their folders, and what trains them."""
+"""The models of a stage: their folders, and their learners."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def make_roles(
 ) -> dict[str, Role]:
     """Every role that is trained, in the recipe's order.
 
-    Raises RecipeError if a model or the rewards lack what an algorithm asks of them.
+    Raises RecipeError if a model lacks an output, or the rewards lack the grades, that an algorithm reads.
     """
     roles: dict[str, Role] = {}
     views = recipe.by_role
-    for name in sorted(views, key=lambda name: views[name].model.role is not None):  # owners before who shares
+    for name in sorted(views, key=lambda name: views[name].model.role is not None):  # owners before roles that share
         if views[name].trained:
             owner = roles.get(views[name].model.role or "")
             roles[name] = make_role(views[name], name, pieces[name], origins[name], ranks, device, owner)
@@ -78,7 +78,7 @@ def make_role(
     device: torch.device,
     owner: Role | None = None,
 ) -> Role:
-    """A trained model, and a frozen reference and a critic where its algorithm reads them.
+    """A trained model, with a frozen reference and a critic if its algorithm reads them.
 
     owner: the role whose weights this one shares, or whose base it adapts.
     """

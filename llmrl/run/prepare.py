@@ -1,4 +1,4 @@
-"""What providers have measured once, before a stage's first step; it is kept in the run folder."""
+"""Measurements that providers make once, before a stage's first step; the run folder keeps them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llmrl.types import Group, Prompt
 
 @dataclass
 class Prepared:
-    """Each provider's values by its name; `folder` keeps them, so that a resumed run goes on with the same ones."""
+    """Each provider's values by its name; `folder` keeps them for resumed runs."""
 
     folder: Path
     stage: str
@@ -40,10 +40,10 @@ class Prepared:
         first_policy: bool,
         record: Callable[[list[Group]], None] = lambda groups: None,
     ) -> None:
-        """Read what is kept; measure the rest on the prompts of the next `steps` steps and one refill of each.
+        """Read the kept values; measure missing ones on the prompts of the next `steps` steps and one refill of each.
 
-        first_policy: whether the sampler still holds the weights that the stage started with. record: gets what was
-        sampled, before the file is there. Raises RunStopped if a file is gone and the policy was trained.
+        first_policy: whether the sampler still holds the weights that the stage started with. record: is given the
+        sampled groups before the file is published. Raises RunStopped if a file is gone and the policy was trained.
         """
         for provider in self.providers:
             file = self.folder / f"{self.stage}-{provider.name}.json"
@@ -71,7 +71,7 @@ class Prepared:
         return list({prompt.id: prompt for prompt in taken}.values())
 
     def _sample(self, prompts: Sequence[Prompt], *, group_size: int, seed: int, what: str) -> list[Group]:
-        """As many prompts at a time as a step has, so that each part has its deadline."""
+        """The groups of `prompts`, sampled in parts of a step's size, each with its own deadline."""
         groups: list[Group] = []
         for start in range(0, len(prompts), self.rollout.prompts_per_step):
             part = prompts[start : start + self.rollout.prompts_per_step]

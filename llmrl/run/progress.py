@@ -1,4 +1,4 @@
-"""Shows a run while it goes on: a live table on a terminal, a line per step elsewhere, and warnings between them."""
+"""Shows a running run: a live table on a terminal, a line per step elsewhere, and warnings."""
 
 from __future__ import annotations
 
@@ -21,19 +21,16 @@ ROWS_SHOWN = 12
 
 
 class RunProgress:
-    """Shows a run's rows as they come; `with` it around the run.
+    """Shows a run's rows as they come, as a context around the run.
 
-    roles: those whose metrics have `<role>/` before their names; the table shows their rewards.
+    roles: the roles whose metrics begin with `<role>/`; the table shows their rewards.
     """
 
     def __init__(self, console: Console, *, shown: bool, roles: Sequence[str] = ()):
         self._console = console
         self._shown = shown
         self._watch = Watch(roles)
-        self._columns = (
-            *COLUMNS,
-            *(_of_role(column, role) for role in roles for column in COLUMNS if column.name == "reward"),
-        )
+        self._columns = (*COLUMNS, *(_of_role(c, role) for role in roles for c in COLUMNS if c.name == "reward"))
         self._rows: list[dict[str, Any]] = []
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -62,7 +59,7 @@ class RunProgress:
             self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def stage(self, name: str, *, steps: int, done: int) -> None:
-        """A new stage begins, or goes on after `done` steps."""
+        """Begin a stage that has done `done` of its steps."""
         self._rows = []
         self._started, self._done, self._steps = time.monotonic(), done, steps
         if self._task is not None:

@@ -1,7 +1,7 @@
-"""What may differ between a run's recorded plan and the one it is continued with.
+"""The settings in which a resumed run may differ from its recorded plan.
 
-Whatever a checkpoint's meaning depends on stays as it was. Other settings may change from one continuation to the
-next: the plan in the run folder is what the steps to come are made with.
+The settings that a checkpoint depends on cannot change. Others may change at each resumption, and apply to the steps
+that follow it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ FIXED = ("seed", "model", "data", "learn_from", "trained", "training.strategy", 
 def continued(recorded: str, plan: Plan, done: Collection[str]) -> tuple[str, list[str]]:
     """The plan to record, as YAML, and the keys that have changed in it.
 
-    recorded: the YAML that the run folder holds. done: the finished stages; they stay recorded as they were trained,
-    so a change there is listed and has no effect. Raises RecipeError for each key that cannot change any more.
+    recorded: the YAML in the run folder. done: the finished stages, which stay recorded as they were trained: a change
+    of theirs is listed and has no effect. Raises RecipeError with each changed key that is FIXED.
     """
     before, now = yaml.safe_load(recorded), yaml.safe_load(plan.dump())
     if list(before["stages"]) != list(now["stages"]):
@@ -49,7 +49,7 @@ _ADVICE = "a run that goes on keeps it: give it its old value, or start another 
 
 
 def _portable(stage: dict[str, Any], run_dir: str) -> dict[str, Any]:
-    """A stage that starts from the one before names a folder of the run, wherever the run lies."""
+    """The stage with its model's path relative to the run folder, which may have been moved."""
     if "roles" in stage:
         return stage | {"roles": {name: _portable(role, run_dir) for name, role in stage["roles"].items()}}
     path = str(stage["model"].get("path") or "")
@@ -57,7 +57,7 @@ def _portable(stage: dict[str, Any], run_dir: str) -> dict[str, Any]:
 
 
 def _without_role(key: str) -> str:
-    """roles.critiquer.model.path -> model.path: what is fixed is so for every role."""
+    """roles.critiquer.model.path -> model.path: fixed keys are fixed for every role."""
     return key.split(".", 2)[2] if key.startswith("roles.") and key.count(".") > 1 else key
 
 

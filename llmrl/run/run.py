@@ -31,14 +31,7 @@ from llmrl.run.models import Origin, make_roles, prepare_origins
 from llmrl.run.prepare import Prepared
 from llmrl.run.progress import RunProgress
 from llmrl.run.resume import continued
-from llmrl.run.sampling import (
-    Samplers,
-    load_stage_prompts,
-    make_collector,
-    make_source,
-    params_of,
-    reward_workers,
-)
+from llmrl.run.sampling import Samplers, load_stage_prompts, make_collector, make_source, params_of, reward_workers
 from llmrl.run.sandbox_check import check_isolation
 from llmrl.run.stage import Stage, StopAsked, preparing
 from llmrl.run_folder import layout
@@ -54,7 +47,7 @@ PiecesOf = dict[str, dict[str, Pieces]]
 class Signals:
     """Turns the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once.
 
-    What follows within a second is the same request: a launcher passes on what its terminal sent to all of us.
+    Signals within one second are one request: a terminal sends SIGINT to all processes, and the launcher passes it on.
     """
 
     def __init__(self) -> None:
@@ -79,21 +72,16 @@ class Signals:
 
 
 def run_plan(
-    plan: Plan,
-    *,
-    resume: bool,
-    console: Console,
-    samplers: Samplers | None = None,
-    workers: Workers | None = None,
+    plan: Plan, *, resume: bool, console: Console, samplers: Samplers | None = None, workers: Workers | None = None
 ) -> int:
     """Train every stage that is not done; returns the exit code: 0, or 128 + signal when asked to stop.
 
-    samplers, workers: where runs of one process share theirs; they stay open.
+    samplers, workers: those that several runs of one process share; they stay open.
     Raises RecipeError if the run folder is in use and `resume` is not asked, or if a run cannot go on with this
     recipe; RunStopped if the run cannot go on for another reason.
     """
     pieces = resolve_plan(plan)
-    had_group = dist.is_initialized()  # of a sampler that other runs share
+    had_group = dist.is_initialized()  # a sampler that several runs share has made it
     device, sharded = _start_process(plan)
     made_group = not had_group and (samplers is None or sharded)
     ranks = Ranks(deadline_seconds=max(recipe.rollout.deadline_seconds for recipe in plan.stages.values()))
@@ -139,7 +127,7 @@ def resolve_plan(plan: Plan) -> PiecesOf:
 
 @dataclass
 class _Run:
-    """What the stages of a run share."""
+    """A run's plan and the objects that its stages share."""
 
     plan: Plan
     pieces: PiecesOf
@@ -205,7 +193,7 @@ class _Run:
         samples = pieces[first].samples or (recipe.rewards and prompts.eval)
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
         collector = self._collector(recipe, pieces[first], origins) if samples else None
-        _set_threads(recipe.training.threads, self.ranks)  # after the sampler, which sets them for itself
+        _set_threads(recipe.training.threads, self.ranks)  # after the sampler, which sets the number for itself
         params, prepared = params_of(recipe, origins), None
         asking = [piece for role in roles for piece in while_gathering(pieces[role]) if piece.mark("prepared_by")]
         if collector and asking:
@@ -234,7 +222,7 @@ class _Run:
         )
 
     def _collector(self, recipe: Recipe, pieces: Pieces, origins: Mapping[str, Origin]) -> Collector:
-        """With a sampler for every model; roles that share their weights share it."""
+        """The collector, with one sampler for each model; roles that share weights share a sampler."""
         models = {
             role: view.model.role if view.model.role and not view.model.lora else role
             for role, view in recipe.by_role.items()
@@ -249,7 +237,7 @@ class _Run:
         return make_collector(recipe, pieces.env, origins, samplers, self.workers, self.ranks)
 
     def _finish(self, stage: Stage, target: Path) -> None:
-        """Export the stage's model; that the folder exists says that the stage is done."""
+        """Export the stage's model; a stage is done once the folder exists."""
         with writing(f"the model of stage {stage.name}", target.parent.parent):
             stage.export(partial_of(target))
         self.ranks.barrier("exporting a stage's model")
@@ -258,7 +246,7 @@ class _Run:
         self.ranks.barrier("publishing a stage's model")
 
     def _try_sandbox(self) -> None:
-        """Raises RecipeError if a stage runs programs and has no sandbox; says what the one it has lacks."""
+        """Raises RecipeError if a stage runs programs and has no sandbox; prints what a weak sandbox lacks."""
         found = [
             check_isolation(view, self.pieces[name][role].env)
             for name, recipe in self.plan.stages.items()

@@ -1,4 +1,4 @@
-"""What samples and scores in a stage: samplers kept from stage to stage, the collector, the source of its groups."""
+"""The parts of a stage that sample and score: samplers kept from stage to stage, the collector, the source."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ from llmrl.types import ACTOR
 
 
 class Samplers:
-    """The samplers of a process, one for each model that is sampled, kept from stage to stage while the model's shape
-    and the settings stay the same.
+    """The samplers of a process, one for each model, kept from stage to stage if shape and settings stay the same.
 
     max_concurrent: the most completions that any stage asks for at once.
     """
@@ -86,7 +85,7 @@ def make_collector(
     workers: Workers,
     ranks: Ranks,
 ) -> Collector:
-    """What samples and scores this stage's prompts."""
+    """The collector, which samples and scores this stage's prompts."""
     authors = {
         name: Author(
             samplers[name],
@@ -114,7 +113,7 @@ def make_source(
     roles: Mapping[str, Role],
     prepared: Mapping[str, Mapping[str, float]],
 ) -> tuple[Source, PromptStream]:
-    """What the recipe's `learn_from` names, with what it asks for; and the stream of training prompts."""
+    """The source that the recipe's `learn_from` names, and the stream of training prompts."""
     first = next(iter(recipe.by_role))
     source = pieces[first].source
     stream = PromptStream(prompts.train, recipe.seed, recipe.data.train.shuffle)
@@ -138,21 +137,19 @@ def sample_groups(
     roles: Mapping[str, Role],
     prepared: Mapping[str, Mapping[str, float]],
 ) -> SampleGroups:
-    """How a round's prompts are sampled: evenly or by an allocation, with what providers say of each question."""
+    """The function that samples a round's prompts: evenly or by an allocation, with the providers' fields."""
     rollout, first = recipe.rollout, next(iter(pieces))
     found: SampleGroups = Evenly(collector, rollout.group_size)
-    if pieces[first].allocate and first in roles:
+    if (allocate := pieces[first].allocate) and first in roles:
         given = rollout.first_samples or max(1, rollout.group_size // 2)
         providers = for_allocation(pieces[first], roles[first].models)
-        allocate = pieces[first].allocate
-        assert allocate is not None
         found = Allocated(collector, allocate, rollout.group_size, given, rollout.allocation_rounds, providers)
     gathering = {piece.name: piece for name in roles for piece in while_gathering(pieces[name])}
     return Provided(found, collector, list(gathering.values()), prepared) if gathering else found
 
 
 def params_of(recipe: Recipe, origins: Mapping[str, Origin]) -> Callable[[int], SamplingParams]:
-    """seed -> how every role's completions are sampled."""
+    """A function from a seed to the sampling parameters of every role."""
     first, *rest = recipe.by_role
     views = recipe.by_role
 
@@ -175,7 +172,7 @@ def load_stage_prompts(recipe: Recipe, origin: Origin) -> LoadedPrompts:
 
 
 def author_text(tokenizer: Any) -> AuthorText:
-    """How environments read and write one author's tokens."""
+    """The conversions between tokens and text for one author's tokenizer."""
 
     def chat(messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return list(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False))
@@ -184,7 +181,7 @@ def author_text(tokenizer: Any) -> AuthorText:
 
 
 def encoder(tokenizer: Any) -> Encode:
-    """What environments encode their words with."""
+    """The function with which environments encode text."""
     own = copy.deepcopy(tokenizer)  # split_special_tokens becomes its state, and samplers use theirs in other threads
 
     def encode(text: str, *, special: bool = False) -> list[int]:
@@ -194,5 +191,5 @@ def encoder(tokenizer: Any) -> Encode:
 
 
 def reward_workers(ranks: int) -> Workers:
-    """One rank's share of as many as cores, at most 8 in all: grading is short, and sampling needs the rest."""
+    """One rank's share of min(cores, 8) processes: grading is short, and sampling needs the other cores."""
     return Workers(max(1, min(os.cpu_count() or 1, 8) // ranks))

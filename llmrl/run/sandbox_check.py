@@ -12,7 +12,7 @@ from llmrl.sandbox import Sandbox, SandboxError, Tier
 def check_isolation(recipe: Recipe, env: Piece) -> tuple[Tier, list[str]] | None:
     """The tier that programs will run in and what it lacks of a full one; None if nothing runs programs.
 
-    Raises RecipeError if no sandbox can be had, or only one that a reward or the environment does not allow.
+    Raises RecipeError if there is no sandbox, or only one that a reward or the environment does not allow.
     """
     runners = [(f"env.{env.name}", env)] + [
         (f"rewards.{name}", Reward.from_spec(name, settings or {}).piece) for name, settings in recipe.rewards.items()

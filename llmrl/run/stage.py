@@ -41,8 +41,8 @@ class StopAsked(Exception):
 
 @dataclass
 class Stage:
-    """roles: those that are trained; frozen: the others. origins, params: of every role. step: the last one done.
-    best: (metric, step) of the best checkpoint so far. collector: none where nothing is sampled in this stage."""
+    """A stage and its state. roles: the trained ones; frozen: the others. origins, params: of every role. step: the
+    last one done. best: (metric, step) of the best checkpoint so far. collector: None if nothing is sampled."""
 
     name: str
     recipe: Recipe
@@ -103,7 +103,7 @@ class Stage:
                 export(learner.engine.model.lm, self.origins[name].tokenizer, target, weights, adapter)
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on exactly where `checkpoint` was written; raises RecipeError if this run cannot."""
+        """Continue exactly from `checkpoint`; raises RecipeError if this run cannot."""
         with reading(checkpoint):
             state = read_state(checkpoint)
             self._check(checkpoint, state)
@@ -122,7 +122,7 @@ class Stage:
             raise RecipeError(f"stages.{self.name}.training.steps: {steps}, but {checkpoint} is further already")
 
     def _train_step(self) -> dict[str, Any]:
-        """One step and, where it is due, an evaluation; returns the row that was logged."""
+        """One step and, if it is due, an evaluation; returns the row that was logged."""
         started = time.monotonic()
         seed = derive_seed(self.recipe.seed, self.name, self.step + 1)
         if self.collector and next(iter(self.roles.values())).algorithm.samples:
@@ -153,7 +153,7 @@ class Stage:
         return row
 
     def _update(self, collected: Collected, seed: int) -> tuple[Metrics, float]:
-        """Train every role on its groups; those that share a model step together. Returns metrics and tokens."""
+        """Train every role on its groups, roles that share a model together; returns metrics and tokens."""
         share_done = self.step / self.recipe.training.steps
         sharing: dict[int, list[tuple[Role, Any]]] = {}
         tokens = 0.0
@@ -186,7 +186,7 @@ class Stage:
         return numbers if name == self.first else own
 
     def sync_weights(self) -> None:
-        """Make what samples what trains."""
+        """Give the samplers the trained weights."""
         if self.collector is None or self._synced == self.step:
             return
         if self._synced < 0:
@@ -202,7 +202,7 @@ class Stage:
             return {}
         self.sync_weights()
         settings = self.recipe.evaluation
-        # one seed for every evaluation: two of them differ by their weights alone
+        # one seed for every evaluation, so that evaluations differ by the weights alone
         params = self.params(derive_seed(self.recipe.seed, self.name, "eval"))
         prompts = self.eval_prompts[: settings.limit]
         metrics, groups = evaluate(self.collector, prompts, settings, params)
@@ -237,7 +237,7 @@ class Stage:
 
 
 def preparing(prepared: Prepared, stream: Any) -> Callable[[Stage], None]:
-    """What a stage does before its first step for the providers that need it."""
+    """The measurement before a stage's first step, for the providers that need one."""
 
     def prepare(stage: Stage) -> None:
         prepared.measure(

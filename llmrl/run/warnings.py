@@ -10,7 +10,7 @@ from llmrl.metrics import Metric, Row, metric_of
 class Watch:
     """Sees the rows of a run, in order, and warns of each metric once.
 
-    roles: those whose metrics have `<role>/` before their names.
+    roles: the roles whose metrics begin with `<role>/`.
     """
 
     def __init__(self, roles: Sequence[str] = ()):
@@ -20,9 +20,9 @@ class Watch:
         self._warned: set[str] = set()
 
     def see(self, row: Row) -> list[str]:
-        """The warnings that this row gives cause to."""
+        """The warnings of one row."""
         stage = row.get("stage", "")
-        if stage != self._stage:  # another model, data or method: its values are compared with its own
+        if stage != self._stage:  # each stage's values are compared with its own
             self._stage, self._values = stage, {}
         found = []
         for name, value in row.items():
@@ -37,7 +37,7 @@ class Watch:
         return found
 
     def _of_role(self, name: str, row: Row) -> Row:
-        """The row as the role sees it that the metric `name` is of: its own metrics under their plain names."""
+        """The row with the metrics of the role of `name` under their plain names."""
         role, _, _ = name.partition("/")
         if role not in self._roles:
             return row
@@ -46,7 +46,7 @@ class Watch:
 
 
 def warnings_of(rows: Iterable[Row], roles: Sequence[str] = ()) -> list[str]:
-    """All warnings of a run whose rows these are."""
+    """All warnings of a run's rows."""
     watch = Watch(roles)
     return [warning for row in rows for warning in watch.see(row)]
 

@@ -1,4 +1,4 @@
-"""The folder of a run: one writer, one reader for every tool, and one page that says where things lie.
+"""The folder of a run: one writer, one reader for every tool, and one page with the layout.
 
-Only llmrl.types and llmrl.errors are imported from here, so whatever shows a run can read it.
+Its modules import only llmrl.types and llmrl.errors, so that every tool can use them.
 """

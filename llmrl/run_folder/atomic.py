@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all: written beside their place, flushed, then renamed."""
+"""Files and folders that are whole or absent: written beside their place, flushed, then renamed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def publish(target: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder; a kill in between leaves no half of it under its name."""
+    """Delete a folder; a kill in between leaves no half of it under the folder's name."""
     partial = partial_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
     folder.rename(partial)
@@ -36,7 +36,7 @@ def remove(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what a kill left half-written in `folder`."""
+    """Delete half-written files of a killed process in `folder`."""
     for partial in folder.glob(".*.partial"):
         if partial.is_dir():
             shutil.rmtree(partial)
@@ -58,7 +58,7 @@ def writing(what: str, place: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own for a full disk
         while not isinstance(error, OSError) and isinstance(error.__context__, Exception):
-            error = error.__context__  # what torch met when it was writing
+            error = error.__context__  # the error under torch's own
         why = "the disk is full" if _is_full(error, place) else f"{type(error).__name__}: {error}"
         raise RunStopped(
             f"{what} could not be written ({why}); earlier checkpoints are kept: mend that, then continue with --resume"

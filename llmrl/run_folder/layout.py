@@ -1,4 +1,4 @@
-"""Where a run keeps things. A run is one folder, and whatever a tool shows of a run comes from it.
+"""The layout of a run's folder, which holds everything that a tool can show of the run.
 
 recipe.yaml        the resolved plan             environment.json   versions, device, command
 metrics.jsonl      a row per step                rollouts/          a parquet file per step
@@ -20,13 +20,13 @@ STAGES = "stages"
 FINAL = "final"
 
 Kind = Literal["train", "eval", "static"]
-"""What trajectories were sampled for: a training step, an evaluation, or the static values of a stage's prompts."""
+"""The purpose of trajectories: a training step, an evaluation, or the static values of a stage's prompts."""
 SUFFIX: dict[str, Kind] = {"": "train", "-eval": "eval", "-static": "static"}
 _NAME = re.compile(rf"(?P<stage>.+)-(?P<step>\d{{6,}})(?P<suffix>{'|'.join(SUFFIX)})")
 
 
 class StepName(NamedTuple):
-    """Names what a stage left at a step: the checkpoint rl-000040, or the rollouts rl-000040-eval.parquet."""
+    """The name of a stage's file at a step: the checkpoint rl-000040, or the rollouts rl-000040-eval.parquet."""
 
     stage: str
     step: int

@@ -1,4 +1,4 @@
-"""What a run has recorded. Every tool that shows or measures a run reads it here."""
+"""The reader of a run's records, for every tool that shows or measures a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmrl.run_folder.rows import SCHEMA
 
 
 class RunReader:
-    """Reads the folder of a run, which may still be under way; what is not there yet is empty."""
+    """Reads the folder of a run, which may still be under way; missing records are empty."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -40,7 +40,7 @@ class RunReader:
 
     @property
     def in_use(self) -> bool:
-        """Whether some step was recorded here: what a run that failed to start leaves behind is no run."""
+        """Whether some step was recorded; a run that failed to start does not count."""
         return bool(self.metrics)
 
     def rollouts(
@@ -71,7 +71,7 @@ class RunReader:
         return dict(self._named(layout.CHECKPOINTS, "*"))
 
     def done(self, stages: Iterable[str] | None = None) -> list[str]:
-        """Those of `stages` that are finished: their model is there. Without `stages`, those of the recipe."""
+        """The finished ones of `stages` (default: all of the recipe), whose models exist."""
         names = self.recipe.get("stages", {}) if stages is None else stages
         return [name for name in names if self.stage_model(name).is_dir()]
 
@@ -90,7 +90,7 @@ class RunReader:
         return file.read_text(encoding="utf-8") if file.is_file() else ""
 
     def _named(self, folder: str, pattern: str) -> list[tuple[StepName, Path]]:
-        """What lies in `folder` under the name of a stage and a step, in order; hidden files are half-written ones."""
+        """The paths in `folder` that are named by stage and step, in order, without hidden, half-written ones."""
         paths = [path for path in (self.path / folder).glob(pattern) if not path.name.startswith(".")]
         named = [(layout.parse(path.name.removesuffix(".parquet")), path) for path in paths]
         return sorted((name, path) for name, path in named if name is not None)

@@ -44,11 +44,11 @@ SCHEMA = pa.schema(
         "rollout_logprobs": pa.list_(pa.float64()),
     }
 )
-"""Types are written down because inferred ones change: a column without a value in one step would have another type."""
+"""The types are explicit because an inferred one depends on the step: a column without a value has another type."""
 
 
 def table_of(groups: Sequence[Group], *, stage: str, step: int, kind: Kind) -> pa.Table:
-    """Every trajectory of the groups as a row, also those that were sampled besides and are not trained on."""
+    """Every trajectory of the groups as a row, those in `besides` too."""
     rows = [
         row_of(group, trajectory, stage=stage, step=step, kind=kind)
         for group in groups
@@ -58,7 +58,7 @@ def table_of(groups: Sequence[Group], *, stage: str, step: int, kind: Kind) -> p
 
 
 def row_of(group: Group, trajectory: Trajectory, *, stage: str, step: int, kind: Kind) -> dict[str, Any]:
-    """A trajectory's row. episode: which of the question's episodes; -1 for a trajectory besides.
+    """A trajectory's row. episode: the episode's number, -1 for a trajectory of `besides`.
 
     scores and outcomes are JSON, since reward functions differ between runs. policy_version is the oldest turn's.
     """

@@ -1,4 +1,4 @@
-"""What a run records, and what it forgets when steps are done again. llmrl/run_folder/layout.py says where it lies."""
+"""The writer of a run's records; llmrl/run_folder/layout.py has their places."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PACKAGES = (
 class RunFolder:
     """Writes the folder of a run. Only rank 0 writes, and every file appears whole or not at all.
 
-    reader: what was recorded so far, on every rank.
+    reader: reads the records so far, on every rank.
     """
 
     def __init__(self, path: Path, *, writes: bool):
@@ -47,7 +47,7 @@ class RunFolder:
         self._writes = writes
 
     def start(self, plan_yaml: str) -> None:
-        """Record the plan and the environment; sweep up after a kill."""
+        """Record the plan and the environment; delete a killed process's half-written files."""
         if not self._writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -57,9 +57,9 @@ class RunFolder:
         self._write(layout.ENVIRONMENT, json.dumps(_environment(), indent=2) + "\n")
 
     def rewind(self, stages: Sequence[str], stage: str, step: int | None) -> None:
-        """Before `stage` goes on after `step` (none: from its beginning): forget what was recorded beyond.
+        """Delete the records after `step` of `stage` (None: all of the stage's) and of later stages.
 
-        stages: all, in order. What is done again is then recorded once.
+        stages: all, in order. Steps that are done again are then recorded once.
         """
         if not self._writes:
             return
@@ -93,7 +93,7 @@ class RunFolder:
         publish(target)
 
     def finish(self, last_stage: str) -> None:
-        """The last stage's model becomes the run's."""
+        """Copy the last stage's model to `final`."""
         if self._writes:
             final = self.path / layout.FINAL
             shutil.copytree(self.reader.stage_model(last_stage), partial_of(final), dirs_exist_ok=True)

@@ -1,1 +1,1 @@
-"""Engines, the training step, the loop, checkpoints."""
+"""The training step: sources, roles, learners, objectives."""

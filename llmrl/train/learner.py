@@ -1,4 +1,4 @@
-"""A Learner: a trained model with its engine, its objectives, and the way its batches are cut."""
+"""A Learner: a trained model with its engine, and its passes over batches that are cut into micro-batches."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ ALWAYS = frozenset({"logprobs", "entropy"})
 
 
 class Objective(Protocol):
-    """A loss over the trajectories of one optimizer step, bound to them.
-
-    wanted: the model's outputs that it reads besides those that are always there.
-    """
+    """A loss bound to the trajectories of one optimizer step. wanted: the model's outputs that it reads, but ALWAYS."""
 
     @property
     def wanted(self) -> frozenset[str]: ...
@@ -38,10 +35,8 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """A micro-batch's part of an objective: the sum over its tokens; sums and per-token statistics [N, T] for metrics.
-
-    mask: the tokens that the statistics are of.
-    """
+    """A micro-batch's part of an objective. total: the sum over its tokens. sums, stats: for metrics, as sums and as
+    [N, T] statistics of the tokens in `mask`."""
 
     total: Tensor
     sums: Mapping[str, Tensor]
@@ -51,9 +46,9 @@ class Loss:
 
 @dataclass
 class Learner:
-    """forward, backward and measure of one trained model, cut to `training.tokens_per_micro_batch`.
+    """Forward and backward passes of one trained model, cut to `training.tokens_per_micro_batch`.
 
-    name: of its files in a checkpoint. loss_metric: the metric of its whole loss; none where its objectives say it.
+    name: of its files in a checkpoint. loss_metric: the metric of its whole loss; None if its objectives log it.
     """
 
     name: str
@@ -70,14 +65,14 @@ class Learner:
     def measure(self, batch: Batch, *names: str) -> Outputs:
         """The model's outputs `names` for all rows, on every rank: [N, T, ...] or [N] each.
 
-        They are without gradient and without an adapter's dropout: what sampled had none.
+        Without gradient, and without an adapter's dropout, as the sampler.
         """
         with measuring(self.engine):
             return self.collect(self._forward, batch, names)
 
     @torch.no_grad()
     def measure_base(self, batch: Batch, *names: str) -> Outputs:
-        """The same with the adapter switched off: the frozen base of a LoRA model."""
+        """`measure` with the adapter switched off: the frozen base of a LoRA model."""
         with measuring(self.engine), self.engine.model.without_adapter():
             return self.collect(self._forward, batch, names)
 
@@ -93,7 +88,7 @@ class Learner:
 
     @torch.no_grad()
     def total(self, batch: Batch, name: str, **known: Tensor) -> Tensor:
-        """The sum over all micro-batches and ranks of the output `name`, given `known` [N, T, ...] fields of rows."""
+        """The sum over all micro-batches and ranks of the output `name`; known: [N, T, ...] inputs of the forward."""
         total: Tensor | None = None
         with measuring(self.engine):
             for micro in self.cut(batch):
@@ -107,7 +102,7 @@ class Learner:
     def accumulate(
         self, mini: CreditedBatch, objectives: Sequence[Objective], sums: MetricSums, *, last: bool = True
     ) -> Outputs:
-        """Forward and backward over one optimizer step's trajectories; returns what the model said of them.
+        """Forward and backward over one optimizer step's trajectories; returns their logprobs, if the model has them.
 
         The gradients of all objectives add up. last: nothing else is accumulated before `step`.
         """
@@ -140,7 +135,7 @@ class Learner:
         return self.engine.step()
 
     def save(self, folder: Path) -> None:
-        """Everything that `load` needs to go on exactly; all ranks call it."""
+        """Write everything that `load` needs to continue exactly; all ranks call it."""
         self.engine.save(folder, self.name)
 
     def load(self, folder: Path) -> None:
@@ -153,7 +148,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class FrozenReference:
-    """A reference with weights of its own, which are never trained; it is cut and divided as its learner is."""
+    """A reference with weights of its own; its batches are cut as those of `learner`."""
 
     model: Any
     learner: Learner
@@ -176,13 +171,13 @@ class BaseReference:
 
 
 def inputs(batch: Batch) -> tuple[Tensor, ...]:
-    """What every model reads of a batch."""
+    """The tensors of a batch that every model reads."""
     return batch.token_ids, batch.attention_mask, batch.response_mask
 
 
 @contextmanager
 def measuring(engine: Engine) -> Iterator[None]:
-    """Inside, the engine's model is in evaluation mode."""
+    """Puts the engine's model into evaluation mode."""
     engine.model.eval()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Cutting a batch into micro-batches, each rank its share, and putting what models say of them together again."""
+"""Cutting a batch into micro-batches, each rank its share, and joining models' outputs over them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Outputs = dict[str, Tensor]
 class MicroBatch:
     """Rows of a batch that go through a model at once.
 
-    counts: False where this rank has no rows left while others do: then `rows` is one row that stands in, as sharded
-    engines meet in every pass, and its results are thrown away.
+    counts: False if this rank has no rows left while others do: `rows` is then a stand-in whose results are dropped,
+    because sharded engines synchronise in every pass.
     """
 
     rows: Tensor
@@ -58,10 +58,7 @@ def join(ranks: Ranks, parts: Sequence[tuple[Tensor, Outputs]], rows: int, width
 
 @dataclass(frozen=True)
 class CreditedBatch:
-    """A batch with all that is worked out before it is cut: credit, and the token weights that stay fixed.
-
-    fixed: [N, T] each, by piece.
-    """
+    """A batch with its credit and the token weights of Algorithm.fixed_weights, both computed before it is cut."""
 
     batch: Batch
     credit: Credit
@@ -83,7 +80,7 @@ class CreditedBatch:
 
 
 class MetricSums:
-    """Sums and counts of statistics, added up over all ranks into means."""
+    """Sums and counts of statistics, from which means over all ranks are made."""
 
     def __init__(self) -> None:
         self._totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -101,7 +98,7 @@ class MetricSums:
             self._totals[name][1] += picked.numel()
 
     def means(self, ranks: Ranks, *, updates: int) -> dict[str, float]:
-        """Every metric, over all ranks, of a step of so many updates."""
+        """The mean of every metric over all ranks; a metric of sums is divided by the number of updates."""
         parts = ranks.gather(dict(self._totals), "adding up metrics")
         means = {}
         for name in sorted({name for part in parts for name in part}):

@@ -21,9 +21,9 @@ from llmrl.types import Credit, TokenLoss
 class PolicyObjective:
     """An Algorithm's policy loss and regularizers.
 
-    shares: what each token counts in the mean over the optimizer step's trajectories. coefficients: of a loss that
-    couples trajectories, its gradient with respect to their log-probabilities. controlled: the controllers' outputs.
-    active: False while only a critic that shares the policy's backbone is trained.
+    shares: each token's weight in the mean over the optimizer step's trajectories. coefficients: the gradient of a
+    coupled loss with respect to the log-probabilities. controlled: the controllers' outputs. active: False while only a
+    critic that shares the policy's backbone is trained.
     """
 
     algorithm: Algorithm
@@ -72,8 +72,8 @@ class PolicyObjective:
 
 @dataclass(frozen=True)
 class ValueObjective:
-    """A critic's loss, 0 where it has no target. weight: of a loss that is added to the policy's; shares: as above,
-    over the tokens that have a target."""
+    """A critic's loss, 0 where it has no target. shares: as in PolicyObjective, over the tokens with a target; weight:
+    of the loss of a critic that shares the policy's backbone."""
 
     algorithm: Algorithm
     shares: Tensor

@@ -1,4 +1,4 @@
-"""Adding to a batch exactly the fields that pieces read of it, before any weight changes."""
+"""Adding to a batch exactly the fields that pieces read, before any weight changes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def provide(
 def in_order(
     providers: Mapping[str, Piece], missing: Collection[str], there: Collection[str]
 ) -> list[tuple[Piece, list[str]]]:
-    """The providers of the missing fields, each with those of its fields that are read; what one reads comes first."""
+    """The providers of the missing fields, each with its fields that are read and after the providers that it reads."""
     wanted, open_ = set(missing), list(missing)
     while open_:
         name = open_.pop()
@@ -79,7 +79,7 @@ def while_gathering(pieces: Pieces, *, updates: int = 1) -> list[Piece]:
 
 
 def for_allocation(pieces: Pieces, models: Mapping[str, Any]) -> dict[str, Any]:
-    """What an allocation reads of each prompt's groups beside their rewards, by field: functions of the groups."""
+    """The providers of an allocation's fields, by field, as functions of the groups."""
 
     def function(piece: Piece) -> Any:
         return lambda groups: piece({**models, "groups": groups})
@@ -89,7 +89,7 @@ def for_allocation(pieces: Pieces, models: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vectors_of(batch: Batch) -> dict[str, Tensor]:
-    """The provided fields that speak of the whole step in several numbers, which are metrics too."""
+    """The provided fields of shape [K], which describe the whole step and are metrics too."""
     return {name: tensor for name, tensor in batch.data.items() if tensor.dim() == 1 and name in STEP_VECTORS}
 
 

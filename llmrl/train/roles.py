@@ -1,4 +1,4 @@
-"""A Role: a named model in a run, with what trains it and, where its algorithm reads one, its critic."""
+"""A Role: a named model in a run, with its learner and, if its algorithm reads one, its critic."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ValueFunction:
 class Role:
     """A model that is trained.
 
-    reference: frozen weights of their own; None when none is needed or LoRA's base is the reference. owns: False where
-    the learner is another role's, whose weights this role shares. controllers: the state of each that some piece reads.
+    reference: frozen weights; None if none is needed or LoRA's base is the reference. owns: False if the learner and
+    the weights are another role's. controllers: the state of each that some piece reads.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Role:
         return {name: control_output(state) for name, state in self.controllers.items()}
 
     def control(self, metrics: Mapping[str, float]) -> None:
-        """Let every controller see the step's metrics, and the fields that it reads, by their numbers."""
+        """Step every controller with the step's metrics and the fields that it reads."""
         for name, state in self.controllers.items():
             piece = self.algorithm.controllers[name]
             read = {field: _numbers(field, metrics) for field in piece.data if field in BY_NAME}
@@ -85,7 +85,7 @@ class Role:
         return {key: value for key, value in found.items() if math.isfinite(value)}
 
     def save(self, folder: Path) -> None:
-        """Everything `load` needs to go on exactly; all ranks call it."""
+        """Write everything that `load` needs to continue exactly; all ranks call it."""
         for learner in self.learners:
             learner.save(folder)
 

@@ -1,18 +1,18 @@
-"""Sources: where a step's groups come from. A recipe names one under `learn_from`; a user's is any function like these.
+"""Sources give each step its groups. A recipe names one under `learn_from`; a user's is any function like these.
 
-A source's positional parameters are what it needs of the stage, by name:
+A source's positional parameters name the parts of the stage that it needs:
 
     stream           the training prompts in their order
     collector        samples and scores; a source that names it learns from the policy's own samples
-    sample_groups    how the prompts of a round are sampled
+    sample_groups    the function that samples the prompts of a round
     keep             the keep function of every trained role
     rollout          the recipe's rollout settings
     params           seed -> the sampling parameters of a step
     author           the first role, who answers the questions
     demonstrations   the rows' completions as tokens, by prompt id; a source that names it needs data.train.completion
 
-and it gives a Source: an object with `collect(seed) -> Collected`, and, where it has a place of its own in some data,
-`state_dict()` and `load_state_dict(state)`. A buffer is a Source that holds another one.
+It returns a Source: an object with `collect(seed) -> Collected`, `state_dict()` and `load_state_dict(state)`. A buffer
+is a Source that holds another one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llmrl.types import ACTOR, Group, Trajectory, Turn
 
 
 class Source(Protocol):
-    """Gives each step its groups; what it needs to go on exactly is in its state."""
+    """Gives each step its groups; its state is all that it needs to continue exactly."""
 
     def collect(self, seed: int) -> Collected: ...
 
@@ -60,7 +60,7 @@ def demonstrations(
 
 @dataclass
 class OfStream:
-    """A source whose place is that of its prompts."""
+    """A source whose only state is the position in its stream of prompts."""
 
     stream: PromptStream
 

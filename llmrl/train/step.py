@@ -1,7 +1,7 @@
 """The update of one training step: give credit, cut the batch, train policy and critic.
 
-Every rank holds the whole batch and cuts the same schedule from it, so credit and the denominators of means are
-global by construction; only forward and backward passes are divided among ranks.
+Every rank holds the whole batch and cuts it in the same way, so credit and the denominators of means are global; only
+forward and backward passes are divided among ranks.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Metrics = dict[str, float]
 def update(
     role: Role, batch: Batch, *, seed: int, max_mismatch: float | None = None, step: int | None = None
 ) -> Metrics:
-    """Train one role on a batch that has all its fields: credit, then the passes and optimizer steps; its metrics.
+    """Train one role on a batch that has all its fields: credit, then passes and optimizer steps; returns its metrics.
 
-    step: how many steps the stage has done, for a critic's warm-up; none: it is over. Raises RunStopped, before the
-    weights change, when trainer and sampler disagree by more than `max_mismatch`.
+    step: how many steps the stage has done, for a critic's warm-up; None: the warm-up is over. Raises RunStopped,
+    before the weights change, when trainer and sampler disagree by more than `max_mismatch`.
     """
     return update_together([(role, batch)], seed=seed, max_mismatch=max_mismatch, step=step)[0]
 
@@ -75,7 +75,7 @@ class RoleStep:
 
     @classmethod
     def of(cls, role: Role, batch: Batch, *, seed: int, max_mismatch: float | None, step: int | None) -> RoleStep:
-        """With the credit of the batch, before anything changes."""
+        """The role's step with the credit of the batch, before any weight changes."""
         credit = role.algorithm.credit(batch, role.controlled)
         whole = CreditedBatch(batch, credit, role.algorithm.fixed_weights(batch, credit.advantages, role.controlled))
         metrics = {"trajectories": float(len(batch))} | _of_credit(batch, credit)

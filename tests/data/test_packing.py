@@ -109,7 +109,7 @@ def test_pack_trains_one_author_and_leaves_the_others_as_context():
     torch.testing.assert_close(critiquers.rollout_logprobs, torch.tensor([[0, 0, 0, -0.4, 0]]))
 
 
-def test_pack_keeps_the_lowest_level_that_a_verifier_gave():
+def test_pack_keeps_the_lowest_grade_that_a_verifier_gave():
     asked = prompt(1)
     given = [[], [None], [2], [None, 3, 1], [0, 2]]
     trajectories = [
@@ -177,17 +177,15 @@ def test_reward_components_have_a_column_each():
         pack([Group(prompt(1), [answer(right=1.0, short=0.5), answer(right=1.0)])], ACTOR)
 
 
-def test_greedy_rewards_and_static_values_are_the_groups():
-    """On each of its trajectories; nan where there is no greedy answer, where that failed, where nothing was measured.
-
-    The greedy answer itself is no trajectory of the batch.
-    """
+def test_what_is_known_of_a_question_is_a_column_of_its_trajectories():
+    """On each of its trajectories; nan where it failed or was not measured. What was sampled besides is no row."""
     failed = answer(right=3.0)
     failed.failure = Failure("right", "timeout", "")
+    known = [{"greedy_rewards": 0.5, "static_values": 0.75}, {"greedy_rewards": math.nan, "static_values": 0.0}, {}]
     groups = [
-        Group(prompt(1), [answer(right=1.0), answer(right=0.0)], greedy=answer(right=0.5), static_value=0.75),
-        Group(prompt(1), [answer(right=1.0)], greedy=failed, static_value=0.0),
-        Group(prompt(1), [answer(right=1.0)]),
+        Group(prompt(1), [answer(right=1.0), answer(right=0.0)], known=known[0], besides=[answer(right=0.5)]),
+        Group(prompt(1), [answer(right=1.0)], known=known[1], besides=[failed]),
+        Group(prompt(1), [answer(right=1.0)], known=known[2]),
     ]
     batch = pack(groups, ACTOR)
     nan = math.nan
@@ -195,6 +193,13 @@ def test_greedy_rewards_and_static_values_are_the_groups():
     assert batch.static_values.tolist() == pytest.approx([0.75, 0.75, 0.0, nan], nan_ok=True)
     assert batch.greedy_rewards.dtype == batch.static_values.dtype == torch.float32
     assert batch.rows(torch.tensor([1, 3])).static_values.tolist() == pytest.approx([0.75, nan], nan_ok=True)
+
+
+def test_what_is_known_of_a_question_may_have_any_name_and_no_name_is_no_column():
+    groups = [Group(prompt(1), [answer(), answer()], known={"difficulty": 0.25}), Group(prompt(1), [answer()])]
+    assert pack(groups, ACTOR).difficulty.tolist() == pytest.approx([0.25, 0.25, math.nan], nan_ok=True)
+    assert "greedy_rewards" not in pack(groups, ACTOR)
+    assert "difficulty" not in pack(groups[1:], ACTOR)
 
 
 def test_pack_takes_demonstrations_that_nobody_sampled():
@@ -219,7 +224,7 @@ def test_rows_are_trimmed_to_the_longest_picked():
     batch = pack([Group(long.prompt, [long, short, short])], ACTOR)
     picked = batch.rows(torch.tensor([2, 1]))
     assert picked.token_ids.tolist() == [[6, 7], [6, 7]] and picked.rewards.shape == (2, 2)
-    assert picked.old_logprobs is None
+    assert "old_logprobs" not in picked
     assert batch.rows(torch.tensor([1, 0])).token_ids.tolist() == [[6, 7, 0, 0, 0], [1, 2, 3, 4, 5]]
 
 

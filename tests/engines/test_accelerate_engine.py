@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from training_cases import GSPO_KL, fixed_batch, identical, make_training, record_gradients, role_of, train
+import torch.distributed as dist
+from training_cases import (
+    GSPO_KL,
+    fixed_batch,
+    identical,
+    make_training,
+    record_gradients,
+    role_of,
+    tiny_lm,
+    tiny_policy,
+    train,
+    with_lora,
+)
 
 from llmrl.engines.accelerate_engine import AccelerateEngine
+from llmrl.engines.catalogue import start_process_group
 from llmrl.errors import RecipeError
 
 CPU = torch.device("cpu")
@@ -33,8 +46,20 @@ def test_a_setting_it_does_not_know_is_a_fault(settings, fault):
 
 def test_the_launcher_may_not_ask_for_another_engine(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(RecipeError, match=r"training.strategy: accelerate launch .*ACCELERATE_USE_DEEPSPEED"):
+    with pytest.raises(RecipeError, match=r"training.strategy: ACCELERATE_USE_DEEPSPEED is set"):
         AccelerateEngine(torch.nn.Linear(1, 1), make_training(strategy="accelerate"), CPU)
+
+
+def test_fsdp_is_refused_where_two_roles_share_a_model():
+    training, lm = make_training(strategy="accelerate", accelerate={"fsdp": True}), with_lora(tiny_lm())
+    policies = tiny_policy(lm), tiny_policy(lm)
+    start_process_group(["accelerate"], CPU)
+    try:
+        AccelerateEngine(policies[0], training, CPU)
+        with pytest.raises(RecipeError, match=r"training.accelerate.fsdp: FSDP2 cannot divide a model that two roles"):
+            AccelerateEngine(policies[1], training, CPU)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

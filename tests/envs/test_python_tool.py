@@ -14,7 +14,7 @@ from dialogue import EOS, Words, play
 
 from llmrl.data.packing import pack
 from llmrl.envs import python_tool as module
-from llmrl.envs.catalogue import ENVS
+from llmrl.envs.catalogue import CATALOGUE
 from llmrl.envs.python_tool import PythonTool, python_tool
 from llmrl.errors import RecipeError
 from llmrl.pieces import resolve
@@ -217,7 +217,13 @@ def test_output_cannot_pass_for_special_tokens(use):
 
 @pytest.mark.parametrize(
     ("max_tokens", "turns", "programs", "stop_reason"),
-    [(2, 1, 0, "length"), (3, 1, 1, "length"), (21, 1, 1, "length"), (22, 3, 1, "length"), (25, 3, 1, "stop")],
+    [
+        (2, 1, 0, "length"),
+        (3, 1, 1, "context_full"),
+        (21, 1, 1, "context_full"),
+        (22, 3, 1, "length"),
+        (25, 3, 1, "stop"),
+    ],
 )
 def test_the_length_limit(use, max_tokens, turns, programs, stop_reason):
     """A program that is cut is none; one whose output has no room, or leaves none to answer, keeps its reward.
@@ -296,7 +302,7 @@ def test_programs_run_at_once_but_not_all(use, monkeypatch):
 
 
 def test_a_recipe_names_it():
-    env = partial(resolve, valid=ENVS, key="env", what="environment")
+    env = partial(resolve, valid=CATALOGUE, key="env", what="environment")
     piece = env({"python_tool": {"max_calls": 2, "reward_ran": 1}})
     assert piece.data == ("prompt", "encode", "decode")
     words = Words()

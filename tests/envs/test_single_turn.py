@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from llmrl.envs.base import Step
-from llmrl.envs.catalogue import ENVS
+from llmrl.envs.catalogue import CATALOGUE
 from llmrl.envs.single_turn import single_turn
 from llmrl.pieces import resolve
 from llmrl.rollout.sampler import Completion
@@ -33,6 +33,6 @@ def test_what_a_trajectory_adds_leaves_the_prompt_alone():
 
 
 def test_a_recipe_names_it():
-    piece = resolve("single_turn", ENVS, key="env", what="environment")
+    piece = resolve("single_turn", CATALOGUE, key="env", what="environment")
     assert piece.data == ("prompt",)
     assert piece({"prompt": PROMPT}).prompt is PROMPT

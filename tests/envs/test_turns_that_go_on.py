@@ -80,8 +80,8 @@ def test_a_turn_that_goes_on_is_one_turn():
         (1, ["a"], "length"),
         (2, ["a|"], "length"),  # the turn would go on, but there is no room for it
         (3, ["a|b"], "length"),
-        (4, ["a|b|"], "length"),
-        (5, ["a|b|"], "length"),  # the reply would leave no token to answer with
+        (4, ["a|b|"], "context_full"),  # the reply has no room
+        (5, ["a|b|"], "context_full"),  # the reply would leave no token to answer with
         (6, ["a|b|", "!", "c"], "length"),
         (7, ["a|b|", "!", "c"], "stop"),
     ],

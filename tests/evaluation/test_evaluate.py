@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -15,8 +16,8 @@ RIGHT, WRONG, FAILED, UNJUDGED = "right", "wrong", "failed", "unjudged"
 Scripted = tuple[str, str]
 
 
-def trajectory(prompt: Prompt, text: str, verdict: str) -> Trajectory:
-    made = Trajectory(prompt, [Turn(ACTOR, [5] * len(text))], "stop", text)
+def trajectory(prompt: Prompt, text: str, verdict: str, author: str = ACTOR) -> Trajectory:
+    made = Trajectory(prompt, [Turn(author, [5] * len(text))], "stop", text, author=author)
     if verdict == FAILED:
         made.failure, made.reward = Failure("math_verifier", "timeout", "too slow"), float("nan")
         return made
@@ -109,3 +110,34 @@ def test_without_a_verifier_there_is_a_reward_and_no_accuracy():
     metrics, _ = evaluate(script, PROMPTS, Evaluation(), PARAMS)
     assert "eval/accuracy" not in metrics
     assert (metrics["eval/reward"], metrics["eval/completion_tokens"]) == (0.25, 2.0)
+
+
+def test_each_author_is_measured_on_its_own_groups_and_is_greedy_in_its_own_way():
+    """The critic speaks of two of three prompts; each author keeps its own limit and stop strings."""
+
+    class Discussed(Script):
+        def sample(self, prompts: Sequence[Prompt], *, group_size: int, params: SamplingParams) -> list[Group]:
+            found = []
+            for group in super().sample(prompts, group_size=group_size, params=params):
+                found.append(group)
+                if group.prompt.id != "p2":
+                    found.append(
+                        Group(group.prompt, [trajectory(group.prompt, "ab", WRONG, "critic")] * group_size, "critic")
+                    )
+            return found
+
+    others = {"critic": SamplingParams(max_tokens=3, temperature=0.9, top_p=0.5, stop=("!",))}
+    answers = [[("1", RIGHT)], [("1", WRONG)], [("1", RIGHT)]]
+    script = Discussed(answers, [group * 2 for group in answers])
+    metrics, groups = evaluate(script, PROMPTS, Evaluation(samples=2, temperature=0.6), replace(PARAMS, others=others))
+    assert metrics["eval/accuracy"] == pytest.approx(2 / 3)
+    assert metrics["eval/pass@2"] == pytest.approx(2 / 3)
+    assert metrics["eval/completion_tokens"] == 1.0
+    assert (metrics["critic/eval/accuracy"], metrics["critic/eval/completion_tokens"]) == (0.0, 2.0)
+    assert metrics["critic/eval/maj@2"] == 0.0
+    assert len(groups) == 10
+    asked = [params.others["critic"] for _, params in script.calls]
+    assert [(p.temperature, p.top_p, p.max_tokens, p.stop) for p in asked] == [
+        (0.0, 1.0, 3, ("!",)),
+        (0.6, 1.0, 3, ("!",)),
+    ]

@@ -24,9 +24,9 @@ METRICS = {
     "reward": 0.5,
     "trajectories": 64.0,
     "eval/accuracy": 0.4,
-    "influence/0": 1.0,
-    "influence/1": 3.0,
 }
+FIELDS = {"reward_influence": [1.0, 3.0]}
+"""The field that a controller reads besides, where it does; None stands for a step that did not measure it."""
 
 
 def after(controller, *steps, **settings):
@@ -36,19 +36,35 @@ def after(controller, *steps, **settings):
     return state
 
 
+def after_influences(*steps, **settings):
+    state = {}
+    for influence in steps:
+        state = reward_influence(state, {}, influence, **settings)
+    return state
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_the_contract(name):
-    start = ALL[name]({}, {})
-    assert ALL[name](start, {}) == pytest.approx(start, nan_ok=True)
-    state = ALL[name](start, METRICS)
+    def call(state, metrics, field=None):
+        return ALL[name](state, metrics, *([field] if name in FIELDS else []))
+
+    start = call({}, {})
+    assert call(start, {}) == pytest.approx(start, nan_ok=True)
+    state = call(start, METRICS, FIELDS.get(name))
     copy = dict(state)
-    following = ALL[name](state, METRICS)
+    following = call(state, METRICS, FIELDS.get(name))
     assert state == copy, "the state that is given stays as it is"
     assert all(type(value) is float for value in following.values())
     assert json.loads(json.dumps(following)) == following
-    broken = dict.fromkeys(METRICS, math.nan)
-    assert ALL[name](following, broken) == following == ALL[name](following, {"unrelated": 1.0})
+    broken, no_number = dict.fromkeys(METRICS, math.nan), [1.0, math.nan] if name in FIELDS else None
+    assert call(following, broken, no_number) == following == call(following, {"unrelated": 1.0})
     assert set(catalogue(controllers)) == set(ALL)
+
+
+def test_influences_may_come_as_a_tensor():
+    state = reward_influence({}, {}, torch.tensor([math.log(3), 0.0], dtype=torch.float64), learning_rate=1.0, mu=1.0)
+    assert state == reward_influence({}, {}, [math.log(3), 0.0], learning_rate=1.0, mu=1.0)
+    assert all(type(value) is float for value in state.values())
 
 
 def test_entropy_history_is_the_mean_of_past_steps():
@@ -157,23 +173,23 @@ def test_volume_naive_count_of_cells(dimensions):
 
 
 def test_reward_influence_by_hand():
-    assert reward_influence({}, {}) == {"value/0": 1.0}
+    assert reward_influence({}, {}, None) == {"value/0": 1.0}
     # log w = (ln 3, 0) from ln 3 * 1e-2 * 1 / 1e-2: w = 3/4, 1/4; again: 9/10, 1/10
-    step = {"influence/0": math.log(3), "influence/1": 0.0}
-    state = after(reward_influence, {}, step, learning_rate=1e-2, mu=1e-2)
+    step = [math.log(3), 0.0]
+    state = after_influences(None, step, learning_rate=1e-2, mu=1e-2)
     assert [state["value/0"], state["value/1"]] == pytest.approx([0.75, 0.25])
-    state = reward_influence(state, step, learning_rate=1e-2, mu=1e-2)
+    state = reward_influence(state, {}, step, learning_rate=1e-2, mu=1e-2)
     assert [state["value/0"], state["value/1"]] == pytest.approx([0.9, 0.1])
     with pytest.raises(ValueError, match="influence: 3"):
-        reward_influence(state, step | {"influence/2": 0.0})
+        reward_influence(state, {}, [*step, 0.0])
 
 
 def test_reward_influence_keeps_equal_weights_under_equal_influence_and_does_not_overflow():
-    twelve = {f"influence/{k}": 1e6 for k in range(12)}
-    state = after(reward_influence, *[twelve] * 3, learning_rate=1.0, mu=1.0)
+    twelve = [1e6] * 12
+    state = after_influences(*[twelve] * 3, learning_rate=1.0, mu=1.0)
     values = [value for key, value in state.items() if key.startswith("value/")]
     assert values == pytest.approx([1 / 12] * 12)
-    state = reward_influence(state, twelve | {"influence/10": 2e6}, learning_rate=1.0, mu=1.0)
+    state = reward_influence(state, {}, [2e6 if k == 10 else 1e6 for k in range(12)], learning_rate=1.0, mu=1.0)
     values = [value for key, value in state.items() if key.startswith("value/")]
     assert values == [float(k == 10) for k in range(12)], "in the order of the numbers, not of the letters"
 
@@ -193,4 +209,4 @@ def test_reward_influence_keeps_equal_weights_under_equal_influence_and_does_not
 )
 def test_ranges(controller, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
-        controller({}, {}, **settings)
+        controller({}, {}, *([None] if controller is reward_influence else []), **settings)

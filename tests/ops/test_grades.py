@@ -85,7 +85,7 @@ def test_of_equal_logits_the_first_token_gets_the_gradient():
     assert gradient.tolist() == [[[0, 0], [-1, 1], [0, 0]]]  # 2 tokens x (1/2 - 1, 1/2)
 
 
-def test_loss_naive_loop_and_one_token_for_each_level(ragged):
+def test_loss_naive_loop_and_one_token_for_each_grade(ragged):
     for seed in range(5):
         outputs, grades, mask = data_of(ragged(seed))
         found, gradient = loss_and_gradient(outputs, grades, mask)
@@ -153,7 +153,7 @@ def test_each_row_is_alone_and_padding_changes_nothing(ragged, seed, data):
     assert not wide[..., -2:].any()
 
 
-def test_no_level_at_all(ragged):
+def test_no_grade_at_all(ragged):
     outputs, grades, mask = data_of(ragged(3))
     found, gradient = loss_and_gradient(outputs, torch.full_like(grades, -1), mask)
     assert not found.loss.any() and not gradient.any()
@@ -166,7 +166,7 @@ def test_no_level_at_all(ragged):
         (3, 3, "grades: 3 is not valid, expected below 3, the critic's outputs"),
     ],
 )
-def test_a_level_has_an_output(outputs, grade, message):
+def test_a_grade_has_an_output(outputs, grade, message):
     logits, grades, mask = torch.zeros(2, 3, outputs), torch.tensor([0, grade]), torch.ones(2, 3).bool()
     with pytest.raises(ValueError, match=message):
         grade_cross_entropy(logits, grades, mask)

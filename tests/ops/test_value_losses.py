@@ -150,7 +150,7 @@ class TestHuber:
 
 
 class TestCategorical:
-    ATOMS = torch.linspace(-1, 2, 4)
+    BINS = torch.linspace(-1, 2, 4)
 
     def target(self, value, smoothing, bin_values=4):
         """The histogram is what the gradient leaves of the softmax: dloss/dlogits = softmax - q."""
@@ -188,7 +188,7 @@ class TestCategorical:
         def phi(x):
             return (1 + math.erf(x / smoothing / math.sqrt(2))) / 2
 
-        mass = [phi(z + 0.5 - value) - phi(z - 0.5 - value) for z in self.ATOMS.tolist()]
+        mass = [phi(z + 0.5 - value) - phi(z - 0.5 - value) for z in self.BINS.tolist()]
         expected = [x / sum(mass) for x in mass]
         assert self.target(value, smoothing).tolist() == pytest.approx(expected, abs=1e-5)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from scripted import PARAMS, PROMPTS, EchoSampler, Verdicts, collect, ids, make, piece
+from scripted import PARAMS, PROMPTS, EchoSampler, Verdicts, asked_of, collect, ids, make, on_two_ranks, piece
 
 from llmrl.envs.base import Step
 from llmrl.errors import RunStopped
@@ -24,7 +24,7 @@ def test_groups_stay_in_the_prompts_order():
     trajectories = [t for group in groups for t in group.trajectories]
     assert len(trajectories) == 30
     # every completion has a seed of its own
-    assert len({params.seed for _, params in collector.sampler.asked}) == 30
+    assert len({params.seed for _, params in asked_of(collector)}) == 30
     # and the place in a group depends on the seed alone, not on which came back first
     again = make().sample(PROMPTS, group_size=3, params=PARAMS)
     assert [[t.text for t in g.trajectories] for g in again] == [[t.text for t in g.trajectories] for g in groups]
@@ -75,7 +75,7 @@ def test_dropped_prompts_are_replaced_by_the_next_ones():
         "groups_mixed": 0.5,
         "accuracy": pytest.approx(7 / 12),
     }
-    assert len({params.seed for _, params in collector.sampler.asked}) == 12
+    assert len({params.seed for _, params in asked_of(collector)}) == 12
 
 
 def test_refilling_ends_after_max_refills():
@@ -243,24 +243,12 @@ def test_two_ranks_bring_what_one_would():
     mixed = {0, 2, 3, 5, 6}
     scorer = Verdicts(lambda n, place: place == 0 if n in mixed else True)
     expected, taken = collect(make(scorer=scorer), piece(mixed_outcomes), count=3, max_refills=3)
-    meeting, given, found = threading.Barrier(2), [None, None], [None, None]
 
-    def run(rank: int) -> None:
-        def gather(thing: Any, phase: str) -> list[Any]:
-            given[rank] = thing
-            meeting.wait(20)
-            everyone = list(given)
-            meeting.wait(20)  # nobody gives the next thing before all have read this one
-            return everyone
-
+    def run(rank: int, gather: Callable[[Any, str], list[Any]]) -> tuple[Any, int, int]:
         collector = make(scorer=scorer, rank=rank, ranks=2, gather=gather)
-        found[rank] = (*collect(collector, piece(mixed_outcomes), count=3, max_refills=3), len(collector.sampler.asked))
+        return *collect(collector, piece(mixed_outcomes), count=3, max_refills=3), len(asked_of(collector))
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    found = on_two_ranks(run)
     assert ids(expected.groups) == ["p0", "p2", "p3"]
     for collected, also_taken, _ in found:
         assert collected.groups == expected.groups

@@ -13,15 +13,16 @@ from scripted import PARAMS, PROMPTS, EchoSampler, collect, ids, make, piece
 
 from llmrl.data.packing import pack
 from llmrl.envs.base import Step
-from llmrl.envs.catalogue import ENVS
+from llmrl.envs.catalogue import CATALOGUE
 from llmrl.errors import RecipeError
 from llmrl.models.loading import load_language_model
 from llmrl.models.policy import Policy, merged_weights
 from llmrl.recipe_file import method_recipe
+from llmrl.resolve import resolve_pieces
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.rollout.selection import everything
 from llmrl.rollout.transformers_sampler import TransformersSampler
-from llmrl.run.build import encoder, resolve_pieces
+from llmrl.run.sampling import encoder
 from llmrl.types import ACTOR, ENVIRONMENT, Failure, Prompt
 
 
@@ -134,12 +135,12 @@ def test_two_turns_extend_the_exact_tokens():
 @pytest.mark.parametrize(
     ("max_tokens", "authors", "stop_reason"),
     [
-        (3, "a", "length"),  # its three tokens are all there may be
-        (4, "a", "length"),  # the reply of two would leave no token to answer with
-        (5, "a", "length"),
-        (6, "aea", "length"),  # one token left, then a reply that is not kept
-        (8, "aea", "length"),
-        (11, "aeaea", "length"),
+        (3, "a", "context_full"),  # its three tokens are all there may be
+        (4, "a", "context_full"),  # the reply of two would leave no token to answer with
+        (5, "a", "context_full"),
+        (6, "aea", "context_full"),  # one token left, then a reply that is not kept
+        (8, "aea", "context_full"),
+        (11, "aeaea", "context_full"),
         (40, "aeaea", "stop"),
     ],
 )
@@ -169,7 +170,7 @@ def test_an_environments_words_are_no_special_tokens_unless_it_says_so(tokenizer
 def test_an_environment_that_asks_for_what_nobody_has_is_a_fault(monkeypatch):
     def curious(prompt: Prompt, encoder: Any, model: Any) -> None: ...
 
-    monkeypatch.setitem(ENVS, "curious", curious)
+    monkeypatch.setitem(CATALOGUE, "curious", curious)
     with pytest.raises(RecipeError) as caught:
         resolve_pieces(method_recipe("grpo").model_copy(update={"env": "curious"}))
     first, second = caught.value.faults

@@ -1,43 +1,33 @@
-"""How completions are spread over prompts: budgets, rounds, greedy ones besides, static values, several ranks."""
+"""How completions are spread over prompts: budgets, rounds, the episodes of a joined group, several ranks."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from scripted import PARAMS, PROMPTS, EchoSampler, Verdicts, ids, make, piece
+from scripted import PARAMS, PROMPTS, ByRound, Verdicts, asked_of, author, ids, make, on_two_ranks, piece, texts
 from torch import Tensor
 
-from llmrl.data.packing import pack
 from llmrl.data.stream import PromptStream
+from llmrl.envs.base import Step
 from llmrl.ops.allocation import gvm, xrpo
 from llmrl.pieces import Piece
-from llmrl.rollout.collect import Collector, Draw
-from llmrl.rollout.group_sampling import Allocated, Evenly, WithGreedy, WithStaticValues
-from llmrl.rollout.sampler import Completion, SamplingParams
-from llmrl.rollout.selection import everything, mixed_outcomes, triage
-from llmrl.types import ACTOR, Failure, Group
-
-
-def no_norms(groups: Sequence[Group]) -> list[float]:
-    raise AssertionError("nothing reads gradient norms")
+from llmrl.providers.questions import greedy_rewards, static_values
+from llmrl.rollout.collect import Collector, SampleGroups
+from llmrl.rollout.group_sampling import Allocated, Evenly, Provided
+from llmrl.rollout.sampler import Completion
+from llmrl.rollout.selection import mixed_outcomes
+from llmrl.types import ACTOR, Failure, Group, Prompt
 
 
 def allocated(
-    collector: Collector,
-    allocate: Piece,
-    *,
-    group_size: int,
-    first: int,
-    rounds: int = 1,
-    norms: Callable[[Sequence[Group]], list[float]] = no_norms,
+    collector: Collector, allocate: Piece, *, group_size: int, first: int, rounds: int = 1, **providers: Any
 ) -> Allocated:
-    return Allocated(collector, allocate, group_size, first, rounds, norms)
+    return Allocated(collector, allocate, group_size, first, rounds, providers)
 
 
 def scripted(*counts: Sequence[int]) -> tuple[Piece, list[dict[str, Any]]]:
@@ -52,32 +42,12 @@ def scripted(*counts: Sequence[int]) -> tuple[Piece, list[dict[str, Any]]]:
     return piece(script), told
 
 
-class ByRound(Verdicts):
-    """Says it by a prompt's number, how often the prompt was scored before, and the place in the group."""
-
-    def __init__(self, verdict: Callable[[int, int, int], bool | Failure]):
-        self._by_round = verdict
-        self._scored: Counter[int] = Counter()
-
-    async def score(self, group: Group) -> None:
-        n = group.prompt.row["n"]
-        number = self._scored[n]
-        self._scored[n] += 1
-        self._verdict = lambda n, place: self._by_round(n, number, place)
-        await super().score(group)
-
-
 def sizes(groups: Sequence[Group]) -> list[int]:
     return [len(group.trajectories) for group in groups]
 
 
-def texts(groups: Sequence[Group]) -> list[list[str]]:
-    return [[t.text for t in group.trajectories] for group in groups]
-
-
 def seeds(collector: Collector) -> list[int]:
-    assert isinstance(collector.sampler, EchoSampler)
-    return [params.seed for _, params in collector.sampler.asked]
+    return [params.seed for _, params in asked_of(collector)]
 
 
 # Evenly
@@ -140,12 +110,12 @@ def test_gvm_sends_the_budget_where_gradients_and_failures_are():
     collector = make(scorer=Verdicts(lambda n, place: place in right[n]))
     seen: list[list[int]] = []
 
-    def norms(groups: Sequence[Group]) -> list[float]:
+    def norms(groups: Sequence[Group]) -> Tensor:
         seen.append(sizes(groups))
-        return [1.0, 2.0, 5.0]
+        return torch.tensor([1.0, 2.0, 5.0])
 
-    draw = allocated(collector, piece(gvm, alpha=1e-12), group_size=8, first=4, norms=norms)
-    groups = draw(PROMPTS[:3], PARAMS)
+    sample = allocated(collector, piece(gvm, alpha=1e-12), group_size=8, first=4, gradient_norms=norms)
+    groups = sample(PROMPTS[:3], PARAMS)
     assert seen == [[4, 4, 4]]
     assert sizes(groups) == [10, 10, 4]
 
@@ -156,8 +126,8 @@ def test_xrpo_sends_the_budget_to_the_uncertain_and_first_to_the_unknown(rounds)
     failed = Failure("judge", "crash", "no answer")
     scorer = ByRound(lambda n, number, place: failed if (n, number) == (2, 0) else n == 0 and place == 0)
     collector = make(scorer=scorer)
-    draw = allocated(collector, piece(xrpo, exploration=0.0), group_size=4, first=2, rounds=rounds)
-    groups = draw(PROMPTS[:4], PARAMS)
+    sample = allocated(collector, piece(xrpo, exploration=0.0), group_size=4, first=2, rounds=rounds)
+    groups = sample(PROMPTS[:4], PARAMS)
     # 16 in all, 2 each first; of the other 8 p2 gets 2 and p0, the only one with a spread, 6
     assert sizes(groups) == [8, 2, 4, 2]
     assert [t.failure is None for t in groups[2].trajectories] == [False, False, True, True]
@@ -170,8 +140,8 @@ def test_a_group_of_several_rounds_is_kept_as_one():
     collector = make(scorer=ByRound(lambda n, number, place: number == 1))
     collected = collector.collect(
         PromptStream(PROMPTS, 0, False),
-        draw=allocated(collector, allocate, group_size=3, first=2),
-        keep=piece(mixed_outcomes),
+        sample_groups=allocated(collector, allocate, group_size=3, first=2),
+        keep={ACTOR: piece(mixed_outcomes)},
         count=2,
         max_refills=1,
         params=PARAMS,
@@ -182,122 +152,62 @@ def test_a_group_of_several_rounds_is_kept_as_one():
     assert len(set(seeds(collector))) == 9
 
 
-# WithGreedy
+# The episodes of a group of several rounds
 
 
-def test_greedy_completions_are_scored_and_kept_apart():
-    collector = make(scorer=Verdicts(lambda n, place: n == 1))
-    sampled = Evenly(make(scorer=Verdicts(lambda n, place: n == 1)), 3)(PROMPTS[:2], PARAMS)
-    shaped = SamplingParams(
-        max_tokens=6, temperature=0.7, top_p=0.9, top_k=5, stop=("x",), stop_token_ids=(1,), seed=11
-    )
-    groups = WithGreedy(Evenly(collector, 3), collector)(PROMPTS[:2], shaped)
-    assert sizes(groups) == [3, 3]
-    assert texts(groups) == texts(sampled)  # as without it
-    assert isinstance(collector.sampler, EchoSampler)
-    asked = [params for _, params in collector.sampler.asked]
-    greedy = [params for params in asked if params.temperature == 0.0]
-    assert [(p.top_p, p.top_k, p.max_tokens, p.stop, p.stop_token_ids) for p in greedy] == [
-        (1.0, None, 6, ("x",), (1,))
-    ] * 2
-    assert {(p.temperature, p.top_p, p.top_k) for p in asked if p not in greedy} == {(0.7, 0.9, 5)}
-    for group, reward in zip(groups, (0.5, 1.5), strict=True):
-        assert group.greedy is not None
-        assert (group.greedy.reward, group.greedy.prompt) == (reward, group.prompt)
-        assert all(trajectory is not group.greedy for trajectory in group.trajectories)
+def numbers(groups: Sequence[Group]) -> list[list[int]]:
+    return [[t.episode.number for t in group.trajectories if t.episode] for group in groups]
 
 
-class GreedyIsShort(EchoSampler):
-    async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
-        if params.temperature == 0.0:
-            return Completion([7], [], "stop", self.policy_version)
-        return await super().sample(token_ids, params)
+def test_episodes_are_numbered_by_their_place_in_the_whole_group():
+    allocate, _ = scripted([2, 0], [0, 1], [3, 1])
+    groups = allocated(make(), allocate, group_size=5, first=2, rounds=3)(PROMPTS[:2], PARAMS)
+    assert numbers(groups) == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3]]
+    assert all(t.episode and t.episode.trajectories == [t] for group in groups for t in group.trajectories)
 
 
-def collect_greedily(verdict: Callable[[int, int], bool | Failure]) -> Any:
-    collector = make(GreedyIsShort(), Verdicts(verdict))
-    return collector.collect(
-        PromptStream(PROMPTS, 0, False),
-        draw=WithGreedy(Evenly(collector, 2), collector),
-        keep=piece(everything),
-        count=2,
-        max_refills=0,
-        params=PARAMS,
-    )
+class Discussed:
+    """The first author's answer is discussed by the second, whose context names how long the answer is."""
+
+    def __init__(self, prompt: Prompt):
+        self.prompt, self.answered = prompt, False
+
+    async def reset(self) -> list[int]:
+        return list(self.prompt.token_ids)
+
+    async def step(self, completion: Completion) -> Step:
+        if self.answered:
+            return Step([])
+        self.answered = True
+        odd = sum(completion.token_ids) % 2
+        return Step([], done=False, author="critic", context=[*self.prompt.token_ids, 9], compared=str(odd))
 
 
-def test_a_greedy_completion_is_not_trained_on_and_not_counted():
-    collected = collect_greedily(lambda n, place: n == 1)
-    batch = pack(collected.groups, ACTOR)
-    assert batch.response_mask.sum(dim=1).tolist() == [3, 3, 3, 3]  # and not the greedy one's single token
-    assert batch.greedy_rewards is not None
-    assert batch.greedy_rewards.tolist() == [0.5, 0.5, 1.5, 1.5]
-    assert collected.metrics["completion_tokens"] == 3.0
-    assert collected.metrics["accuracy"] == 0.5
-
-
-def test_a_greedy_completion_that_failed_gives_no_reward_and_no_zero():
-    """Greedy ones are sampled first; p0's cannot be scored."""
-    failed = Failure("verifier", "crash", "broken")
-    collector = make(scorer=ByRound(lambda n, number, place: failed if (n, number) == (0, 0) else True))
-    groups = WithGreedy(Evenly(collector, 2), collector)(PROMPTS[:2], PARAMS)
-    assert [group.greedy is not None and group.greedy.failure for group in groups] == [failed, None]
-    batch = pack(groups, ACTOR)
-    assert batch.greedy_rewards is not None
-    assert [str(reward) for reward in batch.greedy_rewards.tolist()] == ["nan", "nan", "1.5", "1.5"]
-
-
-# WithStaticValues
-
-
-def test_static_values_go_to_their_prompts_groups():
-    draw = WithStaticValues(Evenly(make(), 2), {"p2": 0.25, "p0": 1.0})
-    groups = draw([PROMPTS[2], PROMPTS[1], PROMPTS[0]], PARAMS)
-    assert [str(group.static_value) for group in groups] == ["0.25", "nan", "1.0"]
-    assert texts(groups) == texts(Evenly(make(), 2)([PROMPTS[2], PROMPTS[1], PROMPTS[0]], PARAMS))
-
-
-def test_a_prompt_that_triage_drops_is_replaced():
-    collector = make()
-    values: dict[str, float] = {}
-    draw = WithStaticValues(Evenly(collector, 2), values)
-    values |= {"p0": 1.0, "p1": 0.5}  # measured after the draw was made, as a run does
-    collected = collector.collect(
-        PromptStream(PROMPTS, 0, False), draw=draw, keep=piece(triage), count=2, max_refills=1, params=PARAMS
-    )
-    assert ids(collected.groups) == ["p1", "p2"]
-    assert [str(group.static_value) for group in collected.groups] == ["0.5", "nan"]
+def test_rounds_are_joined_author_by_author_and_an_allocation_counts_the_first_ones_completions():
+    allocate, told = scripted([2, 4])
+    collector = make(env=Discussed, others={"critic": author()})
+    groups = allocated(collector, allocate, group_size=6, first=3)(PROMPTS[:2], PARAMS)
+    assert told[0]["samples"] == [3, 3]
+    of_actor, of_critic = ([g for g in groups if g.author == name] for name in (ACTOR, "critic"))
+    assert (ids(of_actor), sizes(of_actor), numbers(of_actor)) == (["p0", "p1"], [5, 7], [[*range(5)], [*range(7)]])
+    assert [group.place for group in groups] == sorted(group.place for group in groups)
+    # one group of critiques for each value of `compared`, whatever the round; every episode has one of them
+    kinds = [(group.place, {t.compared for t in group.trajectories}) for group in of_critic]
+    assert all(len(compared) == 1 for _, compared in kinds)
+    assert len({(place, *compared) for place, compared in kinds}) == len(kinds) > 2
+    for place, count in ((0, 5), (1, 7)):
+        found = [number for group in of_critic if group.place == place for number in numbers([group])[0]]
+        assert sorted(found) == list(range(count))
 
 
 # Ranks
 
 
-def on_two_ranks(run: Callable[[int, Callable[[Any, str], list[Any]]], Any]) -> list[Any]:
-    """What `run` gives as rank 0 and as rank 1, which exchange things through the function that it is given."""
-    meeting, given, found = threading.Barrier(2), [None, None], [None, None]
-
-    def as_rank(rank: int) -> None:
-        def gather(thing: Any, phase: str) -> list[Any]:
-            given[rank] = thing
-            meeting.wait(20)
-            everyone = list(given)
-            meeting.wait(20)  # nobody gives the next thing before all have read this one
-            return everyone
-
-        found[rank] = run(rank, gather)
-
-    threads = [threading.Thread(target=as_rank, args=(rank,)) for rank in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return found
-
-
-def everything_at_once(collector: Collector) -> Draw:
+def everything_at_once(collector: Collector) -> SampleGroups:
     """xrpo over two rounds, with greedy completions and static values besides."""
     inner = allocated(collector, piece(xrpo, exploration=0.3), group_size=5, first=2, rounds=2)
-    return WithStaticValues(WithGreedy(inner, collector), {"p1": 0.5})
+    providers = [piece(greedy_rewards), piece(static_values)]
+    return Provided(inner, collector, providers, {"static_values": {"p1": 0.5}})
 
 
 def test_several_ranks_deal_the_same():
@@ -310,5 +220,12 @@ def test_several_ranks_deal_the_same():
         return everything_at_once(collector)(PROMPTS[:5], PARAMS), len(seeds(collector))
 
     (first, asked), (second, asked_too) = on_two_ranks(run)
-    assert first == second == alone
+    for groups in (first, second):
+        assert comparable(groups) == comparable(alone)
     assert asked + asked_too == 25 + 5  # every completion once, the greedy ones too
+
+
+def comparable(groups: Sequence[Group]) -> list[Any]:
+    """All of the groups but nan, which equals nothing, and with the numbers of their episodes."""
+    without = [replace(group, known={name: str(value) for name, value in group.known.items()}) for group in groups]
+    return [without, numbers(groups)]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 
@@ -82,6 +81,6 @@ def test_best_of(settings, kept):
 def test_triage_drops_what_was_always_or_never_solved(static_value, kept, kept_if_unsolved_are_dropped):
     """By the static value alone: what this step's samples say, all right or all wrong, decides nothing."""
     for rewards in ([1.0, 0.0], [1.0, 1.0], [0.0, 0.0]):
-        one = replace(group(*((reward, reward > 0) for reward in rewards)), static_value=static_value)
-        assert texts(triage(one)) == kept
-        assert texts(triage(one, drop_unsolved=True)) == kept_if_unsolved_are_dropped
+        one = group(*((reward, reward > 0) for reward in rewards))
+        assert texts(triage(one, static_value)) == kept
+        assert texts(triage(one, static_value, drop_unsolved=True)) == kept_if_unsolved_are_dropped

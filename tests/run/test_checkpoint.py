@@ -22,7 +22,7 @@ def checkpoints(tmp_path) -> Checkpoints:
 
 
 def write(folder):
-    (folder / "engine.pt").write_text("weights")
+    (folder / "actor.pt").write_text("weights")
 
 
 def names(checkpoints):
@@ -31,7 +31,7 @@ def names(checkpoints):
 
 def test_a_checkpoint_has_its_state_and_what_was_written(checkpoints):
     folder = checkpoints.save("rl", 4, {"best": (0.5, 2)}, write)
-    assert folder.name == "rl-000004" and (folder / "engine.pt").read_text() == "weights"
+    assert folder.name == "rl-000004" and (folder / "actor.pt").read_text() == "weights"
     assert read_state(folder) == {"best": (0.5, 2), "stage": "rl", "step": 4}
 
 
@@ -78,12 +78,11 @@ def test_pruning_keeps_the_newest_and_the_best(checkpoints, keep_last, best, lef
 
 def make_stage(checkpoints, **settings) -> Stage:
     """A stage whose engine and data have nothing to save."""
-    nothing = SimpleNamespace(state_dict=dict)
     stage = Stage.__new__(Stage)
     stage.name, stage.ranks, stage.checkpoints, stage.best = "rl", Ranks(), checkpoints, None
     stage.recipe = SimpleNamespace(checkpoint=Checkpointing(**settings))  # pyright: ignore
-    stage.source = SimpleNamespace(stream=nothing)  # pyright: ignore
-    stage.role = SimpleNamespace(save=write, controllers={})  # pyright: ignore
+    stage.source = SimpleNamespace(state_dict=dict)  # pyright: ignore
+    stage.roles = {"actor": SimpleNamespace(name="actor", save=write, controllers={})}  # pyright: ignore
     stage.export = lambda folder: folder.mkdir()
     return stage
 

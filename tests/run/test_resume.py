@@ -1,10 +1,9 @@
-"""Runs through the real command that are killed, stopped or fail, and go on: as if nothing had happened."""
+"""Runs that are killed, stopped or fail, and go on: as if nothing had happened."""
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,7 +18,7 @@ KILLED = -9
 
 
 def run_whole(folder: Path) -> Path:
-    code, printed = train(lay_out(folder), "run")
+    code, printed = train(lay_out(folder), "run", command=True)
     assert code == 0, printed
     return folder / "run"
 
@@ -73,7 +72,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(killed,
     )
     assert code == KILLED and "resumed after step 2" in printed
     partial = folder / "run/checkpoints/.rl-000004.partial"
-    assert (partial / "engine.pt").exists() and not (partial / "state.pt").exists()
+    assert (partial / "actor.pt").exists() and not (partial / "state.pt").exists()
     assert checkpoints(folder / "run") == [partial.name, "rl-000002", "warm_start-000004"]
     # when all is written but the final model has no name yet
     code, printed = train(folder, "run", "--resume", interrupt={"place": "os.rename run/.final.partial"})
@@ -118,9 +117,7 @@ def test_bad_numbers_and_a_file_that_is_too_large_leave_the_last_checkpoint(kill
     assert checkpoints(run) == kept
     # no file may be longer than a quarter of the model's
     limit = (run / "stages/warm_start/model.safetensors").stat().st_size // 4
-    code, printed = train(
-        folder, "run", "--resume", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    )
+    code, printed = train(folder, "run", "--resume", file_limit=limit)
     assert code == 1 and "Traceback" not in printed
     assert (
         "llmrl: checkpoint rl-000004 could not be written (" in printed
@@ -159,15 +156,6 @@ def test_a_full_disk_leaves_the_last_checkpoint(killed, small_disk, tmp_path):
     assert not list(run.glob("checkpoints/.*"))
 
 
-def test_overwrite_deletes_runs_only(tmp_path):
-    folder = lay_out(tmp_path)
-    (folder / "thesis").mkdir()
-    (folder / "thesis/chapter.txt").write_text("years of work")
-    code, printed = train(folder, "thesis", "--overwrite")
-    assert code == 2 and "thesis does not look like a run folder (no recipe.yaml); not deleted" in printed
-    assert (folder / "thesis/chapter.txt").exists()
-
-
 def test_models_of_checkpoints_and_of_the_run_load_with_transformers(whole):
     assert checkpoints(whole) == ["rl-000002", "rl-000004", "warm_start-000004"]
     for folder in (whole / "checkpoints/rl-000004/model", whole / "final"):
@@ -180,12 +168,12 @@ def test_models_of_checkpoints_and_of_the_run_load_with_transformers(whole):
 
 def test_vllm_samples_the_same_after_a_kill(tmp_path):
     settings = ("model.lora=null", "rollout.engine=vllm")
-    assert_a_kill_changes_nothing(tmp_path, settings, {"place": "reward", "after": ["rl", 2]})
+    assert_a_kill_changes_nothing(tmp_path, settings, {"place": "reward", "after": ["rl", 2]}, command=True)
 
 
 def test_two_processes_go_on_after_one_of_them_was_killed(tmp_path):
     settings = ("model.lora=null", "training.strategy=deepspeed", "training.zero_stage=2", "--nproc", "2")
-    assert_a_kill_changes_nothing(tmp_path, settings, {"place": "loss", "after": ["rl", 3]})
+    assert_a_kill_changes_nothing(tmp_path, settings, {"place": "loss", "after": ["rl", 3]}, command=True)
 
 
 def test_a_critic_and_a_controller_go_on_after_a_kill(tmp_path):
@@ -200,7 +188,7 @@ def test_a_critic_and_a_controller_go_on_after_a_kill(tmp_path):
     runs = assert_a_kill_changes_nothing(tmp_path, settings, kill)
     critics, states = (
         [torch.load(run / "checkpoints/rl-000004" / name, weights_only=False) for run in runs]
-        for name in ("critic.pt", "state.pt")
+        for name in ("actor-critic.pt", "state.pt")
     )
     assert critics[0]["updates"] == critics[1]["updates"] == 8
     for name, weight in critics[0]["weights"].items():
@@ -211,19 +199,22 @@ def test_a_critic_and_a_controller_go_on_after_a_kill(tmp_path):
     histories = [sum(entropies[: n + 1]) / (n + 1) for n in range(4)]
     assert [row["control/entropy_history"] for row in rows[1:]] == pytest.approx(histories)
     assert states[0]["controllers"] == states[1]["controllers"]
-    assert states[0]["controllers"]["entropy_history"] == pytest.approx({"value": histories[2], "steps": 3.0})
+    assert states[0]["controllers"]["actor"]["entropy_history"] == pytest.approx({"value": histories[2], "steps": 3.0})
     assert any(row["entropy_window"] > 0 for row in rows[2:])
 
 
-def assert_a_kill_changes_nothing(folder: Path, settings: tuple[str, ...], kill: dict) -> tuple[Path, Path]:
+def assert_a_kill_changes_nothing(
+    folder: Path, settings: tuple[str, ...], kill: dict, *, command: bool = False
+) -> tuple[Path, Path]:
     """Returns the run that nothing interrupted, and the one that went on."""
     whole, broken = lay_out(folder / "whole"), lay_out(folder / "broken")
     (code, printed), (broken_code, broken_printed) = together(
-        lambda: train(whole, "run", *settings), lambda: train(broken, "run", *settings, interrupt=kill)
+        lambda: train(whole, "run", *settings, command=command),
+        lambda: train(broken, "run", *settings, command=command, interrupt=kill),
     )
     assert code == 0, printed
     assert broken_code in (KILLED, 128 + 9), broken_printed  # by itself, or as the launcher says it
-    code, printed = train(broken, "run", "--resume", *settings)
+    code, printed = train(broken, "run", "--resume", *settings, command=command)
     assert code == 0 and "stage rl: resumed after step 2" in printed, printed
     assert_equal_runs(broken / "run", whole / "run")
     return whole / "run", broken / "run"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmrl.envs.catalogue import ENVS
+from llmrl.envs.catalogue import CATALOGUE as ENVS
 from llmrl.errors import RecipeError
 from llmrl.pieces import resolve
 from llmrl.recipe import Recipe

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from llmrl.train.annotate import annotate
+from by_hand import assert_close, log_p_of, naive_gradients, tokens_of
 from rich.console import Console
-from test_step import assert_close, log_p_of, naive_gradients, tokens_of
 from torch import Tensor
 from training_cases import LAYOUTS, fixed_batch, make_algorithm, record_gradients, role_of, tiny_lm, turn_ids
 
-from llmrl.algorithm import batch_data
 from llmrl.batch import Batch
 from llmrl.recipe_file import load_plan, methods
 from llmrl.run.run import run_plan
 from llmrl.run_folder.reader import RunReader
+from llmrl.train.provide import provide
 from llmrl.train.step import update
 
 PIECES = {key: value for key, value in methods()["thor"].items() if key not in ("summary", "paper", "env")}
@@ -37,7 +35,7 @@ def batch_with_calls() -> Batch:
     for (row, turn), reward in TURN_REWARDS.items():
         turn_rewards[row, turns[row].eq(turn).nonzero().max()] = reward
     components = torch.tensor(OUTCOMES)[:, None]
-    return replace(batch, turn_ids=turns, turn_rewards=turn_rewards, reward_components=components)
+    return batch.with_(turn_ids=turns, turn_rewards=turn_rewards, reward_components=components)
 
 
 def expected_credit() -> dict[tuple[int, int], float]:
@@ -76,8 +74,8 @@ def test_the_gradient_is_that_of_the_sampled_tokens():
     expected = naive_gradients(lm, torch.stack(terms).sum())
 
     role = role_of(PIECES, max_grad_norm=1.0)
-    gradients = record_gradients(role.engine)
-    metrics = update(role, annotate(role, batch), seed=0)
+    gradients = record_gradients(role.learner.engine)
+    metrics = update(role, provide(role, batch), seed=0)
     assert_close(gradients[0], expected)
     assert metrics["loss"] == pytest.approx(torch.stack(terms).sum().item(), abs=1e-5)
     assert metrics["advantage_max"] == pytest.approx(max(map(abs, credit.values())), abs=1e-5)
@@ -88,7 +86,7 @@ def objective(batch: Batch, logprobs: Tensor) -> tuple[Tensor, Tensor]:
     algorithm, leaf = make_algorithm(**PIECES), logprobs.clone().requires_grad_()
     advantages = algorithm.credit(batch).advantages
     fixed = algorithm.fixed_weights(batch, advantages)
-    data = batch_data(batch) | {"advantages": advantages, "logprobs": leaf, "old_logprobs": logprobs - 0.1}
+    data = {**batch.data} | {"advantages": advantages, "logprobs": leaf, "old_logprobs": logprobs - 0.1}
     loss = algorithm.objective(data, algorithm.shares(batch), fixed).loss.sum()
     (gradient,) = torch.autograd.grad(loss, leaf)
     return loss.detach(), gradient

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from llmrl.envs.base import AuthorText
 from llmrl.pieces import bind
-from llmrl.rollout.collect import Collector
+from llmrl.rollout.collect import Author, Collector
 from llmrl.rollout.sampler import Completion, SamplingParams
-from llmrl.types import Group, Prompt, Score
+from llmrl.types import ACTOR, Group, Prompt, Score
 
 EOS = "<eos>"
 
@@ -91,11 +92,8 @@ def play(
     starts = [words.id(f"question {n}: ") for n in range(len(scripts))]
     sampler = sampler or Says(words, dict(zip(starts, scripts, strict=True)))
     collector = Collector(
-        sampler,
-        Right(),
+        {ACTOR: Author(sampler, Right(), AuthorText(words.encode, lambda token_ids: words.decode(token_ids)))},
         make_env=bind("env", env, settings, key="env"),
-        encode=words.encode,
-        decode=lambda token_ids: words.decode(token_ids),
         deadline_seconds=60.0,
     )
     prompts = [Prompt(f"p{start}", (start,), "", {}) for start in starts]

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 ORDER = Path("interrupt.json").absolute()
+TRAINERS = ("MainProcess", "trainer")
 reached = 0
 watching = False
 
@@ -67,5 +68,6 @@ def watch(event: str, arguments: tuple) -> None:
     watching = False
 
 
-if Path(sys.argv[0]).name in ("llmrl", "cli.py") and multiprocessing.parent_process() is None:
+# not in the reward workers
+if Path(sys.argv[0]).name in ("llmrl", "cli.py") and multiprocessing.current_process().name in TRAINERS:
     sys.addaudithook(watch)

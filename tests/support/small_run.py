@@ -1,13 +1,16 @@
-"""A very small run through the real command, and what must be equal between two of them."""
+"""A very small run through the command, and what must be equal between two of them."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +18,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from llmrl.cli import main as llmrl
+
 LLMRL = Path(sys.executable).parent / "llmrl"
+SECONDS = 150
+FORKS = multiprocessing.get_context("forkserver")
+"""Forks from a server that has imported what a run does, which takes longer than a small run itself."""
+FORKS.set_forkserver_preload(
+    ["llmrl.run.run", "transformers.models.qwen3.modeling_qwen3", "peft", "llmrl.rollout.transformers_sampler"]
+)
 RECIPE = """
 name: small
 seed: 7
@@ -61,24 +72,64 @@ def lay_out(folder: Path) -> Path:
     return folder
 
 
-def train(folder: Path, run: str, *arguments: str, interrupt: dict[str, Any] | None = None, **options: Any):
-    """`llmrl train` into folder/run, as (exit code, what it printed); with `interrupt` see interruptions.py."""
+def train(
+    folder: Path,
+    run: str,
+    *arguments: str,
+    interrupt: dict[str, Any] | None = None,
+    command: bool = False,
+    file_limit: int | None = None,
+) -> tuple[int, str]:
+    """`llmrl train` into folder/run, as (exit code, what it printed); with `interrupt` see interruptions.py.
+
+    command: a process that starts anew, as a user's does; else one that is forked with llmrl already imported.
+    file_limit: no file may get longer.
+    """
     order = folder / "interrupt.json"
     order.unlink(missing_ok=True)
     if interrupt:
         order.write_text(json.dumps({"run": run} | interrupt))
-    command = [LLMRL, "train", "small.yaml", f"run_dir={run}", *arguments]
+    start = _started if command else _forked
+    code, printed = start(folder, ["train", "small.yaml", f"run_dir={run}", *arguments], file_limit)
+    assert not order.exists(), f"not interrupted: {printed}"
+    return code, printed
+
+
+def _started(folder: Path, arguments: list[str], file_limit: int | None) -> tuple[int, str]:
+    assert file_limit is None
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        **options,
+        [LLMRL, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
     try:
-        printed = process.communicate(timeout=150)[0]
+        printed = process.communicate(timeout=SECONDS)[0]
+        return process.returncode, printed
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise AssertionError("the run hangs: " + process.communicate()[0]) from None
-    assert not order.exists(), f"not interrupted: {printed}"
-    return process.returncode, printed
+
+
+def _forked(folder: Path, arguments: list[str], file_limit: int | None) -> tuple[int, str]:
+    with tempfile.NamedTemporaryFile("r") as log:
+        process = FORKS.Process(target=_main, args=(folder, arguments, log.name, file_limit), name="trainer")
+        process.start()
+        process.join(SECONDS)
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError("the run hangs: " + log.read())
+        return process.exitcode, log.read()
+
+
+def _main(folder: Path, arguments: list[str], log: str, file_limit: int | None) -> None:
+    os.setsid()
+    written = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for descriptor in (1, 2):
+        os.dup2(written, descriptor)
+    os.chdir(folder)
+    sys.argv = [str(LLMRL), *arguments]
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    llmrl()
 
 
 def together(*runs: Callable[[], Any]) -> list[Any]:

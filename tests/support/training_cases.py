@@ -123,18 +123,21 @@ def role_of(
     resolved, ranks, critic, outputs = resolve_pieces(recipe), ranks or Ranks(), None, recipe.critic.outputs
     algorithm = resolved.algorithm
 
-    def learner(name: str, model: Any, loss_metric: str | None = None) -> Learner:
-        engine = make_engine(training.strategy, model, training, device)
-        return Learner(name, engine, training, ranks, loss_metric)
+    def learner(name: str, model: Any, loss_metric: str | None = None, *, rate: float | None = None) -> Learner:
+        own = training.model_copy(update={"learning_rate": rate}) if rate else training
+        return Learner(name, make_engine(training.strategy, model, own, device), own, ranks, loss_metric)
 
     shared = algorithm.has_critic and recipe.critic.backbone == "shared"
     head = value_head(outputs) if shared else None
     policy = tiny_policy(lm, padding_free=padding_free, value_head=head, detach_values=recipe.critic.detach)
+    if training.gradient_checkpointing:
+        policy.inner.gradient_checkpointing_enable({"use_reentrant": False})
     if algorithm.has_critic:
         own = tiny_critic(critic_lm, outputs=outputs, padding_free=padding_free)
-        critic = ValueFunction(recipe.critic, None if shared else learner("actor-critic", own))
+        of_own = None if shared else learner("actor-critic", own, rate=recipe.critic.learning_rate)
+        critic = ValueFunction(recipe.critic, of_own)
     has_own_reference = "ref_logprobs" in algorithm.needs and not isinstance(policy.lm, PeftModel)
-    reference = tiny_policy(tiny_lm(seed=3)).eval() if has_own_reference else None
+    reference = tiny_policy(tiny_lm(seed=3), padding_free=padding_free).eval() if has_own_reference else None
     return Role("actor", resolved, learner("actor", policy, "loss"), reference, critic)
 
 
@@ -179,9 +182,9 @@ def turn_ids(layouts: list[str] = LAYOUTS) -> Tensor:
     return found
 
 
-def train(role: Role, batch: Batch, step: int | None = None) -> dict[str, float]:
-    """One training step on the batch; its metrics."""
-    return update(role, provide(role, batch), seed=3, step=step)
+def train(role: Role, batch: Batch, step: int = 0) -> dict[str, float]:
+    """The step of that number on the batch; its metrics."""
+    return update(role, provide(role, batch), seed=step, step=step)
 
 
 def engines_of(role: Role) -> dict[str, Any]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from test_step import log_p_of, naive_gradients, tokens_of
+from by_hand import assert_close, log_p_of, naive_gradients, tokens_of
 from torch import Tensor
 from training_cases import LAYOUTS, fixed_batch, largest_difference, record_gradients, role_of, tiny_lm
 
-from llmrl.algorithm import batch_data
-from llmrl.train.annotate import annotate
+from llmrl.batch import Batch
+from llmrl.train.provide import provide
 from llmrl.train.roles import Role
 from llmrl.train.step import Metrics, update
-from llmrl.types import Batch
 
 CASES: dict[str, dict[str, Any]] = {
     "pacs": {"policy_loss": "pacs"},
@@ -29,7 +27,7 @@ each_loss = pytest.mark.parametrize("name", CASES)
 
 def judged_batch() -> Batch:
     """Groups 0, 1, 2 interleave; two have both verdicts, one trajectory has none, another never spoke."""
-    return replace(fixed_batch(), correct=torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 1.0, math.nan]))
+    return fixed_batch().with_(correct=torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 1.0, math.nan]))
 
 
 def logprobs_of(lm: Any, batch: Batch) -> Tensor:
@@ -47,7 +45,7 @@ def autograd(role: Role, lm: Any, batch: Batch, old_logprobs: Tensor, rows: Tens
     """The loss of the rows at once, and its gradient."""
     picked = torch.arange(len(batch)) if rows is None else rows
     logprobs = logprobs_of(lm, batch)[picked]
-    data = {name: value[picked] if value is not None else None for name, value in batch_data(batch).items()}
+    data = {name: value[picked] for name, value in batch.data.items()}
     data |= {"logprobs": logprobs, "old_logprobs": old_logprobs[picked]}
     data["ref_logprobs"] = logprobs_of(tiny_lm(seed=3), batch).detach()[picked]
     loss = role.algorithm.policy_loss(data).loss.sum()
@@ -55,14 +53,8 @@ def autograd(role: Role, lm: Any, batch: Batch, old_logprobs: Tensor, rows: Tens
 
 
 def train(role: Role, *, seed: int = 0) -> tuple[Metrics, list[dict[str, Tensor]]]:
-    gradients = record_gradients(role.engine)
-    return update(role, annotate(role, judged_batch()), seed=seed), gradients
-
-
-def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    largest = max(float(gradient.abs().max()) for gradient in expected.values())
-    assert largest > 1e-3
-    assert largest_difference(found, expected) < 1e-5 * max(1.0, largest)
+    gradients = record_gradients(role.learner.engine)
+    return update(role, provide(role, judged_batch()), seed=seed), gradients
 
 
 @each_loss
@@ -97,8 +89,8 @@ def test_a_second_update_asks_the_policy_again(name):
     first_loss, first = autograd(role, lm, batch, old)
     once = role_of(CASES[name], **settings)
     train(once)
-    assert largest_difference(dict(once.engine.model.lm.named_parameters()), dict(lm.named_parameters())) > 5e-4
-    second_loss, second = autograd(role, once.engine.model.lm, batch, old)
+    assert largest_difference(dict(once.learner.engine.model.lm.named_parameters()), dict(lm.named_parameters())) > 5e-4
+    second_loss, second = autograd(role, once.learner.engine.model.lm, batch, old)
     metrics, gradients = train(role)
     assert_close(gradients[0], first)
     assert_close(gradients[1], second)

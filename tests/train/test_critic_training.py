@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from test_step import log_p_of, tokens_of
+from by_hand import log_p_of, tokens_of
 from torch import Tensor, nn
 from training_cases import (
     LAYOUTS,
@@ -27,10 +26,10 @@ from training_cases import (
     with_lora,
 )
 
-from llmrl.train.annotate import annotate
+from llmrl.batch import Batch
+from llmrl.train.provide import provide
 from llmrl.train.roles import Role
 from llmrl.train.step import Metrics, update
-from llmrl.types import Batch
 
 PerToken = dict[tuple[int, int], Any]
 """By row and column."""
@@ -43,16 +42,15 @@ TURNS = {"advantage": {"step_gae": {"whiten": False}}, "policy_loss": "ppo_clip"
 
 
 def batch_with_turns() -> Batch:
-    return replace(fixed_batch(), turn_ids=turn_ids())
+    return fixed_batch().with_(turn_ids=turn_ids())
 
 
 def recorded(role: Role, batch: Batch, *, step: int | None = None) -> tuple[Metrics, dict[str, Tensor], Batch]:
-    """The metrics, the gradients of all that is trained (of the first optimizer step), and what was annotated."""
-    engines = [role.engine] + ([role.critic.engine] if role.critic and role.critic.engine else [])
-    seen = [record_gradients(engine) for engine in engines]
-    annotated = annotate(role, batch, progress=0.3)
-    metrics = update(role, annotated, seed=0, step=step)
-    return metrics, {name: g for steps in seen for name, g in (steps[0] if steps else {}).items()}, annotated
+    """The metrics, the gradients of all that is trained (of the first optimizer step), and what was provided."""
+    seen = [record_gradients(learner.engine) for learner in role.learners]
+    provided = provide(role, batch, share_done=0.3)
+    metrics = update(role, provided, seed=0, step=step)
+    return metrics, {name: g for steps in seen for name, g in (steps[0] if steps else {}).items()}, provided
 
 
 # the reference
@@ -123,10 +121,10 @@ def test_one_update_is_autograd_of_the_value_loss():
     expected = gradients_of(loss, backbone__=critic_lm.model, head__=head)
     expected |= gradients_of(policy_loss_of(lm, advantages), **{"": lm})
 
-    metrics, gradients, annotated = recorded(role_of(PPO), fixed_batch())
-    assert annotated.values is not None and annotated.old_logprobs is None
-    assert at(annotated.values, values) == pytest.approx(list(values.values()), abs=1e-5)
-    assert not annotated.values[~annotated.response_mask].any()
+    metrics, gradients, provided = recorded(role_of(PPO), fixed_batch())
+    assert "old_logprobs" not in provided
+    assert at(provided.values, values) == pytest.approx(list(values.values()), abs=1e-5)
+    assert not provided.values[~provided.response_mask].any()
     assert float(expected["head.weight"].abs().max()) > 1e-2
     assert largest_difference(gradients, expected) < 1e-5
 
@@ -185,8 +183,8 @@ def test_tokens_without_a_return_are_no_targets():
 
 def trained(role: Role) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Copies of what the policy and the critic have learnt."""
-    policy = {name: p.clone() for name, p in role.engine.trained_weights().items()}
-    critic = role.critic.engine.trained_weights() if role.critic and role.critic.engine else {}
+    policy = {name: p.clone() for name, p in role.learner.engine.trained_weights().items()}
+    critic = role.critic.learner.engine.trained_weights() if role.critic and role.critic.learner else {}
     return policy, {name: p.clone() for name, p in critic.items()}
 
 
@@ -195,7 +193,7 @@ def test_warm_up_trains_the_critic_alone(frozen):
     role = role_of(PPO | {"critic": {"warmup_steps": 2, "frozen": frozen}})
     start = states = trained(role)
     for step in range(4):
-        batch = annotate(role, fixed_batch())
+        batch = provide(role, fixed_batch())
         metrics = update(role, batch, seed=0, step=step)
         before, states = states, trained(role)
         moved = [not identical(now, then) for now, then in zip(states, before, strict=True)]
@@ -219,18 +217,18 @@ def test_every_epoch_compares_with_the_first_outputs():
     """The clip holds values near what they were at the step's start: past it, a head is no longer pulled."""
     pieces = PPO | {"value_loss": {"squared": {"clip": 1e-6}}}
     role = role_of(pieces, epochs_per_step=2)
-    assert role.critic and role.critic.engine
-    seen = record_gradients(role.critic.engine)
-    metrics = update(role, annotate(role, fixed_batch()), seed=0)
+    assert role.critic and role.critic.learner
+    seen = record_gradients(role.critic.learner.engine)
+    metrics = update(role, provide(role, fixed_batch()), seed=0)
     assert metrics["value_clip_fraction"] == pytest.approx(0.5)  # none in the first pass, all in the second
     assert largest_difference(seen[0], {name: torch.zeros_like(g) for name, g in seen[0].items()}) > 1e-2
 
 
 def test_values_are_measured_without_the_adapters_dropout():
     role, still = (role_of(PPO, critic_lm=with_lora(tiny_lm(seed=4), dropout=d)) for d in (0.5, 0.0))
-    found, expected = (annotate(one, fixed_batch()).values for one in (role, still))
+    found, expected = (provide(one, fixed_batch()).values for one in (role, still))
     assert torch.equal(found, expected)
-    assert role.critic.engine.model.training
+    assert role.critic.learner.engine.model.training
 
 
 # the policy's backbone
@@ -287,14 +285,14 @@ def soft_minimum(outputs: Tensor) -> float:
     return -0.3 * math.log(sum(math.exp(-head / 0.3) for head in heads) / len(heads))
 
 
-def expected_atom(outputs: Tensor) -> float:
-    """Of 5 atoms -1, 0, 1, 2, 3."""
+def expected_bin(outputs: Tensor) -> float:
+    """Of 5 bins -1, 0, 1, 2, 3."""
     powers = [math.exp(one) for one in outputs.tolist()]
     return sum((k - 1) * power for k, power in enumerate(powers)) / sum(powers)
 
 
 def two_hot_loss_of(outputs: PerToken, returns: PerToken) -> Tensor:
-    """A return of 0.3 is 0.7 at atom 0 and 0.3 at atom 1."""
+    """A return of 0.3 is 0.7 at bin 0 and 0.3 at bin 1."""
     terms = []
     for place, target in returns.items():
         log_p, below = torch.log_softmax(outputs[place], dim=0), math.floor(target)
@@ -313,7 +311,7 @@ READINGS: dict[str, tuple[dict[str, Any], Callable[[Tensor], float], Callable[..
             "value": {"expectation": RANGE},
             "value_loss": {"categorical": RANGE | {"smoothing": 0.0}},
         },
-        expected_atom,
+        expected_bin,
         two_hot_loss_of,
     ),
 }
@@ -337,15 +335,14 @@ def test_several_outputs_become_one_value_and_learn(reading, backbone):
 
     critic = {"critic": {"outputs": 5, "backbone": backbone}}
     role = role_of(PPO | settings | critic, lm=tiny_lm(seed=4 if backbone == "shared" else 0))
-    metrics, gradients, annotated = recorded(role, fixed_batch())
-    assert annotated.values is not None and annotated.value_std is not None and annotated.old_outputs is not None
-    assert at(annotated.values, values) == pytest.approx(list(values.values()), abs=1e-5)
+    metrics, gradients, provided = recorded(role, fixed_batch())
+    assert at(provided.values, values) == pytest.approx(list(values.values()), abs=1e-5)
     deviations = [statistics.pstdev(output.tolist()) for output in outputs.values()]
-    assert at(annotated.value_std, values) == pytest.approx(deviations, abs=1e-5)
+    assert at(provided.value_std, values) == pytest.approx(deviations, abs=1e-5)
     assert largest_difference({name: gradients[name] for name in expected}, expected) < 2e-5
     assert metrics["value_loss"] == pytest.approx(loss.item(), abs=1e-5)
-    for field in (annotated.values, annotated.value_std, annotated.old_outputs):
-        assert not field[~annotated.response_mask].any()
+    for field in (provided.values, provided.value_std, provided.old_outputs):
+        assert not field[~provided.response_mask].any()
 
 
 def test_the_spread_of_heads_reaches_the_advantages():
@@ -371,13 +368,12 @@ def test_each_head_learns_from_its_own_trajectories():
     """Head j uses trajectory i where frac(uniform_noise[i, 0] + j g) < 1/2, g the golden ratio."""
     critic_lm, head = tiny_lm(seed=4), value_head(3)
     role = role_of(PPO | {"critic": {"outputs": 3}, "value_loss": "bootstrapped"})
-    _, gradients, annotated = recorded(role, fixed_batch())
+    _, gradients, provided = recorded(role, fixed_batch())
     outputs = said(critic_lm, head)
     _, returns = gae_of({place: mean_value(output) for place, output in outputs.items()}, fixed_batch())
-    assert annotated.uniform_noise is not None
     terms, uses = [], []
     for (row, t), target in returns.items():
-        draw = float(annotated.uniform_noise[row, 0])
+        draw = float(provided.uniform_noise[row, 0])
         used = torch.tensor([(draw + j * (math.sqrt(5) - 1) / 2) % 1 < 0.5 for j in range(3)])
         uses.append(used)
         terms.append((used * (outputs[row, t] - target).square()).sum() / 2 / (0.5 * 3))

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_step import log_p_of, tokens_of
-from training_cases import GRPO, LAYOUTS, fixed_batch, identical, role_of, tiny_lm
+from by_hand import log_p_of, tokens_of
+from training_cases import GRPO, LAYOUTS, engines_of, fixed_batch, identical, role_of, tiny_lm
 
 from llmrl.errors import RunStopped
-from llmrl.train.annotate import annotate
+from llmrl.train.provide import provide
 from llmrl.train.roles import Role
 from llmrl.train.step import update
 
@@ -65,10 +65,10 @@ def test_what_a_controller_says_reaches_the_loss():
         log_p = log_p_of(lm, fixed_batch().token_ids[row, : len(layout)].tolist()).detach()
         entropies += [-(log_p[t - 1].exp() * log_p[t - 1]).sum().item() for t in tokens_of(layout)]
     mean = sum(entropies) / len(entropies)
-    assert update(role, annotate(role, fixed_batch()), seed=0)["entropy_window"] == 0.0
+    assert update(role, provide(role, fixed_batch()), seed=0)["entropy_window"] == 0.0
     role = role_of(GRPO | WINDOW)
     role.control({"entropy": mean})
-    metrics = update(role, annotate(role, fixed_batch()), seed=0)
+    metrics = update(role, provide(role, fixed_batch()), seed=0)
     penalties = [max(0.99 * mean - one, 0) + max(one - 1.01 * mean, 0) for one in entropies]
     assert metrics["entropy"] == pytest.approx(mean, abs=1e-5)
     assert metrics["entropy_window"] == pytest.approx(sum(penalties) / len(penalties), abs=1e-5)
@@ -79,13 +79,13 @@ def test_what_a_controller_says_reaches_the_loss():
 
 
 def step(role: Role, number: int) -> dict[str, float]:
-    metrics = update(role, annotate(role, fixed_batch(), seed=number), seed=number)
+    metrics = update(role, provide(role, fixed_batch(), seed=number), seed=number)
     role.control(metrics)
     return metrics
 
 
 def weights(role: Role) -> dict[str, torch.Tensor]:
-    engines = {"policy": role.engine} | ({"critic": role.critic.engine} if role.critic and role.critic.engine else {})
+    engines = engines_of(role)
     return {f"{n}.{name}": p.clone() for n, engine in engines.items() for name, p in engine.trained_weights().items()}
 
 
@@ -98,7 +98,7 @@ def test_a_loaded_role_goes_on_bit_for_bit(kind, tmp_path):
     for number in range(2):
         step(role, number)
     role.save(tmp_path)
-    names = {"own": ["critic.pt", "engine.pt"], "shared": ["engine.pt"]}
+    names = {"own": ["actor-critic.pt", "actor.pt"], "shared": ["actor.pt"]}
     assert sorted(file.name for file in Path(tmp_path).iterdir()) == names[kind]
     state = {name: dict(one) for name, one in role.controllers.items()}
     expected = [step(role, number) for number in (2, 3)]
@@ -117,7 +117,6 @@ def test_a_loaded_role_goes_on_bit_for_bit(kind, tmp_path):
 def test_a_critics_checkpoint_is_not_a_policys(tmp_path):
     role = role_of(PPO)
     role.save(tmp_path)
-    (tmp_path / "engine.pt").rename(tmp_path / "policy.pt")
-    (tmp_path / "critic.pt").rename(tmp_path / "engine.pt")
+    (tmp_path / "actor-critic.pt").replace(tmp_path / "actor.pt")
     with pytest.raises(RunStopped, match="holds other weights than are trained here"):
         role.load(tmp_path)

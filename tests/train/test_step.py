@@ -1,65 +1,51 @@
-"""update and annotate on a fixed batch, against sums written out trajectory by trajectory and token by token."""
+"""update on a fixed batch, against sums written out trajectory by trajectory and token by token."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
 from itertools import chain
 from typing import Any
 
 import pytest
 import torch
+from by_hand import SHOWN, assert_close, log_p_of, naive_gradients, tokens_of
 from torch import Tensor
 from training_cases import (
     GRPO,
     GSPO_KL,
     LAYOUTS,
-    TEMPERATURE,
     fixed_batch,
     identical,
-    largest_difference,
-    make_algorithm,
-    make_training,
     record_gradients,
+    role_of,
     tiny_lm,
     tiny_policy,
     with_lora,
 )
 
-from llmrl.engines.ranks import Ranks
-from llmrl.engines.torch_engine import TorchEngine
+from llmrl.batch import Batch
 from llmrl.errors import RunStopped
 from llmrl.models.loading import DTYPES
-from llmrl.train.annotate import annotate
+from llmrl.train.provide import provide
 from llmrl.train.roles import Role
 from llmrl.train.step import update
-from llmrl.types import Batch
 
-CPU = torch.device("cpu")
 KL_WEIGHT, ENTROPY_WEIGHT = 0.3, 0.1  # of GSPO_KL
 
 
-def make_role(
-    pieces: dict[str, Any] = GRPO, *, lm: Any = None, padding_free: bool = False, reference: Any = None, **settings: Any
-) -> Role:
-    training = make_training(**settings)
-    engine = TorchEngine(tiny_policy(lm, padding_free=padding_free), training, CPU)
-    if "regularizers" in pieces and lm is None:
-        reference = tiny_policy(reference or tiny_lm(seed=3), padding_free=padding_free).eval().requires_grad_(False)
-    return Role("actor", make_algorithm(**pieces), engine, training, Ranks(), reference)
+def make_role(pieces: dict[str, Any] = GRPO, *, reference: Any = None, **settings: Any) -> Role:
+    """A role of the cases; reference: its weights, where it has its own."""
+    role = role_of(pieces, **settings)
+    if reference is not None:
+        role.reference = tiny_policy(reference).eval()
+    return role
 
 
 def train(role: Role, batch: Batch | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The metrics and the gradient of the last optimizer step."""
-    gradients = record_gradients(role.engine)
-    metrics = update(role, annotate(role, fixed_batch() if batch is None else batch), seed=0)
+    gradients = record_gradients(role.learner.engine)
+    metrics = update(role, provide(role, fixed_batch() if batch is None else batch), seed=0)
     return metrics, gradients[-1]
-
-
-def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    largest = max(float(gradient.abs().max()) for gradient in expected.values())
-    assert largest > 1e-3
-    assert largest_difference(found, expected) < 1e-5 * max(1.0, largest)
 
 
 def assert_same_metrics(found: dict[str, float], expected: dict[str, float]) -> None:
@@ -67,15 +53,6 @@ def assert_same_metrics(found: dict[str, float], expected: dict[str, float]) -> 
 
 
 # a naive step
-
-
-def tokens_of(layout: str) -> list[int]:
-    return [t for t, author in enumerate(layout) if author == "A"]
-
-
-def log_p_of(lm: Any, token_ids: list[int]) -> Tensor:
-    logits = lm(input_ids=torch.tensor([token_ids])).logits[0]
-    return torch.log_softmax(logits / TEMPERATURE, dim=-1)
 
 
 def outcome_advantages(batch: Batch) -> list[float]:
@@ -92,12 +69,6 @@ def outcome_advantages(batch: Batch) -> list[float]:
         variance = sum((one - mean) ** 2 for one in members) / max(len(members) - 1, 1)
         advantages.append((outcomes[row] - mean) / (math.sqrt(variance) + 1e-6) if tokens_of(layout) else 0.0)
     return advantages
-
-
-def naive_gradients(lm: Any, loss: Tensor) -> dict[str, Tensor]:
-    lm.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in lm.named_parameters()}
 
 
 def test_grpo_gradient_is_the_double_loop():
@@ -123,8 +94,8 @@ def test_grpo_gradient_is_the_double_loop():
     assert 3 < clipped < count - 3
 
     role = make_role(GRPO)
-    gradients = record_gradients(role.engine)
-    metrics = update(role, replace(batch, old_logprobs=old), seed=0)
+    gradients = record_gradients(role.learner.engine)
+    metrics = update(role, batch.with_(old_logprobs=old), seed=0)
     assert_close(gradients[0], expected)
     assert metrics["loss"] == pytest.approx(torch.stack(terms).sum().item(), abs=1e-5)
     assert metrics["clip_fraction_low"] + metrics["clip_fraction_high"] == pytest.approx(clipped / count, abs=1e-6)
@@ -160,8 +131,8 @@ def test_gspo_with_kl_and_entropy_gradient_is_the_double_loop():
     expected = naive_gradients(lm, torch.stack(terms).sum())
 
     role = make_role(GSPO_KL)
-    gradients = record_gradients(role.engine)
-    batch = replace(batch, old_logprobs=old, ref_logprobs=annotate(role, batch).ref_logprobs)
+    gradients = record_gradients(role.learner.engine)
+    batch = batch.with_(old_logprobs=old, ref_logprobs=provide(role, batch).ref_logprobs)
     metrics = update(role, batch, seed=0)
     assert_close(gradients[0], expected)
     assert metrics["loss"] == pytest.approx(torch.stack(terms).sum().item(), abs=1e-5)
@@ -172,12 +143,10 @@ def test_gspo_with_kl_and_entropy_gradient_is_the_double_loop():
 
 
 def padded(batch: Batch, extra: int) -> Batch:
-    wider = {}
-    for f in fields(batch):
-        value = getattr(batch, f.name)
-        if value is not None and value.dim() == 2:
-            wider[f.name] = torch.cat([value, torch.zeros(len(batch), extra, dtype=value.dtype)], dim=1)
-    return replace(batch, **wider)
+    def wider(value: Tensor) -> Tensor:
+        return torch.cat([value, torch.zeros(len(batch), extra, dtype=value.dtype)], dim=1)
+
+    return batch.with_(**{name: wider(value) for name, value in batch.data.items() if value.dim() == 2})
 
 
 ORDER = torch.tensor([5, 2, 6, 0, 3, 1, 4])
@@ -218,26 +187,25 @@ def test_the_ratio_of_the_only_update_is_exactly_one():
 def test_old_logprobs_of_a_pass_of_their_own_give_the_same_gradient(pieces):
     """One update takes them from its own forward pass; several, or an advantage that reads them, measure first."""
     lazy, eager = make_role(pieces), make_role(pieces)
-    batch = annotate(lazy, fixed_batch())
-    assert batch.old_logprobs is None
-    measured = replace(batch, old_logprobs=annotate(make_role(pieces, epochs_per_step=2), fixed_batch()).old_logprobs)
-    assert measured.old_logprobs is not None
-    gradients, others = record_gradients(lazy.engine), record_gradients(eager.engine)
+    batch = provide(lazy, fixed_batch())
+    assert "old_logprobs" not in batch
+    measured = batch.with_(old_logprobs=provide(make_role(pieces, epochs_per_step=2), fixed_batch()).old_logprobs)
+    gradients, others = record_gradients(lazy.learner.engine), record_gradients(eager.learner.engine)
     metrics = update(lazy, batch, seed=0)
     assert_same_metrics(update(eager, measured, seed=0), metrics)
     assert_close(others[0], gradients[0])
 
 
-def test_annotate_measures_without_the_adapters_dropout():
+def test_old_logprobs_are_measured_without_the_adapters_dropout():
     role = make_role(GRPO, lm=with_lora(tiny_lm(), dropout=0.5), epochs_per_step=2)
     still = make_role(GRPO, lm=with_lora(tiny_lm()), epochs_per_step=2)
-    found, expected = (annotate(one, fixed_batch()).old_logprobs for one in (role, still))
+    found, expected = (provide(one, fixed_batch()).old_logprobs for one in (role, still))
     assert torch.equal(found, expected)
-    assert role.engine.model.training and role.engine.model.lm.training
+    assert role.learner.engine.model.training and role.learner.engine.model.lm.training
 
 
-def test_annotated_logprobs_are_those_of_the_double_loop():
-    batch = annotate(make_role(GSPO_KL, epochs_per_step=2), fixed_batch())
+def test_provided_logprobs_are_those_of_the_double_loop():
+    batch = provide(make_role(GSPO_KL, epochs_per_step=2), fixed_batch())
     for lm, found in ((tiny_lm(), batch.old_logprobs), (tiny_lm(seed=3), batch.ref_logprobs)):
         expected = torch.zeros_like(found)
         for row, layout in enumerate(LAYOUTS):
@@ -253,14 +221,12 @@ def test_annotated_logprobs_are_those_of_the_double_loop():
 def test_epochs_go_over_the_whole_batch_with_the_old_policy_fixed():
     """Two epochs by hand: the second pass compares with the policy before the first."""
     role = make_role(GRPO, epochs_per_step=2)
-    gradients = record_gradients(role.engine)
-    metrics = update(role, annotate(role, fixed_batch()), seed=0)
+    gradients = record_gradients(role.learner.engine)
+    metrics = update(role, provide(role, fixed_batch()), seed=0)
 
     by_hand = make_role(GRPO)
-    seen = record_gradients(by_hand.engine)
-    batch = replace(
-        fixed_batch(), old_logprobs=annotate(make_role(GRPO, epochs_per_step=2), fixed_batch()).old_logprobs
-    )
+    seen = record_gradients(by_hand.learner.engine)
+    batch = fixed_batch().with_(old_logprobs=provide(make_role(GRPO, epochs_per_step=2), fixed_batch()).old_logprobs)
     passes = [update(by_hand, batch, seed=0) for _ in range(2)]
     assert len(gradients) == 2
     assert_close(gradients[0], seen[0])
@@ -283,9 +249,9 @@ def test_updates_cut_the_batch_into_parts_that_are_shuffled_every_epoch(monkeypa
         return shares(self, mini)
 
     monkeypatch.setattr(type(role.algorithm), "shares", recording)
-    gradients = record_gradients(role.engine)
-    annotated = annotate(role, batch)
-    update(role, annotated, seed=4)
+    gradients = record_gradients(role.learner.engine)
+    provided = provide(role, batch)
+    update(role, provided, seed=4)
     assert [len(part) for part in parts] == [3, 2, 2, 3, 2, 2]
     assert sorted(chain(*parts[:3])) == sorted(chain(*parts[3:])) == list(range(7))
     assert parts[:3] != parts[3:]
@@ -304,8 +270,8 @@ def test_updates_cut_the_batch_into_parts_that_are_shuffled_every_epoch(monkeypa
 def test_the_seed_decides_the_shuffle():
     def parts(seed: int) -> dict[str, Tensor]:
         role = make_role(GRPO, updates_per_step=3)
-        update(role, annotate(role, fixed_batch()), seed=seed)
-        return {name: p.detach().clone() for name, p in role.engine.model.lm.named_parameters()}
+        update(role, provide(role, fixed_batch()), seed=seed)
+        return {name: p.detach().clone() for name, p in role.learner.engine.model.lm.named_parameters()}
 
     assert identical(parts(1), parts(1))
     assert not identical(parts(1), parts(2))
@@ -317,19 +283,19 @@ def test_the_seed_decides_the_shuffle():
 @pytest.mark.parametrize("updates", [1, 2], ids=["one update", "two updates"])
 def test_mismatch_stops_before_the_weights_change(updates):
     role = make_role(GRPO, updates_per_step=updates)
-    annotated = annotate(role, fixed_batch())
-    before = {name: p.detach().clone() for name, p in role.engine.model.lm.named_parameters()}
+    provided = provide(role, fixed_batch())
+    before = {name: p.detach().clone() for name, p in role.learner.engine.model.lm.named_parameters()}
     with pytest.raises(RunStopped, match=r"trainer and sampler disagree: .* is over rollout.max_mismatch 1.00e-03"):
-        update(role, annotated, seed=0, max_mismatch=1e-3)
-    assert identical(dict(role.engine.model.lm.named_parameters()), before)
+        update(role, provided, seed=0, max_mismatch=1e-3)
+    assert identical(dict(role.learner.engine.model.lm.named_parameters()), before)
 
 
 def test_mismatch_is_measured_against_what_the_sampler_said():
     """Rollout log-probabilities 0.25 below the trainer's on every token: d = 0.25, k3 = e^d - 1 - d."""
     role = make_role(GRPO)
-    exact = annotate(make_role(GRPO, epochs_per_step=2), fixed_batch()).old_logprobs
-    batch = replace(fixed_batch(), rollout_logprobs=torch.where(fixed_batch().response_mask, exact - 0.25, 0.0))
-    metrics = update(role, annotate(role, batch), seed=0, max_mismatch=0.26)
+    exact = provide(make_role(GRPO, epochs_per_step=2), fixed_batch()).old_logprobs
+    batch = fixed_batch().with_(rollout_logprobs=torch.where(fixed_batch().response_mask, exact - 0.25, 0.0))
+    metrics = update(role, provide(role, batch), seed=0, max_mismatch=0.26)
     assert metrics["mismatch_mean"] == pytest.approx(0.25, abs=1e-5)
     assert metrics["mismatch_max"] == pytest.approx(0.25, abs=1e-5)
     assert metrics["mismatch_k3"] == pytest.approx(math.exp(0.25) - 1.25, abs=1e-5)
@@ -337,12 +303,12 @@ def test_mismatch_is_measured_against_what_the_sampler_said():
 
 def test_a_reward_that_is_not_a_number_stops_before_the_weights_change():
     role = make_role(GRPO)
-    before = {name: p.detach().clone() for name, p in role.engine.model.lm.named_parameters()}
+    before = {name: p.detach().clone() for name, p in role.learner.engine.model.lm.named_parameters()}
     batch = fixed_batch()
     batch.rewards[2, 4] = math.nan
     with pytest.raises(RunStopped, match="weights are untouched"):
-        update(role, annotate(role, batch), seed=0)
-    assert identical(dict(role.engine.model.lm.named_parameters()), before)
+        update(role, provide(role, batch), seed=0)
+    assert identical(dict(role.learner.engine.model.lm.named_parameters()), before)
 
 
 # the reference
@@ -374,7 +340,7 @@ def test_the_reference_of_lora_is_its_base():
 def test_demonstrations_are_maximum_likelihood():
     """No advantage, no ratio, no sampler: the mean of -log p over the batch's tokens."""
     role = make_role({"policy_loss": "nll", "learn_from": "demonstrations", "data": SHOWN})
-    batch = replace(fixed_batch(), rollout_logprobs=torch.zeros(7, 13))
+    batch = fixed_batch().with_(rollout_logprobs=torch.zeros(7, 13))
     metrics, gradients = train(role, batch)
     lm, terms = tiny_lm(), []
     for row, layout in enumerate(LAYOUTS):
@@ -383,6 +349,3 @@ def test_demonstrations_are_maximum_likelihood():
     assert_close(gradients, naive_gradients(lm, torch.stack(terms).mean()))
     assert metrics["loss"] == pytest.approx(torch.stack(terms).mean().item(), abs=1e-5)
     assert "mismatch_mean" not in metrics
-
-
-SHOWN = {"train": {"path": "unused", "completion": "text"}}

@@ -42,7 +42,7 @@ def novelty(
 def length_control(
     advantages: Tensor, correct: Tensor, response_mask: Tensor, group_ids: Tensor, *, base: float = 1.00001
 ) -> Tensor:
-    """A bad response longer than its group's correct ones is pushed down harder, at most twice as hard.
+    """A negative advantage grows, at most twofold, with the response's excess length over the group's correct ones.
 
         A'_t = A_t (2 - base^-(L_i - L_g))        where A_t < 0 and L_i > L_g
 

@@ -34,11 +34,10 @@ def key_tokens(
         I     = H(correct) - H(correct | contains v), in bits
         direction = asin sqrt(a / n_right) - asin sqrt(b / n_wrong)  [+ T_right / T_wrong - T_wrong / T_right]
 
-    a of the n_right correct and b of the n_wrong wrong responses contain the id v; T is its BM25 term frequency
-    among all tokens of a side, counted if `frequency`. Groups that are all correct or all wrong, trajectories
-    whose verdict is unknown, and ignore_ids (special tokens) are unchanged. advantages, token_ids, response_mask:
-    [N, T]; correct, group_ids: [N]. Raises ValueError for a weight or scale below 0, or both weights 0.
-    Source: KTAE, arXiv 2505.16826.
+    a of the n_right correct and b of the n_wrong wrong responses contain the id v; T is its BM25 term frequency among
+    all tokens of a side, counted if `frequency`. Groups that are all correct or all wrong, trajectories whose verdict
+    is unknown, and ignore_ids (special tokens) are unchanged. advantages, token_ids, response_mask: [N, T]; correct,
+    group_ids: [N]. Raises ValueError for a weight or scale below 0, or both weights 0. Source: KTAE, arXiv 2505.16826.
     """
     refuse_negative(fisher=fisher, information=information, scale=scale)
     if fisher + information == 0:
@@ -63,7 +62,7 @@ def key_tokens(
 
 
 def _containing(id_of: Tensor, rows: Tensor, right: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """How many correct and how many wrong rows contain each id: [V, 2] fp64; how many there are: [2] fp64."""
+    """The numbers of correct and of wrong rows that contain each id, [V, 2], and of all such rows, [2]: fp64."""
     contains = torch.zeros(count, len(right), dtype=torch.double, device=right.device)
     contains[id_of, rows] = 1.0
     sides = torch.stack([right, ~right], dim=1).double()
@@ -87,7 +86,7 @@ def _log_choose(n: Tensor, k: Tensor) -> Tensor:
 
 
 def _information(found: Tensor, sizes: Tensor) -> Tensor:
-    """What containing the id tells of being correct, in bits: [V]."""
+    """The mutual information of containing the id and being correct, in bits: [V]."""
     total = sizes.sum()
     without = sizes - found
     kept = found.sum(dim=1) * _entropy(found) + without.sum(dim=1) * _entropy(without)

@@ -22,15 +22,14 @@ def value_spread(
     omega: float = 1.0,
     stairs: int = 4,
 ) -> Tensor:
-    """A bonus for a token that leads where the critic's heads disagree.
+    """A bonus for a token after which the critic's heads disagree.
 
         A'_t = A_t + omega_p min(|A_t| / kappa, alpha std_next(t))        next(t): the following response token
 
-    value_std at a token is of the prefix before it, so what token t leads to stands at the next response token;
-    the last one leads to no state and gets nothing. omega_p falls in `stairs` steps from omega to 0 over the
-    stage. advantages, value_std, response_mask: [N, T]; progress: 0-dim. kappa, alpha and omega are ours, as the
-    source's were not found. Raises ValueError for kappa or stairs not above 0, alpha or omega below 0.
-    Source: CDE, arXiv 2509.09675.
+    value_std at a token is of the prefix before it, so the value_std after token t stands at the next response token;
+    the last token gets no bonus. omega_p falls in `stairs` steps from omega to 0 over the stage. advantages, value_std,
+    response_mask: [N, T]; progress: 0-dim. The source does not state kappa, alpha and omega; the defaults are ours.
+    Raises ValueError for kappa or stairs not above 0, alpha or omega below 0. Source: CDE, arXiv 2509.09675.
     """
     clean = torch.where(response_mask, advantages, 0.0).double()
     ahead = next_on_mask(value_std, response_mask)
@@ -39,13 +38,13 @@ def value_spread(
 
 
 def outcome_likelihood(advantages: Tensor, old_outputs: Tensor, grades: Tensor, response_mask: Tensor) -> Tensor:
-    """Credit goes to where the outcome could be foreseen: each advantage times its probability under the critic.
+    """Each advantage is multiplied by the critic's probability of the trajectory's outcome at that token.
 
         A'_t = A_t softmax(old_outputs_t)[grade]
 
-    old_outputs at a token are the critic's logits of the grades for the prefix before it. A trajectory whose
-    grade is unknown (-1) gets 0: there is no outcome to foresee, and its whole credit would be more than that of any
-    other. advantages, response_mask: [N, T]; old_outputs: [N, T, H]; grades: [N].
+    old_outputs at a token are the critic's logits of the grades for the prefix before it. A trajectory of unknown
+    grade (-1) gets 0, since its unweighted credit would exceed that of all others. advantages, response_mask: [N, T];
+    old_outputs: [N, T, H]; grades: [N].
     Raises ValueError for fewer than 2 outputs, or for a grade that has no output. Source: CodeRL, arXiv 2207.01780.
     """
     known = response_mask & (grades >= 0).unsqueeze(1)

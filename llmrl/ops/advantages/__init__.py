@@ -6,5 +6,6 @@
     reinforce       0  0  g  g  g  0  0  h  h  .     g = r + R, h = R at gamma 1, less the baseline
 
 Rewards count where response_mask is True. A trajectory without response tokens belongs to no group: it changes
-nobody's baseline. Statistics are taken in fp64, so that equal outcomes give credit of exactly 0; credit is fp32.
+nobody's baseline. Statistics are taken in fp64, so that equal outcomes give credit of exactly 0. Every function
+returns a Credit whose advantages are [N, T] fp32, and 0 off the mask.
 """

@@ -1,4 +1,4 @@
-"""Outcomes against a number that does not depend on the batch: no groups, no critic."""
+"""Outcomes against baselines that do not depend on the batch: no groups, no critic."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ def remax(rewards: Tensor, response_mask: Tensor, greedy_rewards: Tensor) -> Cre
 
         A_t = sum_{k >= t} r_k - R_greedy
 
-    rewards, response_mask: [N, T]; greedy_rewards: [N]. Advantages [N, T], 0 off the mask; 0 for a trajectory
-    whose greedy reward is nan (not sampled, or not graded), since it has nothing to be compared with.
+    rewards, response_mask: [N, T]; greedy_rewards: [N], where nan (not sampled, or not graded) gives credit 0.
     Source: ReMax, arXiv 2310.10505.
     """
     rewards = torch.where(response_mask, rewards, 0.0).double()
@@ -31,10 +30,9 @@ def static_baseline(rewards: Tensor, response_mask: Tensor, static_values: Tenso
 
         A_i = R_i - V_i
 
-    It is centred on the starting policy, not on the current one: as the policy improves, credit drifts above 0,
-    and a group that is all correct is still reinforced. rewards, response_mask: [N, T]; static_values: [N].
-    Advantages [N, T], 0 off the mask; 0 for a trajectory whose static value is nan, since it has nothing to be
-    compared with. Source: PVPO, arXiv 2508.21104.
+    As the policy improves on the starting one, the mean credit rises above 0, and a group that is all correct is still
+    reinforced. rewards, response_mask: [N, T]; static_values: [N], where nan gives credit 0.
+    Source: PVPO, arXiv 2508.21104.
     """
     credit = outcomes(rewards, response_mask) - static_values.double()
     return Credit(spread(torch.where(credit.isnan(), 0.0, credit), response_mask))
@@ -46,9 +44,8 @@ def accepted(rewards: Tensor, response_mask: Tensor) -> Credit:
 
         A_i = max(R_i, 0)
 
-    With outcomes 0 and 1, 1 and -1, this is supervised training on the policy's own correct answers; rejected
-    ones still count in the number of tokens that a reduction divides by. rewards, response_mask: [N, T].
-    Advantages [N, T], 0 off the mask.
+    With outcomes 0 and 1, or -1 and 1, this is supervised training on the policy's own correct answers; the tokens of
+    rejected ones still count in the reduction's denominator. rewards, response_mask: [N, T].
     Source: RAFT, arXiv 2304.06767; A Minimalist Approach to LLM Reasoning, arXiv 2504.11343.
     """
     return Credit(spread(outcomes(rewards, response_mask).clamp(min=0), response_mask))

@@ -1,9 +1,8 @@
 """Credit against the values that a critic predicts.
 
 values[t] is the critic's value of the prefix before token t, without gradient; past the last response token the
-value is 0. Tokens off the response mask are no steps: recursions pass over them. `returns` are the targets that
-the critic is trained on, taken before any whitening, and nan where there is none, which is everywhere off the
-response mask. A run that trains no critic, its value model being frozen (DVPO), leaves them unused.
+value is 0. Recursions skip tokens off the response mask. `returns` are the critic's targets before any whitening, nan
+where there is none, as everywhere off the response mask. A run with a frozen critic (DVPO) leaves them unused.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def gae(
         lam_i   = clip(1 - 1 / (length_adaptive L_i), 0, 1), of the L_i response tokens of trajectory i
 
     rewards, values, response_mask: [N, T]. lam_returns None means lam; length_adaptive, if set, replaces lam in
-    the advantages alone. Whitening is less the mean, over the unbiased std (see ops/whitening.py).
+    the advantages alone. Whitening subtracts the mean and divides by the unbiased std.
 
         PPO       the defaults                     VC-PPO  lam_returns 1
         A2C       lam 1, whiten False: G_t - V_t   VAPO    lam_returns 1, length_adaptive 0.05
@@ -116,10 +115,9 @@ def vtrace(
         R_t     = V_t + delta_t + gamma lam min(c_cap, rho_t) (R_next(t) - V_next(t))
         A_t     = min(rho_advantage_cap, rho_t) (r_t + gamma (lam R_next(t) + (1 - lam) V_next(t)) - V_t)
 
-    All [N, T]. rho_cap decides which policy's value the critic learns, c_cap how fast. A carries the importance
-    weight, so a policy loss must not multiply it again. Not whitened. Where rho is 1, R is the n-step return.
-    Raises ValueError for gamma or lam outside [0, 1], a rho cap that is not positive or a negative c_cap.
-    Source: IMPALA, arXiv 1802.01561.
+    All [N, T]. rho_cap decides which policy's value the critic learns, c_cap how fast. A carries the importance weight
+    already, so the policy loss must not. Not whitened. Where rho is 1, R is the lambda-return. Raises ValueError for
+    gamma or lam outside [0, 1], a rho cap that is not positive or a negative c_cap. Source: IMPALA, arXiv 1802.01561.
     """
     require_fraction(gamma=gamma, lam=lam)
     require_positive(rho_cap=rho_cap, rho_advantage_cap=rho_advantage_cap)
@@ -141,10 +139,9 @@ def sequence_baseline(rewards: Tensor, values: Tensor, response_mask: Tensor, *,
 
         A_i = R_i - V_i        R_i: the trajectory's rewards, summed; V_i: the value at its first response token
 
-    rewards, values, response_mask: [N, T]. V_i has seen no token of the answer, so it is an unbiased baseline.
-    Whitening is over trajectories. The returns are R_i at every response token (Monte Carlo), so that the critic
-    learns from whole answers, though only its value of the prompt is used.
-    Source: SAFE, arXiv 2602.04651.
+    rewards, values, response_mask: [N, T]. V_i depends on no token of the answer, so it is an unbiased baseline.
+    Whitening is over trajectories. The returns are R_i at every response token (Monte Carlo), though only the value of
+    the prompt is used. Source: SAFE, arXiv 2602.04651.
     """
     found = outcomes(rewards, response_mask)
     first = response_mask & (response_mask.cumsum(dim=1) == 1)

@@ -1,4 +1,4 @@
-"""Credit that is worth less where an answer repeats what others of its group say."""
+"""Credit that shrinks where an answer repeats others of its group."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def similarity(groups: Any) -> Tensor:
 def diverse_grpo(
     rewards: Tensor, response_mask: Tensor, group_ids: Tensor, similarity: Tensor, *, weight: float = 1.0
 ) -> Credit:
-    """GRPO on rewards that are divided by how much an answer repeats its group.
+    """GRPO on rewards that are divided by the answer's similarity to its group.
 
         R'_i = R_i / (1 + weight s_i)
 

@@ -3,7 +3,7 @@
     R_i          outcome of trajectory i: its rewards on response tokens, summed
     mean_g, n    mean and number of the outcomes in i's group g
 
-A group of one has nothing to be compared with: its mean is its own outcome.
+The mean of a group of one is its own outcome.
 """
 
 from __future__ import annotations
@@ -35,13 +35,11 @@ def grpo(
         A_i =  R_i - mean_g R                                normalize_std = False (Dr.GRPO)
         A_i <- (A_i - mean A) / std A                        whiten: over all response tokens of the batch, last
 
-    rewards, response_mask: [N, T]; group_ids: [N]. Advantages [N, T], 0 off the mask. A group of one has credit
-    0 before whitening. REINFORCE++-baseline is whiten without normalize_std; whitening shifts equal outcomes off
-    0 where longer trajectories fared better or worse, and leaves a batch whose credit is all 0 alone.
-    Raises ValueError if std_floor is not positive, since a group of equal outcomes has std 0, or if batch_std
-    is set without normalize_std.
-    Source: DeepSeekMath, arXiv 2402.03300; Dr.GRPO, arXiv 2503.20783; Lite PPO, arXiv 2508.08221;
-    REINFORCE++, arXiv 2501.03262.
+    rewards, response_mask: [N, T]; group_ids: [N]. A group of one has credit 0 before whitening. REINFORCE++-baseline
+    is whiten without normalize_std. Whitening counts tokens, so where length and outcome correlate it shifts the credit
+    of equal outcomes off 0; a batch whose credit is all 0 stays 0. Raises ValueError if std_floor is not positive,
+    since a group of equal outcomes has std 0, or if batch_std is set without normalize_std. Source: DeepSeekMath, arXiv
+    2402.03300; Dr.GRPO, arXiv 2503.20783; Lite PPO, arXiv 2508.08221; REINFORCE++, arXiv 2501.03262.
     """
     require_positive(std_floor=std_floor)
     if batch_std and not normalize_std:
@@ -61,8 +59,7 @@ def rloo(rewards: Tensor, response_mask: Tensor, group_ids: Tensor) -> Credit:
 
         A_i = R_i - mean_{j != i} R_j = n / (n - 1) * (R_i - mean_g R)
 
-    rewards, response_mask: [N, T]; group_ids: [N]. Advantages [N, T], 0 off the mask. A group of one has no
-    other members; as dropped trajectories can leave one in a running job, its credit is 0, not an error.
+    rewards, response_mask: [N, T]; group_ids: [N]. A group of one, which dropped trajectories can leave, has credit 0.
     Source: Back to Basics, arXiv 2402.14740.
     """
     sizes = group_sums(present(response_mask), group_ids)
@@ -77,8 +74,8 @@ def opo(rewards: Tensor, response_mask: Tensor, group_ids: Tensor) -> Credit:
         A_i = R_i - sum_g L R / sum_g L        L_i response tokens of i
 
     It is optimal where the squared norm of a trajectory's score grows as its length, and where every batch is
-    used for one update. rewards, response_mask: [N, T]; group_ids: [N]. Advantages [N, T], 0 off the mask, and
-    0 for a group of one. Source: OPO, arXiv 2505.23585.
+    used for one update. rewards, response_mask: [N, T]; group_ids: [N]. A group of one has credit 0.
+    Source: OPO, arXiv 2505.23585.
     """
     found, lengths = outcomes(rewards, response_mask), response_mask.sum(dim=1).double()
     baseline = group_sums(lengths * found, group_ids) / group_sums(lengths, group_ids).clamp(min=1)
@@ -87,12 +84,11 @@ def opo(rewards: Tensor, response_mask: Tensor, group_ids: Tensor) -> Credit:
 
 @made_for_stale_samples
 def asymre(rewards: Tensor, response_mask: Tensor, group_ids: Tensor, *, shift: float = -0.1) -> Credit:
-    """Outcome against the group's mean moved by a constant, so that off-policy data teaches more by its successes.
+    """Outcome against the group's mean plus a constant; a negative one makes off-policy successes weigh more.
 
         A_i = R_i - (mean_g R + shift)
 
-    A shift below 0 adds -shift to everybody's credit: equal outcomes and a group of one get -shift, not 0.
-    rewards, response_mask: [N, T]; group_ids: [N]. Advantages [N, T], 0 off the mask.
+    Equal outcomes and a group of one get credit -shift, not 0. rewards, response_mask: [N, T]; group_ids: [N].
     Source: Asymmetric REINFORCE, arXiv 2506.20520; default as in arXiv 2509.24203.
     """
     centred = group_centred(outcomes(rewards, response_mask), response_mask, group_ids)
@@ -105,10 +101,9 @@ def opmd(rewards: Tensor, response_mask: Tensor, group_ids: Tensor, *, temperatu
 
         A_i = R_i - temperature * log mean_g exp(R / temperature)
 
-    The baseline lies between the mean (temperature to infinity) and the maximum (to 0). rewards, response_mask:
-    [N, T]; group_ids: [N]; temperature in units of reward. Advantages [N, T], 0 off the mask, and 0 for equal
-    outcomes. Raises ValueError if temperature is not positive.
-    Source: Kimi k1.5, arXiv 2501.12599; REC, arXiv 2509.24203.
+    The baseline lies between the mean (temperature to infinity) and the maximum (to 0). rewards, response_mask: [N, T];
+    group_ids: [N]; temperature in units of reward. Equal outcomes have credit 0. Raises ValueError if temperature is
+    not positive. Source: Kimi k1.5, arXiv 2501.12599; REC, arXiv 2509.24203.
     """
     require_positive(temperature=temperature)
     found = outcomes(rewards, response_mask)
@@ -133,12 +128,10 @@ def gdpo(
         s_i  = sum_k weights_k z_ik
         A_i  = (s_i - mean s) / std s                               over all trajectories of the batch
 
-    Standardizing erases the size of the weights that the components already carry, though not their sign, so
-    `weights` says how much each one counts: all 1 if not given, in the order of the reward functions. Only the
-    components are read: token rewards have no part in it. reward_components: [N, K]; response_mask: [N, T];
-    group_ids: [N]. Advantages [N, T], 0 off the mask.
-    Raises ValueError if there is not one weight per component or std_floor is not positive.
-    Source: GDPO, arXiv 2601.05242.
+    Standardizing erases the size, though not the sign, of the recipe's reward weights, so `weights` gives new ones, in
+    the order of the reward functions; default: all 1. Token rewards are not read. reward_components: [N, K];
+    response_mask: [N, T]; group_ids: [N]. Raises ValueError if there is not one weight per component or std_floor is
+    not positive. Source: GDPO, arXiv 2601.05242.
     """
     require_positive(std_floor=std_floor)
     count = reward_components.shape[1]

@@ -26,11 +26,9 @@ def reinforce(
         G_t = r_t + gamma G_next(t)        next(t): the following response token, over any masked ones
         A_t = (G_t - b) / std              b = mean of G (batch_mean) or 0 (none); std 1 unless normalize_std
 
-    Mean and unbiased std are over the response tokens of the whole batch, so long trajectories weigh more in
-    both. A std under 1e-6 is no spread to scale by and is taken as 1. REINFORCE++ is batch_mean with
-    normalize_std. rewards, response_mask: [N, T]. Advantages [N, T], 0 off the mask.
-    Raises ValueError if gamma is outside [0, 1].
-    Source: Williams 1992; REINFORCE++, arXiv 2501.03262.
+    Mean and unbiased std are over the response tokens of the whole batch, so long trajectories weigh more in both. A
+    std under 1e-6 is taken as 1. REINFORCE++ is batch_mean with normalize_std. rewards, response_mask: [N, T]. Raises
+    ValueError if gamma is outside [0, 1]. Source: Williams 1992; REINFORCE++, arXiv 2501.03262.
     """
     require_fraction(gamma=gamma)
     rewards = torch.where(response_mask, rewards, 0.0).double()
@@ -53,9 +51,9 @@ def rebn(rewards: Tensor, response_mask: Tensor, turn_ids: Tensor, *, gamma: flo
         A_k = (G_k - mean G) / std G       on all tokens of turn k
 
     Mean and unbiased std are over turns, so long turns weigh no more than short ones; a std under 1e-6 is taken
-    as 1. gamma counts turns: below 1 it pays for speed. With one turn each this is a batch-normalized outcome.
-    rewards, response_mask, turn_ids: [N, T], turn_ids rising along a trajectory. Advantages [N, T], 0 off the
-    mask. Raises ValueError if gamma is outside [0, 1]. Source: GEM, arXiv 2510.01051.
+    as 1. gamma counts turns: below 1 it rewards few turns. With one turn each this is a batch-normalized outcome.
+    rewards, response_mask, turn_ids: [N, T], turn_ids rising along a trajectory.
+    Raises ValueError if gamma is outside [0, 1]. Source: GEM, arXiv 2510.01051.
     """
     require_fraction(gamma=gamma)
     turn_of = torch.where(response_mask, turn_ids, 0)

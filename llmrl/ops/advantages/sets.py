@@ -1,4 +1,4 @@
-"""A trajectory's part in what a set of answers to the same prompt achieves."""
+"""A trajectory's part in the achievement of a set of answers to the same prompt."""
 
 from __future__ import annotations
 
@@ -15,22 +15,16 @@ from llmrl.types import Credit
 
 
 def best_of_group(
-    rewards: Tensor,
-    response_mask: Tensor,
-    group_ids: Tensor,
-    *,
-    normalize_std: bool = True,
-    std_floor: float = 1e-6,
+    rewards: Tensor, response_mask: Tensor, group_ids: Tensor, *, normalize_std: bool = True, std_floor: float = 1e-6
 ) -> Credit:
-    """What the group's best answer adds to the group's maximum; the others add nothing.
+    """The group's best answer is credited with its lead over the second best; the others get 0.
 
         A_best = (R_(1) - R_(2)) / (std_g R + std_floor)        std unbiased, 1 without normalize_std
         A_i    = 0                                              for all others
 
-    R_(1), R_(2): the group's highest and second highest outcome, so a tie at the top leaves everybody 0, as does
-    a group of one. rewards, response_mask: [N, T]; group_ids: [N]. Advantages [N, T], 0 off the mask.
-    Raises ValueError if std_floor is not positive.
-    Source: Optimizing inference-time objectives (pass@k), arXiv 2503.19595.
+    R_(1), R_(2): the group's highest and second highest outcome. A tie at the top gives every member 0, as does a group
+    of one. rewards, response_mask: [N, T]; group_ids: [N]. Raises ValueError if std_floor is not positive. Source:
+    Optimizing inference-time objectives (pass@k), arXiv 2503.19595.
     """
     require_positive(std_floor=std_floor)
     found = outcomes(rewards, response_mask)
@@ -60,7 +54,7 @@ def polychromic(
 
     over all C(n, set_size) sets of a group's n members, so no sampling noise is added. Outcomes are meant to lie
     in [0, 1]: below 0, diversity would be punished. rewards, response_mask: [N, T]; group_ids, answer_ids: [N].
-    Advantages [N, T], 0 off the mask; 0 in a group smaller than set_size, whose members are in no set.
+    A group smaller than set_size, which has no sets, has credit 0.
     Raises ValueError if set_size is under 2, or if a group has more than max_sets sets.
     Source: Polychromic objectives, arXiv 2509.25424, with the prompt as the only state that is branched from.
     """

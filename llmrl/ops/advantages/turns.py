@@ -1,7 +1,7 @@
-"""Outcomes beside rewards that single turns were given, such as for a tool call that ran.
+"""Outcomes together with rewards of single turns, such as for a tool call that ran.
 
-turn_rewards[t] is a turn's own reward, on its last token, and nan wherever nobody gave one: a turn of reward 0 is
-compared with others, a turn without a reward is not.
+turn_rewards[t] is a turn's own reward, on its last token, and nan where there is none: a turn of reward 0 is compared
+with others, a turn without a reward is not.
 """
 
 from __future__ import annotations
@@ -26,22 +26,21 @@ def turn_grpo(
     std_floor: float = 1e-6,
     min_turn_reward: float | None = None,
 ) -> Credit:
-    """The outcome's credit on all tokens, and the credit of each rewarded turn on its own, normalized apart.
+    """The outcome's credit on all tokens, plus the credit of each rewarded turn on that turn, normalized separately.
 
         R_i     = sum_k reward_components_ik        r_j: the reward of turn j, of those that were given one
         O_i     = (R_i - mean_g R) / (std_g R + std_floor)        over the group's trajectories
         S_j     = (r_j - mean_g r) / (std_g r + std_floor)        over all rewarded turns of the group's trajectories
         A_t     = O_i + turn_weight S_j        on tokens of a rewarded turn j;  O_i on all others
 
-    std unbiased; without normalize_std neither part is divided. Turns are pooled whatever their number in a trajectory,
-    since the policy decides how many it takes. A single trajectory, and a single rewarded turn, has credit 0.
-    min_turn_reward: a trajectory with a turn of less has no outcome credit and is no part of mean and std, as its
-    answer rests on a failed step. Only the components are read: token rewards have no part in it.
+    std unbiased; without normalize_std neither part is divided. A group's rewarded turns are pooled over trajectories.
+    A single trajectory, and a single rewarded turn, has credit 0. min_turn_reward: a trajectory with a lower
+    turn reward rests on a failed step, so it has no outcome credit and does not count in mean and std. Token rewards
+    are not read.
 
-    reward_components: [N, K]; turn_rewards, response_mask, turn_ids: [N, T]; group_ids: [N]. Advantages [N, T], 0 off
-    the mask. Raises ValueError for a negative turn_weight or a std_floor that is not positive.
-    Source: THOR, arXiv 2509.13761, whose turns are compared with other samples of the same turn; two turns, of which
-    the first is rewarded, are MT-GRPO, arXiv 2505.11821.
+    reward_components: [N, K]; turn_rewards, response_mask, turn_ids: [N, T]; group_ids: [N]. Raises ValueError for a
+    negative turn_weight or a std_floor that is not positive. Source: THOR, arXiv 2509.13761, whose turns are compared
+    with other samples of the same turn; two turns, of which the first is rewarded, are MT-GRPO, arXiv 2505.11821.
     """
     require_positive(std_floor=std_floor)
     refuse_negative(turn_weight=turn_weight)
@@ -65,6 +64,6 @@ def turn_grpo(
 
 
 def _standardized(values: Tensor, there: Tensor, group_ids: Tensor, std_floor: float | None) -> Tensor:
-    """`values` [M] less their group's mean, over its std plus the floor if there is one; 0 of who is not there."""
+    """`values` [M] less their group's mean, over its std plus the floor if there is one; 0 where `there` is False."""
     centred = group_centred(values, there, group_ids)
     return centred if std_floor is None else centred / (group_std(values, there, group_ids) + std_floor)

@@ -36,14 +36,12 @@ def ppo_clip(
         loss_t = max(-A_t r_t, -A_t clip(r_t, 1 - clip_low, 1 + clip_high))
         loss_t = min(loss_t, -A_t dual_clip)  where A_t < 0, if dual_clip is set
 
-    log_ratio, advantages: [N, T]. clip_high above clip_low is DAPO's clip-higher; dual_clip bounds the push on
-    a bad token that became likely, and is also the upper bound of two-sided clipping. stats: ratio;
-    clip_fraction_low and clip_fraction_high, the tokens whose gradient the lower and the upper bound removed;
-    clip_fraction_dual if dual_clip is set.
-    Raises ValueError for a negative bound, or if dual_clip is not above 1 + clip_high, where it would undo the
-    first clip.
-    Source: PPO, arXiv 1707.06347; dual clip, arXiv 1912.09729; clip-higher, DAPO, arXiv 2503.14476; two-sided
-    clipping, INTELLECT-2, arXiv 2505.07291.
+    log_ratio, advantages: [N, T]. clip_high above clip_low is DAPO's clip-higher; dual_clip bounds the loss of a bad
+    token that became likely, and is the upper bound of two-sided clipping. stats: ratio; clip_fraction_low and
+    clip_fraction_high, the tokens whose gradient the lower and the upper bound removed; clip_fraction_dual, the tokens
+    at dual_clip. Raises ValueError for a negative bound, or if dual_clip is not above 1 + clip_high, where it would
+    undo the first clip. Source: PPO, arXiv 1707.06347; dual clip, arXiv 1912.09729; clip-higher, DAPO, arXiv
+    2503.14476; two-sided clipping, INTELLECT-2, arXiv 2505.07291.
     """
     refuse_negative(clip_low=clip_low, clip_high=clip_high)
     ratio = as_ratio(log_ratio)
@@ -74,10 +72,10 @@ def gppo(
         loss_t = -A_t min(r_t, dual_clip)                        where A_t < 0 otherwise
         loss_t = -A_t r_t                                        elsewhere
 
-    log_ratio, advantages: [N, T]. Betas of 1 are GPPO, of 0 PPO; CE-GPPO sets them apart: beta_high, on likely
-    good tokens' rare rise, keeps entropy up, beta_low, on bad tokens already rare, brings it down. stats: as
-    ppo_clip, the bounds' fractions being the tokens that a beta weighs. Raises ValueError for a negative bound
-    or beta, or if dual_clip is not above 1 + clip_high.
+    log_ratio, advantages: [N, T]. Betas of 1 are GPPO, of 0 PPO; in CE-GPPO they differ: beta_high weighs good tokens
+    that have become likely and keeps the entropy up, beta_low weighs bad tokens that have become rare and lowers it.
+    stats: as ppo_clip; clip_fraction_low and clip_fraction_high are the tokens that a beta weighs. Raises ValueError
+    for a negative bound or beta, or if dual_clip is not above 1 + clip_high.
     Source: GPPO, arXiv 2508.07629; CE-GPPO, arXiv 2509.20712.
     """
     refuse_negative(clip_low=clip_low, clip_high=clip_high, beta_low=beta_low, beta_high=beta_high)

@@ -1,7 +1,7 @@
-"""Losses in which the trajectories of a group stand against each other.
+"""Losses that compare the trajectories of a group with each other.
 
-They see the whole mini-batch and carry every weight and denominator: the sum of their token losses is the objective.
-A trajectory's part of it lies evenly on its response tokens; the gradient may reach tokens of the whole group.
+They see the whole mini-batch and include every weight and denominator: the sum of their token losses is the objective.
+A trajectory's part of it is spread evenly over its response tokens; its gradient may reach tokens of the whole group.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def pacs(
     scale: float = 1.0,
     balanced: bool = True,
 ) -> TokenLoss:
-    """Learn to tell right from wrong: a classifier of the verdict whose score is the change of log-probability.
+    """A classifier of the verdict whose score is the change of log-probability.
 
         s_i   = scale sum_t (logprobs_t - old_logprobs_t)
         psi_i = s_i - mean_{j != i} s_j                                 over the others of its group; 0 if none
@@ -67,7 +67,7 @@ def drpo(
     kl_weight: float = 1e3,
     kl_limit: float = 1e-4,
 ) -> TokenLoss:
-    """Raise right answers above the wrong ones of their group, short right ones most, no right one downwards.
+    """Raises right answers above the wrong ones of their group, short ones most, and lowers no right answer.
 
         s_i = mean_t logprobs_t
         w_i = softmax of -L_i / (max_tokens length_temperature) over the right answers of the group
@@ -75,12 +75,11 @@ def drpo(
         sum of the losses = -mean_g J_g + sg(kl_weight max(KL - kl_limit, 0)) KL
         KL  = mean over response tokens of old_logprobs_t - logprobs_t
 
-    The mean counts every group with a verdict. KL is KL(old, current), sampled by the old policy, so its gradient is
-    that of the divergence; it needs no verdicts and counts all response tokens, whereas a trajectory of unknown verdict
-    (nan) takes no part in J. logprobs, old_logprobs, response_mask: [N, T]; correct, group_ids: [N]; max_tokens: the
-    completion limit in tokens, never the width of a batch. stats: kl, old_logprobs - logprobs; kl_coefficient, the sg
-    factor. Raises ValueError if max_tokens, tau or length_temperature is not positive or a kl setting is negative.
-    Source: DRPO, arXiv 2510.04474.
+    The mean is over all groups with a verdict. KL is KL(old, current), sampled by the old policy, so its gradient is
+    that of the divergence; it counts all response tokens, whereas J leaves out trajectories of unknown verdict (nan).
+    logprobs, old_logprobs, response_mask: [N, T]; correct, group_ids: [N]; max_tokens: the completion limit in tokens,
+    never the width of a batch. stats: kl, old_logprobs - logprobs; kl_coefficient, the sg factor. Raises ValueError if
+    max_tokens, tau or length_temperature is not positive or a kl setting is negative. Source: DRPO, arXiv 2510.04474.
     """
     require_positive(max_tokens=max_tokens, tau=tau, length_temperature=length_temperature)
     refuse_negative(kl_weight=kl_weight, kl_limit=kl_limit)

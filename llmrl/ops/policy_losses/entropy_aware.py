@@ -1,7 +1,7 @@
-"""Losses that treat the tokens where the old policy was undecided apart from the rest.
+"""Losses that treat tokens of high entropy differently from the rest.
 
-A token has high entropy if the old policy's entropy there is above a quantile of that entropy over the token's
-own response, by linear interpolation. A response whose entropies are all equal has no such token.
+A token has high entropy if the old policy's entropy there is above a quantile, with linear interpolation, of that
+entropy over the token's own response. A response whose entropies are all equal has no such token.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ def aspo(
     entropy_quantile: float = 0.8,
     dual_clip: float = 3.0,
 ) -> TokenLoss:
-    """Clipped surrogate with the ratio inverted for good tokens, so that those still unlikely are pulled hardest.
+    """Clipped surrogate with the ratio inverted for good tokens, so that unlikely ones get the largest gradient.
 
         clip = clip_high_entropy at tokens of high entropy, else clip_low_entropy
         w_t = max(r_t, 1 - clip)  where A_t < 0,  1 / min(r_t, 1 + clip)  elsewhere
         gradient on log pi(y_t): -A_t min(w_t, dual_clip), or 0 where r_t is past the bound
         loss_t = -A_t w_t, or -A_t dual_clip log pi(y_t) where w_t > dual_clip
 
-    All data [N, T]; r_t = exp(log_ratio_t); entropies in nats. stats: ratio; clip_fraction_low and
-    clip_fraction_high, the tokens whose gradient a bound removed; clip_fraction_dual, those at dual_clip.
-    Raises ValueError for a negative range, a quantile outside [0, 1], or a dual_clip not above 1, which would
-    bind at ratio 1.
-    Source: ASPO, arXiv 2510.06062.
+    All data [N, T]; r_t = exp(log_ratio_t); entropies in nats. stats: ratio; clip_fraction_low and clip_fraction_high,
+    the tokens whose gradient a bound removed; clip_fraction_dual, those at dual_clip. Raises ValueError for a negative
+    range, a quantile outside [0, 1], or a dual_clip not above 1, which would bind at ratio 1. Source: ASPO, arXiv
+    2510.06062.
     """
     refuse_negative(clip_low_entropy=clip_low_entropy, clip_high_entropy=clip_high_entropy)
     if dual_clip <= 1:
@@ -74,18 +73,17 @@ def simko(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
 ) -> TokenLoss:
-    """PPO that, at tokens of high entropy, shares a success among the likely tokens and blames a failed argmax more.
+    """PPO that, at tokens of high entropy, shares a success among likely tokens and penalises a failed argmax more.
 
         r'_t = (1 - share) r_t + share / K sum_k sg(r_t / r_tk) r_tk    high entropy, correct trajectory
         A'_t = argmax_penalty A_t                                       high entropy, wrong, y_t the old argmax
         loss_t = max(-A'_t r'_t, -A'_t clip(r'_t, 1 - clip_low, 1 + clip_high))
 
-    r' has the value of r; of its gradient `share` goes in equal parts to the K = candidates tokens that the old
-    policy held most likely. correct: [N], 1, 0 or nan, where nan means plain PPO; old_top_ids [N, T, >= K] most
-    likely first and top_logprobs, their log-probabilities now, with gradient; all else [N, T]. stats: as
-    ppo_clip; spread_fraction and penalized_fraction, the tokens of either case. Raises ValueError for a setting
-    out of range, or more candidates than old_top_ids has.
-    Source: SimKO, arXiv 2510.14807.
+    r' has the value of r; of its gradient `share` goes in equal parts to the K = candidates tokens that the old policy
+    held most likely. correct: [N], 1, 0 or nan, where nan means plain PPO; old_top_ids [N, T, >= K] most likely first
+    and top_logprobs, their log-probabilities now, with gradient; all else [N, T]. stats: as ppo_clip; spread_fraction
+    and penalized_fraction, the tokens of either case. Raises ValueError for a setting out of range, or more candidates
+    than old_top_ids has. Source: SimKO, arXiv 2510.14807.
     """
     require_fraction(share=share)
     require_positive(argmax_penalty=argmax_penalty)

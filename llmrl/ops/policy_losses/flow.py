@@ -1,11 +1,11 @@
-"""GFlowNet losses: regress log-probabilities until the policy samples in proportion to what answers are worth.
+"""GFlowNet losses: regress log-probabilities until the policy samples in proportion to the exponentiated rewards.
 
     target      p(y | x) = ref(y | x) exp(R(y) / temperature) / Z(x)
     log flow    V(s_t) = log E_ref exp(rewards from token t on / temperature)        log Z(x) = V(prompt), V(end) = 0
     balance     logprobs_t - ref_logprobs_t = r_t / temperature + V(s_t+1) - V(s_t)
 
-At the target the balance holds on every token of every answer, whoever sampled it: the losses need no ratio to the
-policy that sampled. Summed over a whole answer it holds without V but for log Z.
+At the target the balance holds on every token of every answer, whichever policy sampled it: the losses need no ratio.
+In the sum over a whole answer every V cancels but log Z.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def trajectory_balance(
         u_i = sum_t (logprobs_t - ref_logprobs_t) - R_i / temperature
         log Z_g = -sum_j w_j u_j / sum_j w_j                     over the group
         sum of the losses = mean_i w_i (u_i + log Z_g)^2 / 2     over trajectories with response tokens
-        w_i = 1, or 1 / L_i if length_normalize: the same target, long answers' steps no longer than short ones'
+        w_i = 1, or 1 / L_i if length_normalize, which keeps the target and shrinks the gradient of long answers
 
     The half makes the gradient of a token -A_i / N with A = R / temperature - sum_t (logprobs_t - ref_logprobs_t)
-    centred over the group; log Z_g minimises its group's loss, so no gradient comes from it. A group of one balances
-    itself and adds 0. logprobs, ref_logprobs, rewards, response_mask: [N, T]; group_ids: [N]; temperature: rewards per
-    nat. Sees whole groups: the sum of the losses is the objective, a trajectory's part lies evenly on its response
-    tokens. stats: residual, u_i + log Z_g; log_partition, log Z_g. Raises ValueError if temperature is not positive.
+    centred over the group; log Z_g minimises its group's loss, so no gradient comes from it. The loss of a group of one
+    is 0. logprobs, ref_logprobs, rewards, response_mask: [N, T]; group_ids: [N]; temperature: rewards per nat. The sum
+    of the losses is the objective (see coupled.py). stats: residual, u_i + log Z_g; log_partition, log Z_g.
+    Raises ValueError if temperature is not positive.
     Source: trajectory balance, arXiv 2201.13259; log Z from the group (VarGrad), for language models arXiv 2503.18929.
     """
     require_positive(temperature=temperature)
@@ -68,16 +68,16 @@ def subtrajectory_balance(
     temperature: float,
     lam: float = 1.0,
 ) -> TokenLoss:
-    """The balance of every stretch of an answer, between the critic's log flows at its two ends.
+    """The balance of every subtrajectory of an answer, between the critic's log flows at its two ends.
 
         e_ij = V_j - V_i + sum_{i <= k < j} (r_k / temperature - logprobs_k + ref_logprobs_k)
         loss = sum_{i<j} lam^(j-i-1) e_ij^2 / (2 sum_{i<j} lam^(j-i-1))     the same on every token of the answer
 
     i, j = 0 .. L count the answer's response tokens, V_i is the value before the i-th and V_L = 0. lam 0 is detailed
-    balance, each token by itself; lam 1 weighs all stretches alike. Reduced by sequence_mean, the objective is the mean
-    over trajectories. logprobs, ref_logprobs, rewards, values, response_mask: [N, T]; values: the critic's log flow in
-    nats, which gets no gradient here and learns from advantages' log_flow at the same temperature; temperature: rewards
-    per nat. stats: residual, the e of each token alone.
+    balance, each token by itself; lam 1 weighs all subtrajectories alike. Reduced by sequence_mean, the objective is
+    the mean over trajectories. logprobs, ref_logprobs, rewards, values, response_mask: [N, T]; values: the critic's log
+    flow in nats, without gradient; the critic is trained by the advantage log_flow at the same temperature;
+    temperature: rewards per nat. stats: residual, e_ij of each single token.
     Raises ValueError if temperature is not positive or lam lies outside [0, 1].
     Source: SubTB, arXiv 2209.12782; for language models, with other flows, arXiv 2310.04363.
     """
@@ -99,7 +99,7 @@ def subtrajectory_balance(
 
 
 def _neighbours(per_state: Tensor, states: Tensor, lam: float) -> Tensor:
-    """At each column the sum over all other states, weighed lam^(states between): [N, T + 1]."""
+    """At each column the sum over all other states, weighted by lam^(states between): [N, T + 1]."""
     decay = torch.ones_like(per_state).masked_fill(states, lam)
     after = pad(reward_to_go(per_state, decay)[:, 1:], (0, 1))
     before = pad(reward_to_go(per_state.flip(1), decay.flip(1))[:, 1:], (0, 1)).flip(1)

@@ -14,7 +14,7 @@ from llmrl.types import TokenLoss
 
 @exact_on_policy("it has no ratio, so it is exact only for the policy that sampled")
 def reinforce(logprobs: Tensor, advantages: Tensor) -> TokenLoss:
-    """Score-function loss; exact only for the policy that sampled, hence one optimizer step per batch.
+    """Score-function loss, exact only for the policy that sampled: one optimizer step per batch.
 
         loss_t = -A_t log pi(y_t)
 
@@ -34,21 +34,15 @@ def nll(logprobs: Tensor) -> TokenLoss:
 
 
 def cispo(
-    logprobs: Tensor,
-    log_ratio: Tensor,
-    advantages: Tensor,
-    *,
-    clip_low: float = 1.0,
-    clip_high: float = 4.0,
+    logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, *, clip_low: float = 1.0, clip_high: float = 4.0
 ) -> TokenLoss:
     """Score-function loss under a clipped importance weight: the weight is bounded, no gradient is dropped.
 
         loss_t = -sg(clip(exp(log_ratio_t), 1 - clip_low, 1 + clip_high)) A_t log pi(y_t)
 
-    logprobs, log_ratio, advantages: [N, T]. clip_low 1 means no lower bound. stats: ratio; clip_fraction_low
-    and clip_fraction_high, the tokens whose weight sits at the lower and the upper bound. Raises ValueError for a
-    negative bound.
-    Source: MiniMax-M1, arXiv 2506.13585.
+    logprobs, log_ratio, advantages: [N, T]. clip_low 1 means no lower bound. stats: ratio; clip_fraction_low and
+    clip_fraction_high, the tokens whose weight sits at the lower and the upper bound. Raises ValueError for a negative
+    bound. Source: MiniMax-M1, arXiv 2506.13585.
     """
     refuse_negative(clip_low=clip_low, clip_high=clip_high)
     ratio = as_ratio(log_ratio).detach()
@@ -58,15 +52,14 @@ def cispo(
 
 
 def topr(logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, *, cap: float = 1.0) -> TokenLoss:
-    """Score-function loss for samples of another policy: good ones count in full, bad ones fade as they get rare.
+    """Score-function loss for samples of another policy: bad tokens weigh less as the policy makes them rarer.
 
         loss_t = -A_t log pi(y_t)                                      where A_t >= 0
         loss_t = -sg(min(exp(log_ratio_t), cap)) A_t log pi(y_t)       where A_t < 0
 
-    logprobs, log_ratio, advantages: [N, T]. The log ratio should be against the policy that sampled; the paper's
-    is the trajectory's sum. Outcomes of 0 and 1 need a baseline, or failures weigh nothing. stats: ratio;
-    clip_fraction_high, the bad tokens whose weight sits at cap. Raises ValueError if cap is not positive.
-    Source: TOPR, arXiv 2503.14286.
+    logprobs, log_ratio, advantages: [N, T]. The log ratio should be against the policy that sampled; the paper's is the
+    trajectory's sum. Outcomes of 0 and 1 need a baseline, or failures weigh nothing. stats: ratio; clip_fraction_high,
+    the bad tokens whose weight sits at cap. Raises ValueError if cap is not positive. Source: TOPR, arXiv 2503.14286.
     """
     require_positive(cap=cap)
     ratio = as_ratio(log_ratio).detach()
@@ -90,10 +83,9 @@ def one_sided(
         keep_t = not (A_t > 0 and r_t > 1 + clip_high) and not (A_t < 0 and r_t < 1 - clip_low)
         loss_t = -keep_t A_t log pi(y_t)        times sg(r_t) if importance is set
 
-    logprobs, log_ratio, advantages: [N, T]; r_t = exp(log_ratio_t). With importance its gradient is ppo_clip's.
-    stats: ratio; clip_fraction_low and clip_fraction_high, the tokens dropped. Raises ValueError for a negative
-    bound.
-    Source: REC-OneSide-NoIS and REC-OneSide-IS, arXiv 2509.24203.
+    logprobs, log_ratio, advantages: [N, T]; r_t = exp(log_ratio_t). With importance its gradient is ppo_clip's. stats:
+    ratio; clip_fraction_low and clip_fraction_high, the tokens dropped. Raises ValueError for a negative bound. Source:
+    REC-OneSide-NoIS and REC-OneSide-IS, arXiv 2509.24203.
     """
     refuse_negative(clip_low=clip_low, clip_high=clip_high)
     ratio = as_ratio(log_ratio).detach()

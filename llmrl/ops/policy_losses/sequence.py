@@ -1,4 +1,4 @@
-"""Losses of a trajectory as a whole, laid on each of its tokens."""
+"""Losses of a trajectory as a whole, given to each of its tokens."""
 
 from __future__ import annotations
 
@@ -12,24 +12,18 @@ from llmrl.types import TokenLoss
 
 
 def gmpo(
-    log_ratio: Tensor,
-    advantages: Tensor,
-    response_mask: Tensor,
-    *,
-    clip_low: float = 0.4,
-    clip_high: float = 0.4,
+    log_ratio: Tensor, advantages: Tensor, response_mask: Tensor, *, clip_low: float = 0.4, clip_high: float = 0.4
 ) -> TokenLoss:
     """Geometric mean of the tokens' clipped ratios: one outlier token moves it far less than it moves a mean.
 
         d_t = min(log_ratio_t, clip_high)  where A > 0,  max(log_ratio_t, -clip_low)  where A <= 0
         loss_t = -A exp(mean_k d_k)        the same on all L tokens of the trajectory
 
-    log_ratio, advantages, response_mask: [N, T]; the bounds are in log space. A is the trajectory's advantage:
-    the mean over its response tokens, should they differ. Reduced by sequence_mean a trajectory's loss is
-    -A exp(mean d), and each token that is not clipped carries the gradient -A exp(mean d) / L. stats: ratio, the
-    geometric mean; clip_fraction_low and clip_fraction_high, the tokens at each bound. Raises ValueError for a
-    negative bound.
-    Source: GMPO, arXiv 2507.20673.
+    log_ratio, advantages, response_mask: [N, T]; the bounds are in log space. A is the trajectory's advantage: the mean
+    over its response tokens, should they differ. Reduced by sequence_mean a trajectory's loss is -A exp(mean d), and
+    each token that is not clipped carries the gradient -A exp(mean d) / L. stats: ratio, the geometric mean;
+    clip_fraction_low and clip_fraction_high, the tokens at each bound. Raises ValueError for a negative bound. Source:
+    GMPO, arXiv 2507.20673.
     """
     refuse_negative(clip_low=clip_low, clip_high=clip_high)
     lengths = response_mask.sum(dim=1, keepdim=True).clamp(min=1)

@@ -1,1 +1,1 @@
-"""What several pieces compute with; nothing here is named by a recipe."""
+"""Functions that several pieces compute with; no recipe names them."""

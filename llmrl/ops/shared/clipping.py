@@ -1,4 +1,4 @@
-"""What the policy losses that bound a ratio share."""
+"""The parts that policy losses with a bounded ratio share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 def past_bounds(
     ratio: Tensor, advantages: Tensor, clip_low: float | Tensor, clip_high: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Which ratios A pushed out of [1 - clip_low, 1 + clip_high]: below the lower bound, above the upper, [N, T]."""
+    """Whether A pushed a ratio below 1 - clip_low, and whether above 1 + clip_high: [N, T] each."""
     return (advantages < 0) & (ratio < 1 - clip_low), (advantages > 0) & (ratio > 1 + clip_high)
 
 
@@ -18,5 +18,5 @@ def clip_stats(ratio: Tensor, low: Tensor, high: Tensor) -> dict[str, Tensor]:
 
 
 def one_with_gradient(log_ratio: Tensor) -> Tensor:
-    """1 everywhere, with the gradient of `log_ratio`: what r / sg(r) is, for a ratio of any size."""
+    """1 everywhere, with the gradient of `log_ratio`: r / sg(r) without an overflow."""
     return 1 + (log_ratio.float() - log_ratio.detach().float())

@@ -1,4 +1,4 @@
-"""The bonus for what the policy or the critic is unsure of, as rewards and advantages both take it."""
+"""The bonus for curiosity, which both a reward and an advantage can be given."""
 
 from __future__ import annotations
 

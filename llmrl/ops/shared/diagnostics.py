@@ -1,4 +1,4 @@
-"""Numbers that say whether a step can be trusted; none carries gradient into a loss."""
+"""Diagnostics of a step; none carries gradient into a loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmrl.ops.shared.whitening import MIN_STD
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `values` where `mask` is True; what lies elsewhere, nan included, has no influence.
+    """The mean of `values` where `mask` is True; values elsewhere, nan included, have no influence.
 
         sum(values * mask) / sum(mask)
 
@@ -42,10 +42,9 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
         1 - Var(returns - values) / Var(returns)
 
-    values, returns, mask (bool): the same shape; over the mask, without the tokens whose return is nan, which
-    have no target. Returns an fp32 scalar, below 0 for predictions worse than the targets' mean. Targets with a
-    std under 1e-6 have no variance to explain, nor have fewer than two: the result is then 0, however good the
-    values are.
+    values, returns, mask (bool): the same shape; over the mask, without tokens whose return is nan, which have no
+    target. Returns an fp32 scalar, below 0 for predictions worse than the targets' mean; 0 for targets with a std
+    under 1e-6, which have no variance to explain, and for fewer than two.
     """
     known = mask & ~returns.isnan()
     variance = _variance(returns, known)

@@ -20,7 +20,7 @@ def present(response_mask: Tensor) -> Tensor:
 
 
 def members(response_mask: Tensor, group_ids: Tensor) -> list[Tensor]:
-    """The rows of each group's present members, a group per item: [n] int64 each."""
+    """The rows of each group's trajectories that have response tokens: [n] int64 for each group."""
     rows = response_mask.any(dim=1).nonzero().flatten()
     _, group_of = group_ids[rows].unique(return_inverse=True)
     return list(rows[group_of.argsort(stable=True)].split(group_of.bincount().tolist()))

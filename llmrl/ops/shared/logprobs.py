@@ -9,7 +9,7 @@ from torch import Tensor
 def log_probabilities(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """log softmax(logits / temperature) in fp32: [..., V] of any floating dtype to [..., V].
 
-    The temperature must be the sampler's, or old and rollout log-probabilities speak of different policies.
+    The temperature must be the sampler's, or old and rollout log-probabilities are of different policies.
     Raises ValueError if the temperature is not positive.
     """
     if temperature <= 0:

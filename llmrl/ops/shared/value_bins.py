@@ -1,4 +1,4 @@
-"""The values that the outputs of a distributional critic are the logits of."""
+"""The values of a distributional critic, whose outputs are the logits of a distribution over them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers in units of their own spread."""
+"""Whitening: mean 0 and standard deviation 1."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
 
         (x - mean_m x) / std_m x
 
-    values, mask (bool): the same shape. Returns fp64, 0 off the mask. A std under 1e-6 is no spread to scale by
-    and is taken as 1. Fewer than two numbers have neither a mean to differ from nor a spread: they are left as
-    they are.
+    values, mask (bool): the same shape. Returns fp64, 0 off the mask. A std under 1e-6 is taken as 1. A single number
+    is left as it is.
     """
     values = torch.where(mask, values, 0.0).double()
     count = mask.sum()

@@ -2,8 +2,8 @@
 
     w_t = exp(old_logprobs_t - rollout_logprobs_t)        w_i = prod_t w_t, over the response tokens of i
 
-Where trainer and sampler agree every weight of this module is exactly 1. A policy loss whose log ratio is taken to
-rollout_logprobs holds w already: weigh it with none of these.
+Where trainer and sampler agree every weight of this module is exactly 1. The log ratio `behaviour` contains w already:
+a policy loss that reads it must use none of these.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ def truncated_is(old_logprobs: Tensor, rollout_logprobs: Tensor, response_mask: 
 
         weight_t = min(w_t, cap)
 
-    All [N, T]. Raises ValueError if cap is not positive.
-    Source: verl's rollout correction; truncation, Ionides 2008.
+    All [N, T]. Raises ValueError if cap is not positive. Source: verl's rollout correction; truncation, Ionides 2008.
     """
     require_positive(cap=cap)
     ratio = as_ratio(_log_mismatch(old_logprobs, rollout_logprobs, response_mask))
@@ -48,7 +47,7 @@ def sequence_is(old_logprobs: Tensor, rollout_logprobs: Tensor, response_mask: T
 def masked_is(
     old_logprobs: Tensor, rollout_logprobs: Tensor, response_mask: Tensor, *, low: float = 0.5, high: float = 2.0
 ) -> Tensor:
-    """Keeps a trajectory whole where its importance weight lies in bounds, drops it whole elsewhere (MIS).
+    """Keeps a trajectory if its importance weight lies in bounds, else drops all its tokens (MIS).
 
         weight_t = 1 if low <= w_i <= high else 0
 
@@ -77,21 +76,15 @@ def icepop(
 
 @rejects_only
 def drop_stale_negatives(
-    advantages: Tensor,
-    old_logprobs: Tensor,
-    rollout_logprobs: Tensor,
-    response_mask: Tensor,
-    *,
-    limit: float = 0.5,
+    advantages: Tensor, old_logprobs: Tensor, rollout_logprobs: Tensor, response_mask: Tensor, *, limit: float = 0.5
 ) -> Tensor:
-    """Drops tokens of negative advantage in trajectories that the policy has moved away from since they were sampled.
+    """Drops tokens of negative advantage in trajectories that have become unlikely since they were sampled.
 
         stale_i  = mean_t (rollout_logprobs_t - old_logprobs_t) > limit
         weight_t = 0 if stale_i and A_t < 0 else 1
 
-    All [N, T]; limit in nats per token. A mistake the policy no longer makes has nothing to teach it, and pushing on
-    it is what makes off-policy training unstable. Raises ValueError if limit is not positive.
-    Source: DeepSeek-V3.2, arXiv 2512.02556.
+    All [N, T]; limit in nats per token. Lowering mistakes that the policy no longer makes destabilises off-policy
+    training. Raises ValueError if limit is not positive. Source: DeepSeek-V3.2, arXiv 2512.02556.
     """
     require_positive(limit=limit)
     stale = -row_means(_log_mismatch(old_logprobs, rollout_logprobs, response_mask), response_mask) > limit

@@ -12,14 +12,9 @@ from llmrl.ops.shared.ranges import require_positive
 
 
 def difficulty(
-    advantages: Tensor,
-    correct: Tensor,
-    group_ids: Tensor,
-    response_mask: Tensor,
-    *,
-    sharpness: float = math.e,
+    advantages: Tensor, correct: Tensor, group_ids: Tensor, response_mask: Tensor, *, sharpness: float = math.e
 ) -> Tensor:
-    """Good answers to hard prompts are held less tightly; meant as the weight of a KL penalty.
+    """Lowers the weight of good answers to hard prompts; meant for a KL penalty.
 
         p        = share of the group that is correct
         weight_t = 1 - exp(-sharpness p)  where A_t > 0 and 0 < p < 1, else 1
@@ -43,8 +38,8 @@ def correct_tokens(correct: Tensor, response_mask: Tensor) -> Tensor:
         weight_t = M / M_correct on correct trajectories, else 0
 
     correct: [N], nan counts as not correct; response_mask: [N, T]; M, M_correct: response tokens of the batch, and of
-    its correct trajectories. With the reduction token_mean a penalty so weighed is its mean over correct tokens;
-    without any of them it is 0. Source: positive-example loss, VAPO, arXiv 2504.05118.
+    its correct trajectories. Meant for the reduction token_mean; without correct tokens all weights are 0.
+    Source: positive-example loss, VAPO, arXiv 2504.05118.
     """
     chosen = response_mask & (correct == 1)[:, None]
     return chosen.float() * (response_mask.sum() / chosen.sum().clamp(min=1))
@@ -55,9 +50,8 @@ def positive_advantage(advantages: Tensor, response_mask: Tensor) -> Tensor:
 
         weight_t = M / M_positive where A_t > 0, else 0
 
-    Both [N, T]; M, M_positive: response tokens of the batch, and those with A_t > 0. With the reduction token_mean a
-    penalty so weighed is its mean over these tokens; without any of them it is 0. Source: imitation of what did well,
-    THOR, arXiv 2509.13761.
+    Both [N, T]; M, M_positive: response tokens of the batch, and those with A_t > 0. Meant for the reduction
+    token_mean; without such tokens all weights are 0. Source: imitation of good trajectories, THOR, arXiv 2509.13761.
     """
     chosen = response_mask & (advantages > 0)
     return chosen.float() * (response_mask.sum() / chosen.sum().clamp(min=1))

@@ -1,4 +1,4 @@
-"""Weights that keep some tokens and drop others: by entropy, by covariance, by what they add to the variance.
+"""Weights that keep some tokens and drop others: by entropy, by covariance, by their part in the variance.
 
 A share of n tokens means round(share n) of them, but at least one; ties go to the earlier token, earlier rows first.
 """
@@ -18,12 +18,11 @@ RATIO_FLOOR = 1e-8  # keeps the ratio of two entropies of 0 at 1
 
 
 def top_entropy(old_entropy: Tensor, response_mask: Tensor, *, fraction: float = 0.2) -> Tensor:
-    """Keeps the tokens at which the policy hesitated most.
+    """Keeps the tokens of highest entropy.
 
         weight_t = 1 for the `fraction` of the batch's response tokens with the largest old_entropy_t, else 0
 
-    old_entropy, response_mask: [N, T]. Raises ValueError if fraction is outside (0, 1].
-    Source: arXiv 2506.01939.
+    old_entropy, response_mask: [N, T]. Raises ValueError if fraction is outside (0, 1]. Source: arXiv 2506.01939.
     """
     _require_share(fraction=fraction)
     return _top(old_entropy, response_mask, fraction).float()
@@ -57,9 +56,8 @@ def entropy_ratio(
         q_t      = (H_t + 1e-8) / (H_old_t + 1e-8)
         weight_t = 1 if low < q_t < high else 0
 
-    All [N, T], entropies in nats; entropies below `floor` count as floor, for near 0 their ratio is noise.
-    Raises ValueError unless 0 <= low < high, or for a negative floor. Source: entropy ratio clipping,
-    arXiv 2512.05591.
+    All [N, T], entropies in nats; entropies below `floor` count as floor, for near 0 their ratio is noise. Raises
+    ValueError unless 0 <= low < high, or for a negative floor. Source: entropy ratio clipping, arXiv 2512.05591.
     """
     refuse_negative(low=low, floor=floor)
     if low >= high:
@@ -79,14 +77,14 @@ def drop_covariant(
     low: float = 1.0,
     high: float = 5.0,
 ) -> Tensor:
-    """Drops a few random tokens whose likelihood goes far along with their advantage: those collapse the entropy.
+    """Drops a few random tokens with a high covariance of likelihood and advantage, which collapse the entropy.
 
         c_t      = (A_t - mean A) (old_logprobs_t - mean old_logprobs)        means over the batch's response tokens
         weight_t = 0 for a `fraction` of all tokens, drawn among those with low < c_t < high, else 1
 
-    All [N, T]; uniform_noise: random numbers, the largest are taken. The covariance is that of the old policy: it is
-    taken before the batch is cut and stays while the policy moves. Raises ValueError if fraction is outside
-    (0, 1], or low is not under high. Source: Clip-Cov, arXiv 2505.22617.
+    All [N, T]; uniform_noise: random numbers, the largest are taken. The covariance is that of the old policy, computed
+    once before the batch is cut. Raises ValueError if fraction is outside (0, 1], or low is not under high.
+    Source: Clip-Cov, arXiv 2505.22617.
     """
     _require_share(fraction=fraction)
     if low >= high:
@@ -98,7 +96,7 @@ def drop_covariant(
 
 
 def top_covariant(advantages: Tensor, old_logprobs: Tensor, response_mask: Tensor, *, fraction: float = 2e-4) -> Tensor:
-    """Keeps the tokens whose likelihood goes farthest along with their advantage; meant as a penalty's weight.
+    """Keeps the tokens with the highest covariance of likelihood and advantage; meant as a penalty's weight.
 
         weight_t = 1 for the `fraction` of the batch's response tokens with the largest c_t, else 0
 
@@ -110,15 +108,14 @@ def top_covariant(advantages: Tensor, old_logprobs: Tensor, response_mask: Tenso
 
 
 def surrogate_dropout(advantages: Tensor, log_ratio: Tensor, response_mask: Tensor, *, fraction: float = 0.2) -> Tensor:
-    """Drops the tokens that add most to the variance of a trajectory's surrogate, good and bad ones apart.
+    """Drops the good and the bad tokens that add most to the variance of a trajectory's surrogate.
 
         s_t      = exp(log_ratio_t) A_t        v_t = (s_t - mean s)^2        mean over the trajectory's tokens
         weight_t = 0 for the floor(fraction n) largest v_t of its n tokens with A_t > 0, and of those with A_t < 0
 
-    All [N, T]. Taking both signs apart keeps their balance. Tokens with the v_t of one that stays, stay, so at
-    ratio 1 and equal advantages nothing is dropped. Raises ValueError if fraction is outside [0, 1).
-    Source: after D-PPO, arXiv 2310.20380, which chooses among all samples of an update; here every trajectory is
-    taken for itself.
+    All [N, T]. A token whose v_t equals that of a kept one is kept, so at ratio 1 and equal advantages nothing is
+    dropped. Raises ValueError if fraction is outside [0, 1). Source: after D-PPO, arXiv 2310.20380, which chooses among
+    all samples of an update instead of within each trajectory.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction: {fraction} is not valid, expected a number from 0 to under 1")
@@ -144,7 +141,7 @@ def most_varied(
     tokens_first: float = 0.2,
     tokens_last: float = 1.0,
 ) -> Tensor:
-    """Keeps the trajectories whose advantages vary most, and of them the tokens that matter most.
+    """Keeps the trajectories whose advantages vary most, and their tokens of large advantage and entropy.
 
         A_i      = mean advantage of trajectory i
         kept rows: the share of the batch's trajectories with the largest variance of A_i, which consists of the
@@ -180,9 +177,8 @@ def _largest_variance(values: Tensor, eligible: Tensor, share: float) -> Tensor:
     zero = values.new_zeros(1)
     smallest = [torch.cat([zero, x.cumsum(0)])[: keep + 1] for x in (ordered, ordered.square())]
     largest = [torch.cat([zero, x.flip(0).cumsum(0)])[: keep + 1].flip(0) for x in (ordered, ordered.square())]
-    sums, squares = (
-        low + high for low, high in zip(smallest, largest, strict=True)
-    )  # [j]: j smallest, keep - j largest
+    # [j]: of the j smallest and the keep - j largest
+    sums, squares = (low + high for low, high in zip(smallest, largest, strict=True))
     low_count = int((squares - sums.square() / max(keep, 1)).argmax())
     chosen = torch.zeros_like(eligible)
     chosen[order[:low_count]] = True

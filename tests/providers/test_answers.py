@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from test_step import log_p_of
+from by_hand import log_p_of
 from training_cases import GRPO, role_of, tiny_lm, with_lora
 
 from llmrl.data.packing import pack
 from llmrl.errors import RecipeError
-from llmrl.recipe import Reasoning
-from llmrl.train.annotate import annotate
-from llmrl.train.reasoning import with_answer_logprobs
-from llmrl.train.roles import Role
-from llmrl.types import ACTOR, ENVIRONMENT, Batch, Group, Prompt, Trajectory, Turn
+from llmrl.train.provide import provide
+from llmrl.types import ACTOR, ENVIRONMENT, Group, Prompt, Trajectory, Turn
 
 CHARACTERS = "?abcdefghijk 0123456789|"
 TOKENS = [*CHARACTERS, "|a", "||", "b|"]  # some tokens hold a delimiter, or a part of one
@@ -56,18 +52,22 @@ def said(*pieces: str) -> list[tuple[str, list[int]]]:
     return [(ACTOR, ids(*pieces))]
 
 
-def measured(role: Role, groups: list[Group], entropy: dict[tuple[int, int], float] | None = None, **settings: Any):
-    """answer_logprobs; entropy: what to put in place of the measured one, which is 0 elsewhere."""
-    batch = annotate(role, pack(groups, ACTOR))
-    assert batch.old_entropy is not None
+def measured(
+    groups: list[Group],
+    entropy: dict[tuple[int, int], float] | None = None,
+    *,
+    lm: Any = None,
+    tokens: int = 16,
+    **settings: Any,
+) -> torch.Tensor:
+    """answer_logprobs, as a step has them; entropy: in place of the measured one, 0 elsewhere."""
+    providers = {"providers": {"answer_logprobs": {"delimiter": "|", **settings}}}
+    role, batch = role_of(RECTIFIED | providers, lm=lm, tokens_per_micro_batch=tokens), pack(groups, ACTOR)
     if entropy is not None:
-        batch = replace(batch, old_entropy=torch.zeros_like(batch.old_entropy))
+        batch = batch.with_(old_entropy=torch.zeros(batch.token_ids.shape))
         for place, value in entropy.items():
             batch.old_entropy[place] = value
-    reasoning = Reasoning(**{"delimiter": "|", **settings})
-    found: Batch = with_answer_logprobs(role, batch, groups, Tokenizer(), reasoning)
-    assert found.answer_logprobs is not None
-    return found.answer_logprobs
+    return provide(role, batch, groups=groups, tokenizer=Tokenizer()).answer_logprobs
 
 
 def columns(found: torch.Tensor) -> list[list[int]]:
@@ -92,7 +92,7 @@ def test_places_and_values(tokens):
         group("a?", said("bc|d|e"), said("f"), answer="42"),
         group("abc?", said("0123"), answer="7"),
     ]
-    found = measured(role_of(RECTIFIED, tokens_per_micro_batch=tokens), groups)
+    found = measured(groups, tokens=tokens)
     assert columns(found) == [[1, 4, 6, 7], [1, 2], [3, 7]]
     whole = ids("a?bc|d|e")
     for column in (1, 4, 6, 7):
@@ -106,7 +106,7 @@ def test_places_and_values(tokens):
 
 def test_the_answer_is_a_template_over_the_row():
     groups = [group("a?", said("b"), answer=42, unit="k")]
-    found = measured(role_of(RECTIFIED), groups, answer=" {answer} {unit}")
+    found = measured(groups, answer=" {answer} {unit}")
     assert found[0, 2].item() == pytest.approx(direct(ids("a?b"), " 42 k"), abs=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_a_delimiter_may_lie_across_tokens_or_within_one():
         group("a?", said("b|", "|a", "c"), answer="4"),
         group("a?", said("b|", "c", "|a", "c"), answer="4"),
     ]
-    found = measured(role_of(RECTIFIED), groups, delimiter="||")
+    found = measured(groups, delimiter="||")
     assert columns(found) == [[1, 4, 5], [1, 3, 4], [1, 3, 4], [1, 5]]
 
 
@@ -129,15 +129,14 @@ def test_the_segments_that_begin_with_the_highest_entropy_are_measured():
     """
     groups = [group("a?", said("b|c|d|ef"), answer="4")]
     entropy = {(0, 2): 0.3, (0, 4): 0.9, (0, 6): 0.1, (0, 8): 0.5, (0, 3): 2.0, (0, 9): 2.0}
-    role = role_of(RECTIFIED)
     expected = {1: [1, 5], 2: [1, 5, 9], 3: [1, 3, 5, 9], 4: [1, 3, 5, 7, 9], 9: [1, 3, 5, 7, 9]}
     for count, places in expected.items():
-        assert columns(measured(role, groups, entropy, max_segments=count)) == [places]
+        assert columns(measured(groups, entropy, max_segments=count)) == [places]
 
 
 def test_the_environments_turns_are_read_and_not_measured():
     turns = [(ACTOR, ids("b", "|")), (ENVIRONMENT, ids("0|1")), (ACTOR, ids("cd"))]
-    found = measured(role_of(RECTIFIED), [group("a?", turns, answer="4")])
+    found = measured([group("a?", turns, answer="4")])
     assert columns(found) == [[1, 3, 8]]
     assert found[0, 8].item() == pytest.approx(direct(ids("a?b|0|1cd"), "4"), abs=1e-5)
 
@@ -145,27 +144,29 @@ def test_the_environments_turns_are_read_and_not_measured():
 def test_the_second_segment_begins_after_the_environments_turn():
     turns = [(ACTOR, ids("b", "|")), (ENVIRONMENT, ids("0|1")), (ACTOR, ids("cd"))]
     entropy = {(0, 2): 0.5, (0, 7): 0.6}
-    assert columns(measured(role_of(RECTIFIED), [group("a?", turns, answer="4")], entropy, max_segments=1)) == [[1, 8]]
+    assert columns(measured([group("a?", turns, answer="4")], entropy, max_segments=1)) == [[1, 8]]
 
 
 def test_trajectories_without_an_answer_or_a_word_have_no_numbers():
     silent = [(ENVIRONMENT, ids("01"))]
     groups = [group("a?", said("b|c"), silent, answer=""), group("b?", silent, said("c"), answer="5")]
-    found = measured(role_of(RECTIFIED), groups)
+    found = measured(groups)
     assert columns(found) == [[], [], [], [1, 2]]
     assert found.isnan().sum() == found.numel() - 2
-    assert columns(measured(role_of(RECTIFIED), groups[:1])) == [[], []]
+    assert columns(measured(groups[:1])) == [[], []]
 
 
 def test_adapters_are_measured_without_their_dropout():
     groups = [group("a?", said("bc|d"), answer="42")]
     lm = with_lora(tiny_lm(), dropout=0.5)
-    found = measured(role_of(RECTIFIED, lm=lm), groups)
+    found = measured(groups, lm=lm)
     assert found[0, 4].item() == pytest.approx(direct(ids("a?bc|"), "42", with_lora(tiny_lm())), abs=1e-5)
 
 
 def test_a_row_without_the_answers_column_is_refused():
     groups = [group("a?", said("b"), question="a", grade=3)]
-    with pytest.raises(RecipeError, match=r"reasoning.answer: the data has no column 'answer'; columns: question, lev"):
-        measured(role_of(RECTIFIED), groups)
-    assert not math.isnan(measured(role_of(RECTIFIED), groups, answer="{level}")[0, 1])
+    with pytest.raises(
+        RecipeError, match=r"answer_logprobs.answer: the data has no column 'answer'; columns: question, gr"
+    ):
+        measured(groups)
+    assert not math.isnan(measured(groups, answer="{grade}")[0, 1])

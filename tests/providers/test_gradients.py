@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
-from test_step import log_p_of, tokens_of
+from by_hand import log_p_of, tokens_of
 from torch import Tensor
 from training_cases import GRPO, LAYOUTS, fixed_batch, role_of, tiny_lm
 
-from llmrl.train.gradients import reward_influences, success_gradient_norms
-from llmrl.train.roles import Role
+from llmrl.batch import Batch
+from llmrl.providers.gradients import gradient_norms, influence
+from llmrl.train.learner import Learner
+from llmrl.train.provide import for_allocation, provide
 from llmrl.train.step import update
-from llmrl.types import ACTOR, ENVIRONMENT, Batch, Failure, Group, Prompt, Score, Trajectory, Turn
+from llmrl.types import ACTOR, ENVIRONMENT, Failure, Group, Prompt, Score, Trajectory, Turn
 
 
-def untied_role(**settings: int) -> Role:
-    return role_of(GRPO, lm=tiny_lm(tied=False), **settings)
+def untied_policy(**settings: int) -> Learner:
+    return role_of(GRPO, lm=tiny_lm(tied=False), **settings).learner
 
 
 def head_gradient(batch: Batch, coefficients: list[float]) -> Tensor:
@@ -68,27 +69,38 @@ def test_a_groups_norm_is_the_mean_over_its_successes(tokens):
     norms = {row: norm_of(row) for row in (0, 2, 3, 4)}
     assert min(norms.values()) > 1 and len({round(norm, 2) for norm in norms.values()}) == 4
     expected = [(norms[0] + norms[2]) / 2, 0.0, norms[4], norms[3]]
-    role = untied_role(tokens_per_micro_batch=tokens)
-    assert success_gradient_norms(role, groups) == pytest.approx(expected, rel=1e-4)
-    assert all(parameter.grad is None for parameter in role.engine.model.parameters())
+    policy = untied_policy(tokens_per_micro_batch=tokens)
+    assert gradient_norms(groups, policy).tolist() == pytest.approx(expected, rel=1e-4)
+    assert all(parameter.grad is None for parameter in policy.engine.model.parameters())
+
+
+def test_an_allocation_gets_the_norms_that_it_reads():
+    role = role_of(GRPO | {"allocate": "gvm"}, lm=tiny_lm(tied=False))
+    groups = [Group(prompt_of(0), [trajectory_of(0)]), Group(prompt_of(1), [trajectory_of(1, correct=False)])]
+    asked = for_allocation(role.pieces, role.models)
+    assert {name: function(groups).tolist() for name, function in asked.items()} == {
+        "gradient_norms": pytest.approx([norm_of(0), 0.0], rel=1e-4)
+    }
+    assert for_allocation(role_of(GRPO | {"allocate": "xrpo"}).pieces, role.models) == {}
+    assert for_allocation(role_of(GRPO).pieces, role.models) == {}
 
 
 def test_without_successes_nothing_is_run(monkeypatch):
-    role = untied_role()
-    monkeypatch.setattr(role.engine, "forward", lambda *inputs, **asked: pytest.fail("a forward pass"))
-    assert success_gradient_norms(role, [Group(prompt_of(0), [trajectory_of(0, correct=False)])] * 2) == [0.0, 0.0]
+    policy = untied_policy()
+    monkeypatch.setattr(policy.engine, "forward", lambda *inputs, **asked: pytest.fail("a forward pass"))
+    groups = [Group(prompt_of(0), [trajectory_of(0, correct=False)])] * 2
+    assert gradient_norms(groups, policy).tolist() == [0.0, 0.0]
 
 
 # of rewards
 
 
 def rewarded(*components: list[float]) -> Batch:
-    return replace(fixed_batch(), reward_components=torch.tensor(components).T.contiguous())
+    return fixed_batch().with_(reward_components=torch.tensor(components).T.contiguous())
 
 
 def naive_influences(batch: Batch) -> list[float]:
     """sum_j cos(g_k, g_j); group i % 3 holds trajectory i, and trajectory 5, which never spoke, is in none."""
-    assert batch.reward_components is not None
     gradients = []
     for component in batch.reward_components.T.tolist():
         members = [[i for i in range(7) if i % 3 == group and i != 5] for group in range(3)]
@@ -101,8 +113,8 @@ def naive_influences(batch: Batch) -> list[float]:
 def test_influences_are_cosines_of_the_rewards_gradients(tokens):
     batch = rewarded([1.0, 0, 1, 0, 1, 9, 0], [0.1, 0.7, 0.3, 0.2, 0.9, -9, 0.4], [5.0, 3, -2, 8, 1, 9, 0])
     expected = naive_influences(batch)
-    found = reward_influences(untied_role(tokens_per_micro_batch=tokens), batch)
-    assert found == pytest.approx({f"influence/{k}": one for k, one in enumerate(expected)}, abs=1e-4)
+    found = influence(batch, untied_policy(tokens_per_micro_batch=tokens))
+    assert found.tolist() == pytest.approx(expected, abs=1e-4)
     assert max(expected) - min(expected) > 0.1
 
 
@@ -114,8 +126,8 @@ def test_influences_by_hand():
     constant = [2.0] * 7
     cases = {(1.0, 1.0): [one], (2.0, 2.0): [one, same], (0.0, 0.0): [one, opposite], (1.0, 0.0): [one, constant]}
     for expected, components in cases.items():
-        found = reward_influences(untied_role(), rewarded(*components))
-        assert list(found.values()) == pytest.approx(list(expected)[: len(components)], abs=1e-5)
+        found = influence(rewarded(*components), untied_policy())
+        assert found.tolist() == pytest.approx(list(expected)[: len(components)], abs=1e-5)
 
 
 def test_a_step_measures_influences_where_a_piece_reads_their_weights():
@@ -128,7 +140,7 @@ def test_a_step_measures_influences_where_a_piece_reads_their_weights():
     assert role.controlled["reward_influence"].tolist() == [1.0]
     total = [0.0, 0.0]
     for _ in range(2):
-        metrics = update(role, batch, seed=0)
+        metrics = update(role, provide(role, batch), seed=0)
         found = [metrics["influence/0"], metrics["influence/1"]]
         total = [before + one for before, one in zip(total, found, strict=True)]
         role.control(metrics)
