@@ -13,6 +13,11 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or the exception's type if it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class RecipeError(Exception):
     """A recipe, file or flag that cannot be used: one or more faults, each a full sentence."""
 

@@ -25,7 +25,8 @@ def list_methods(console: Console) -> None:
     table = Table("method", "what it is", "pieces", "proof", "paper", show_lines=True)
     for name, fragment in methods().items():
         pieces = ", ".join(f"{axis.key}: {_names(fragment[axis.key])}" for axis in AXES if axis.key in fragment)
-        table.add_row(name, fragment["summary"], pieces, _proof(proofs.get(name, {})), fragment["paper"])
+        proof = "\n".join(f"{task}: {_one_proof(proof)}" for task, proof in proofs.get(name, {}).items()) or "none"
+        table.add_row(name, fragment["summary"], pieces, proof, fragment["paper"])
     console.print(table)
 
 
@@ -56,8 +57,9 @@ def show_method(name: str, console: Console) -> None:
     if algorithm.has_critic:
         provided.append(f"a critic ({_critic(recipe)})")
     console.print(f"a run provides: {', '.join(provided) or 'nothing besides the model'}", highlight=False)
-    for line in _training(recipe, name):
-        console.print(line, highlight=False)
+    for key in ("rewards", "rollout", "training"):
+        if value := methods()[name].get(key):
+            console.print(f"{key}: {value}", highlight=False)
     for task, proof in read_proofs().get(name, {}).items():
         console.print(f"proof, {task}: {_one_proof(proof)}", highlight=False)
 
@@ -98,15 +100,6 @@ def _critic(recipe: Recipe) -> str:
     said = [f"{critic.backbone} backbone", f"{critic.outputs} output{'s' * (critic.outputs > 1)}"]
     said += [f"{critic.warmup_steps} steps of warm-up"] * bool(critic.warmup_steps) + ["then frozen"] * critic.frozen
     return ", ".join(said)
-
-
-def _training(recipe: Recipe, name: str) -> list[str]:
-    sections = {key: methods()[name].get(key) for key in ("rewards", "rollout", "training")}
-    return [f"{key}: {value}" for key, value in sections.items() if value]
-
-
-def _proof(proofs: dict[str, dict[str, Any]]) -> str:
-    return "\n".join(f"{task}: {_one_proof(proof)}" for task, proof in proofs.items()) or "none"
 
 
 def _one_proof(proof: dict[str, Any]) -> str:

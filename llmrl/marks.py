@@ -76,10 +76,10 @@ def runs_programs(function: Function) -> Function:
     return _marked(function, "runs_programs", True)
 
 
-def prepared_by(measure: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Marks a provider that reads `prepared`, a mapping that `measure` makes before the stage's first step.
+def measured_once_by(measure: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Marks a provider that reads `measured_once`, a mapping that `measure` makes before the stage's first step.
 
     measure(prompts, sample, **settings) returns the mapping and the groups that it sampled; sample(prompts,
     group_size=n) samples and scores with the stage's first policy.
     """
-    return lambda function: _marked(function, "prepared_by", measure)
+    return lambda function: _marked(function, "measured_once_by", measure)

@@ -47,7 +47,7 @@ class Range:
 class Metric:
     """One metric. A name such as reward/<name> stands for every name with a text in place of the brackets.
 
-    healthy: the values of a run that learns, in words; advice: what to do about others. range: a value outside causes
+    healthy: the values of a run that learns, in words; advice: for a run with others. range: a value outside causes
     a warning. heading: the column's in the live table; a metric without one is not shown there. hides_zero: a 0 is not
     shown, since it says nothing.
     """

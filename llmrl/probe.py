@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from llmrl.axes import BY_KEY, CREDIT, LOSS
 from llmrl.errors import unknown_name
 from llmrl.fields import BUDGET, tiny_data
 from llmrl.ops import controllers
-from llmrl.pieces import Piece, catalogue
+from llmrl.pieces import Piece, bind, catalogue
 from llmrl.types import Credit, TokenLoss
 
 RESULTS = {CREDIT: (Credit, "advantages"), LOSS: (TokenLoss, "loss")}
@@ -27,7 +27,7 @@ def readable(key: str, provided: Collection[str] = ()) -> frozenset[str]:
 
 
 OWN_SHAPES = ((4, 4), (4,), ())
-"""What a field of the recipe's own may be: [N, T], [N] or a single number; nobody says which, so all are tried."""
+"""The shapes of a recipe's own field: [N, T], [N] or a single number; nothing declares which, so all are tried."""
 
 
 def tiny(
@@ -35,7 +35,8 @@ def tiny(
 ) -> dict[str, Any]:
     """The tiny batch, the controllers' first outputs, and zeros of `shape` for the recipe's own fields."""
     own = dict.fromkeys(provided, torch.zeros(shape))
-    initial = {name: _initial_output(controller) for name, controller in catalogue(controllers).items()}
+    bound = {name: bind(name, function, {}, key="controllers") for name, function in catalogue(controllers).items()}
+    initial = {name: control_output(start(controller)) for name, controller in bound.items()}
     return own | tiny_data(outputs, rewards) | initial
 
 
@@ -83,14 +84,6 @@ def _try(key: str, piece: Piece, data: dict[str, Any]) -> list[str]:
     return [
         f"{key}.{piece.name}: returned {got} for a batch of shape {shape}, expected a {expected.__name__} per token"
     ]
-
-
-def _initial_output(controller: Callable[..., dict[str, float]]) -> Tensor:
-    return control_output(start(Piece(controller.__name__, controller, {}, _data_of(controller))))
-
-
-def _data_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    return function.__code__.co_varnames[: function.__code__.co_argcount]
 
 
 def start(controller: Piece) -> dict[str, float]:

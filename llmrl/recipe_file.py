@@ -183,7 +183,7 @@ def _disagreements(name: str, view: Recipe, views: Mapping[str, Recipe]) -> list
         owners = [other for other, one in views.items() if one.model.role is None and other != name]
         return [*faults, unknown_name(f"roles.{name}.model.role", owner, owners, "role with a model of its own")]
     if view.training != views[owner].training and view.model.lora is None:
-        faults.append(f"roles.{name}.training: shares the weights of {owner}, whose training it has to have")
+        faults.append(f"roles.{name}.training: differs from {owner}'s, but {owner}'s weights are shared; leave it out")
     return faults
 
 

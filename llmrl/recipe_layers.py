@@ -77,21 +77,11 @@ def merge(lower: Layer, upper: Layer) -> Layer:
     merged = dict(lower)
     for key, value in upper.items():
         below = merged.get(key)
-        if value is None:
-            merged[key] = None
-        elif key in ONE_PIECE:
-            merged[key] = _merge_piece(below, value)
-        elif isinstance(below, dict) and isinstance(value, dict):
-            merged[key] = merge(below, value)
-        else:
-            merged[key] = value
+        if isinstance(below, dict) and isinstance(value, dict):
+            mergeable = key not in ONE_PIECE or below.keys() == value.keys()
+            value = merge(below, value) if mergeable else value
+        merged[key] = value
     return merged
-
-
-def _merge_piece(below: Any, value: Any) -> Any:
-    if isinstance(below, dict) and isinstance(value, dict) and below.keys() == value.keys():
-        return merge(below, value)
-    return value
 
 
 def sets(fragment: Any, path: list[str]) -> bool:
@@ -112,14 +102,6 @@ def nested(path: list[str], value: Any) -> Layer:
     return value
 
 
-def _has(layer: Any, path: list[str]) -> bool:
-    for key in path:
-        if not isinstance(layer, dict) or key not in layer:
-            return False
-        layer = layer[key]
-    return True
-
-
 def without_nulls(layer: Any) -> Any:
     """The layer without the keys that null has removed."""
     if not isinstance(layer, dict):
@@ -138,11 +120,11 @@ def interpolated(value: Any, root: Layer) -> Any:
         return value
     path = found[1].split(".")
     here: Any = root
-    if not _has(root, path):
-        here = _default(path)
-    else:
-        for key in path:
-            here = here[key]
+    for key in path:
+        if not isinstance(here, dict) or key not in here:
+            here = _default(path)
+            break
+        here = here[key]
     if here is None:
         guess = nearest(path[-1], keys_at(path[:-1]))
         hint = f"; did you mean '{'.'.join([*path[:-1], guess])}'?" if guess else ""

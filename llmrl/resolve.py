@@ -148,7 +148,7 @@ def fields_of(provider: Piece) -> tuple[str, ...]:
 
 PROVIDER_DATA = frozenset(
     {"batch", "groups", "policy", "reference", "critic", "tokenizer", "seed", "share_done", "wanted", "reading"}
-    | {"collector", "params", "prepared"}
+    | {"collector", "params", "measured_once"}
 )
 """The data that a provider may read besides fields: see llmrl/providers."""
 

@@ -29,7 +29,8 @@ from llmrl.ops.policy_losses.clipped import ppo_clip
 from llmrl.ops.reductions import token_mean
 from llmrl.pieces import bind
 from llmrl.recipe import Build, Model, Training
-from llmrl.rollout.collect import Author, Collector
+from llmrl.rollout.collect import Collector
+from llmrl.rollout.play import Author
 from llmrl.rollout.sampler import SamplingParams
 from llmrl.rollout.transformers_sampler import TransformersSampler
 from llmrl.train.learner import Learner, Loss

@@ -41,7 +41,10 @@ def floors() -> str:
     sys.path.append(str(ROOT / "tests"))
     from test_imports import FLOORS
 
-    return "\n".join(f"{number}. {', '.join(f'`{part}`' for part in floor)}" for number, floor in enumerate(FLOORS, 1)) + "\n"
+    return (
+        "\n".join(f"{number}. {', '.join(f'`{part}`' for part in floor)}" for number, floor in enumerate(FLOORS, 1))
+        + "\n"
+    )
 
 
 def modules() -> str:

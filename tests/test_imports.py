@@ -97,9 +97,11 @@ def test_ops_import_torch_and_types_only():
     for file in (ROOT / "ops").rglob("*.py"):
         for module in imports(file):
             standard = module.split(".")[0] in sys.stdlib_module_names
-            assert standard or module.split(".")[0] == "torch" or module.startswith(("llmrl.types", "llmrl.marks", "llmrl.ops")), (
-                module
-            )
+            assert (
+                standard
+                or module.split(".")[0] == "torch"
+                or module.startswith(("llmrl.types", "llmrl.marks", "llmrl.ops"))
+            ), module
 
 
 def test_no_modules_import_each_other():
@@ -111,7 +113,8 @@ def test_no_modules_import_each_other():
 
 
 @pytest.mark.parametrize(
-    "module", ["llmrl.rewards.math_verifier", "llmrl.rewards.workers", "llmrl.cli", "llmrl.metrics", "llmrl.run_folder.reader"]
+    "module",
+    ["llmrl.rewards.math_verifier", "llmrl.rewards.workers", "llmrl.cli", "llmrl.metrics", "llmrl.run_folder.reader"],
 )
 def test_start_up_is_light(module):
     """Each grading process imports its reward, and every command imports cli: neither may wait for torch."""

@@ -103,33 +103,23 @@ def trained_state(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
     R: the number of processes; R1, R2, R3: that from ZeRO stage 1, 2, 3 on, else 1.
     """
     p, t, training = shape.parameters, shape.trained, recipe.training
-    all_p, all_t = count_text(p), count_text(t)
-    width, stage = WIDTH[training.dtype], training.zero_stage
+    all_p, all_t, width = count_text(p), count_text(t), WIDTH[training.dtype]
     if training.accelerate.get("fsdp"):
         return [
             Item("weights", f"({all_t} x 4 + the rest x {width} bytes) / {ranks}", (4 * t + width * (p - t)) / ranks),
             Item("gradients", f"{all_t} x 4 bytes / {ranks}", 4 * t / ranks),
             Item("Adam", f"{all_t} x 8 bytes / {ranks}", 8 * t / ranks),
         ]
-    if training.strategy != "deepspeed":
-        each = 8 if training.dtype == "fp32" else 12
-        return [
-            Item("weights", f"{all_p} x {width} bytes", width * p),
-            Item("gradients", f"{all_t} x 4 bytes", 4 * t),
-            Item("Adam", f"{all_t} x {each} bytes", each * t),
-        ]
+    stage = training.zero_stage if training.strategy == "deepspeed" else 0
     moments = 12 if stage >= 1 or training.dtype == "bf16" else 8
-    split = {level: ranks if stage >= level else 1 for level in (1, 2, 3)}
 
     def item(name: str, count: int, text: str, each: int, level: int) -> Item:
-        over = f" / {ranks} processes" if split[level] > 1 else ""
-        return Item(name, f"{text} x {each} bytes{over}", count * each / split[level])
+        parts = ranks if stage >= level else 1
+        over = f" / {parts} processes" if parts > 1 else ""
+        return Item(name, f"{text} x {each} bytes{over}", count * each / parts)
 
-    return [
-        item("weights", p, all_p, width, 3),
-        item("gradients", t, all_t, width, 2),
-        item("Adam", t, all_t, moments, 1),
-    ]
+    gradients = item("gradients", t, all_t, width if training.strategy == "deepspeed" else 4, 2)
+    return [item("weights", p, all_p, width, 3), gradients, item("Adam", t, all_t, moments, 1)]
 
 
 def critic_state(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:

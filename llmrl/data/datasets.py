@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmrl.errors import RecipeError, nearest, unknown_name
+from llmrl.errors import RecipeError, first_line, nearest, unknown_name
 from llmrl.pieces import resolve
 from llmrl.recipe import Rows
 
@@ -76,7 +76,7 @@ def _read_parquet(path: Path, key: str, limit: int | None) -> list[Row]:
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
-        raise RecipeError(f"{key}: cannot read '{path}' as parquet: {_first_line(error)}") from None
+        raise RecipeError(f"{key}: cannot read '{path}' as parquet: {first_line(error)}") from None
     return (table if limit is None else table.slice(0, limit)).to_pylist()
 
 
@@ -118,7 +118,7 @@ def _from_dataset(source: Rows, key: str) -> list[Row]:
     except (OSError, ValueError, DatasetsError) as error:
         wanted = ", ".join(filter(None, (source.subset and f"subset {source.subset}", f"split {source.split}")))
         raise RecipeError(
-            f"{key}.dataset: cannot load '{name}' ({wanted}): {_first_line(error)}; "
+            f"{key}.dataset: cannot load '{name}' ({wanted}): {first_line(error)}; "
             "expected a dataset's name on the hub or a folder made by save_to_disk"
         ) from None
     if not isinstance(table, datasets.Dataset):
@@ -137,7 +137,7 @@ def _from_function(source: Rows, key: str) -> list[Row]:
     try:
         rows = list(generator({"size": source.size, "seed": source.seed}))
     except ValueError as error:
-        raise RecipeError(f"{key}.settings: {source.task} refuses {source.settings}: {_first_line(error)}") from None
+        raise RecipeError(f"{key}.settings: {source.task} refuses {source.settings}: {first_line(error)}") from None
     faulty = next((row for row in rows if not isinstance(row, dict)), None)
     if faulty is not None:
         raise RecipeError(f"{key}.task: '{source.task}' gave a row of type {type(faulty).__name__}, expected dict")
@@ -168,8 +168,4 @@ def _from_task(source: Rows, key: str) -> list[Row]:
         entries = reasoning_gym.create_dataset(task, size=source.size, seed=source.seed, **source.settings)
         return [dict(entries[index]) for index in range(size)]
     except (AssertionError, TypeError, ValueError) as error:
-        raise RecipeError(f"{key}.settings: {task} refuses {source.settings}: {_first_line(error)}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise RecipeError(f"{key}.settings: {task} refuses {source.settings}: {first_line(error)}") from None

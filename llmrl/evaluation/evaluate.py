@@ -26,10 +26,10 @@ def evaluate(
     accuracy: greedy, one completion a prompt. pass@k, maj@k: over `settings.samples` samples. Failed trajectories are
     counted and left out, never taken as wrong; a metric without trajectories is absent.
     """
-    greedy = sampler.sample(prompts, group_size=1, params=_with(params, 0.0))
+    greedy = sampler.sample(prompts, group_size=1, params=params.at(temperature=0.0))
     sampled = []
     if settings.samples:
-        sampled = sampler.sample(prompts, group_size=settings.samples, params=_with(params, settings.temperature))
+        sampled = sampler.sample(prompts, group_size=settings.samples, params=params.at(settings.temperature))
     metrics: dict[str, float] = {}
     authors = list(dict.fromkeys(group.author for group in greedy))
     for author in authors:
@@ -67,18 +67,6 @@ def _over_samples(groups: list[list[Trajectory]], settings: Evaluation) -> dict[
 
 def _judged(group: Group) -> list[Trajectory]:
     return [t for t in group.trajectories if t.failure is None and t.correct is not None]
-
-
-def _with(params: SamplingParams, temperature: float) -> SamplingParams:
-    """The same for every author, at another temperature and from the whole distribution."""
-    return SamplingParams(
-        max_tokens=params.max_tokens,
-        temperature=temperature,
-        stop=params.stop,
-        stop_token_ids=params.stop_token_ids,
-        seed=params.seed,
-        others={name: _with(other, temperature) for name, other in params.others.items()},
-    )
 
 
 def _answer(trajectory: Trajectory, pattern: str | None) -> str:

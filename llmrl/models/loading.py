@@ -37,7 +37,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.hub import cached_file
 
-from llmrl.errors import RecipeError, nearest, unknown_name
+from llmrl.errors import RecipeError, first_line, nearest, unknown_name
 from llmrl.models.policy import merged_weights
 from llmrl.recipe import Build, Gguf, Lora, Model
 
@@ -77,7 +77,7 @@ def load_tokenizer(folder: str | Path, chat_template: str | Path | None = None) 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError) as error:
-        raise RecipeError(f"model: cannot load a tokenizer from '{folder}': {_first_line(error)}") from None
+        raise RecipeError(f"model: cannot load a tokenizer from '{folder}': {first_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise RecipeError(f"model: the tokenizer of '{folder}' has no end-of-sequence token, so no sample could end")
     if tokenizer.pad_token_id is None:
@@ -118,7 +118,7 @@ def load_language_model(
             str(folder), config=config, dtype=DTYPES[dtype], attn_implementation=attention
         )
     except (OSError, ValueError) as error:
-        raise RecipeError(f"model: cannot load '{folder}' as a language model: {_first_line(error)}") from None
+        raise RecipeError(f"model: cannot load '{folder}' as a language model: {first_line(error)}") from None
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model if lora is None else add_lora(model, lora)
@@ -180,7 +180,7 @@ def _locate(path: str) -> Path:
             cached_file(path, "config.json")
         except OSError as error:
             raise RecipeError(
-                f"model.path: '{path}' is no folder here and cannot be had from the hub: {_first_line(error)}; "
+                f"model.path: '{path}' is no folder here and cannot be had from the hub: {first_line(error)}; "
                 "if you have the model in a folder, say model=FOLDER"
             ) from None
         return Path(path)
@@ -318,7 +318,7 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
         adapted = get_peft_model(model, settings)
     except ValueError as error:
         names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        fault = _first_line(error)
+        fault = first_line(error)
         raise RecipeError(f"{key}: {lora.target_modules!r}: {fault}; linear layers: {', '.join(names)}") from None
     layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
     if model.config.tie_word_embeddings and any(id(layer.get_base_layer()) in ends for layer in layers):
@@ -349,7 +349,3 @@ def _lora_config(lora: Lora) -> LoraConfig:
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llmrl.ops.shared.curiosity import capped_bonus
-from llmrl.ops.shared.groups import outcomes
+from llmrl.ops.shared.groups import trajectory_rewards
 from llmrl.ops.shared.ranges import require_fraction
 from llmrl.ops.shared.rows import last_tokens, row_means
 
@@ -38,7 +38,7 @@ def unlikeliness(
     as_likely = (peers & (likelihood == likelihood.unsqueeze(1))).sum(dim=1)
     rank = less_likely + (as_likely - 1) / 2
     share = rank.double() / peers.sum(dim=1).clamp(min=1)
-    return _added(rewards, response_mask, -weight * share * outcomes(rewards, response_mask))
+    return _added(rewards, response_mask, -weight * share * trajectory_rewards(rewards, response_mask))
 
 
 def perplexity_bonus(
@@ -62,7 +62,7 @@ def perplexity_bonus(
     kappa or stairs not above 0, alpha or omega below 0. Source: CDE, arXiv 2509.09675.
     """
     surprise = -row_means(old_logprobs, response_mask)
-    worth = outcomes(rewards, response_mask)
+    worth = trajectory_rewards(rewards, response_mask)
     bonus = capped_bonus(worth, surprise, progress, kappa=kappa, alpha=alpha, omega=omega, stairs=stairs)
     return _added(rewards, response_mask, bonus)
 

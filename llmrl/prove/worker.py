@@ -144,7 +144,7 @@ def _finish(plan: Plan, **options: Any) -> None:
 
 
 def _sampled_tokens(reader: RunReader) -> int:
-    tables = [reader.rollouts(kind=kind, columns=["turns"]) for kind in ("train", "static")]
+    tables = [reader.rollouts(kind=kind, columns=["turns"]) for kind in ("train", "once")]
     rows = [turns for table in tables for turns in table["turns"].to_pylist()]
     return sum(len(turn["token_ids"]) for turns in rows for turn in turns if turn["author"] == ACTOR)
 

@@ -12,9 +12,9 @@ fields, which are then provided first, and
     wanted                  which of its fields are read
     reading                 the piece that reads a critic's outputs as values
 
-It returns a tensor, or a mapping of its fields to tensors. A provider that reads `collector` or `prepared` runs while a
-round is gathered, before there is a batch, and returns the groups with its field in `known`. A provider of a field for
-an allocation reads `groups` and `policy`.
+It returns a tensor, or a mapping of its fields to tensors. A provider that reads `collector` or `measured_once` runs
+while a round is gathered, before there is a batch, and returns the groups with its field in `known`. A provider of a
+field for an allocation reads `groups` and `policy`.
 """
 
 from __future__ import annotations

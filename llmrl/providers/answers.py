@@ -10,9 +10,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from llmrl.batch import Batch
+from llmrl.data.packing import pack
 from llmrl.errors import RecipeError
 from llmrl.templates import Template
-from llmrl.types import Group
+from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
 
 def answer_logprobs(
@@ -86,22 +87,8 @@ def _chosen(ends: list[int], tokens: list[int], entropy: Tensor, max_segments: i
 
 def _with_answers(batch: Batch, places: Sequence[tuple[int, int]], golds: Sequence[list[int]]) -> Batch:
     """One row per place: the tokens up to it, then the gold answer as the response."""
-    rows = [(batch.token_ids[row, : column + 1].tolist(), golds[row]) for row, column in places]
-    width = max(len(prefix) + len(gold) for prefix, gold in rows)
-    token_ids = torch.zeros(len(rows), width, dtype=torch.int64)
-    response_mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for index, (prefix, gold) in enumerate(rows):
-        token_ids[index, : len(prefix) + len(gold)] = torch.tensor(prefix + gold)
-        response_mask[index, len(prefix) : len(prefix) + len(gold)] = True
-    ends = torch.tensor([len(prefix) + len(gold) for prefix, gold in rows])
-    count = torch.zeros(len(rows))
-    return Batch(
-        token_ids=token_ids,
-        attention_mask=torch.arange(width) < ends[:, None],
-        response_mask=response_mask,
-        rewards=torch.zeros(len(rows), width),
-        group_ids=torch.arange(len(rows)),
-        rollout_logprobs=torch.zeros(len(rows), width),
-        correct=count,
-        policy_version=count.long(),
-    )
+    groups = []
+    for row, column in places:
+        prompt = Prompt("", tuple(batch.token_ids[row, : column + 1].tolist()), "", {})
+        groups.append(Group(prompt, [Trajectory(prompt, [Turn(ACTOR, golds[row])], "stop")]))
+    return pack(groups, ACTOR)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pydantic import PositiveInt
 
-from llmrl.marks import prepared_by
+from llmrl.marks import measured_once_by
 from llmrl.rollout.collect import Collector
 from llmrl.rollout.sampler import SamplingParams
 from llmrl.types import Group, Prompt
@@ -20,7 +20,7 @@ def greedy_rewards(groups: Sequence[Group], collector: Collector, params: Sampli
     Source: ReMax, arXiv 2310.10505.
     """
     questions = {group.place: group.prompt for group in groups}
-    sampled = collector.sample(list(questions.values()), group_size=1, params=_greedy(params))
+    sampled = collector.sample(list(questions.values()), group_size=1, params=params.at(temperature=0.0))
     greedy = {(list(questions)[one.place], one.author): one.trajectories[0] for one in sampled}
     found = []
     for group in groups:
@@ -29,12 +29,6 @@ def greedy_rewards(groups: Sequence[Group], collector: Collector, params: Sampli
         known = group.known | {"greedy_rewards": reward}
         found.append(replace(group, known=known, besides=[*group.besides, *([best] if best else [])]))
     return found
-
-
-def _greedy(params: SamplingParams) -> SamplingParams:
-    """Greedy sampling parameters for every author."""
-    others = {name: _greedy(other) for name, other in params.others.items()}
-    return replace(params, temperature=0.0, top_p=1.0, top_k=None, others=others)
 
 
 def _mean_rewards(
@@ -50,14 +44,16 @@ def _mean_rewards(
     return means, groups
 
 
-@prepared_by(_mean_rewards)
-def static_values(groups: Sequence[Group], prepared: Mapping[str, float], *, samples: PositiveInt = 8) -> list[Group]:
+@measured_once_by(_mean_rewards)
+def static_values(
+    groups: Sequence[Group], measured_once: Mapping[str, float], *, samples: PositiveInt = 8
+) -> list[Group]:
     """The groups with their prompt's static value: the mean reward of the stage's first policy, or nan.
 
-    prepared: the values, measured once before the first step on the prompts that the stage will ask, with `samples`
+    measured_once: the values, from before the first step on the prompts that the stage will ask, with `samples`
     completions of each. Source: PVPO, arXiv 2508.21104.
     """
     return [
-        replace(group, known=group.known | {"static_values": prepared.get(group.prompt.id, math.nan)})
+        replace(group, known=group.known | {"static_values": measured_once.get(group.prompt.id, math.nan)})
         for group in groups
     ]

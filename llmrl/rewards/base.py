@@ -212,7 +212,7 @@ class Rewards:
         key = cache_key(reward.piece.function, args, reward.piece.settings)
         if key is None:
             return await self._scored(reward, part, args)
-        turns = tuple(_actor_turns(trajectory) for trajectory in part.trajectories)  # the lengths of turn_values
+        turns = tuple(len(trajectory.own_turns) for trajectory in part.trajectories)  # the lengths of turn_values
         return await self.cache.get(
             (reward.name, turns, key),
             lambda: self._scored(reward, part, args),
@@ -289,15 +289,11 @@ def _as_score(reward: Reward, result: Any, trajectory: Trajectory) -> Score | Fa
     if result.grade is not None and not (isinstance(result.grade, int) and 0 <= result.grade < count):
         expected = "an int of at least 0" + (f" and below {count}" if reward.grades else "")
         return Failure(source, "invalid", f"returned the grade {_shown(result.grade)}, expected {expected}")
-    turns = _actor_turns(trajectory)
+    turns = len(trajectory.own_turns)
     if result.turn_values and turns and len(result.turn_values) != turns:
         message = f"returned {len(result.turn_values)} turn values, expected {turns}, one per actor turn"
         return Failure(source, "invalid", message)
     return result
-
-
-def _actor_turns(trajectory: Trajectory) -> int:
-    return len(trajectory.own_turns)
 
 
 def _shown(value: Any) -> str:

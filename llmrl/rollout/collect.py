@@ -7,23 +7,16 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from llmrl.envs.base import AuthorText, Env, Step
 from llmrl.errors import RunStopped
 from llmrl.pieces import Piece
 from llmrl.rollout.measure import metrics_of
-from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
-from llmrl.types import ENVIRONMENT, Episode, Failure, Group, Prompt, Trajectory, Turn, groups_of
-
-
-class Scorer(Protocol):
-    """Fills in a group's scores, rewards and failures."""
-
-    async def score(self, group: Group) -> None: ...
+from llmrl.rollout.play import Author, Player, counted
+from llmrl.rollout.sampler import SamplingParams, derive_seed
+from llmrl.types import Group, Prompt, groups_of
 
 
 class Prompts(Protocol):
@@ -37,15 +30,6 @@ SampleGroups = Callable[[Sequence[Prompt], SamplingParams], list[Group]]
 """Samples and scores the groups of a round's prompts; see llmrl/rollout/group_sampling.py."""
 
 
-@dataclass(frozen=True)
-class Author:
-    """A role in the collector: its sampler, the scorer of its trajectories, or None, and its text conversions."""
-
-    sampler: Sampler
-    scorer: Scorer | None
-    text: AuthorText
-
-
 @dataclass
 class Collected:
     """The groups to train on, metrics over all sampled groups, and these groups themselves, with failures and with
@@ -54,27 +38,6 @@ class Collected:
     groups: list[Group]
     metrics: dict[str, float] = field(default_factory=dict)
     sampled: list[Group] = field(default_factory=list)
-
-
-@dataclass
-class Stream:
-    """One author's unfinished trajectory in an episode.
-
-    context: all tokens before the author's current turn. limit: the most tokens of the context and the turn together.
-    """
-
-    trajectory: Trajectory
-    context: list[int]
-    turn: Turn
-    limit: int
-
-
-class EnvironmentFailed(Exception):
-    """An exception of a user's environment, which becomes a failure of its episode."""
-
-    def __init__(self, failure: Failure):
-        super().__init__(failure.message)
-        self.failure = failure
 
 
 class Collector:
@@ -98,11 +61,8 @@ class Collector:
     ):
         self.authors = dict(authors)
         self.first = next(iter(authors))
-        self._make_env = make_env
-        texts = {name: author.text for name, author in authors.items()}
-        self._text = {"encode": texts[self.first].encode, "decode": texts[self.first].decode, "authors": texts}
+        self._player = Player(self.authors, make_env, retries=env_retries)
         self._deadline = deadline_seconds
-        self._env_retries = env_retries
         self._rank, self._ranks, self._gather = rank, ranks, gather
         self._runner = asyncio.Runner()
 
@@ -190,7 +150,7 @@ class Collector:
         self, place: int, prompt: Prompt, size: int, params: SamplingParams, waiting: Counter[str]
     ) -> list[Group]:
         seeds = [derive_seed(params.seed, index) for index in range(size)]
-        work = (self._episode(prompt, n, replace(params, seed=seed), waiting) for n, seed in enumerate(seeds))
+        work = (self._player.episode(prompt, n, replace(params, seed=seed), waiting) for n, seed in enumerate(seeds))
         episodes = await asyncio.gather(*work)
         groups = [group for name in self.authors for group in groups_of(prompt, episodes, name, place)]
         if not any(group.author == self.first for group in groups):
@@ -202,118 +162,7 @@ class Collector:
         scorer = self.authors[group.author].scorer
         scorable = replace(group, trajectories=[t for t in group.trajectories if not t.failure])
         if scorer and scorable.trajectories:
-            await _named(waiting, "rewards", scorer.score(scorable))
-
-    async def _episode(self, prompt: Prompt, number: int, params: SamplingParams, waiting: Counter[str]) -> Episode:
-        episode = Episode(prompt, number=number)
-        for _ in range(self._env_retries + 1):
-            episode = Episode(prompt, number=number)
-            try:
-                await self._play(episode, params, waiting)
-                break
-            except EnvironmentFailed as error:
-                if not episode.of(self.first):
-                    self._begin(episode, self.first, list(prompt.token_ids), params, "")
-                for trajectory in episode.trajectories:
-                    trajectory.failure = error.failure
-        return episode
-
-    async def _play(self, episode: Episode, params: SamplingParams, waiting: Counter[str]) -> None:
-        """The authors' turns and the environment's answers; the environment is always closed afterwards."""
-        with _environment():
-            env: Env = self._make_env({"prompt": episode.prompt} | self._text)
-        try:
-            await self._take_turns(env, episode, params, waiting)
-        finally:
-            if (close := getattr(env, "close", None)) is not None:
-                with _environment():
-                    await _named(waiting, "environment", close())
-
-    async def _take_turns(self, env: Env, episode: Episode, params: SamplingParams, waiting: Counter[str]) -> None:
-        with _environment():
-            context = list(await _named(waiting, "environment", env.reset()))
-        author, stop = self.first, getattr(env, "stop", ())
-        streams = {author: self._begin(episode, author, context, params, "")}
-        for place in itertools.count():
-            stream = streams[author]
-            seen, own = stream.context + stream.turn.token_ids, params.of(author)
-            ask = replace(
-                own, stop=(*own.stop, *stop), max_tokens=stream.limit - len(seen), seed=derive_seed(params.seed, place)
-            )
-            sampled = await _named(waiting, "sampler", self.authors[author].sampler.sample(seen, ask))
-            completion = self._record(stream, sampled, author)
-            with _environment():
-                step: Step = await _named(waiting, "environment", env.step(completion))
-                _reward(step, stream, streams)
-                if step.author is not None and step.author not in self.authors:
-                    raise ValueError(f"handed the turn to {step.author!r}, expected one of {', '.join(self.authors)}")
-            if step.done:
-                stream.trajectory.stop_reason = step.stop_reason or completion.stop_reason
-                return
-            stays = (step.author or author) == author and step.context is None
-            author = step.author or author
-            if step.context is not None:
-                streams[author] = self._begin(episode, author, list(step.context), params, step.compared)
-            elif (stays and completion.stop_reason == "length") or not _extended(streams, author, step.observation):
-                return
-
-    def _begin(
-        self, episode: Episode, author: str, context: list[int], params: SamplingParams, compared: str
-    ) -> Stream:
-        """A new trajectory of an author, who reads `context`."""
-        prompt = episode.prompt
-        if tuple(context) != prompt.token_ids:
-            text = prompt.text if author == self.first and not episode.trajectories else None
-            text = self.authors[author].text.decode(context) if text is None else text
-            prompt = replace(prompt, token_ids=tuple(context), text=text)
-        trajectory = Trajectory(prompt, [], "stop", author=author, compared=compared, episode=episode)
-        episode.trajectories.append(trajectory)
-        return Stream(trajectory, context, Turn(author, []), len(context) + params.of(author).max_tokens)
-
-    def _record(self, stream: Stream, completion: Completion, author: str) -> Completion:
-        """Write a sampled completion into the stream; returns the whole turn so far."""
-        turn, trajectory = stream.turn, stream.trajectory
-        completion = _joined(turn, completion)
-        if not turn.token_ids:
-            trajectory.turns.append(turn)
-        turn.token_ids, turn.rollout_logprobs = completion.token_ids, completion.logprobs
-        turn.policy_version = completion.policy_version
-        turn.text = trajectory.text = self.authors[author].text.decode(completion.token_ids)
-        trajectory.stop_reason = completion.stop_reason
-        return completion
-
-
-def _extended(streams: Mapping[str, Stream], author: str, observation: list[int]) -> bool:
-    """Add the environment's observation to the next author's stream; returns whether there is room for an answer.
-
-    The next turn extends the exact tokens of the last one: nothing is decoded and tokenized again. An observation
-    without room for an answer is dropped.
-    """
-    if author not in streams:
-        raise EnvironmentFailed(
-            Failure("environment", "invalid", f"handed the turn to {author!r}, who has no context yet")
-        )
-    stream = streams[author]
-    after = stream.context + stream.turn.token_ids + observation
-    if len(after) >= stream.limit:
-        stream.trajectory.stop_reason = "context_full" if observation else "length"
-        return False
-    if observation:
-        stream.context = after
-        stream.trajectory.turns.append(Turn(ENVIRONMENT, observation))
-        stream.turn = Turn(author, [])
-    return True
-
-
-def _reward(step: Step, stream: Stream, streams: Mapping[str, Stream]) -> None:
-    """Write the environment's rewards into the turn just taken and into other authors' last turns."""
-    stream.turn.reward = step.reward
-    for name, reward in step.rewards.items():
-        turn = streams[name].turn
-        turn.reward = reward if turn.reward is None else turn.reward + reward
-    for reward in (step.reward, *step.rewards.values()):
-        if reward is not None and not math.isfinite(reward):
-            raise ValueError(f"gave the reward {reward}, expected a finite number")
+            await counted(waiting, "rewards", scorer.score(scorable))
 
 
 def _kept(group: Group, keep: Mapping[str, Piece]) -> Group:
@@ -332,34 +181,3 @@ def _why_nothing(sampled: Sequence[Group], keep: Mapping[str, Piece]) -> str:
         reason = Counter(f"{f.source} {f.kind}: {f.message}" for f in failures).most_common(1)[0][0]
         return f"most common failure: {reason}"
     return f"`keep: {', '.join(piece.name for piece in keep.values())}` dropped every group"
-
-
-def _joined(turn: Turn, completion: Completion) -> Completion:
-    """The turn's earlier tokens and the completion as one, with the older policy_version of the two."""
-    if not turn.token_ids:
-        return completion
-    return replace(
-        completion,
-        token_ids=turn.token_ids + completion.token_ids,
-        logprobs=turn.rollout_logprobs + completion.logprobs,
-        policy_version=min(turn.policy_version, completion.policy_version),
-    )
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """Turns an exception of the environment into EnvironmentFailed."""
-    try:
-        yield
-    except Exception as error:
-        kind = "timeout" if isinstance(error, TimeoutError) else "invalid" if isinstance(error, ValueError) else "crash"
-        raise EnvironmentFailed(Failure("environment", kind, f"{type(error).__name__}: {error}")) from error
-
-
-async def _named(waiting: Counter[str], who: str, work: Awaitable[Any]) -> Any:
-    """Await `work`, counted under `who` meanwhile, so that the deadline's message can name it."""
-    waiting[who] += 1
-    try:
-        return await work
-    finally:
-        waiting[who] -= 1

@@ -71,18 +71,18 @@ class Allocated:
 
 @dataclass(frozen=True)
 class Provided:
-    """The groups with the providers' fields of each question; prepared: see llmrl.marks.prepared_by."""
+    """The groups with the providers' fields of each question; measured_once: see llmrl.marks.measured_once_by."""
 
     sample_groups: SampleGroups
     collector: Collector
     providers: Sequence[Piece]
-    prepared: Mapping[str, Mapping[str, float]]
+    measured_once: Mapping[str, Mapping[str, float]]
 
     def __call__(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Group]:
         groups = self.sample_groups(prompts, params)
         for provider in self.providers:
-            own = self.prepared.get(provider.name, {})
-            groups = provider({"groups": groups, "collector": self.collector, "params": params, "prepared": own})
+            own = self.measured_once.get(provider.name, {})
+            groups = provider({"groups": groups, "collector": self.collector, "params": params, "measured_once": own})
         return groups
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ class SamplingParams:
     def of(self, author: str) -> SamplingParams:
         """One author's parameters."""
         return self.others.get(author, self)
+
+    def at(self, temperature: float) -> SamplingParams:
+        """The same for every author, at another temperature and from the whole distribution."""
+        others = {name: other.at(temperature) for name, other in self.others.items()}
+        return replace(self, temperature=temperature, top_p=1.0, top_k=None, others=others)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def prepare_origins(recipe: Recipe, run_dir: Path, ranks: Ranks) -> dict[str, Or
 def _prepare_origin(recipe: Recipe, target: Path, ranks: Ranks) -> Origin:
     if ranks.is_first:
         materialize(recipe.model, target, recipe.seed)
-    ranks.barrier("preparing the model folder")
+    ranks.barrier("measuring_once the model folder")
     folder = materialize(recipe.model, target, recipe.seed)
     tokenizer = load_tokenizer(folder, recipe.model.chat_template)
     return Origin(folder, tokenizer, stop_token_ids(tokenizer, *_generation_configs(folder)))

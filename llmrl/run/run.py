@@ -27,13 +27,13 @@ from llmrl.rollout import weight_transport
 from llmrl.rollout.collect import Collector
 from llmrl.run.checkpoint import Checkpoints
 from llmrl.run.frozen import FrozenRole
+from llmrl.run.measured_once import MeasuredOnce
 from llmrl.run.models import Origin, make_roles, prepare_origins
-from llmrl.run.prepare import Prepared
 from llmrl.run.progress import RunProgress
 from llmrl.run.resume import continued
 from llmrl.run.sampling import Samplers, load_stage_prompts, make_collector, make_source, params_of, reward_workers
 from llmrl.run.sandbox_check import check_isolation
-from llmrl.run.stage import Stage, StopAsked, preparing
+from llmrl.run.stage import Stage, StopAsked, measuring_once
 from llmrl.run_folder import layout
 from llmrl.run_folder.atomic import partial_of, publish, writing
 from llmrl.run_folder.writer import RunFolder
@@ -194,12 +194,12 @@ class _Run:
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
         collector = self._collector(recipe, pieces[first], origins) if samples else None
         _set_threads(recipe.training.threads, self.ranks)  # after the sampler, which sets the number for itself
-        params, prepared = params_of(recipe, origins), None
-        asking = [piece for role in roles for piece in while_gathering(pieces[role]) if piece.mark("prepared_by")]
+        params, measured_once = params_of(recipe, origins), None
+        asking = [piece for role in roles for piece in while_gathering(pieces[role]) if piece.mark("measured_once_by")]
         if collector and asking:
-            folder, writes = self.plan.run_dir / "prepared", self.ranks.is_first
-            prepared = Prepared(folder, name, asking, collector, params, recipe.rollout, writes)
-        values = prepared.values if prepared else {}
+            folder, writes = self.plan.run_dir / "measured_once", self.ranks.is_first
+            measured_once = MeasuredOnce(folder, name, asking, collector, params, recipe.rollout, writes)
+        values = measured_once.values if measured_once else {}
         source, stream = make_source(recipe, pieces, prompts, origins, collector, roles, values)
         return Stage(
             name=name,
@@ -217,7 +217,7 @@ class _Run:
             checkpoints=checkpoints,
             transport=_transport(recipe),
             collector=collector,
-            prepare=preparing(prepared, stream) if prepared else None,
+            prepare=measuring_once(measured_once, stream) if measured_once else None,
             stop_asked=lambda: self.signals.received is not None,
         )
 

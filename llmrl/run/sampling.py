@@ -21,8 +21,9 @@ from llmrl.resolve import Pieces
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
-from llmrl.rollout.collect import Author, Collector, SampleGroups
+from llmrl.rollout.collect import Collector, SampleGroups
 from llmrl.rollout.group_sampling import Allocated, Evenly, Provided
+from llmrl.rollout.play import Author
 from llmrl.rollout.sampler import Sampler, SamplingParams
 from llmrl.run.models import Origin
 from llmrl.train.provide import for_allocation, while_gathering
@@ -111,7 +112,7 @@ def make_source(
     origins: Mapping[str, Origin],
     collector: Collector | None,
     roles: Mapping[str, Role],
-    prepared: Mapping[str, Mapping[str, float]],
+    measured_once: Mapping[str, Mapping[str, float]],
 ) -> tuple[Source, PromptStream]:
     """The source that the recipe's `learn_from` names, and the stream of training prompts."""
     first = next(iter(recipe.by_role))
@@ -120,7 +121,7 @@ def make_source(
     available = {
         "stream": stream,
         "collector": collector,
-        "sample_groups": collector and sample_groups(recipe, pieces, collector, roles, prepared),
+        "sample_groups": collector and sample_groups(recipe, pieces, collector, roles, measured_once),
         "keep": {name: pieces[name].keep for name in roles},
         "rollout": recipe.rollout,
         "params": params_of(recipe, origins),
@@ -135,7 +136,7 @@ def sample_groups(
     pieces: Mapping[str, Pieces],
     collector: Collector,
     roles: Mapping[str, Role],
-    prepared: Mapping[str, Mapping[str, float]],
+    measured_once: Mapping[str, Mapping[str, float]],
 ) -> SampleGroups:
     """The function that samples a round's prompts: evenly or by an allocation, with the providers' fields."""
     rollout, first = recipe.rollout, next(iter(pieces))
@@ -145,7 +146,7 @@ def sample_groups(
         providers = for_allocation(pieces[first], roles[first].models)
         found = Allocated(collector, allocate, rollout.group_size, given, rollout.allocation_rounds, providers)
     gathering = {piece.name: piece for name in roles for piece in while_gathering(pieces[name])}
-    return Provided(found, collector, list(gathering.values()), prepared) if gathering else found
+    return Provided(found, collector, list(gathering.values()), measured_once) if gathering else found
 
 
 def params_of(recipe: Recipe, origins: Mapping[str, Origin]) -> Callable[[int], SamplingParams]:

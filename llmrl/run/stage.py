@@ -22,8 +22,8 @@ from llmrl.rollout.collect import Collected, Collector
 from llmrl.rollout.sampler import SamplingParams, derive_seed
 from llmrl.run.checkpoint import Checkpoints, State, random_state, read_state, reading, set_random_state
 from llmrl.run.frozen import FrozenRole
+from llmrl.run.measured_once import MeasuredOnce
 from llmrl.run.models import Origin
-from llmrl.run.prepare import Prepared
 from llmrl.run.progress import RunProgress
 from llmrl.run_folder.writer import RunFolder
 from llmrl.train.provide import provide
@@ -119,7 +119,7 @@ class Stage:
         if ranks != self.ranks.size:
             raise RecipeError(f"--nproc: {self.ranks.size}, but {checkpoint} was made with {ranks}")
         if steps < state["step"]:
-            raise RecipeError(f"stages.{self.name}.training.steps: {steps}, but {checkpoint} is further already")
+            raise RecipeError(f"stages.{self.name}.training.steps: {steps}, but {checkpoint} has {state['step']} steps")
 
     def _train_step(self) -> dict[str, Any]:
         """One step and, if it is due, an evaluation; returns the row that was logged."""
@@ -236,16 +236,16 @@ class Stage:
         self.progress.row(row)
 
 
-def preparing(prepared: Prepared, stream: Any) -> Callable[[Stage], None]:
+def measuring_once(measured_once: MeasuredOnce, stream: Any) -> Callable[[Stage], None]:
     """The measurement before a stage's first step, for the providers that need one."""
 
     def prepare(stage: Stage) -> None:
-        prepared.measure(
+        measured_once.measure(
             stream,
             steps=stage.recipe.training.steps,
             seed=derive_seed(stage.recipe.seed, stage.name),
             first_policy=stage.step == 0,
-            record=partial(stage.folder.save_rollouts, stage=stage.name, step=stage.step, kind="static"),
+            record=partial(stage.folder.save_rollouts, stage=stage.name, step=stage.step, kind="once"),
         )
 
     return prepare

@@ -19,9 +19,9 @@ CHECKPOINTS = "checkpoints"
 STAGES = "stages"
 FINAL = "final"
 
-Kind = Literal["train", "eval", "static"]
+Kind = Literal["train", "eval", "once"]
 """The purpose of trajectories: a training step, an evaluation, or the static values of a stage's prompts."""
-SUFFIX: dict[str, Kind] = {"": "train", "-eval": "eval", "-static": "static"}
+SUFFIX: dict[str, Kind] = {"": "train", "-eval": "eval", "-once": "once"}
 _NAME = re.compile(rf"(?P<stage>.+)-(?P<step>\d{{6,}})(?P<suffix>{'|'.join(SUFFIX)})")
 
 

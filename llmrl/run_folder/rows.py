@@ -82,16 +82,7 @@ def row_of(group: Group, trajectory: Trajectory, *, stage: str, step: int, kind:
         "stop_reason": trajectory.stop_reason,
         "failure": f"{failure.source} {failure.kind}: {failure.message}" if failure else None,
         "policy_version": min((t.policy_version for t in trajectory.turns if t.author != ENVIRONMENT), default=0),
-        "turns": [
-            {
-                "author": turn.author,
-                "text": turn.text,
-                "token_ids": turn.token_ids,
-                "rollout_logprobs": turn.rollout_logprobs,
-                "reward": turn.reward,
-            }
-            for turn in trajectory.turns
-        ],
+        "turns": [{field.name: getattr(turn, field.name) for field in TURN} for turn in trajectory.turns],
         "rollout_logprobs": [logprob for turn in trajectory.turns for logprob in turn.rollout_logprobs],
     }
 

@@ -72,7 +72,7 @@ class RunFolder:
         kept = [row for row in self.reader.metrics if not beyond(row["stage"], row["step"])]
         self._write(layout.METRICS, "".join(json.dumps(row) + "\n" for row in kept))
         for name, file in self.reader.rollout_files():
-            if beyond(name.stage, name.step) and name.kind != "static":  # static values are measured once
+            if beyond(name.stage, name.step) and name.kind != "once":  # static values are measured once
                 file.unlink()
 
     def log(self, row: dict[str, Any]) -> None:

@@ -44,9 +44,20 @@ class PolicyObjective:
         fresh: bool,
         active: bool = True,
     ) -> PolicyObjective:
-        """fresh: the old policy is still the current one."""
-        coupled = algorithm.is_coupled and active
-        coefficients = _coupled(algorithm, learner, mini, controlled, sums, fresh=fresh) if coupled else None
+        """The objective of an update; a coupled loss needs its log-probabilities first, and adds its metrics to `sums`.
+
+        fresh: before the batch's first update, when the old log-probabilities are the current ones.
+        """
+        coefficients = None
+        if algorithm.is_coupled and active:
+            logprobs = mini.batch.get("old_logprobs") if fresh else None
+            if logprobs is None:
+                logprobs = learner.measure(mini.batch, "logprobs")["logprobs"]
+            advantages = mini.credit.advantages
+            coefficients, loss = coupled_coefficients(algorithm, mini.batch, logprobs, advantages, controlled)
+            if learner.ranks.is_first:  # every rank has the whole of it
+                sums.add("policy_loss", loss.loss)
+                sums.add_tokens(loss.stats, mini.batch.response_mask)
         return cls(algorithm, algorithm.shares(mini.batch), coefficients, controlled, active)
 
     @property
@@ -98,29 +109,6 @@ def value_loss(algorithm: Algorithm, batch: Batch, credit: Credit, outputs: Tens
     known = {**batch.data, "outputs": outputs, "advantages": credit.advantages, "returns": credit.returns}
     result: TokenLoss = algorithm.value_loss(known)
     return TokenLoss(torch.where(algorithm.value_targets(batch, credit), result.loss, 0.0), result.stats)
-
-
-def _coupled(
-    algorithm: Algorithm,
-    learner: Learner,
-    mini: CreditedBatch,
-    controlled: Mapping[str, Tensor],
-    sums: MetricSums,
-    *,
-    fresh: bool,
-) -> Tensor:
-    """Of a loss that couples trajectories, its gradient with respect to this update's log-probabilities: [N, T].
-
-    Before the batch's first update these are the old ones; later they are measured anew.
-    """
-    logprobs = mini.batch.get("old_logprobs")
-    if not fresh or logprobs is None:
-        logprobs = learner.measure(mini.batch, "logprobs")["logprobs"]
-    coefficients, result = coupled_coefficients(algorithm, mini.batch, logprobs, mini.credit.advantages, controlled)
-    if learner.ranks.is_first:  # every rank has the whole of it
-        sums.add("policy_loss", result.loss)
-        sums.add_tokens(result.stats, mini.batch.response_mask)
-    return coefficients
 
 
 def _reference_kl(batch: Batch, logprobs: Tensor) -> dict[str, Tensor]:

@@ -75,7 +75,7 @@ def while_gathering(pieces: Pieces, *, updates: int = 1) -> list[Piece]:
     """The providers that have to run before there is a batch, one for each field that some piece reads."""
     read = pieces.algorithm.measured(updates=updates, sampled=True) | pieces.gathering
     found = {name: pieces.providers[name] for name in sorted(read) if name in pieces.providers}
-    return [piece for piece in found.values() if {"collector", "prepared"} & set(piece.data)]
+    return [piece for piece in found.values() if {"collector", "measured_once"} & set(piece.data)]
 
 
 def for_allocation(pieces: Pieces, models: Mapping[str, Any]) -> dict[str, Any]:

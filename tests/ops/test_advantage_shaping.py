@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrl.ops.advantage_shaping.outcome import length_control, novelty
 from llmrl.ops.advantage_shaping.process import rectify
 from llmrl.ops.advantage_shaping.tokens import value_spread, whiten
+from llmrl.ops.advantage_shaping.trajectories import length_control, novelty
 
 NAN = math.nan
 START = torch.tensor(0.0)

@@ -24,14 +24,14 @@ GROUPED = {
 seeds = st.integers(0, 10_000)
 
 
-def outcomes(*values: float):
+def trajectory_rewards(*values: float):
     """One response token per trajectory, its reward the outcome."""
     rewards = torch.tensor(values)[:, None]
     return rewards, torch.ones_like(rewards, dtype=torch.bool)
 
 
 def credit(function, values, group_ids):
-    return function(*outcomes(*values), torch.tensor(group_ids)).advantages[:, 0].tolist()
+    return function(*trajectory_rewards(*values), torch.tensor(group_ids)).advantages[:, 0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_one_of_four_correct(name, expected):
 
 
 def test_std_floor_is_added_to_the_std():
-    advantages = grpo(*outcomes(1, 0, 0, 0), torch.zeros(4, dtype=torch.long), std_floor=0.5).advantages
+    advantages = grpo(*trajectory_rewards(1, 0, 0, 0), torch.zeros(4, dtype=torch.long), std_floor=0.5).advantages
     assert advantages[0].item() == pytest.approx(0.75)  # (3/4) / (1/2 + 1/2)
 
 
@@ -67,7 +67,7 @@ def test_std_floor_is_added_to_the_std():
 )
 def test_settings_out_of_range(function, wrong, message):
     with pytest.raises(ValueError, match=message):
-        function(*outcomes(1.0, 0.0), torch.zeros(2, dtype=torch.long), **wrong)
+        function(*trajectory_rewards(1.0, 0.0), torch.zeros(2, dtype=torch.long), **wrong)
 
 
 def test_groups_of_different_sizes_with_members_apart():
@@ -124,7 +124,7 @@ def test_outcome_is_the_sum_over_turns_and_lands_on_response_tokens_only():
 
 @pytest.mark.parametrize("name", GROUPED)
 def test_a_trajectory_without_response_tokens_is_in_no_group(name):
-    rewards, mask = outcomes(1, 0, 9)
+    rewards, mask = trajectory_rewards(1, 0, 9)
     mask[2] = False
     with_empty = GROUPED[name](rewards, mask, torch.tensor([0, 0, 0])).advantages
     alone = GROUPED[name](rewards[:2], mask[:2], torch.tensor([0, 0])).advantages

@@ -9,7 +9,7 @@ from llmrl.ops.advantages.baselines import accepted, remax, static_baseline
 from llmrl.ops.advantages.returns import rebn, reinforce
 
 
-def outcomes(*values: float):
+def trajectory_rewards(*values: float):
     """One response token per trajectory, its reward the outcome."""
     rewards = torch.tensor(values)[:, None]
     return rewards, torch.ones_like(rewards, dtype=torch.bool)
@@ -42,7 +42,7 @@ def test_batch_statistics_are_over_tokens():
 
 
 def test_no_spread_means_no_scaling():
-    rewards, mask = outcomes(0.1, 0.1, 0.1)
+    rewards, mask = trajectory_rewards(0.1, 0.1, 0.1)
     assert torch.equal(reinforce(rewards, mask, normalize_std=True).advantages, torch.zeros(3, 1))
     assert torch.equal(reinforce(rewards, mask, baseline="none", normalize_std=True).advantages, rewards)
 
@@ -79,9 +79,9 @@ def test_long_discounted_rows_do_not_underflow():
 
 def test_gamma_is_a_fraction():
     with pytest.raises(ValueError, match=r"gamma: 1\.5 is not valid"):
-        reinforce(*outcomes(1.0), gamma=1.5)
+        reinforce(*trajectory_rewards(1.0), gamma=1.5)
     with pytest.raises(ValueError, match=r"gamma: -0\.1 is not valid"):
-        rebn(*outcomes(1.0), torch.zeros(1, 1, dtype=torch.long), gamma=-0.1)
+        rebn(*trajectory_rewards(1.0), torch.zeros(1, 1, dtype=torch.long), gamma=-0.1)
 
 
 # rebn: turns
@@ -166,7 +166,7 @@ def test_remax_against_zero_is_reinforce_without_baseline(ragged):
 def test_static_baseline_stays_where_the_starting_policy_was():
     # an easy prompt (3/4 solved at the start) and a hard one (1/8), solved by both, then failed; one value unknown
     values = torch.tensor([0.75, 0.125, 0.75, 0.125, math.nan])
-    found = static_baseline(*outcomes(1, 1, 0, 0, 1), values).advantages[:, 0]
+    found = static_baseline(*trajectory_rewards(1, 1, 0, 0, 1), values).advantages[:, 0]
     assert found.tolist() == [0.25, 0.875, -0.75, -0.125, 0]
 
 

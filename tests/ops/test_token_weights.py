@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from llmrl.ops import token_weights
 from llmrl.ops.token_weights.mismatch import drop_stale_negatives, icepop, masked_is, sequence_is, truncated_is
-from llmrl.ops.token_weights.outcome import correct_tokens, difficulty, positive_advantage
 from llmrl.ops.token_weights.selection import (
     drop_covariant,
     entropy_ratio,
@@ -21,6 +20,7 @@ from llmrl.ops.token_weights.selection import (
     top_covariant,
     top_entropy,
 )
+from llmrl.ops.token_weights.verdicts import correct_tokens, difficulty, positive_advantage
 from llmrl.pieces import catalogue
 
 PIECES = catalogue(token_weights)

@@ -269,7 +269,10 @@ def test_each_row_is_alone_and_padding_changes_nothing(ragged, name, seed, data)
     outputs, old, returns, uniform_noise = rows
     pad = torch.nn.functional.pad
     wide = ALL[name](
-        pad(outputs, (0, 0, 0, 2)), pad(old, (0, 0, 0, 2)), pad(returns, (0, 2), value=math.nan), pad(uniform_noise, (0, 2))
+        pad(outputs, (0, 0, 0, 2)),
+        pad(old, (0, 0, 0, 2)),
+        pad(returns, (0, 2), value=math.nan),
+        pad(uniform_noise, (0, 2)),
     )
     torch.testing.assert_close(wide.loss[:, :-2], plain)
 

@@ -171,7 +171,7 @@ def test_a_static_value_is_the_mean_over_what_could_be_scored():
         asked.append(group_size)
         return collector.sample(prompts, group_size=group_size, params=PARAMS)
 
-    measure: Callable[..., Any] = piece(static_values).mark("prepared_by")
+    measure: Callable[..., Any] = piece(static_values).mark("measured_once_by")
     values, groups = measure(PROMPTS[:2], sample, samples=3)
     assert (values, asked) == ({"p0": 1.0}, [3])
     assert [len(group.trajectories) for group in groups] == [3, 3]  # all that was sampled is recorded

@@ -27,7 +27,6 @@ def run(workers: Workers, function, *args, deadline: float = 10.0, **settings):
     return asyncio.run(workers.run(function, args, settings, deadline))
 
 
-
 def test_processes_are_light_and_deaf_to_interrupts(workers):
     assert run(workers, hostile_rewards.process_facts, "") == Score(0.0, True)
 

@@ -13,7 +13,9 @@ from scripted import PARAMS, PROMPTS, Verdicts, author, ids, make, piece
 from llmrl.data.packing import pack
 from llmrl.data.stream import PromptStream
 from llmrl.envs.base import Step
+from llmrl.envs.single_turn import SingleTurn
 from llmrl.errors import RunStopped
+from llmrl.rollout import play
 from llmrl.rollout.collect import Collected, Collector
 from llmrl.rollout.group_sampling import Evenly
 from llmrl.rollout.sampler import Completion, SamplingParams
@@ -342,3 +344,14 @@ def test_an_environment_is_closed_when_the_run_stops(where, error):
     with pytest.raises(error):
         collector.sample(PROMPTS[:2], group_size=1, params=PARAMS)
     assert sorted(closed) == ["p0", "p1"]
+
+
+def test_an_environment_that_never_closes_is_a_counted_failure(monkeypatch):
+    monkeypatch.setattr(play, "CLOSE_SECONDS", 0.05)
+
+    class NeverCloses(SingleTurn):
+        async def close(self) -> None:
+            await asyncio.sleep(3600)
+
+    [group] = make(env=NeverCloses).sample(PROMPTS[:1], group_size=1, params=PARAMS)
+    assert group.trajectories[0].failure is not None and group.trajectories[0].failure.kind == "timeout"

@@ -141,5 +141,5 @@ def test_a_checkpoint_of_more_processes_or_steps_is_refused(checkpoints):
     resume_check(1, 4, checkpoints)
     with pytest.raises(RecipeError, match=r"--nproc: 1, but .*rl-000004 was made with 2"):
         resume_check(2, 4, checkpoints)
-    with pytest.raises(RecipeError, match=r"stages\.rl\.training\.steps: 3, but .*rl-000004 is further already"):
+    with pytest.raises(RecipeError, match=r"stages\.rl\.training\.steps: 3, but .*rl-000004 has 4 steps"):
         resume_check(1, 3, checkpoints)

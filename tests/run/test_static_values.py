@@ -18,10 +18,11 @@ from llmrl.pieces import bind
 from llmrl.providers.questions import static_values
 from llmrl.recipe import Rollout
 from llmrl.rollout import selection
-from llmrl.rollout.collect import Author, Collector
+from llmrl.rollout.collect import Collector
 from llmrl.rollout.group_sampling import Evenly, Provided
+from llmrl.rollout.play import Author
 from llmrl.rollout.sampler import Completion, SamplingParams
-from llmrl.run.prepare import Prepared
+from llmrl.run.measured_once import MeasuredOnce
 from llmrl.run_folder.writer import RunFolder
 from llmrl.train.sources import Rollouts, sampling_params
 from llmrl.types import ACTOR, Failure, Group, Prompt
@@ -73,18 +74,20 @@ class Measured:
         def params(seed: int) -> SamplingParams:
             return sampling_params(rollout, (1,), seed)
 
-        self.prepared = Prepared(folder / "prepared", "rl", [provider], collector, params, rollout, writes)
-        self.sample_groups = Provided(Evenly(collector, 3), collector, [provider], self.prepared.values)
+        self.measured_once = MeasuredOnce(
+            folder / "measured_once", "rl", [provider], collector, params, rollout, writes
+        )
+        self.sample_groups = Provided(Evenly(collector, 3), collector, [provider], self.measured_once.values)
         keep = {ACTOR: bind("everything", selection.everything, {}, key="keep")}
         self.rollouts = Rollouts(self.stream, collector, self.sample_groups, keep, rollout, params)
 
     def measure(self, *, steps: int = 2, seed: int = 4, first_policy: bool = True, **settings: Any) -> Measured:
-        self.prepared.measure(self.stream, steps=steps, seed=seed, first_policy=first_policy, **settings)
+        self.measured_once.measure(self.stream, steps=steps, seed=seed, first_policy=first_policy, **settings)
         return self
 
     @property
     def values(self) -> dict[str, float]:
-        return self.prepared.values["static_values"]
+        return self.measured_once.values["static_values"]
 
 
 def known(groups: list[Group]) -> list[float]:
@@ -129,8 +132,8 @@ def test_groups_carry_their_prompts_value(tmp_path):
 
 def test_values_are_measured_once_and_kept(tmp_path):
     first = Measured(tmp_path).measure()
-    assert [file.name for file in (tmp_path / "prepared").iterdir()] == ["rl-static_values.json"]
-    assert json.loads((tmp_path / "prepared/rl-static_values.json").read_text()) == first.values
+    assert [file.name for file in (tmp_path / "measured_once").iterdir()] == ["rl-static_values.json"]
+    assert json.loads((tmp_path / "measured_once/rl-static_values.json").read_text()) == first.values
     for first_policy in (True, False):  # as after a kill before step 1, and after it
         found = Measured(tmp_path).measure(first_policy=first_policy)
         assert found.values == first.values and found.sampler.asked == []  # bit for bit
@@ -139,7 +142,7 @@ def test_values_are_measured_once_and_kept(tmp_path):
 
 def test_only_the_first_policy_can_be_measured(tmp_path):
     Measured(tmp_path).measure()
-    (tmp_path / "prepared/rl-static_values.json").unlink()
+    (tmp_path / "measured_once/rl-static_values.json").unlink()
     found = Measured(tmp_path)
     with pytest.raises(RunStopped, match=r"rl-static_values.json is gone: .* once the policy was trained"):
         found.measure(first_policy=False)
@@ -149,11 +152,11 @@ def test_only_the_first_policy_can_be_measured(tmp_path):
 def test_what_was_sampled_for_them_stays_when_the_first_steps_are_done_again(tmp_path):
     folder = RunFolder(tmp_path, writes=True)
     folder.start("name: small\n")
-    record = partial(folder.save_rollouts, stage="rl", step=0, kind="static")
+    record = partial(folder.save_rollouts, stage="rl", step=0, kind="once")
     found = Measured(tmp_path).measure(steps=1, record=record)
     folder.save_rollouts(found.rollouts.collect(seed=1).sampled, stage="rl", step=1)
     folder.rewind(["rl"], "rl", None)
-    assert [file.name for file in (tmp_path / "rollouts").iterdir()] == ["rl-000000-static.parquet"]
+    assert [file.name for file in (tmp_path / "rollouts").iterdir()] == ["rl-000000-once.parquet"]
 
 
 def test_the_seed_decides_and_one_rank_writes(tmp_path):
@@ -164,6 +167,6 @@ def test_the_seed_decides_and_one_rank_writes(tmp_path):
 
 
 def test_a_disk_that_cannot_be_written_stops_the_run(tmp_path):
-    (tmp_path / "prepared").write_text("in the way")
+    (tmp_path / "measured_once").write_text("in the way")
     with pytest.raises(RunStopped, match="what static_values measured could not be written"):
         Measured(tmp_path).measure()

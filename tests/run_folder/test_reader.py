@@ -12,7 +12,7 @@ def test_a_name_says_stage_step_and_kind():
     for name, found in {
         "rl-000040": StepName("rl", 40),
         "rl-2-000040-eval": StepName("rl-2", 40, "eval"),
-        "warm-up-000000-static": StepName("warm-up", 0, "static"),
+        "warm-up-000000-once": StepName("warm-up", 0, "once"),
         "rl-000001-1234567": StepName("rl-000001", 1234567),
     }.items():
         assert parse(name) == found and str(found) == name
@@ -49,7 +49,7 @@ def test_rollouts_of_a_step_of_an_evaluation_and_of_all(folder, record):
     last = run.rollouts(stage="rl", step=10, kind="eval", columns=["step", "reward"])
     assert last.to_pylist() == [{"step": 10, "reward": 1.0}, {"step": 10, "reward": 0.0}]
     assert run.rollouts(stage="rl", kind="train")["step"].to_pylist() == [2, 2, 10, 10]
-    assert run.rollouts(kind="static", columns=["reward"]).column_names == ["reward"]
+    assert run.rollouts(kind="once", columns=["reward"]).column_names == ["reward"]
 
 
 def test_a_folders_name_is_no_column(tmp_path, record):

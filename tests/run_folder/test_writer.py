@@ -32,10 +32,10 @@ def test_a_stage_without_a_checkpoint_is_forgotten_from_its_first_row(folder, re
 
 
 def test_static_values_are_measured_once(folder, group):
-    for kind in ("static", "train"):
+    for kind in ("once", "train"):
         folder.save_rollouts([group], stage="rl", step=0, kind=kind)
     folder.rewind(["rl"], "rl", None)
-    assert recorded(folder)[1] == ["rl-000000-static.parquet"]
+    assert recorded(folder)[1] == ["rl-000000-once.parquet"]
 
 
 def test_a_row_that_a_kill_cut_short_is_no_row(folder, record):

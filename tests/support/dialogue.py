@@ -7,7 +7,8 @@ from typing import Any
 
 from llmrl.envs.base import AuthorText
 from llmrl.pieces import bind
-from llmrl.rollout.collect import Author, Collector
+from llmrl.rollout.collect import Collector
+from llmrl.rollout.play import Author
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.types import ACTOR, Group, Prompt, Score
 

@@ -14,8 +14,9 @@ from llmrl.data.stream import PromptStream
 from llmrl.envs.base import AuthorText
 from llmrl.envs.single_turn import single_turn
 from llmrl.pieces import Piece, bind
-from llmrl.rollout.collect import Author, Collector
+from llmrl.rollout.collect import Collector
 from llmrl.rollout.group_sampling import Evenly
+from llmrl.rollout.play import Author
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.types import ACTOR, Failure, Group, Prompt, Score
 

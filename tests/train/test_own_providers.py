@@ -62,6 +62,21 @@ def test_a_field_of_a_users_provider_reaches_a_users_piece():
     assert "loss" in update(role, batch, seed=0)  # it is cut with the batch
 
 
+def with_targets(rewards: Tensor, values: Tensor, difficulty: Tensor, response_mask: Tensor) -> Credit:
+    """Reads a critic and a field of its own, and gives the critic its targets."""
+    returns = (rewards.sum(dim=1, keepdim=True) - difficulty[:, None]) * response_mask
+    return Credit((returns - values) * response_mask, returns)
+
+
+def test_an_advantage_that_reads_a_users_field_may_teach_a_critic():
+    role = role_of({"advantage": f"{NAME}:with_targets", "policy_loss": "ppo_clip"} | DIFFICULTY)
+    batch = provide(role, fixed_batch())
+    metrics = update(role, batch, seed=0)
+    errors = (batch.rewards.sum(dim=1) - batch.difficulty)[:, None] - batch.values
+    expected = errors[batch.response_mask].square().mean() / 2
+    assert metrics["value_loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_a_provider_may_read_what_another_provides_and_makes_only_what_is_read():
     role = role_of(OWN | BOTH | {"token_weights": {f"{NAME}:by_hardness": {}}})
     batch = provide(role, fixed_batch())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from llmrl.marks import made_for_stale_samples
-from llmrl.ops.shared.groups import outcomes, spread
+from llmrl.ops.shared.groups import spread, trajectory_rewards
 from llmrl.ops.shared.recursion import reward_to_go
 from llmrl.types import Credit
 
@@ -34,7 +34,7 @@ def static_baseline(rewards: Tensor, response_mask: Tensor, static_values: Tenso
     reinforced. rewards, response_mask: [N, T]; static_values: [N], where nan gives credit 0.
     Source: PVPO, arXiv 2508.21104.
     """
-    credit = outcomes(rewards, response_mask) - static_values.double()
+    credit = trajectory_rewards(rewards, response_mask) - static_values.double()
     return Credit(spread(torch.where(credit.isnan(), 0.0, credit), response_mask))
 
 
@@ -48,4 +48,4 @@ def accepted(rewards: Tensor, response_mask: Tensor) -> Credit:
     rejected ones still count in the reduction's denominator. rewards, response_mask: [N, T].
     Source: RAFT, arXiv 2304.06767; A Minimalist Approach to LLM Reasoning, arXiv 2504.11343.
     """
-    return Credit(spread(outcomes(rewards, response_mask).clamp(min=0), response_mask))
+    return Credit(spread(trajectory_rewards(rewards, response_mask).clamp(min=0), response_mask))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llmrl.marks import made_for_stale_samples
-from llmrl.ops.shared.groups import outcomes, spread
+from llmrl.ops.shared.groups import spread, trajectory_rewards
 from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
 from llmrl.ops.shared.ratio import as_ratio
 from llmrl.ops.shared.recursion import lambda_advantages, next_on_mask, reward_to_go
@@ -143,7 +143,7 @@ def sequence_baseline(rewards: Tensor, values: Tensor, response_mask: Tensor, *,
     Whitening is over trajectories. The returns are R_i at every response token (Monte Carlo), though only the value of
     the prompt is used. Source: SAFE, arXiv 2602.04651.
     """
-    found = outcomes(rewards, response_mask)
+    found = trajectory_rewards(rewards, response_mask)
     first = response_mask & (response_mask.cumsum(dim=1) == 1)
     advantages = found - torch.where(first, values, 0.0).double().sum(dim=1)
     if whiten:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llmrl.marks import exact_on_policy, made_for_stale_samples
-from llmrl.ops.shared.groups import group_centred, group_std, group_sums, members, outcomes, present, spread
+from llmrl.ops.shared.groups import group_centred, group_std, group_sums, members, present, spread, trajectory_rewards
 from llmrl.ops.shared.ranges import require_positive
 from llmrl.ops.shared.whitening import whiten as whitened
 from llmrl.types import Credit
@@ -44,7 +44,7 @@ def grpo(
     require_positive(std_floor=std_floor)
     if batch_std and not normalize_std:
         raise ValueError("batch_std: True is not valid, expected False where normalize_std is False")
-    found = outcomes(rewards, response_mask)
+    found = trajectory_rewards(rewards, response_mask)
     credit = group_centred(found, response_mask, group_ids)
     if normalize_std:
         compared = torch.zeros_like(group_ids) if batch_std else group_ids
@@ -63,7 +63,7 @@ def rloo(rewards: Tensor, response_mask: Tensor, group_ids: Tensor) -> Credit:
     Source: Back to Basics, arXiv 2402.14740.
     """
     sizes = group_sums(present(response_mask), group_ids)
-    centred = group_centred(outcomes(rewards, response_mask), response_mask, group_ids)
+    centred = group_centred(trajectory_rewards(rewards, response_mask), response_mask, group_ids)
     return Credit(spread(centred * sizes / (sizes - 1).clamp(min=1), response_mask))
 
 
@@ -77,7 +77,7 @@ def opo(rewards: Tensor, response_mask: Tensor, group_ids: Tensor) -> Credit:
     used for one update. rewards, response_mask: [N, T]; group_ids: [N]. A group of one has credit 0.
     Source: OPO, arXiv 2505.23585.
     """
-    found, lengths = outcomes(rewards, response_mask), response_mask.sum(dim=1).double()
+    found, lengths = trajectory_rewards(rewards, response_mask), response_mask.sum(dim=1).double()
     baseline = group_sums(lengths * found, group_ids) / group_sums(lengths, group_ids).clamp(min=1)
     return Credit(spread(found - baseline, response_mask))
 
@@ -91,7 +91,7 @@ def asymre(rewards: Tensor, response_mask: Tensor, group_ids: Tensor, *, shift: 
     Equal outcomes and a group of one get credit -shift, not 0. rewards, response_mask: [N, T]; group_ids: [N].
     Source: Asymmetric REINFORCE, arXiv 2506.20520; default as in arXiv 2509.24203.
     """
-    centred = group_centred(outcomes(rewards, response_mask), response_mask, group_ids)
+    centred = group_centred(trajectory_rewards(rewards, response_mask), response_mask, group_ids)
     return Credit(spread(centred - shift, response_mask))
 
 
@@ -106,7 +106,7 @@ def opmd(rewards: Tensor, response_mask: Tensor, group_ids: Tensor, *, temperatu
     not positive. Source: Kimi k1.5, arXiv 2501.12599; REC, arXiv 2509.24203.
     """
     require_positive(temperature=temperature)
-    found = outcomes(rewards, response_mask)
+    found = trajectory_rewards(rewards, response_mask)
     credit = torch.zeros_like(found)
     for rows in members(response_mask, group_ids):
         below = found[rows] - found[rows].max()  # exp cannot overflow, and equal outcomes leave exactly 0

@@ -9,7 +9,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from llmrl.ops.shared.groups import group_std, members, outcomes, spread
+from llmrl.ops.shared.groups import group_std, members, spread, trajectory_rewards
 from llmrl.ops.shared.ranges import require_positive
 from llmrl.types import Credit
 
@@ -27,7 +27,7 @@ def best_of_group(
     Optimizing inference-time objectives (pass@k), arXiv 2503.19595.
     """
     require_positive(std_floor=std_floor)
-    found = outcomes(rewards, response_mask)
+    found = trajectory_rewards(rewards, response_mask)
     credit = torch.zeros_like(found)
     for rows in members(response_mask, group_ids):
         if len(rows) > 1:
@@ -60,7 +60,7 @@ def polychromic(
     """
     if set_size < 2:
         raise ValueError(f"set_size: {set_size} is not valid, expected at least 2")
-    found = outcomes(rewards, response_mask)
+    found = trajectory_rewards(rewards, response_mask)
     credit = torch.zeros_like(found)
     for rows in members(response_mask, group_ids):
         count = comb(len(rows), set_size)

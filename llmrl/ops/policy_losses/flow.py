@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from llmrl.ops.shared.groups import group_sums, outcomes, present, spread
+from llmrl.ops.shared.groups import group_sums, present, spread, trajectory_rewards
 from llmrl.ops.shared.ranges import require_fraction, require_positive
 from llmrl.ops.shared.recursion import next_on_mask, reward_to_go
 from llmrl.types import TokenLoss
@@ -48,7 +48,7 @@ def trajectory_balance(
     lengths = response_mask.sum(dim=1).clamp(min=1)
     weights = present(response_mask) / (lengths if length_normalize else 1)
     change = torch.where(response_mask, logprobs.double() - ref_logprobs.double(), 0.0).sum(dim=1)
-    excess = change - outcomes(rewards, response_mask) / temperature
+    excess = change - trajectory_rewards(rewards, response_mask) / temperature
     total = group_sums(weights, group_ids)
     log_partition = -group_sums(weights * excess, group_ids) / torch.where(total > 0, total, 1.0)
     residual = excess + log_partition

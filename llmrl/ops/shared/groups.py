@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def outcomes(rewards: Tensor, response_mask: Tensor) -> Tensor:
+def trajectory_rewards(rewards: Tensor, response_mask: Tensor) -> Tensor:
     """Each trajectory's rewards on response tokens, summed: [N] fp64."""
     return torch.where(response_mask, rewards, 0.0).double().sum(dim=1)
 

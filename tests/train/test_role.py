@@ -46,7 +46,7 @@ def test_a_controller_moves_once_a_step():
 def test_a_controllers_settings_are_the_recipes():
     # error = clip(0.5 / 0.4 - 1, -0.2, 0.2) = 0.2; the factor is 1 + 0.2 * 50 / 100 = 1.1
     settings = {"controllers": {"adaptive_kl": {"target": 0.4, "horizon": 100.0}}}
-    role = role_of(GRPO | settings | {"token_weights": {"test_roles:controlled": {}}})
+    role = role_of(GRPO | settings | {"token_weights": {"test_role:controlled": {}}})
     assert role.controlled["adaptive_kl"].item() == 1.0
     role.control({"kl_k1": 0.5, "trajectories": 50.0})
     assert role.controlled["adaptive_kl"].item() == pytest.approx(1.1)

@@ -172,7 +172,7 @@ def test_an_override_makes_no_role(load, faults):
         ),
         (
             "{method: grpo, model: {role: actor}, training: {learning_rate: 1.0}}",
-            ["training: shares the weights of actor, whose training it has to have"],
+            ["training: differs from actor's, but actor's weights are shared; leave it out"],
         ),
         ("{method: grpo, model: {role: actor, path: x}}", ["model: give exactly one of path, build, gguf, role"]),
     ],

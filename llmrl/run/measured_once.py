@@ -19,7 +19,7 @@ from llmrl.types import Group, Prompt
 
 
 @dataclass
-class Prepared:
+class MeasuredOnce:
     """Each provider's values by its name; `folder` keeps them for resumed runs."""
 
     folder: Path
@@ -54,7 +54,7 @@ class Prepared:
                 raise RunStopped(f"{file} is gone: {provider.name} cannot be measured once the policy was trained")
             prompts = self._coming(stream, steps)
             sample = partial(self._sample, seed=seed, what=provider.name.replace("_", " "))
-            measured, groups = provider.mark("prepared_by")(prompts, sample, **provider.settings)
+            measured, groups = provider.mark("measured_once_by")(prompts, sample, **provider.settings)
             self.values[provider.name] = measured
             record(groups)
             if self.writes:
