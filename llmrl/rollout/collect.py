@@ -55,13 +55,14 @@ class Collector:
         make_env: Piece,
         deadline_seconds: float,
         env_retries: int = 1,
+        max_prompt_tokens: int | None = None,
         rank: int = 0,
         ranks: int = 1,
         gather: Gather = lambda thing, phase: [thing],
     ):
         self.authors = dict(authors)
         self.first = next(iter(authors))
-        self._player = Player(self.authors, make_env, retries=env_retries)
+        self._player = Player(self.authors, make_env, retries=env_retries, max_prompt_tokens=max_prompt_tokens)
         self._deadline = deadline_seconds
         self._rank, self._ranks, self._gather = rank, ranks, gather
         self._runner = asyncio.Runner()

@@ -59,16 +59,20 @@ class EnvironmentFailed(Exception):
 class Player:
     """Plays episodes: environments of one kind against the authors' samplers.
 
-    retries: fresh starts of an episode whose environment failed, before it is given up.
+    retries: fresh starts of an episode whose environment failed, before it is given up. max_prompt_tokens: of every
+    context that an environment makes.
     """
 
-    def __init__(self, authors: Mapping[str, Author], make_env: Piece, *, retries: int):
+    def __init__(
+        self, authors: Mapping[str, Author], make_env: Piece, *, retries: int, max_prompt_tokens: int | None = None
+    ):
         self.authors = authors
         self.first = next(iter(authors))
         self._make_env = make_env
         texts = {name: author.text for name, author in authors.items()}
         self._text = {"encode": texts[self.first].encode, "decode": texts[self.first].decode, "authors": texts}
         self._retries = retries
+        self._max_prompt_tokens = max_prompt_tokens
 
     async def episode(self, prompt: Prompt, number: int, params: SamplingParams, waiting: Counter[str]) -> Episode:
         """One answer to a question, or its failure; waiting counts who is waited for."""
@@ -129,7 +133,10 @@ class Player:
         self, episode: Episode, author: str, context: list[int], params: SamplingParams, compared: str
     ) -> Stream:
         """A new trajectory of an author, who reads `context`."""
-        prompt = episode.prompt
+        prompt, limit = episode.prompt, self._max_prompt_tokens
+        if limit is not None and len(context) > limit:
+            message = f"gave {author} a context of {len(context)} tokens, more than rollout.max_prompt_tokens {limit}"
+            raise EnvironmentFailed(Failure("environment", "invalid", message))
         if tuple(context) != prompt.token_ids:
             text = prompt.text if author == self.first and not episode.trajectories else None
             text = self.authors[author].text.decode(context) if text is None else text

@@ -99,6 +99,7 @@ def make_collector(
         authors,
         make_env=env,
         deadline_seconds=recipe.rollout.deadline_seconds,
+        max_prompt_tokens=recipe.rollout.max_prompt_tokens,
         rank=ranks.rank,
         ranks=ranks.size,
         gather=ranks.gather,

@@ -355,3 +355,15 @@ def test_an_environment_that_never_closes_is_a_counted_failure(monkeypatch):
 
     [group] = make(env=NeverCloses).sample(PROMPTS[:1], group_size=1, params=PARAMS)
     assert group.trajectories[0].failure is not None and group.trajectories[0].failure.kind == "timeout"
+
+
+def test_a_context_that_no_prompt_may_be_as_long_as_is_a_counted_failure():
+    class TooMuch(SingleTurn):
+        async def step(self, completion: Completion) -> Step:
+            return Step([], done=False, author=CRITIC, context=[5] * 9)
+
+    collector = make(env=TooMuch, others={CRITIC: author()}, max_prompt_tokens=8)
+    [group] = collector.sample(PROMPTS[:1], group_size=1, params=PARAMS)
+    failure = group.trajectories[0].failure
+    assert failure is not None and failure.kind == "invalid"
+    assert failure.message == "gave critic a context of 9 tokens, more than rollout.max_prompt_tokens 8"
