@@ -1,6 +1,6 @@
 """Three steps of every method give the numbers of golden/runs.json: bit for bit on a machine like the one it is from.
 
-Where a change of the numbers is meant, scripts/golden.py rewrites the file and says what changed.
+Where a change of the numbers is meant, scripts/golden_runs.py rewrites the file and says what changed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Make the golden runs and say what changed against tests/golden/runs.json, which is then rewritten.
 
-    python scripts/golden.py              all runs
-    python scripts/golden.py grpo dapo    only these
-    python scripts/golden.py --check      leave the file as it is; the exit code is 1 if something changed
+    python scripts/golden_runs.py              all runs
+    python scripts/golden_runs.py grpo dapo    only these
+    python scripts/golden_runs.py --check      leave the file as it is; the exit code is 1 if something changed
 
 Where a run fails the file is left as it is, too.
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-sys.path[0] = str(Path(__file__).parents[1] / "tests")  # instead of this folder, where this file is `golden` itself
+sys.path[0] = str(Path(__file__).parents[1] / "tests")
 from golden import recipes, records  # noqa: E402
 
 
