@@ -5,7 +5,7 @@
     token loss  = token_weights * policy_loss(log_ratio, advantages, ...) + sum of weight * tokens * regularizers
     step loss   = sum over tokens of token loss * reduce(response_mask)
 
-The names of the pieces' positional parameters say what a run must provide; `needs` is their union.
+The pieces' positional parameters name the data that a run must provide; `needs` is their union.
 """
 
 from __future__ import annotations

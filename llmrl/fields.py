@@ -5,7 +5,7 @@ Shapes are written in these letters:
     N  trajectories of the batch     T  tokens of its longest row     K  several numbers, such as the top tokens
     L  layers, k  chosen experts     H  outputs of a critic           P  prompts of a round of sampling
 
-A field is known at one of five moments, and a piece may read what is known when the piece runs:
+A field is known at one of five moments, and a piece may read the fields that are known when it runs:
 
     PACKED      with the batch itself, made of the trajectories
     PROVIDED    before credit is given; a provider measures the field where some piece reads it (llmrl/providers)
@@ -215,7 +215,7 @@ def _nan_off(tiny: Tiny) -> Tensor:
 
 
 def names(*moments: str, shape: str | None = None) -> frozenset[str]:
-    """The names of all fields that are known at one of the moments; shape: of those alone that have it."""
+    """The names of all fields of these moments; shape: only fields of this shape."""
     found = (field for field in FIELDS if field.moment in moments and shape in (None, field.shape))
     return frozenset(field.name for field in found)
 

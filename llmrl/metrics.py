@@ -229,9 +229,9 @@ CRITIC = (
            "Use fewer updates_per_step, or widen the clip of value_loss."),
     Metric("returns_outside", "The share of targets that lie outside the critic's bins.", "share", "0",
            "Widen low and high of value and value_loss.", range=Range(high=0.05, rows=3)),
-    Metric("level_accuracy", "How often the critic names the verifier's outcome.", "share", "rises",
+    Metric("grade_accuracy", "How often the critic names the verifier's outcome.", "share", "rises",
            "Do as for value_loss."),
-    Metric("level_probability", "The mean probability that it gives that outcome at a token.", "share", "rises",
+    Metric("grade_probability", "The mean probability that it gives that outcome at a token.", "share", "rises",
            "Do as for value_loss."),
 )  # fmt: skip
 TIME = (

@@ -44,7 +44,7 @@ class Piece:
 
 
 def catalogue(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    """The pieces that `module` defines, by name: its public functions, but for providers that stand beside them."""
+    """The pieces that `module` defines, by name: its public functions that are no providers."""
     return {name: function for name, function in functions_of(module).items() if not hasattr(function, "provides")}
 
 

@@ -206,7 +206,7 @@ class Critic(Strict):
 
 
 class Evaluation(Strict):
-    """When and how the held-out prompts are answered: greedily, and besides by samples."""
+    """When and how the held-out prompts are answered: greedily, and by samples too."""
 
     every: PositiveInt | None = Field(default=None, description="steps between evaluations; none: first and last only")
     limit: PositiveInt | None = Field(default=None, description="use only the first held-out prompts")
@@ -232,7 +232,7 @@ def _named(spec: Any) -> Any:
 
 
 class Header(Strict):
-    """The keys that stand before the axes: names, model and data."""
+    """The keys before the axes: names, model and data."""
 
     name: str = Field(description="of the run")
     run_dir: str = Field(description="the folder that the run writes")
@@ -266,7 +266,7 @@ else:
 class Recipe(Axes):
     """One stage of training, resolved; with roles, the stage as its first role sees it.
 
-    The algorithm's pieces stand at the top level, beside the rest.
+    The keys of the algorithm's pieces are at the top level.
     """
 
     rewards: PieceSettings = Field(default_factory=dict, description="reward functions; their weighted sum counts")

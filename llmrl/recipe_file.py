@@ -85,7 +85,7 @@ def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
     """Read a recipe file; raises RecipeError with every fault found in it."""
     path = Path(path)
     folder = str(path.parent.resolve())
-    if folder not in sys.path:  # functions that a recipe names may live beside it
+    if folder not in sys.path:  # a recipe may name functions of modules in its own folder
         sys.path.append(folder)
     under, own = _around_the_method(read_layers(path))
     own = _override(own, overrides or [], under)
@@ -144,7 +144,7 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
 
 
 def _without_origin(layer: Layer, part: Layer) -> Layer:
-    """The stage's layer for a role; one that takes the weights of another role leaves the stage's model alone."""
+    """The stage's layer for a role, without the stage's model if the role takes another role's weights."""
     own, common = part.get("model"), layer.get("model")
     if not (isinstance(own, dict) and own.get("role") and isinstance(common, dict)):
         return layer
@@ -168,7 +168,7 @@ def _role_faults(name: Any, part: Layer) -> list[str]:
 
 
 def _disagreements(name: str, view: Recipe, views: Mapping[str, Recipe]) -> list[str]:
-    """The faults of one role beside the others."""
+    """The conflicts of one role with the others."""
     first = next(iter(views.values()))
     faults = []
     if view.training.steps != first.training.steps:

@@ -85,7 +85,7 @@ def merge(lower: Layer, upper: Layer) -> Layer:
 
 
 def sets(fragment: Any, path: list[str]) -> bool:
-    """Whether `fragment` holds the key at `path`, or a value that replaces whatever is there."""
+    """Whether `fragment` sets the key at `path`, or replaces a mapping above it."""
     for key in path:
         if not isinstance(fragment, dict):
             return fragment is not None

@@ -150,7 +150,7 @@ PROVIDER_DATA = frozenset(
     {"batch", "groups", "policy", "reference", "critic", "tokenizer", "seed", "share_done", "wanted", "reading"}
     | {"collector", "params", "measured_once"}
 )
-"""The data that a provider may read besides fields: see llmrl/providers."""
+"""The data other than fields that a provider may read: see llmrl/providers."""
 
 
 def _unread_provider(piece: Piece, own: set[str]) -> list[str]:

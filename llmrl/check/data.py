@@ -22,7 +22,7 @@ SHOWN_CHARACTERS = 2000
 
 
 def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
-    """Load and render every row, and show the first ones; raises RecipeError for what cannot be rendered."""
+    """Load and render every row, and show the first ones; raises RecipeError for a row that cannot be rendered."""
     prompts = load_stage_prompts(recipe, origin)
     data, limit = recipe.data, recipe.rollout.max_prompt_tokens
     dropped = {"train": prompts.dropped_long, "eval": prompts.dropped_long_eval}
@@ -94,7 +94,7 @@ def _columns_of_all(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def _show(prompt: Prompt, demonstrations: dict[str, list[int]], origin: Origin, report: Report) -> None:
-    """The first prompt with its special tokens, as the model gets it, and what should follow it."""
+    """Print the first prompt with its special tokens, and its demonstration or gold answer."""
     tokenizer: Any = origin.tokenizer
     report.say("first prompt", f"{len(prompt.token_ids)} tokens, {prompt.id}")
     report.say("", _shown(tokenizer.decode(list(prompt.token_ids), skip_special_tokens=False)))

@@ -226,7 +226,7 @@ def _file_faults(file: Path, tensors: Sequence[str]) -> list[str]:
     if file.suffix != ".safetensors":
         return []
     try:
-        with safe_open(file, framework="pt") as opened:  # reads the header, and that the file is as long as it says
+        with safe_open(file, framework="pt") as opened:  # reads the header and compares it with the file's length
             missing = sorted(set(tensors) - set(opened.keys()))
     except (SafetensorError, OSError) as error:
         return [f"model.path: '{file}' is not a whole safetensors file: {error}"]

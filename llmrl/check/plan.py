@@ -29,7 +29,7 @@ from llmrl.sandbox import Tier
 
 
 def check_plan(plan: Plan, *, ranks: int, console: Console) -> int:
-    """Check every stage and print what was found; returns exit code 0, or raises RecipeError with every fault."""
+    """Check every stage and print the results; returns exit code 0, or raises RecipeError with every fault."""
     console.print(f"{plan.name} on {device_text()}, {ranks} process{'es' if ranks > 1 else ''}", highlight=False)
     reports = {name: Report(console) for name in plan.stages}
     last = Report(console)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from llmrl.check.report import Report
@@ -17,15 +16,6 @@ from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
 ROWS_OF_EACH_PART = 4
 GARBAGE = "qqq zzz qqq"
-
-
-@dataclass(frozen=True)
-class Graded:
-    """One row graded by one reward: each form of its gold answer, and garbage."""
-
-    prompt: Prompt
-    forms: list[Trajectory]
-    garbage: Trajectory
 
 
 def check_rewards(
@@ -52,20 +42,17 @@ def check_rewards(
         if "episode" in reward.piece.data:
             report.skipped(f"rewards.{reward.name}", "it reads the episode, which a gold answer alone does not make")
             continue
-        alone = Rewards([reward], workers=workers)
-        graded = asyncio.run(_grade_all(alone, reward, rows, recipe, prompts, origin))
+        graded = [_answers(reward, row, recipe, prompts, origin) for row in rows]
+        asyncio.run(_score_all(Rewards([reward], workers=workers), graded))
         _judge(reward, graded, report)
 
 
-async def _grade_all(
-    alone: Rewards, reward: Reward, rows: Sequence[Prompt], recipe: Recipe, prompts: LoadedPrompts, origin: Origin
-) -> list[Graded]:
-    return await asyncio.gather(*(_grade(alone, reward, row, recipe, prompts, origin) for row in rows))
+async def _score_all(alone: Rewards, groups: Sequence[Group]) -> None:
+    await asyncio.gather(*(alone.score(group) for group in groups))
 
 
-async def _grade(
-    alone: Rewards, reward: Reward, prompt: Prompt, recipe: Recipe, prompts: LoadedPrompts, origin: Origin
-) -> Graded:
+def _answers(reward: Reward, prompt: Prompt, recipe: Recipe, prompts: LoadedPrompts, origin: Origin) -> Group:
+    """A trajectory for each form of the row's gold answer, and garbage as the last one."""
     tokenizer: Any = origin.tokenizer
     source = recipe.data.eval if prompt.id.startswith("eval") and recipe.data.eval else recipe.data.train
     if prompt.id in prompts.demonstrations:
@@ -76,8 +63,7 @@ async def _grade(
         Trajectory(prompt, [Turn(ACTOR, tokenizer.encode(text, add_special_tokens=False))], "stop", text)
         for text in (*texts, GARBAGE)
     ]
-    await alone.score(Group(prompt, trajectories))
-    return Graded(prompt, trajectories[:-1], trajectories[-1])
+    return Group(prompt, trajectories)
 
 
 def gold_forms(prompt: Prompt, source: Rows, settings: dict[str, Any]) -> list[str]:
@@ -92,34 +78,33 @@ def gold_forms(prompt: Prompt, source: Rows, settings: dict[str, Any]) -> list[s
     return forms + [f"{marker} {form}" for marker in markers for form in forms]
 
 
-def _judge(reward: Reward, graded: list[Graded], report: Report) -> None:
+def _judge(reward: Reward, graded: list[Group], report: Report) -> None:
     key = f"rewards.{reward.name}"
-    values = [t.scores[reward.name] for g in graded for t in (*g.forms, g.garbage) if reward.name in t.scores]
+    values = [t.scores[reward.name] for g in graded for t in g.trajectories if reward.name in t.scores]
     is_verifier = any(score.correct is not None for score in values)
-    problems: dict[str, list[tuple[Graded, str]]] = {"failed": [], "rejected": [], "accepted garbage": []}
+    problems: dict[str, list[tuple[Group, str]]] = {"failed": [], "rejected": [], "accepted garbage": []}
     for one in graded:
-        failed = next((t for t in (*one.forms, one.garbage) if t.failure), None)
+        *forms, garbage = one.trajectories
+        failed = next((t for t in one.trajectories if t.failure), None)
         if failed is not None and failed.failure is not None:
             text = f"failed ({failed.failure.kind}) on {failed.text[:200]!r}: {failed.failure.message}"
             problems["failed"].append((one, text))
             continue
-        if is_verifier and not any(t.correct for t in one.forms):
-            tried = ", ".join(repr(t.text[:200]) for t in one.forms)
-            text = (
-                f"does not accept the row's own gold answer {str(one.prompt.row.get('answer'))[:200]!r}; graded {tried}"
-            )
+        if is_verifier and not any(t.correct for t in forms):
+            gold, tried = str(one.prompt.row.get("answer"))[:200], ", ".join(repr(t.text[:200]) for t in forms)
+            text = f"does not accept the row's own gold answer {gold!r}; graded {tried}"
             problems["rejected"].append((one, text))
-        if is_verifier and one.garbage.correct:
+        if is_verifier and garbage.correct:
             problems["accepted garbage"].append((one, f"accepts {GARBAGE!r} as a right answer"))
     for found in problems.values():
         if not found:
             continue
         first, text = found[0]
-        count = f"{len(found)} of {len(graded)} rows"
+        problem = f"{key}: {text} ({len(found)} of {len(graded)} rows, the first is {first.prompt.id})"
         if len(found) == len(graded):
-            report.faults.append(f"{key}: {text} ({count}, the first is {first.prompt.id})")
+            report.faults.append(problem)
         else:
-            report.warn(f"{key}: {text} ({count}, the first is {first.prompt.id})")
+            report.warn(problem)
     if not any(problems.values()):
         verdict = "accepts their own answers, refuses garbage" if is_verifier else "no verifier; ran without failure"
         report.say("reward", f"{reward.name}, weight {reward.weight:g}: {verdict} ({len(graded)} rows)")

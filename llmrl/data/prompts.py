@@ -1,7 +1,7 @@
 """From rows to prompts and demonstrations: templates, few-shot examples, chat rendering, decontamination.
 
-Text is rendered first and tokenized once. A demonstration is what the sampler should have produced after the
-prompt's exact tokens, its stop token included:
+Text is rendered first and tokenized once. A demonstration is the ideal completion of the prompt's exact tokens, its
+stop token included:
 
     plain   prompt  "3+4="                              demonstration  "7" <eos>
     chat    prompt  "<user>3+4=<eos><assistant>"        demonstration  "7" <eos>      (the template's own turn end)

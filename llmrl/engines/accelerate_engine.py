@@ -44,7 +44,7 @@ class AccelerateEngine(TorchEngine):
         self._saves = self._size == 1 or dist.get_rank() == 0
         self._accelerator = _accelerator(device)
         super().__init__(model, training, device)
-        # DDP makes its buckets of what the parameters are by now: fp32, or rounded to bf16
+        # after the rounding to bf16, because DDP makes its buckets in the parameters' dtype
         self._wrapped: Any = model if self._sharded else self._accelerator.prepare_model(model)
         self._is_ddp = isinstance(self._wrapped, DistributedDataParallel)
         if self._is_ddp and self._masters is not self._trained:
@@ -163,7 +163,7 @@ def _accelerator(device: torch.device) -> Accelerator:
     """A new Accelerator, independent of earlier engines in this process and of the user's `accelerate config`."""
     AcceleratorState._reset_state(reset_partial_state=True)
     handler = DistributedDataParallelKwargs(find_unused_parameters=True)  # a value head may be out of the loss
-    with warnings.catch_warnings():  # it sets the number of threads, and says so; a run sets its own
+    with warnings.catch_warnings():  # of the number of threads, which it sets and a run sets again
         warnings.simplefilter("ignore")
         return Accelerator(
             mixed_precision="no", cpu=device.type == "cpu", kwargs_handlers=[handler], dynamo_backend="no"

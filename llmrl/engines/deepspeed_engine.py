@@ -36,7 +36,7 @@ import deepspeed.ops
 from deepspeed.utils import logger, safe_get_full_grad
 
 logger.setLevel(logging.ERROR)
-# DeepSpeed calls collectives by names that torch has since changed, and each call would say so
+# DeepSpeed calls collectives by their old names, and torch warns at each call
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 
@@ -100,7 +100,7 @@ class DeepSpeedEngine:
         return Update(grad_norm, learning_rate)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        # a copy: once the next weight is asked for, this one is a slice again
+        # a copy, because the parameter is a slice again once the next weight is gathered
         for name, weight in merged_weights(self.model.lm, self._whole):
             yield name, weight.clone()
 

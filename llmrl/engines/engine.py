@@ -35,7 +35,7 @@ class Engine(Protocol):
     device: torch.device
 
     def forward(self, *inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
-        """The model's forward through whatever wraps it."""
+        """The model's forward, through the engine's wrapper."""
         ...
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
@@ -71,7 +71,7 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.AdamW:
-    """AdamW over what is trainable; biases and norms are not decayed."""
+    """AdamW over the trainable parameters; biases and norms are not decayed."""
     trainable = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if _is_matrix(p)], "weight_decay": training.weight_decay},
@@ -81,7 +81,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> to
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:
-    return len(getattr(parameter, "ds_shape", parameter.shape)) > 1  # ZeRO-3 flattens what it holds
+    return len(getattr(parameter, "ds_shape", parameter.shape)) > 1  # ZeRO-3 flattens its slices
 
 
 def make_schedule(optimizer: Any, training: Training) -> Any:

@@ -1,4 +1,4 @@
-"""The processes of a run. Each wait has a deadline, and its error names who was waited for, and where."""
+"""The processes of a run. Each wait has a deadline, and its error names the missing ranks and the phase."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Ranks:
         self.size = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self._deadline = timedelta(seconds=deadline_seconds)
-        # objects travel over gloo whatever the tensors use, and only gloo can say which rank is missing
+        # objects are sent over gloo, since only gloo can say which rank is missing
         self._group: Any = dist.new_group(backend="gloo", timeout=self._deadline) if self.size > 1 else None
 
     @property

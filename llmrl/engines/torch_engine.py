@@ -128,7 +128,7 @@ class TorchEngine:
         }
 
     def _make_masters(self) -> Named:
-        """Round the model to bf16 and keep what is trained in fp32 beside it."""
+        """Round the model to bf16; returns fp32 copies of the trained parameters."""
         masters = {n: nn.Parameter(p.detach().float().clone()) for n, p in self._trained.items()}
         for parameter in self.model.parameters():  # buffers stay: rotary frequencies are computed in fp32
             parameter.data = parameter.data.bfloat16()

@@ -21,7 +21,7 @@ def without_peft(lm: nn.Module) -> Any:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the R response tokens of a micro-batch stand, row after row: rows and columns are [R] int64.
+    """The places of a micro-batch's R response tokens, row after row: rows and columns are [R] int64.
 
     Column 0 has no prefix and is never a response.
     """

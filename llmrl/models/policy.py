@@ -242,7 +242,7 @@ Gather = Callable[[list[nn.Parameter]], AbstractContextManager[Any]]
 
 
 def merged_weights(lm: nn.Module, gather: Gather = lambda parameters: nullcontext()) -> Iterator[tuple[str, Tensor]]:
-    """The weights as (Hugging Face name, tensor), one at a time; LoRA adapters are added to what they adapt.
+    """The weights as (Hugging Face name, tensor), one at a time, with LoRA adapters merged into them.
 
     gather: a context in which the given parameters are whole (ZeRO-3 keeps a slice of each on each rank).
     """

@@ -29,7 +29,7 @@ from typing import Any
 
 from pydantic import NonNegativeInt, PositiveFloat
 
-from llmrl.errors import RecipeError, nearest
+from llmrl.errors import RecipeError, gathered, nearest
 from llmrl.pieces import Piece, bind, resolve
 from llmrl.rewards.cache import ResultCache, cache_key
 from llmrl.rewards.catalogue import CATALOGUE as REWARDS
@@ -133,12 +133,11 @@ class Rewards:
         `deadline_seconds` (10, unless the function is marked otherwise) and `retries` (1). Raises RecipeError with all
         faults at once.
         """
-        rewards, faults = [], []
+        rewards: list[Reward] = []
+        faults: list[str] = []
         for name, settings in specs.items():
-            try:
+            with gathered(faults):
                 rewards.append(Reward.from_spec(name, settings or {}))
-            except RecipeError as error:
-                faults += error.faults
         if faults:
             raise RecipeError(*faults)
         return cls(rewards, workers=workers)

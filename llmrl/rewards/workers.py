@@ -81,7 +81,7 @@ class Workers:
         return pickle.loads(payload)
 
     def close(self) -> None:
-        """Kill what still runs and end the processes."""
+        """Kill running calls and end the processes."""
         if self._pool is not None:
             self._discard(self._pool)
 

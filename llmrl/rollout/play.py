@@ -75,7 +75,7 @@ class Player:
         self._max_prompt_tokens = max_prompt_tokens
 
     async def episode(self, prompt: Prompt, number: int, params: SamplingParams, waiting: Counter[str]) -> Episode:
-        """One answer to a question, or its failure; waiting counts who is waited for."""
+        """One answer to a question, or its failure; waiting: running calls by kind, for the deadline's message."""
         episode = Episode(prompt, number=number)
         for _ in range(self._retries + 1):
             episode = Episode(prompt, number=number)

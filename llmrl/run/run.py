@@ -193,7 +193,8 @@ class _Run:
         samples = pieces[first].samples or (recipe.rewards and prompts.eval)
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
         collector = self._collector(recipe, pieces[first], origins) if samples else None
-        _set_threads(recipe.training.threads, self.ranks)  # after the sampler, which sets the number for itself
+        threads = recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // self.ranks.size)
+        torch.set_num_threads(threads)  # after the sampler, which sets the number for itself
         params, measured_once = params_of(recipe, origins), None
         asking = [piece for role in roles for piece in while_gathering(pieces[role]) if piece.mark("measured_once_by")]
         if collector and asking:
@@ -278,7 +279,3 @@ def _start_process(plan: Plan) -> tuple[torch.device, bool]:
         device = torch.device("cpu")
     views = [view for recipe in plan.stages.values() for view in recipe.by_role.values()]
     return device, start_process_group([view.training.strategy for view in views], device)
-
-
-def _set_threads(asked: int | None, ranks: Ranks) -> None:
-    torch.set_num_threads(asked or max(1, len(os.sched_getaffinity(0)) // ranks.size))

@@ -19,7 +19,7 @@ from llmrl.train.micro_batches import CreditedBatch, MetricSums, MicroBatch, Out
 
 Forward = Callable[[Batch, frozenset[str], Mapping[str, Tensor]], Outputs]
 ALWAYS = frozenset({"logprobs", "entropy"})
-"""Outputs of a policy that need not be asked for."""
+"""Outputs that a policy always gives."""
 
 
 class Objective(Protocol):
@@ -139,7 +139,7 @@ class Learner:
         self.engine.save(folder, self.name)
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Restore the state that `save` wrote."""
         self.engine.load(folder, self.name)
 
     def _forward(self, batch: Batch, wanted: frozenset[str], known: Mapping[str, Tensor]) -> Outputs:

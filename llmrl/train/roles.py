@@ -90,7 +90,7 @@ class Role:
             learner.save(folder)
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Restore the state that `save` wrote."""
         for learner in self.learners:
             learner.load(folder)
 

@@ -94,7 +94,7 @@ class Rollouts(OfStream):
 
 @dataclass
 class Demonstrations(OfStream):
-    """Rows to imitate, as groups of one trajectory whose turn nobody sampled."""
+    """Rows to imitate, as groups of one trajectory, which was not sampled."""
 
     token_ids: Mapping[str, list[int]]
     count: int

@@ -1,4 +1,4 @@
-"""Credit for the steps of a chain of thought, beside the credit for its outcome."""
+"""Credit for the steps of a chain of thought, added to the credit for its outcome."""
 
 from __future__ import annotations
 

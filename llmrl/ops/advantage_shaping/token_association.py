@@ -26,7 +26,7 @@ def key_tokens(
     scale: float = 1.0,
     ignore_ids: tuple[int, ...] = (),
 ) -> Tensor:
-    """Raises the advantage of token ids that mark the group's correct responses, lowers that of the wrong ones'.
+    """Raises the advantage of token ids typical of the group's correct responses, lowers that of the wrong ones'.
 
         A'_t  = A_t + w(y_t)        w = scale (2 sigmoid(score) - 1)
         score = (fisher F + information I) direction / (fisher + information)

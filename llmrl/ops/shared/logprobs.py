@@ -22,7 +22,7 @@ def entropies(log_p: Tensor) -> Tensor:
 
     A vocabulary entry at -inf has probability 0 and adds nothing.
     """
-    # 0 * -inf is nan; a finite stand-in makes it the 0 that the limit of p log p is
+    # 0 * -inf is nan; with a finite number it is 0, the limit of p log p
     finite_log_p = log_p.clamp(min=torch.finfo(torch.float32).min)
     return -(log_p.exp() * finite_log_p).sum(dim=-1)
 

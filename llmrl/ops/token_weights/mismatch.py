@@ -51,7 +51,7 @@ def masked_is(
 
         weight_t = 1 if low <= w_i <= high else 0
 
-    All [N, T]. It rejects only: multiply by sequence_is to weigh what is kept. Raises ValueError unless
+    All [N, T]. Multiplied by sequence_is, it also weighs the kept trajectories. Raises ValueError unless
     0 <= low < high. Source: verl's rollout correction (sequence-level rejection).
     """
     _require_bounds(low, high)

@@ -29,7 +29,7 @@ def top_entropy(old_entropy: Tensor, response_mask: Tensor, *, fraction: float =
 
 
 def low_entropy(old_entropy: Tensor, response_mask: Tensor, *, quantile: float = 0.8) -> Tensor:
-    """Keeps the tokens that the policy was sure of, judged within each response; meant as the weight of a KL penalty.
+    """Keeps the tokens of low entropy within each response; meant as the weight of a KL penalty.
 
         weight_t = 1 if old_entropy_t <= the `quantile` of its own response, else 0
 
