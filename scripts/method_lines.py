@@ -14,23 +14,18 @@ from importlib import resources
 from pathlib import Path
 from statistics import median
 
-from llmrl.run.build import resolve_pieces
-
-from llmrl.algorithm import Algorithm
+from llmrl.listing import placed_of
 from llmrl.pieces import Piece
 from llmrl.recipe_file import method_recipe, methods
+from llmrl.resolve import resolve_pieces
 
 ROOT = Path(__file__).parent.parent
 
 
 def pieces_of(name: str) -> dict[str, Piece]:
     """The method's pieces by the name of their function's module and their own."""
-    recipe = method_recipe(name)
-    algorithm, outside = Algorithm.from_recipe(recipe), resolve_pieces(recipe)
-    found = [outside.keep, *(piece for _, piece in algorithm.placed())]
-    found += [outside.allocate] if outside.allocate else []
-    found += [piece for key, piece in algorithm.controllers.items() if key in algorithm.needs]
-    return {f"{piece.function.__module__}.{piece.name}": piece for piece in found}
+    placed = placed_of(resolve_pieces(method_recipe(name)))
+    return {f"{piece.function.__module__}.{piece.name}": piece for key, piece in placed if key != "env"}
 
 
 def test_lines(names: set[str]) -> int:
