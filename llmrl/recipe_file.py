@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from llmrl.axes import AXES
 from llmrl.errors import RecipeError, gathered, unknown_name
+from llmrl.metrics import METRICS
 from llmrl.recipe import Recipe
 from llmrl.recipe_faults import faults_of
 from llmrl.recipe_layers import (
@@ -35,6 +36,7 @@ from llmrl.recipe_layers import (
     sets,
     without_nulls,
 )
+from llmrl.types import ENVIRONMENT
 
 ROLE_KEYS = (
     *(axis.key for axis in AXES if axis.of_role),
@@ -50,6 +52,8 @@ ROLE_KEYS = (
 """Keys that a role may set for itself."""
 SAMPLING_KEYS = ("max_completion_tokens", "temperature", "top_p", "top_k", "stop", "engine_options")
 """Keys of `rollout` that a role may set for itself; the others are the stage's."""
+RESERVED = frozenset(metric.name.partition("/")[0] for metric in METRICS if "/" in metric.name) | {ENVIRONMENT}
+"""Names that a role may not have, since its metrics would have those of others."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,8 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
         faults += [f"roles.{name}.{fault}" for fault in own]
     if not faults:
         faults = [fault for name, view in views.items() for fault in _disagreements(name, view, views)]
+    if not faults and not any(view.trained for view in views.values()):
+        faults = ["roles: none of them is trained (trained: false), so there is nothing to do"]
     if faults:
         raise RecipeError(*faults)
     return next(iter(views.values())).model_copy(update={"roles": views})
@@ -154,6 +160,8 @@ def _without_origin(layer: Layer, part: Layer) -> Layer:
 def _role_faults(name: Any, part: Layer) -> list[str]:
     if not re.fullmatch(r"[A-Za-z][\w-]*", str(name)):
         return [f"roles: '{name}' is no name for a role: expected a letter, then letters, digits, - and _"]
+    if name in RESERVED:
+        return [f"roles: '{name}' is no name for a role: metrics of its own begin with it"]
     faults = [
         f"roles.{name}.{key}: belongs to the whole stage; write it outside of roles"
         for key in part
@@ -184,6 +192,10 @@ def _disagreements(name: str, view: Recipe, views: Mapping[str, Recipe]) -> list
         return [*faults, unknown_name(f"roles.{name}.model.role", owner, owners, "role with a model of its own")]
     if view.training != views[owner].training and view.model.lora is None:
         faults.append(f"roles.{name}.training: differs from {owner}'s, but {owner}'s weights are shared; leave it out")
+    if view.model.lora and views[owner].trained and views[owner].model.lora is None:
+        faults.append(
+            f"roles.{name}.model.lora: adapts {owner}'s base, but {owner} trains all of it; give {owner} a lora too"
+        )
     return faults
 
 
@@ -293,6 +305,10 @@ def _override(layer: Layer, overrides: list[str], under: Layer) -> Layer:
         if setting and path[0] != "stages":
             named = ", ".join(f"stages.{stage}.{key}" for stage in setting)
             raise RecipeError(f"override '{key}': set by a stage, so say which one: {named}")
+        own = [name for name, part in (layer.get("roles") or {}).items() if sets(part or {}, path)]
+        if own and path[0] != "roles":
+            named = ", ".join(f"roles.{name}.{key}" for name in own)
+            raise RecipeError(f"override '{key}': set by a role, so say which one: {named}")
         if path[0] == "roles" and len(path) > 1 and path[1] not in roles:
             of_stages = [f"stages.{stage}.{key}" for stage, part in stages.items() if path[1] in _named_roles(part)]
             known = {*roles, *_named_roles(*stages.values())}

@@ -13,8 +13,8 @@ from typing import Any
 from llmrl.algorithm import Algorithm, Weighted
 from llmrl.axes import AXES, BY_KEY, CHAIN, ONE, Axis
 from llmrl.combinations import refused
-from llmrl.engines.catalogue import engine_kind
-from llmrl.errors import RecipeError, gathered
+from llmrl.engines.catalogue import check_engine
+from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.fields import BY_NAME, PROVIDED, names
 from llmrl.pieces import Piece, bind, catalogue, resolve
 from llmrl.probe import probe, probe_allocation, probe_controller, unread
@@ -59,13 +59,18 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
         with gathered(faults):
             found[axis.key] = _of_axis(axis, getattr(recipe, axis.key))
     with gathered(faults):
-        engine_kind(recipe.training.strategy)
+        check_engine(recipe.training)
     for key, name, valid, what in (
         ("rollout.engine", recipe.rollout.engine, SAMPLERS, "sampler"),
         ("rollout.weight_transport", recipe.rollout.weight_transport, catalogue(weight_transport), "weight transport"),
     ):
         with gathered(faults):
-            resolve(name, valid, key=key, what=what)
+            piece = resolve(name, valid, key=key, what=what)
+            faults += [
+                unknown_name(f"{key}.{name}", asked, OUTSIDE_DATA[key], "data, for its positional parameter,")
+                for asked in piece.data
+                if asked not in OUTSIDE_DATA[key]
+            ]
     if faults:
         raise RecipeError(*faults)
     providers = _providers(found.pop("providers"))
@@ -137,6 +142,9 @@ def _providers(chain: tuple[Piece, ...]) -> dict[str, Piece]:
     """Every provider by its field: the built-in ones, with the recipe's settings and its own ones over them."""
     axis = BY_KEY["providers"]
     named = {piece.name for piece in chain}
+    fields = [field for piece in chain for field in fields_of(piece)]
+    if twice := {field for field in fields if fields.count(field) > 1}:
+        raise RecipeError(f"providers: {', '.join(sorted(twice))} has two providers in the recipe; leave one out")
     built_in = [bind(name, f, {}, key=axis.key) for name, f in axis.pieces.items() if name not in named]
     return {field: piece for piece in (*built_in, *chain) for field in fields_of(piece)}
 
@@ -146,6 +154,11 @@ def fields_of(provider: Piece) -> tuple[str, ...]:
     return provider.mark("provides") or (provider.function.__name__,)
 
 
+OUTSIDE_DATA = {
+    "rollout.engine": ("folder", "tokenizer", "dtype", "device", "max_model_len", "max_concurrent", "options"),
+    "rollout.weight_transport": ("weights", "sampler", "policy_version"),
+}
+"""What a sampler is made from, and what a weight transport carries."""
 PROVIDER_DATA = frozenset(
     {"batch", "groups", "policy", "reference", "critic", "tokenizer", "seed", "share_done", "wanted", "reading"}
     | {"collector", "params", "measured_once"}

@@ -197,7 +197,41 @@ def test_a_role_that_shares_weights_leaves_the_stages_own_model_alone(load):
 
 def test_a_role_adapts_another_with_a_training_of_its_own(load):
     adapter = "{method: grpo, model: {role: actor, lora: {rank: 2}}, training: {learning_rate: 1.0}}"
-    assert load(with_role(adapter)).stages["train"].by_role["critiquer"].training.learning_rate == 1.0
+    text = with_role(adapter).replace("some/model", "{path: a, lora: {rank: 3}}")
+    assert load(text).stages["train"].by_role["critiquer"].training.learning_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("role", "fault"),
+    [
+        (
+            "{method: grpo, model: {role: actor, lora: {rank: 2}}}",
+            "roles.critiquer.model.lora: adapts actor's base, but actor trains all of it; give actor a lora too",
+        ),
+        (
+            "{method: grpo, trained: false}",
+            "roles: none of them is trained (trained: false), so there is nothing to do",
+        ),
+    ],
+)
+def test_roles_that_cannot_train_are_refused(faults, role, fault):
+    text = with_role(role)
+    if "trained" in role:
+        text = text.replace("actor: {", "actor: {trained: false, ", 1)
+    assert fault in faults(text)
+
+
+@pytest.mark.parametrize("name", ["eval", "reward", "environment"])
+def test_a_role_may_not_have_the_name_of_metrics(faults, name):
+    found = faults(with_role("{method: grpo}").replace("critiquer", name))
+    assert found == [f"roles: '{name}' is no name for a role: metrics of its own begin with it"]
+
+
+def test_an_override_of_a_key_that_a_role_sets_has_to_name_the_role(faults):
+    text = with_role("{method: grpo, training: {learning_rate: 1.0}}")
+    assert faults(text, "training.learning_rate=2.0") == [
+        "override 'training.learning_rate': set by a role, so say which one: roles.critiquer.training.learning_rate"
+    ]
 
 
 def test_a_model_of_a_role_whose_model_is_a_role_is_nobodys(faults):

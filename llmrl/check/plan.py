@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,7 +105,7 @@ class _Checker:
         check_pieces(recipe, pieces, report)
         check_engines(recipe, pieces, self.ranks, report)
         if leads:
-            _check_evaluation(recipe, pieces, report.faults)
+            _check_evaluation(recipe, self.plan.stages[name].roles, pieces, report.faults)
         found = self._model(name, role, recipe, pieces, report)
         samples = pieces is None or pieces.samples
         if found and leads:
@@ -206,7 +207,7 @@ def _say_arithmetic(recipe: Recipe, samples: bool, prompts_in_train: int | None,
         report.say("", f"{drawn} prompts drawn of {prompts_in_train} in train = {passes:.3g} epochs{more}")
 
 
-def _check_evaluation(recipe: Recipe, pieces: Pieces | None, faults: list[str]) -> None:
+def _check_evaluation(recipe: Recipe, roles: Collection[str], pieces: Pieces | None, faults: list[str]) -> None:
     """The faults of evaluation's settings: an unknown checkpoint.metric, an answer_pattern without one group."""
     settings = recipe.evaluation
     if recipe.data.eval is None or not (recipe.rewards or (pieces and pieces.samples)):
@@ -214,6 +215,7 @@ def _check_evaluation(recipe: Recipe, pieces: Pieces | None, faults: list[str]) 
     known = [f"eval/{name}" for name in ("accuracy", "reward", "completion_tokens")]
     known += [f"eval/pass@{k}" for k in powers_up_to(settings.samples)] if settings.samples else []
     known += [f"eval/maj@{settings.samples}"] if settings.samples else []
+    known += [f"{role}/{name}" for role in list(roles)[1:] for name in known]
     if recipe.checkpoint.keep_best and recipe.checkpoint.metric not in known:
         faults.append(unknown_name("checkpoint.metric", recipe.checkpoint.metric, known, "metric of this evaluation"))
     if settings.answer_pattern is not None:

@@ -141,6 +141,11 @@ class AccelerateEngine(TorchEngine):
         return work.get_future().then(give_back)
 
 
+def check_settings(training: Training) -> None:
+    """Raises RecipeError for wrong settings of training.accelerate."""
+    _checked(training.accelerate)
+
+
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     """A copy of training.accelerate; raises RecipeError for unknown settings, and for FSDP's without fsdp: true."""
     key = "training.accelerate"

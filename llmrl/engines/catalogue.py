@@ -22,11 +22,13 @@ class EngineKind:
     """An engine before it is imported.
 
     factory: module:function, called with (model, training, device). start: module:function that starts the group of
-    processes, called with the device before the first engine is made; None: the engine is for one process.
+    processes, called with the device before the first engine is made; None: the engine is for one process. check:
+    module:function that raises RecipeError for wrong settings of the engine in `training`.
     """
 
     factory: str
     start: str | None = None
+    check: str | None = None
 
     @property
     def several(self) -> bool:
@@ -40,7 +42,9 @@ ENGINES = {
         "llmrl.engines.deepspeed_engine:DeepSpeedEngine", "llmrl.engines.deepspeed_engine:start_process_group"
     ),
     "accelerate": EngineKind(
-        "llmrl.engines.accelerate_engine:AccelerateEngine", "llmrl.engines.ranks:start_process_group"
+        "llmrl.engines.accelerate_engine:AccelerateEngine",
+        "llmrl.engines.ranks:start_process_group",
+        "llmrl.engines.accelerate_engine:check_settings",
     ),
 }
 
@@ -55,6 +59,15 @@ def engine_kind(strategy: str) -> EngineKind:
     if strategy not in ENGINES:
         raise RecipeError(unknown_name(KEY, strategy, ENGINES, "engine"))
     return ENGINES[strategy]
+
+
+def check_engine(training: Any) -> None:
+    """Raises RecipeError if there is no such engine, a user's cannot be imported, or its settings are wrong."""
+    kind = engine_kind(training.strategy)
+    if ":" in training.strategy:
+        _imported(kind.factory)
+    if kind.check:
+        _imported(kind.check)(training)
 
 
 def make_engine(strategy: str, model: Any, training: Any, device: torch.device) -> Engine:

@@ -25,11 +25,13 @@ class AuthorText:
     """The conversions between one author's tokens and text.
 
     decode: token ids -> text without special tokens. chat: messages -> the tokens of a prompt that asks for an answer.
+    vocabulary: how many tokens there are, where that is known.
     """
 
     encode: Encode
     decode: Callable[[list[int]], str]
     chat: Callable[[Sequence[Mapping[str, Any]]], list[int]] = _no_template
+    vocabulary: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Env(Protocol):
 
     An environment may have an attribute `stop`, a tuple of strings that end a completion besides those of the recipe.
     The matching text, up to the end of its last token, is part of the completion. An environment may also have
-    `async def close(self)`, which is always called once.
+    `async def close(self)`, which is always called once. All environments of a process run in one event loop: work
+    that takes long belongs into a thread or a process, since it would hold up every other episode and every deadline.
     """
 
     async def reset(self) -> list[int]:

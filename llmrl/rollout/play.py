@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from llmrl.envs.base import AuthorText, Env, Step
 from llmrl.pieces import Piece
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
-from llmrl.types import ENVIRONMENT, Episode, Failure, Group, Prompt, Trajectory, Turn
+from llmrl.types import ENVIRONMENT, Episode, Failure, Group, Prompt, StopReason, Trajectory, Turn
 
 CLOSE_SECONDS = 10.0
 """An environment that takes longer to close has failed."""
@@ -103,7 +103,7 @@ class Player:
 
     async def _take_turns(self, env: Env, episode: Episode, params: SamplingParams, waiting: Counter[str]) -> None:
         with _environment():
-            context = list(await counted(waiting, "environment", env.reset()))
+            context = _tokens(await counted(waiting, "environment", env.reset()), self.authors[self.first].text)
         author, stop = self.first, getattr(env, "stop", ())
         streams = {author: self._begin(episode, author, context, params, "")}
         for place in itertools.count():
@@ -116,9 +116,8 @@ class Player:
             completion = self._record(stream, sampled, author)
             with _environment():
                 step: Step = await counted(waiting, "environment", env.step(completion))
+                self._refuse_unusable(step, author, streams)
                 _reward(step, stream, streams)
-                if step.author is not None and step.author not in self.authors:
-                    raise ValueError(f"handed the turn to {step.author!r}, expected one of {', '.join(self.authors)}")
             if step.done:
                 stream.trajectory.stop_reason = step.stop_reason or completion.stop_reason
                 return
@@ -128,6 +127,22 @@ class Player:
                 streams[author] = self._begin(episode, author, list(step.context), params, step.compared)
             elif (stays and completion.stop_reason == "length") or not _extended(streams, author, step.observation):
                 return
+
+    def _refuse_unusable(self, step: Any, author: str, streams: Mapping[str, Stream]) -> None:
+        """Raises ValueError for a step that the episode cannot go on with."""
+        if not isinstance(step, Step):
+            raise ValueError(f"step returned {type(step).__name__}, expected a Step")
+        if step.author is not None and step.author not in self.authors:
+            raise ValueError(f"handed the turn to {step.author!r}, expected one of {', '.join(self.authors)}")
+        if unknown := [name for name in step.rewards if name not in streams]:
+            raise ValueError(f"rewarded {unknown[0]!r}, expected one who has written: {', '.join(streams)}")
+        if step.stop_reason is not None and step.stop_reason not in get_args(StopReason):
+            raise ValueError(f"gave the stop reason {step.stop_reason!r}, expected {', '.join(get_args(StopReason))}")
+        text = self.authors[step.author or author].text
+        if step.context is not None:
+            _tokens(step.context, text)
+        elif step.observation:
+            _tokens(step.observation, text)
 
     def _begin(
         self, episode: Episode, author: str, context: list[int], params: SamplingParams, compared: str
@@ -156,6 +171,18 @@ class Player:
         turn.text = trajectory.text = self.authors[author].text.decode(completion.token_ids)
         trajectory.stop_reason = completion.stop_reason
         return completion
+
+
+def _tokens(token_ids: Any, text: AuthorText) -> list[int]:
+    """The token ids as a list; raises ValueError for none, and for what is no token of the author's vocabulary."""
+    found = list(token_ids)
+    limit = text.vocabulary if text.vocabulary is not None else math.inf
+    bad = [one for one in found if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < limit]
+    if bad or not found:
+        shown = repr(bad[0]) if bad else "nothing"
+        below = f" below {limit}" if text.vocabulary is not None else ""
+        raise ValueError(f"gave {shown} as tokens, expected token ids{below}")
+    return found
 
 
 def _extended(streams: Mapping[str, Stream], author: str, observation: list[int]) -> bool:

@@ -138,7 +138,7 @@ def _critic_learner(recipe: Recipe, name: str, origin: Origin, ranks: Ranks, dev
     critic = Critic(lm, _value_head(lm, recipe), padding_free=recipe.training.padding_free)
     rate = recipe.critic.learning_rate or recipe.training.learning_rate
     training = recipe.training.model_copy(update={"learning_rate": rate})
-    return Learner(f"{name}-critic", make_engine(training.strategy, critic.train(), training, device), training, ranks)
+    return Learner(f"{name}.critic", make_engine(training.strategy, critic.train(), training, device), training, ranks)
 
 
 def _trainable(folder: Path, recipe: Recipe) -> Any:

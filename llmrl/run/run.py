@@ -260,7 +260,7 @@ class _Run:
 def _transport(recipe: Recipe) -> Callable[..., None]:
     name = recipe.rollout.weight_transport
     piece = resolve(name, catalogue(weight_transport), key="rollout.weight_transport", what="weight transport")
-    return piece.function
+    return lambda weights, sampler, version: piece({"weights": weights, "sampler": sampler, "policy_version": version})
 
 
 def _leave_group() -> None:

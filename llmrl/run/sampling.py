@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -179,7 +180,8 @@ def author_text(tokenizer: Any) -> AuthorText:
     def chat(messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return list(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False))
 
-    return AuthorText(encoder(tokenizer), lambda ids: tokenizer.decode(ids, skip_special_tokens=True), chat)
+    decode = partial(tokenizer.decode, skip_special_tokens=True)
+    return AuthorText(encoder(tokenizer), decode, chat, len(tokenizer))
 
 
 def encoder(tokenizer: Any) -> Encode:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from llmrl.batch import Batch
-from llmrl.errors import RecipeError, unknown_name
-from llmrl.fields import PROVIDED, names
+from llmrl.errors import RecipeError, RunStopped, first_line, unknown_name
+from llmrl.fields import BY_NAME, PROVIDED, names
 from llmrl.pieces import Piece
 from llmrl.resolve import Pieces, fields_of
 from llmrl.train.roles import Role
@@ -27,7 +28,7 @@ def provide(
 ) -> Batch:
     """The batch with every field that the role's pieces read and the batch does not have yet.
 
-    groups: those that the batch was packed from. Raises RunStopped as providers do.
+    groups: those that the batch was packed from. Raises RunStopped if a provider fails or gives a wrong shape.
     """
     training = role.learner.training
     updates = training.updates_per_step * training.epochs_per_step
@@ -40,9 +41,34 @@ def provide(
         "reading": role.algorithm.value if role.algorithm.reads_values else None,
     }
     for provider, fields in in_order(role.pieces.providers, missing, batch.data.keys()):
-        given = provider({**batch.data, **available, "batch": batch, "wanted": fields})
-        batch = batch.with_(**(given if isinstance(given, Mapping) else {fields_of(provider)[0]: given}))
+        batch = batch.with_(**_given(provider, {**batch.data, **available, "batch": batch, "wanted": fields}, batch))
     return batch
+
+
+def _given(provider: Piece, data: Mapping[str, Any], batch: Batch) -> dict[str, Tensor]:
+    """The provider's fields as tensors; raises RunStopped if the provider fails or a field has a wrong shape."""
+    place = f"providers.{provider.name}"
+    try:
+        given = provider(data)
+        found = dict(given) if isinstance(given, Mapping) else {fields_of(provider)[0]: given}
+        tensors = {name: torch.as_tensor(value) for name, value in found.items()}
+    except (RecipeError, RunStopped):
+        raise
+    except Exception as error:  # a user's function may raise anything
+        raise RunStopped(f"{place}: {first_line(error)}") from error
+    if missing := [name for name in data["wanted"] if name not in tensors]:
+        raise RunStopped(f"{place}: gave no {missing[0]}, which it says that it provides")
+    rows, width = batch.token_ids.shape
+    for name, tensor in tensors.items():
+        shape = BY_NAME[name].shape if name in BY_NAME else None
+        per_token, per_row = tensor.shape[:2] == (rows, width), tensor.shape[:1] == (rows,)
+        right = tensor.dim() == 0 or (per_token if tensor.dim() > 1 else per_row)
+        if not (per_token if shape and shape.startswith("N T") else right or shape == "K"):
+            raise RunStopped(
+                f"{place}: gave {name} the shape {tuple(tensor.shape)}, expected [N, T] = ({rows}, {width})"
+                + ("" if shape and shape.startswith("N T") else f", [N] = ({rows},) or a single number")
+            )
+    return tensors
 
 
 def in_order(

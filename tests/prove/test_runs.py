@@ -63,7 +63,12 @@ def test_divergence_from_the_start_in_hand_arithmetic():
         return SimpleNamespace(logits=logits.scatter(-1, (input_ids[..., None] + 1) % 10, math.log(9)))
 
     def sample(prompt, token_ids, logprobs):
-        return {"prompt": prompt, "turns": [{"author": "actor", "token_ids": token_ids}], "rollout_logprobs": logprobs}
+        digits = [int(digit) for digit in prompt]
+        return {
+            "prompt_token_ids": digits,
+            "turns": [{"author": "actor", "token_ids": token_ids}],
+            "rollout_logprobs": logprobs,
+        }
 
     rows = [sample("12", [3, 7], [-0.5, -1.0]), sample("4567", [8], [-0.1]), sample("1", [2], [])]
     rows[1]["turns"] += [{"author": "environment", "token_ids": [1, 2]}, {"author": "actor", "token_ids": [3]}]
@@ -71,7 +76,7 @@ def test_divergence_from_the_start_in_hand_arithmetic():
     # start: log 1/2 + log 1/18 for the first; log 1/2 twice for the second, without the environment's turn; the third
     # was greedy
     expected = ((-0.5 - 1.0 - 0.1 - 0.3) - (3 * math.log(1 / 2) + math.log(1 / 18))) / 4
-    found = kl_to_start(rows, start, lambda text: {"input_ids": [int(digit) for digit in text]})
+    found = kl_to_start(rows, start)
     assert found == pytest.approx(expected, abs=1e-6)
 
 

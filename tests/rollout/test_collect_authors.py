@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from scripted import PARAMS, PROMPTS, Verdicts, author, ids, make, piece
@@ -216,10 +216,29 @@ def test_a_question_is_kept_where_something_of_a_trained_author_is_left():
     [
         (on(author=CRITIC), ("invalid", "handed the turn to 'critic', who has no context yet")),
         (on(author="judge"), ("invalid", "ValueError: handed the turn to 'judge', expected one of actor, critic")),
-        (on(rewards={CRITIC: 1.0}), ("crash", "KeyError: 'critic'")),
+        (
+            on(rewards={CRITIC: 1.0}),
+            ("invalid", "ValueError: rewarded 'critic', expected one who has written: actor"),
+        ),
+        (on([5, 2.5]), ("invalid", "ValueError: gave 2.5 as tokens, expected token ids")),
+        (on(context=[]), ("invalid", "ValueError: gave nothing as tokens, expected token ids")),
+        (None, ("invalid", "ValueError: step returned NoneType, expected a Step")),
+        (
+            on(stop_reason="tired"),
+            ("invalid", f"ValueError: gave the stop reason 'tired', expected {', '.join(get_args(StopReason))}"),
+        ),
         (on(rewards={ACTOR: float("inf")}), ("invalid", "ValueError: gave the reward inf, expected a finite number")),
     ],
-    ids=["no context", "unknown author", "reward before a word", "reward that is no number"],
+    ids=[
+        "no context",
+        "unknown author",
+        "reward before a word",
+        "no tokens",
+        "empty context",
+        "no step",
+        "tired",
+        "reward that is no number",
+    ],
 )
 def test_a_step_that_cannot_be_is_a_failure_of_its_episode_and_counted(step, failure):
     def some(prompt: Prompt) -> Play:

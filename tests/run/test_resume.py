@@ -188,7 +188,7 @@ def test_a_critic_and_a_controller_go_on_after_a_kill(tmp_path):
     runs = assert_a_kill_changes_nothing(tmp_path, settings, kill)
     critics, states = (
         [torch.load(run / "checkpoints/rl-000004" / name, weights_only=False) for run in runs]
-        for name in ("actor-critic.pt", "state.pt")
+        for name in ("actor.critic.pt", "state.pt")
     )
     assert critics[0]["updates"] == critics[1]["updates"] == 8
     for name, weight in critics[0]["weights"].items():

@@ -134,7 +134,7 @@ def role_of(
         policy.inner.gradient_checkpointing_enable({"use_reentrant": False})
     if algorithm.has_critic:
         own = tiny_critic(critic_lm, outputs=outputs, padding_free=padding_free)
-        of_own = None if shared else learner("actor-critic", own, rate=recipe.critic.learning_rate)
+        of_own = None if shared else learner("actor.critic", own, rate=recipe.critic.learning_rate)
         critic = ValueFunction(recipe.critic, of_own)
     has_own_reference = "ref_logprobs" in algorithm.needs and not isinstance(policy.lm, PeftModel)
     reference = tiny_policy(tiny_lm(seed=3), padding_free=padding_free).eval() if has_own_reference else None

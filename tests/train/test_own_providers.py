@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from torch import Tensor
 from training_cases import fixed_batch, make_algorithm, make_recipe, role_of
 
 from llmrl.batch import Batch
-from llmrl.errors import RecipeError
+from llmrl.errors import RecipeError, RunStopped
 from llmrl.marks import provides
 from llmrl.pieces import Piece, bind
 from llmrl.resolve import resolve_pieces
@@ -166,3 +168,27 @@ def test_what_is_provided_while_a_round_is_gathered(recipe: dict[str, Any], expe
     assert all(
         piece.settings.get("samples") == 3 for piece in found if "providers" in recipe and piece.name == "static_values"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.ones(8), "gave difficulty the shape (8,), expected [N, T] = (7, 13), [N] = (7,) or a single number"),
+        (torch.ones(7, 14), "gave difficulty the shape (7, 14), expected"),
+        ("hard", "providers.own:difficulty: "),
+        ({"other": torch.ones(7)}, "gave no difficulty, which it says that it provides"),
+        (ValueError("no luck"), "no luck"),
+    ],
+)
+def test_a_provider_that_gives_something_else_stops_the_run_by_name(given, message):
+    role = role_of(OWN | DIFFICULTY)
+
+    def difficulty(batch: Batch) -> Any:
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    own = {**role.pieces.providers, "difficulty": bind("own:difficulty", difficulty, {}, key="providers")}
+    role.pieces = replace(role.pieces, providers=own)
+    with pytest.raises(RunStopped, match=re.escape(message)):
+        provide(role, fixed_batch())

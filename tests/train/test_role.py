@@ -98,7 +98,7 @@ def test_a_loaded_role_goes_on_bit_for_bit(kind, tmp_path):
     for number in range(2):
         step(role, number)
     role.save(tmp_path)
-    names = {"own": ["actor-critic.pt", "actor.pt"], "shared": ["actor.pt"]}
+    names = {"own": ["actor.critic.pt", "actor.pt"], "shared": ["actor.pt"]}
     assert sorted(file.name for file in Path(tmp_path).iterdir()) == names[kind]
     state = {name: dict(one) for name, one in role.controllers.items()}
     expected = [step(role, number) for number in (2, 3)]
@@ -117,6 +117,6 @@ def test_a_loaded_role_goes_on_bit_for_bit(kind, tmp_path):
 def test_a_critics_checkpoint_is_not_a_policys(tmp_path):
     role = role_of(PPO)
     role.save(tmp_path)
-    (tmp_path / "actor-critic.pt").replace(tmp_path / "actor.pt")
+    (tmp_path / "actor.critic.pt").replace(tmp_path / "actor.pt")
     with pytest.raises(RunStopped, match="holds other weights than are trained here"):
         role.load(tmp_path)
