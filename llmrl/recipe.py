@@ -155,7 +155,7 @@ class Rollout(Strict):
 
 
 class Training(Strict):
-    """How the weights are updated: AdamW on one process (torch) or on several (deepspeed)."""
+    """How the weights are updated: by AdamW, on one process or on several."""
 
     strategy: str = Field(
         default="torch",

@@ -129,17 +129,16 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
     if not roles:
         return _recipe(_started(layer, folder))
     views: dict[str, Recipe] = {}
-    faults: list[str] = []
+    faults = [fault for name, part in roles.items() for fault in _role_faults(name, dict(part or {}))]
+    of_each: dict[str, list[str]] = {name: [] for name in roles}
     for name, part in roles.items():
         part = dict(part or {})
-        faults += _role_faults(name, part)
-        own: list[str] = []
-        with gathered(own):
+        with gathered(of_each[name]):
             view = _with_method(_without_origin(layer, part), part)
             if "model" not in part and start:
                 view = _started(view, f"{start}/{name}" if name in roles_before else folder)
             views[name] = _recipe(view)
-        faults += [f"roles.{name}.{fault}" for fault in own]
+    faults += of_roles(of_each)
     if not faults:
         faults = [fault for name, view in views.items() for fault in _disagreements(name, view, views)]
     if not faults and not any(view.trained for view in views.values()):
@@ -228,10 +227,19 @@ def _recipe(layer: Layer) -> Recipe:
 
 
 def of_stages(faults: Mapping[str, list[str]]) -> list[str]:
-    """Each stage's faults as one list; a fault of every stage is listed once, the others with their stage's name."""
+    """Each stage's faults as one list: without the stage's name if every stage has the fault."""
+    return _said_once(faults, "stage {}: ")
+
+
+def of_roles(faults: Mapping[str, list[str]]) -> list[str]:
+    """Each role's faults as one list: without the role's name if every role has the fault."""
+    return _said_once(faults, "roles.{}.")
+
+
+def _said_once(faults: Mapping[str, list[str]], prefix: str) -> list[str]:
     everywhere = set.intersection(*map(set, faults.values()))
     named = (
-        fault if fault in everywhere else f"stage {stage}: {fault}" for stage, own in faults.items() for fault in own
+        fault if fault in everywhere else prefix.format(name) + fault for name, own in faults.items() for fault in own
     )
     return list(dict.fromkeys(named))
 

@@ -21,7 +21,7 @@ from llmrl.data.prompts import LoadedPrompts
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.evaluation.pass_at_k import powers_up_to
 from llmrl.recipe import Recipe
-from llmrl.recipe_file import Plan, of_stages
+from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.resolve import Pieces, check_grades, resolve_pieces
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
@@ -79,12 +79,14 @@ class _Checker:
         views = recipe.by_role
         first = next(iter(views))
         sized: list[Sized] = []
+        faults: dict[str, list[str]] = {role: [] for role in views}
         for role, view in views.items():
             if recipe.roles:
                 report.say("role", f"{role}, {_kind(view)}")
-            own = report if not recipe.roles else report.of(f"roles.{role}.")
+            own = Report(report.console, faults[role], report.warnings)
             found = self._role(name, role, view, own, leads=role == first)
             sized += [found] if found else []
+        report.faults += of_roles(faults)
         if len(sized) < len(views):
             report.skipped("memory", "the model or the algorithm is not known")
             return None

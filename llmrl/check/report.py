@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -27,28 +26,9 @@ class Report:
         self.warnings.append(text)
         self.console.print(f"  warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
-    def of(self, prefix: str) -> Report:
-        """The same report for a part of the recipe: its faults begin with `prefix`."""
-        return Report(self.console, _Prefixed(prefix, self.faults), self.warnings)
-
     def skipped(self, what: str, why: str) -> None:
         """Print that a check could not be made, since silence would look like success."""
         self.say(what, f"NOT CHECKED: {why}")
-
-
-class _Prefixed(list[str]):
-    """Faults that go to another list with a prefix."""
-
-    def __init__(self, prefix: str, faults: list[str]):
-        super().__init__()
-        self._prefix, self._faults = prefix, faults
-
-    def append(self, fault: str) -> None:
-        self._faults.append(self._prefix + fault)
-
-    def __iadd__(self, faults: Iterable[str]) -> _Prefixed:
-        self._faults.extend(self._prefix + fault for fault in faults)
-        return self
 
 
 def bytes_text(count: float) -> str:

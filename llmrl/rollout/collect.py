@@ -16,7 +16,7 @@ from llmrl.pieces import Piece
 from llmrl.rollout.measure import metrics_of
 from llmrl.rollout.play import Author, Player, counted
 from llmrl.rollout.sampler import SamplingParams, derive_seed
-from llmrl.types import Group, Prompt, groups_of
+from llmrl.types import Group, Prompt, Trajectory, groups_of
 
 
 class Prompts(Protocol):
@@ -173,7 +173,13 @@ def _kept(group: Group, keep: Mapping[str, Piece]) -> Group:
         return replace(group, trajectories=[])
     piece = keep[group.author]
     unknown = dict.fromkeys(piece.data, math.nan)
-    return replace(group, trajectories=piece(unknown | group.known | {"group": scored}))
+    try:
+        left = list(piece(unknown | group.known | {"group": scored}))
+    except Exception as error:  # a user's function may raise anything
+        raise RunStopped(f"keep: {piece.name}: {type(error).__name__}: {error}") from error
+    if bad := [one for one in left if not isinstance(one, Trajectory)]:
+        raise RunStopped(f"keep: {piece.name}: gave {type(bad[0]).__name__}, expected trajectories of the group")
+    return replace(group, trajectories=left)
 
 
 def _why_nothing(sampled: Sequence[Group], keep: Mapping[str, Piece]) -> str:

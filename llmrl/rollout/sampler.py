@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from llmrl.recipe import Rollout
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -61,6 +63,22 @@ class Sampler(Protocol):
     def close(self) -> None:
         """Release the engine and its memory."""
         ...
+
+
+def sampling_params(
+    rollout: Rollout, stop_token_ids: tuple[int, ...], seed: int, others: Mapping[str, SamplingParams] | None = None
+) -> SamplingParams:
+    """The recipe's rollout settings as one completion's sampling parameters."""
+    return SamplingParams(
+        max_tokens=rollout.max_completion_tokens,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        stop=tuple(rollout.stop),
+        stop_token_ids=stop_token_ids,
+        seed=seed,
+        others=others or {},
+    )
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -20,7 +20,7 @@ from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError, RunStopped, gathered
 from llmrl.pieces import catalogue, resolve
 from llmrl.recipe import Recipe
-from llmrl.recipe_file import Plan, of_stages
+from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.resolve import Pieces, resolve_pieces
 from llmrl.rewards.workers import Workers
 from llmrl.rollout import weight_transport
@@ -114,12 +114,11 @@ def resolve_plan(plan: Plan) -> PiecesOf:
     found: PiecesOf = {}
     faults: dict[str, list[str]] = {name: [] for name in plan.stages}
     for name, recipe in plan.stages.items():
-        found[name] = {}
+        found[name], own = {}, {role: [] for role in recipe.by_role}
         for role, view in recipe.by_role.items():
-            own: list[str] = []
-            with gathered(own):
+            with gathered(own[role]):
                 found[name][role] = resolve_pieces(view)
-            faults[name] += [f"roles.{role}.{fault}" for fault in own] if recipe.roles else own
+        faults[name] += of_roles(own)
     if any(faults.values()):
         raise RecipeError(*of_stages(faults))
     return found

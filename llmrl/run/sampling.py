@@ -25,11 +25,11 @@ from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 from llmrl.rollout.collect import Collector, SampleGroups
 from llmrl.rollout.group_sampling import Allocated, Evenly, Provided
 from llmrl.rollout.play import Author
-from llmrl.rollout.sampler import Sampler, SamplingParams
+from llmrl.rollout.sampler import Sampler, SamplingParams, sampling_params
 from llmrl.run.models import Origin
 from llmrl.train.provide import for_allocation, while_gathering
 from llmrl.train.roles import Role
-from llmrl.train.sources import Source, sampling_params
+from llmrl.train.sources import Source
 from llmrl.types import ACTOR
 
 

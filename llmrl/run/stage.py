@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from llmrl.data.packing import pack
 from llmrl.engines.ranks import Ranks
-from llmrl.errors import RecipeError
+from llmrl.errors import RecipeError, RunStopped
 from llmrl.evaluation.evaluate import evaluate
 from llmrl.models.loading import export
 from llmrl.recipe import Recipe
@@ -128,7 +128,7 @@ class Stage:
         if self.collector and next(iter(self.roles.values())).algorithm.samples:
             self.sync_weights()
         sync_seconds = time.monotonic() - started
-        collected = self.source.collect(seed)
+        collected = self._collected(seed)
         collected_at = time.monotonic()
         metrics, tokens = self._update(collected, seed)
         self.step += 1
@@ -151,6 +151,13 @@ class Stage:
             row |= self._prefixed(role.controller_metrics(), name)
         self._log(row)
         return row
+
+    def _collected(self, seed: int) -> Collected:
+        collected = self.source.collect(seed)
+        if isinstance(collected, Collected) and any(group.trajectories for group in collected.groups):
+            return collected
+        given = "no group to train on" if isinstance(collected, Collected) else type(collected).__name__
+        raise RunStopped(f"learn_from: the source gave {given}, expected a Collected with groups")
 
     def _update(self, collected: Collected, seed: int) -> tuple[Metrics, float]:
         """Train every role on its groups, roles that share a model together; returns metrics and tokens."""

@@ -108,19 +108,3 @@ class Demonstrations(OfStream):
             groups.append(Group(prompt, [written], self.author))
         lengths = [t.completion_tokens for group in groups for t in group.trajectories]
         return Collected(groups, {"completion_tokens": sum(lengths) / len(lengths)})
-
-
-def sampling_params(
-    rollout: Rollout, stop_token_ids: tuple[int, ...], seed: int, others: Mapping[str, SamplingParams] | None = None
-) -> SamplingParams:
-    """The recipe's rollout settings as one completion's sampling parameters."""
-    return SamplingParams(
-        max_tokens=rollout.max_completion_tokens,
-        temperature=rollout.temperature,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
-        stop=tuple(rollout.stop),
-        stop_token_ids=stop_token_ids,
-        seed=seed,
-        others=others or {},
-    )

@@ -21,10 +21,10 @@ from llmrl.rollout import selection
 from llmrl.rollout.collect import Collector
 from llmrl.rollout.group_sampling import Evenly, Provided
 from llmrl.rollout.play import Author
-from llmrl.rollout.sampler import Completion, SamplingParams
+from llmrl.rollout.sampler import Completion, SamplingParams, sampling_params
 from llmrl.run.measured_once import MeasuredOnce
 from llmrl.run_folder.writer import RunFolder
-from llmrl.train.sources import Rollouts, sampling_params
+from llmrl.train.sources import Rollouts
 from llmrl.types import ACTOR, Failure, Group, Prompt
 
 PROMPTS = [Prompt(f"p{n}", (n, n + 1), f"question {n}", {"n": n}) for n in range(10)]
