@@ -289,6 +289,11 @@ class Recipe(Axes):
         """The stage as each of its roles sees it; one without roles is the actor's."""
         return self.roles or {ACTOR: self}
 
+    @property
+    def shares_with(self) -> str | None:
+        """The role whose weights this one uses as they are; None for weights or an adapter of its own."""
+        return self.model.role if self.model.lora is None else None
+
     @model_validator(mode="after")
     def _batch_arithmetic(self) -> Recipe:
         prompts, group = self.rollout.prompts_per_step, self.rollout.group_size

@@ -127,7 +127,10 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
     start = None if before is None or names_model else before
     folder = f"{start}/{roles_before[0]}" if start and roles_before else start  # for a role that was not there before
     if not roles:
-        return _recipe(_started(layer, folder))
+        recipe = _recipe(_started(layer, folder))
+        if not recipe.trained:
+            raise RecipeError("trained: false, but the stage has no roles, so there is nothing to do")
+        return recipe
     views: dict[str, Recipe] = {}
     faults = [fault for name, part in roles.items() for fault in _role_faults(name, dict(part or {}))]
     of_each: dict[str, list[str]] = {name: [] for name in roles}
@@ -189,6 +192,11 @@ def _disagreements(name: str, view: Recipe, views: Mapping[str, Recipe]) -> list
     if owner not in views or owner == name or views[owner].model.role is not None:
         owners = [other for other, one in views.items() if one.model.role is None and other != name]
         return [*faults, unknown_name(f"roles.{name}.model.role", owner, owners, "role with a model of its own")]
+    if view.trained and not views[owner].trained and view.model.lora is None:
+        faults.append(
+            f"roles.{name}.trained: true, but it shares the weights of {owner}, which is frozen (trained: false); "
+            f"train {owner}, or give {name} an adapter (model.lora)"
+        )
     if view.training != views[owner].training and view.model.lora is None:
         faults.append(f"roles.{name}.training: differs from {owner}'s, but {owner}'s weights are shared; leave it out")
     if view.model.lora and views[owner].trained and views[owner].model.lora is None:

@@ -15,7 +15,7 @@ from llmrl.axes import AXES, BY_KEY, CHAIN, ONE, Axis
 from llmrl.combinations import refused
 from llmrl.engines.catalogue import check_engine
 from llmrl.errors import RecipeError, gathered, unknown_name
-from llmrl.fields import BY_NAME, PROVIDED, names
+from llmrl.fields import BY_NAME, PACKED, PROVIDED, names
 from llmrl.pieces import Piece, bind, catalogue, resolve
 from llmrl.probe import probe, probe_allocation, probe_controller, unread
 from llmrl.recipe import Recipe
@@ -167,7 +167,7 @@ PROVIDER_DATA = frozenset(
 
 
 def _unread_provider(piece: Piece, own: set[str]) -> list[str]:
-    known = PROVIDER_DATA | names("packed", PROVIDED) | own
+    known = PROVIDER_DATA | names(PACKED, PROVIDED) | own
     return [
         f"providers.{piece.name}: no data named '{name}', for its positional parameter; valid: "
         f"{', '.join(sorted(PROVIDER_DATA))}, and the fields of a batch"

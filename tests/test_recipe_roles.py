@@ -373,3 +373,18 @@ def test_faults_of_the_check_begin_with_their_role(example):
     Path("sums.jsonl").write_text('{"question": "2+2", "answer": "four"}\n')
     faults, _ = example("roles.actor.rewards.math_verifier={extract: last_number}")
     assert any(fault.startswith("roles.actor.rewards.math_verifier: does not accept") for fault in faults)
+
+
+def test_a_trained_role_cannot_share_the_weights_of_a_frozen_one(faults):
+    text = TWO.replace("actor: {", "actor: {trained: false, ", 1).replace(
+        "    training: {learning_rate: 2.0e-5}\n", "    model: {role: actor}\n"
+    )
+    assert faults(text) == [
+        "roles.critiquer.trained: true, but it shares the weights of actor, which is frozen (trained: false); "
+        "train actor, or give critiquer an adapter (model.lora)"
+    ]
+
+
+def test_a_stage_without_roles_is_trained(faults):
+    text = TWO[: TWO.index("roles:")] + "method: grpo\nrewards: {math_verifier: {}}\ntrained: false\n"
+    assert faults(text) == ["trained: false, but the stage has no roles, so there is nothing to do"]

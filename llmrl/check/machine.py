@@ -48,7 +48,7 @@ class Sized:
     @property
     def owns(self) -> bool:
         """Whether the role has weights of its own, or an adapter of its own."""
-        return self.recipe.model.role is None or self.recipe.model.lora is not None
+        return self.recipe.shares_with is None
 
     @property
     def samples(self) -> bool:

@@ -15,7 +15,7 @@ from llmrl.algorithm import Algorithm
 from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError
-from llmrl.fields import BY_NAME, CURRENT, REFERENCE, names
+from llmrl.fields import BY_NAME, CURRENT, PROVIDED, REFERENCE, names
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.loading import add_adapter, load_language_model, load_tokenizer, materialize, stop_token_ids
 from llmrl.models.policy import Policy
@@ -47,7 +47,7 @@ def prepare_origins(recipe: Recipe, run_dir: Path, ranks: Ranks) -> dict[str, Or
 def _prepare_origin(recipe: Recipe, target: Path, ranks: Ranks) -> Origin:
     if ranks.is_first:
         materialize(recipe.model, target, recipe.seed)
-    ranks.barrier("measuring_once the model folder")
+    ranks.barrier("preparing the model folder")
     folder = materialize(recipe.model, target, recipe.seed)
     tokenizer = load_tokenizer(folder, recipe.model.chat_template)
     return Origin(folder, tokenizer, stop_token_ids(tokenizer, *_generation_configs(folder)))
@@ -95,8 +95,7 @@ def make_role(
     if algorithm.has_critic:
         own = None if shared else _critic_learner(recipe, name, origin, ranks, device)
         critic = ValueFunction(recipe.critic, own)
-    owns = owner is None or learner is not owner.learner
-    return Role(name, pieces, learner, reference, critic, owns)
+    return Role(name, pieces, learner, reference, critic)
 
 
 _OF_REFERENCE = frozenset(field.name for field in BY_NAME.values() if field.by == REFERENCE)
@@ -113,7 +112,7 @@ def _learner(
     *,
     shared_critic: bool,
 ) -> Learner:
-    asked = names("provided", CURRENT) & algorithm.needs
+    asked = names(PROVIDED, CURRENT) & algorithm.needs
     wanted = frozenset(str(BY_NAME[field].of_model) for field in asked if BY_NAME[field].of_model == field)
     if owner is not None and recipe.model.lora is None:
         if shared_critic:

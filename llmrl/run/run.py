@@ -223,10 +223,7 @@ class _Run:
 
     def _collector(self, recipe: Recipe, pieces: Pieces, origins: Mapping[str, Origin]) -> Collector:
         """The collector, with one sampler for each model; roles that share weights share a sampler."""
-        models = {
-            role: view.model.role if view.model.role and not view.model.lora else role
-            for role, view in recipe.by_role.items()
-        }
+        models = {role: view.shares_with or role for role, view in recipe.by_role.items()}
         models = models if recipe.roles else {ACTOR: ACTOR}
         if recipe.roles:
             self.samplers.close(but=list(models.values()))

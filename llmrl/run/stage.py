@@ -92,10 +92,11 @@ class Stage:
         """The weights as a Hugging Face folder, of several roles as one each; every rank calls it, rank 0 writes."""
         for name, view in self.recipe.by_role.items():
             target = folder / name if self.recipe.roles else folder
-            if name in self.frozen:
-                self.frozen[name].export(target, writes=self.ranks.is_first)
+            holder = view.shares_with or name
+            if holder in self.frozen:
+                self.frozen[holder].export(target, writes=self.ranks.is_first)
                 continue
-            learner, writes = self.roles[name].learner, self.ranks.is_first
+            learner, writes = self.roles[holder].learner, self.ranks.is_first
             # every rank has to walk through all weights, since sharded ones are put together on the way
             weights = [pair for pair in learner.weights() if writes]
             adapter = learner.engine.trained_weights() if view.model.lora else None
@@ -198,6 +199,8 @@ class Stage:
             return
         if self._synced < 0:
             for name, frozen in self.frozen.items():
+                if self.recipe.by_role[name].shares_with:
+                    continue
                 self.transport(frozen.weights(), self.collector.authors[name].sampler, 0)
         for name, role in self.roles.items():
             if role.owns:

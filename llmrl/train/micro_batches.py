@@ -88,7 +88,6 @@ class MetricSums:
     def add(self, name: str, values: Tensor) -> None:
         """Add a part of an update's sum; the metric is the mean of these sums over the step's updates."""
         self._totals[name][0] += float(values.sum())
-        self._totals[name][1] += 0
 
     def add_tokens(self, stats: Mapping[str, Tensor], mask: Tensor) -> None:
         """Add the masked tokens of each statistic [N, T]; the metric is their mean over tokens."""

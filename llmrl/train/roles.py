@@ -31,8 +31,8 @@ class ValueFunction:
 class Role:
     """A model that is trained.
 
-    reference: frozen weights; None if none is needed or LoRA's base is the reference. owns: False if the learner and
-    the weights are another role's. controllers: the state of each that some piece reads.
+    reference: frozen weights; None if none is needed or LoRA's base is the reference. controllers: the state of each
+    that some piece reads.
     """
 
     name: str
@@ -40,13 +40,17 @@ class Role:
     learner: Learner
     reference: Policy | None = None
     critic: ValueFunction | None = None
-    owns: bool = True
     controllers: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.algorithm = self.pieces.algorithm
         for name, piece in self.algorithm.running_controllers.items():
             self.controllers.setdefault(name, start(piece))
+
+    @property
+    def owns(self) -> bool:
+        """False if the learner and the weights are another role's."""
+        return self.learner.name == self.name
 
     @property
     def learners(self) -> list[Learner]:

@@ -105,6 +105,12 @@ def test_roles_that_share_weights_take_their_steps_together(tmp_path):
     assert last["grad_norm"] == last["checker/grad_norm"]  # one gradient, the sum of both roles'
 
 
+def test_an_untrained_role_uses_the_weights_that_another_trains(tmp_path):
+    run = train(tmp_path / "run", SHARED, "roles.checker.trained=false", "training.steps=2")
+    actor, checker = weights(run / "final" / "actor"), weights(run / "final" / "checker")
+    assert moved(run, "actor") and all(torch.equal(actor[name], checker[name]) for name in actor)
+
+
 def test_adapters_on_one_base_are_trained_apart(tmp_path):
     run = train(tmp_path / "run", LORA, ADAPTER)
     assert moved(run, "actor") and moved(run, "checker", since="actor")

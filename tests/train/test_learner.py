@@ -138,7 +138,7 @@ def two_roles(**settings: Any) -> tuple[Role, Role]:
     """An actor, and a critic of words that writes with the actor's weights."""
     actor = role_of(GRPO, **settings)
     pieces = resolve_pieces(make_recipe(**SECOND))
-    return actor, Role("critic", pieces, actor.learner, owns=False)
+    return actor, Role("critic", pieces, actor.learner)
 
 
 def other_batch() -> Batch:
