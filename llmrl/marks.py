@@ -5,7 +5,9 @@ A recipe that violates a mark is refused before anything loads, with the reason.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -74,6 +76,25 @@ def runs_programs(function: Function) -> Function:
     Its setting `allow_weak` says whether a sandbox without namespaces is accepted.
     """
     return _marked(function, "runs_programs", True)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a verifier reads of a completion, and whether two such texts are the same answer.
+
+    read(completion, prompt, **settings) returns None for a completion without an answer; same(one, other, **settings)
+    compares two results of `read`. Both take all settings of the verifier.
+    """
+
+    read: Callable[..., str | None]
+    same: Callable[..., bool]
+
+
+def reads_answers(
+    read: Callable[..., str | None], same: Callable[..., bool] = lambda one, other, **settings: operator.eq(one, other)
+) -> Callable[[Function], Function]:
+    """Marks a verifier by its Reading: the check shows what `read` finds, and maj@k groups answers by `same`."""
+    return lambda function: _marked(function, "reading", Reading(read, same))
 
 
 def measured_once_by(measure: Callable[..., Any]) -> Callable[[Function], Function]:
