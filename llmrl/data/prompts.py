@@ -10,14 +10,15 @@ stop token included:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from jinja2 import TemplateError
 
+from llmrl.columns import NoColumnError, column
 from llmrl.data.datasets import Row, load_rows
-from llmrl.errors import RecipeError, nearest
+from llmrl.errors import RecipeError
 from llmrl.pieces import resolve
 from llmrl.recipe import Data, Rows
 from llmrl.recipe_faults import short
@@ -246,7 +247,7 @@ class _Field:
         elif _FUNCTION.fullmatch(spec):
             self._read = self._function(spec)
         else:
-            raise RecipeError(_no_column(spec, columns, key))
+            raise RecipeError(f"{key}: {NoColumnError(spec, columns)}")
 
     def value(self, row: Row, place: str) -> Any:
         return self._read(row, place)
@@ -255,15 +256,10 @@ class _Field:
         return _text(self._read(row, place), f"{self.key}: {place}")
 
     def _column(self, row: Row, name: str, place: str) -> Any:
-        """The column `name`, or the value inside one: "metadata.expression" is row["metadata"]["expression"]."""
-        value: Any = row
-        for part in [name] if name in row else name.split("."):
-            if not isinstance(value, Mapping):
-                raise RecipeError(_no_column(name, row, f"{self.key}: {place}"))
-            if part not in value:
-                raise RecipeError(_no_column(part, value, f"{self.key}: {place}"))
-            value = value[part]
-        return value
+        try:
+            return column(row, name)
+        except NoColumnError as error:
+            raise RecipeError(f"{self.key}: {place}: {error}") from None
 
     def _template(self, spec: str, columns: Collection[str]) -> Callable[[Row, str], str]:
         parts: list[tuple[str, bool]] = []  # (text, whether it names a column)
@@ -272,7 +268,7 @@ class _Field:
                 where = f"character {match.start()} of {short(spec)}"
                 raise RecipeError(f"{self.key}: single '{match[0]}' at {where}; double it to mean a brace")
             if match[1] is not None and match[1] not in columns and match[1].split(".")[0] not in columns:
-                raise RecipeError(_no_column(match[1], columns, self.key))
+                raise RecipeError(f"{self.key}: {NoColumnError(match[1], columns)}")
             literal = match[0][0] if match[0] in ("{{", "}}") else match[0]
             parts.append((literal, False) if match[1] is None else (match[1], True))
 
@@ -294,12 +290,6 @@ class _Field:
                 raise RecipeError(f"{self.key}: {place}: {spec} raised {type(error).__name__}: {error}") from error
 
         return call
-
-
-def _no_column(name: str, columns: Collection[str], where: str) -> str:
-    guess = nearest(name, columns)
-    hint = f"; did you mean '{guess}'?" if guess else ""
-    return f"{where}: no column '{name}'{hint} (columns: {', '.join(columns)})"
 
 
 def _text(value: Any, where: str) -> str:
