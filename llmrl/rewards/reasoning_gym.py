@@ -4,36 +4,74 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from llmrl.errors import unknown_name
+from llmrl.marks import reads_answers
 from llmrl.rewards.extraction import last_line, last_tag, text_after
+from llmrl.rewards.thoughts import after_thoughts
 from llmrl.types import Score
 
+TASK_SETTINGS = "task_settings"
+"""The column with the settings that a row's task was made with, as JSON."""
 
+Extract = Literal["last_line", "all", "tag"]
+
+
+def _read(
+    completion: str,
+    prompt: str = "",
+    *,
+    lines: int = 1,
+    extract: Extract | None = None,
+    tag: str = "answer",
+    after: str | None = None,
+    thoughts_end: str | None = None,
+) -> str | None:
+    """The completion's answer; by default its last `lines` lines that are not blank."""
+    text = after_thoughts(completion, prompt, thoughts_end=thoughts_end)
+    if text is not None and after is not None:
+        text = text_after(text, after)
+    if text is None:
+        return None
+    ways = {None: lambda text: _last_lines(text, lines), "tag": lambda text: last_tag(text, tag)}
+    found = (ways | {"last_line": last_line, "all": str.strip})[extract](text)
+    return found.strip() or None if found else None
+
+
+@reads_answers(_read)
 def reasoning_gym(
     completion: str,
     row: Mapping[str, Any],
+    prompt: str = "",
     *,
-    extract: Literal["last_line", "all", "tag"] = "last_line",
+    extract: Extract | None = None,
     tag: str = "answer",
     after: str | None = None,
+    thoughts_end: str | None = None,
 ) -> Score:
     """The task's own score in [0, 1] of the completion's answer, which is correct if the score is 1.
 
-    row: a reasoning_gym entry: question, answer, metadata (a mapping or its JSON), whose `source_dataset`
-    names the task. extract: the part of the completion that is the answer: its last line that is not blank, all
-    of it, or the text in the last `<tag>...</tag>`. after: a marker; only the text after its last occurrence
-    counts. A completion without the marker or the tag is wrong. Raises ValueError for a row of an unknown task.
+    row: a reasoning_gym entry: question, answer, metadata (a mapping or its JSON), whose `source_dataset` names the
+    task, and `task_settings`, JSON of the settings that the task was made with; default: the task's own. extract: the
+    part of the completion that is the answer: its last line that is not blank, all of it, or the text in the last
+    `<tag>...</tag>`; default: as many last lines as the row's answer has. after: a marker; only the text after its last
+    occurrence counts. thoughts_end: the tag that ends the thoughts, see llmrl.rewards.thoughts. A completion without
+    an answer is wrong, and so is one that the scorer fails on. Raises ValueError for a row of an unknown task, and if
+    the scorer fails on the row's own answer.
     """
-    entry = _entry(row)
-    scorer = _scorer(entry["metadata"]["source_dataset"])
-    text = completion if after is None else text_after(completion, after)
-    if text is not None:
-        text = {"last_line": last_line, "all": str.strip}[extract](text) if extract != "tag" else last_tag(text, tag)
-    if not text:
+    entry, task = _entry(row)
+    lines = _line_count(entry["answer"])
+    answer = _read(completion, prompt, lines=lines, extract=extract, tag=tag, after=after, thoughts_end=thoughts_end)
+    if answer is None:
         return Score(0.0, False)
-    value = float(scorer(answer=text.strip(), entry=entry))
+    try:
+        value = task.score(answer, entry)
+    except Exception:  # a scorer may raise anything on a text of another form
+        _try_gold(task, entry)
+        return Score(0.0, False)
     return Score(value, value >= 1.0)
 
 
@@ -42,7 +80,35 @@ def warm_up() -> None:
     import reasoning_gym as _  # noqa: F401
 
 
-def _entry(row: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Task:
+    """A task as its settings make it; tuples: whether its scorer compares metadata with tuples."""
+
+    dataset: Any
+    tuples: bool = False
+
+    def score(self, answer: Any, entry: Mapping[str, Any]) -> float:
+        return float(self.dataset.score_answer(answer=answer, entry=entry))
+
+
+@functools.lru_cache(maxsize=256)
+def _task(name: str, settings: str) -> _Task:
+    from reasoning_gym.factory import DATASETS, create_dataset
+
+    if name not in DATASETS:
+        raise ValueError(unknown_name("metadata.source_dataset", name, DATASETS, "reasoning-gym task"))
+    try:
+        dataset = create_dataset(name, **{"size": 1, "seed": 0} | json.loads(settings))
+        example = dataset[0]
+    except Exception as error:  # the library checks settings by assertions and by failing
+        raise ValueError(f"{name} cannot be made with the settings {settings}: {error}") from error
+    task = _Task(dataset)
+    lists, tuples = ({**example, "metadata": _all_as(kind, example["metadata"])} for kind in (list, tuple))
+    # JSON and parquet make lists of tuples, and some scorers then refuse their own gold
+    return _Task(dataset, task.score(example["answer"], lists) < 1.0 <= task.score(example["answer"], tuples))
+
+
+def _entry(row: Mapping[str, Any]) -> tuple[dict[str, Any], _Task]:
     missing = [name for name in ("answer", "metadata") if name not in row]
     if missing:
         raise ValueError(f"the data row has no '{missing[0]}': it is not a reasoning_gym entry")
@@ -50,11 +116,31 @@ def _entry(row: Mapping[str, Any]) -> dict[str, Any]:
     metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
     if not isinstance(metadata, Mapping) or "source_dataset" not in metadata:
         raise ValueError("the data row's metadata has no 'source_dataset': it is not a reasoning_gym entry")
-    return {**row, "metadata": metadata}
+    task = _task(metadata["source_dataset"], row.get(TASK_SETTINGS) or "{}")
+    return {**row, "metadata": _all_as(tuple, metadata) if task.tuples else metadata}, task
 
 
-@functools.lru_cache(maxsize=256)
-def _scorer(task: str) -> Callable[..., float]:
-    from reasoning_gym.factory import get_score_answer_fn
+def _all_as(kind: type[list[Any]] | type[tuple[Any, ...]], value: Any) -> Any:
+    """The value with every list and tuple inside it made anew as `kind`."""
+    if isinstance(value, Mapping):
+        return {key: _all_as(kind, one) for key, one in value.items()}
+    return kind(_all_as(kind, one) for one in value) if isinstance(value, list | tuple) else value
 
-    return get_score_answer_fn(task)
+
+def _try_gold(task: _Task, entry: Mapping[str, Any]) -> None:
+    try:
+        task.score(entry["answer"], entry)
+    except Exception as error:
+        name = entry["metadata"]["source_dataset"]
+        raise ValueError(f"the scorer of {name} fails on the row's own answer: {error}") from error
+
+
+def _line_count(gold: Any) -> int:
+    return sum(bool(line.strip()) for line in str(gold).splitlines()) or 1
+
+
+def _last_lines(text: str, count: int) -> str:
+    """The shortest end of the text with `count` lines that are not blank; the fences of a code block are left out."""
+    lines = [line for line in text.split("\n") if not line.lstrip().startswith("```")]
+    filled = [number for number, line in enumerate(lines) if line.strip()]
+    return "\n".join(lines[filled[-count] if count <= len(filled) else 0 :])
