@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+from llmrl.data.tasks import rows_of_task
 from llmrl.errors import RecipeError, first_line, nearest, unknown_name
-from llmrl.pieces import resolve
 from llmrl.recipe import Rows
 
 Row = dict[str, Any]
@@ -18,15 +17,14 @@ Row = dict[str, Any]
 def load_rows(source: Rows, part: str = "train") -> list[Row]:
     """The rows of `source`, at most `source.limit` of them; `part` ("train" or "eval") names them in faults.
 
-    A reasoning-gym row is the task's entry: question, answer, metadata. A task `module:function` is called with size
-    and seed, and its keyword-only parameters are its settings; it returns the rows, in an order that seed decides.
+    A task's rows are generated (llmrl/data/tasks.py).
     Raises RecipeError: missing or unreadable source, unknown task, setting or split, no rows.
     """
     key = f"data.{part}"
     if source.path is not None:
         rows = _from_file(Path(source.path), f"{key}.path", source.limit)
     elif source.task is not None:
-        rows = _from_task(source, key)
+        rows = rows_of_task(source, key)
     else:
         rows = _from_dataset(source, key)
     if not rows:
@@ -126,46 +124,3 @@ def _from_dataset(source: Rows, key: str) -> list[Row]:
     if source.limit is not None:
         table = table.select(range(min(source.limit, len(table))))
     return [dict(row) for row in table]
-
-
-def _from_function(source: Rows, key: str) -> list[Row]:
-    generator = resolve({str(source.task): source.settings}, {}, key=f"{key}.task", what="task")
-    unknown = set(generator.data) - {"size", "seed"}
-    if unknown:
-        takes = ", ".join(sorted(unknown))
-        raise RecipeError(f"{key}.task: '{source.task}' takes {takes}; expected size and seed, then settings after a *")
-    try:
-        rows = list(generator({"size": source.size, "seed": source.seed}))
-    except ValueError as error:
-        raise RecipeError(f"{key}.settings: {source.task} refuses {source.settings}: {first_line(error)}") from None
-    faulty = next((row for row in rows if not isinstance(row, dict)), None)
-    if faulty is not None:
-        raise RecipeError(f"{key}.task: '{source.task}' gave a row of type {type(faulty).__name__}, expected dict")
-    return rows[: source.limit]
-
-
-def _from_task(source: Rows, key: str) -> list[Row]:
-    if ":" in str(source.task):
-        return _from_function(source, key)
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
-
-    task = str(source.task)
-    if task not in DATASETS:
-        raise RecipeError(unknown_name(f"{key}.task", task, DATASETS, "reasoning-gym task"))
-    valid = [f.name for f in dataclasses.fields(DATASETS[task][1]) if f.init and f.name not in ("size", "seed")]
-    faults = []
-    for setting in source.settings:
-        if setting in ("size", "seed"):
-            faults.append(f"{key}.settings.{setting}: write {key}.{setting} instead")
-        elif setting not in valid:
-            faults.append(unknown_name(f"{key}.settings", setting, valid, f"setting of {task}"))
-    if faults:
-        raise RecipeError(*faults)
-    size = source.size if source.limit is None else min(source.size, source.limit)
-    try:
-        # the whole size is asked for, because a task may draw all its rows at once
-        entries = reasoning_gym.create_dataset(task, size=source.size, seed=source.seed, **source.settings)
-        return [dict(entries[index]) for index in range(size)]
-    except (AssertionError, TypeError, ValueError) as error:
-        raise RecipeError(f"{key}.settings: {task} refuses {source.settings}: {first_line(error)}") from None

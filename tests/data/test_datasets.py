@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import datasets
@@ -13,6 +14,7 @@ import pytest
 from llmrl.data.datasets import load_rows
 from llmrl.errors import RecipeError
 from llmrl.recipe import Rows
+from llmrl.rewards.reasoning_gym import reasoning_gym
 
 ROWS = [{"question": "1+1=", "answer": "2"}, {"question": "2+3=", "answer": "5"}, {"question": "4+4=", "answer": "8"}]
 
@@ -139,6 +141,39 @@ def test_hub_name_that_cannot_be_reached(monkeypatch):
     message = fault(Rows(dataset="no-such-owner/no-such-data", subset="main"))
     assert message.startswith("data.train.dataset: cannot load 'no-such-owner/no-such-data' (subset main, split train)")
     assert message.endswith("expected a dataset's name on the hub or a folder made by save_to_disk")
+
+
+def test_rows_carry_the_settings_of_their_scorer():
+    words = {"min_word_length": 5, "max_word_length": 5}
+    rows = [json.loads(json.dumps(row)) for row in load_rows(Rows(task="word_ladder", settings=words, size=2))]
+    assert [json.loads(row["task_settings"]) for row in rows] == [words, words]
+    assert all(reasoning_gym(row["answer"], row).correct for row in rows)
+
+
+def test_a_mixture_of_tasks_is_graded_by_each_tasks_own_scorer():
+    words = {"min_word_length": 5, "max_word_length": 5}
+    parts = [{"name": "word_ladder", "weight": 2, "config": words}, {"name": "gcd"}]
+    rows = load_rows(Rows(task="composite", settings={"datasets": parts}, size=12, seed=1))
+    settings = {row["metadata"]["source_dataset"]: json.loads(row["task_settings"]) for row in rows}
+    assert settings == {"word_ladder": words, "gcd": {}}
+    assert all(reasoning_gym(row["answer"], row).correct for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("datasets_", "message"),
+    [
+        (None, "data.train.settings.datasets: expected a list of {name, weight, config}, got None"),
+        (["gcd"], "data.train.settings.datasets[0]: expected {name, weight, config}, got 'gcd'"),
+        ([{"name": "gcd", "wieght": 1}], "datasets[0]: no key named 'wieght'; did you mean 'weight'?"),
+        ([{"name": "gdc"}], "datasets[0].name: no reasoning-gym task named 'gdc'; did you mean 'gcd'?"),
+        ([{"name": "gcd", "config": [1]}], "datasets[0].config: expected the task's settings by name, got [1]"),
+        ([{"name": "gcd", "config": {"min_numbers": 9}}], "composite refuses"),
+        ([{"name": "gcd", "config": {"min_numbrs": 2}}], "no setting of gcd named 'min_numbrs'; did you mean"),
+        ([{"name": "gcd", "weight": "much"}], "composite refuses"),
+    ],
+)
+def test_faults_of_a_mixture_name_the_part(datasets_, message):
+    assert message in fault(Rows(task="composite", settings={"datasets": datasets_}))
 
 
 def squares(size: int, seed: int, *, power: int = 2) -> list[dict[str, int]]:
