@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
+from llmrl.data.prompts import LoadedPrompts
 from llmrl.engines.catalogue import start_process_group
 from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError, RunStopped, gathered
@@ -22,6 +23,8 @@ from llmrl.pieces import catalogue, resolve
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.resolve import Pieces, resolve_pieces
+from llmrl.rewards.base import Reward
+from llmrl.rewards.golds import check_golds
 from llmrl.rewards.workers import Workers
 from llmrl.rollout import weight_transport
 from llmrl.rollout.collect import Collector
@@ -188,7 +191,7 @@ class _Run:
         views = recipe.by_role
         first = next(iter(views))
         origins = prepare_origins(recipe, self.plan.run_dir, self.ranks)
-        prompts = load_stage_prompts(recipe, origins[first])
+        prompts = _prompts(recipe, pieces[first], origins[first])
         samples = pieces[first].samples or (recipe.rewards and prompts.eval)
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
         collector = self._collector(recipe, pieces[first], origins) if samples else None
@@ -251,6 +254,15 @@ class _Run:
         ]
         for lack in dict.fromkeys(lack for one in found if one for lack in one[1]):
             self.progress.say(f"warning: the sandbox lacks {lack}")
+
+
+def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin) -> LoadedPrompts:
+    """The stage's prompts; raises RecipeError if a verifier cannot use the gold answer of one that is graded."""
+    prompts = load_stage_prompts(recipe, origin)
+    specs = [spec for view in recipe.by_role.values() for spec in view.rewards.items()]
+    rewards = [Reward.from_spec(name, settings or {}) for name, settings in specs]
+    check_golds(rewards, [*(prompts.train if pieces.samples else ()), *prompts.eval])
+    return prompts
 
 
 def _transport(recipe: Recipe) -> Callable[..., None]:
