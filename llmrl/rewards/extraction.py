@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import re
 
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BOX_OR_BRACE = re.compile(
+    r"\\+(?:boxed|fbox)\s*(?:(?P<box>\{)|(?P<bare>-?\d+(?:[.,]\d+)*|\\frac\s*\{\d+\}\s*\{\d+\}|\\frac\d\d))"
+    r"|\\.|[{}]",
+    re.DOTALL,
+)
+_ANSWER_LINE = re.compile(
+    r"^[\s>*_#`-]*(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|ans)\b[\s*_`]*(?:is\b[\s*_`]*)?[:=\uff1a][\s*_`]*"
+    r"(?P<answer>[^\n]*?[^\s*_`.])[\s*_`.]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
@@ -17,35 +26,69 @@ _NUMBER = re.compile(
     r"(?:[eE][+-]?\d{1,3}(?!\w)|\s*(?:\\times|×|\*)\s*10\s*\^\s*\{?-?\d{1,3}\}?)?"  # noqa: RUF001
     r"(?P<percent>\s*\\?%)?"
 )
-_IN_WORD = re.compile(r"(?:[^\W\d]|\d\.?|[\w.)}\]][_^]\{?-?)$")
+_LETTER = r"[_a-zA-Z\u00c0-\u024f\u0370-\u058f]"  # of scripts that put spaces between words and numbers
+_IN_WORD = re.compile(rf"(?:{_LETTER}|\d\.?|[\w.)}}\]][_^]\{{?-?)$")
 _IN_ROOT = re.compile(r"(?:\\sqrt\s*(?:\[\d*\])?\s*\{?|√\s*)$")
 _FACTOR_FOLLOWS = re.compile(r"\s*(?:\\sqrt|√|\\pi|π|!|\^|_|\\cdot|[xyzabnpqrt](?!\w))")
+_ASIDE = re.compile(
+    r"\((?:see|from|by|cf\.?|as in|using|in|per|check|compare|note|recall)?\s*(?:the\s+)?"
+    r"(?:steps?|eq(?:uation)?s?\.?|parts?|fig(?:ure)?s?\.?|sections?|lines?|pages?|rules?|tables?|cases?|examples?|method)\b"
+    r"[^()\n]{0,40}\)",
+    re.IGNORECASE,
+)
+"""A remark that points elsewhere, as "(see step 2)" does; its number is no answer."""
 _FIRST_LOOK_CHARACTERS = 2000
 
 
+def boxes(text: str) -> list[str | None]:
+    r"""Return the texts in all `\boxed{...}`, in the order in which they end; None for a box that is left open.
+
+    `\boxed 8` is a box too. A bare mention of `\boxed`, or an empty `\boxed{}`, is none.
+    """
+    first = min((place for place in (text.find(r"\boxed"), text.find(r"\fbox")) if place >= 0), default=-1)
+    if first < 0:
+        return []
+    found: list[str | None] = []
+    depth = 0
+    opened: list[tuple[int, int, int]] = []  # where the content begins, its depth, and the boxes found before it
+    for match in _BOX_OR_BRACE.finditer(text, first):
+        if match["bare"]:
+            found.append(match["bare"])
+        elif match["box"]:
+            depth += 1
+            opened.append((match.end(), depth, len(found)))
+        elif match.group() == "{":
+            depth += 1
+        elif match.group() == "}":
+            if opened and opened[-1][1] == depth:
+                begin, _, before = opened.pop()
+                if len(found) == before and text[begin : match.start()].strip():
+                    found.append(text[begin : match.start()])
+            depth -= 1
+    return [*found, None] if opened else found
+
+
 def last_boxed(text: str) -> str | None:
-    r"""Return the text in the last `\boxed{...}`, with its nested braces; a box left open holds no answer."""
-    start = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
-    if start < 0:
-        return None
-    opening = re.compile(r"\\(?:boxed|fbox)\s*\{").match(text, start)
-    if opening is None:
-        return None
-    depth = 1
-    for brace in _BRACE.finditer(text, opening.end()):
-        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-        if depth == 0:
-            return text[opening.end() : brace.start()]
-    return None
+    r"""Return the text in the last `\boxed{...}`; a box left open holds no answer, nor does any before it."""
+    found = boxes(text)
+    return found[-1] if found else None
 
 
 def has_box(text: str) -> bool:
-    r"""Return whether the text has a `\boxed`, closed or not."""
-    return r"\boxed" in text or r"\fbox" in text
+    r"""Return whether the text has a `\boxed` with a content, closed or not."""
+    return bool(boxes(text))
 
 
-def last_tag(text: str, tag: str) -> str | None:
-    """Return the text in the last `<tag>...</tag>`; a tag left open holds no answer."""
+def answer_line(text: str) -> tuple[int, str] | None:
+    """Return the place and the answer of the last line such as "**Answer: D**"."""
+    found = list(_ANSWER_LINE.finditer(text)) if "ans" in text.lower() else []
+    return (found[-1].start(), found[-1]["answer"].strip()) if found else None
+
+
+def last_tag(text: str, tag: str, prompt: str = "") -> str | None:
+    """Return the text in the last `<tag>...</tag>`; a tag left open holds no answer. The prompt may end in `<tag>`."""
+    if prompt.rstrip().endswith(f"<{tag}>"):
+        text = f"<{tag}>{text}"
     start = text.rfind(f"<{tag}>")
     if start < 0:
         return None
@@ -74,6 +117,7 @@ def last_number(text: str) -> str | None:
     """
     text = text.replace("{,}", ",").replace(r",\!", ",")
     width = _FIRST_LOOK_CHARACTERS
+    text = _ASIDE.sub("", text) if "(" in text else text
     while True:  # the tail almost always holds a number; a longer look costs time only when it does not
         window = text[-width:]
         whole = len(text) <= width

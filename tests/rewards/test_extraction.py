@@ -15,10 +15,10 @@ from llmrl.rewards.extraction import last_boxed, last_line, last_number, last_ta
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{a \} b}", r"a \} b"),
         (r"\fbox{4}", "4"),
-        (r"\boxed{}", ""),
+        (r"\boxed{}", None),
         (r"\boxed{a", None),
         (r"\boxed{a} \boxed{b", None),
-        (r"\boxed 5", None),
+        (r"\boxed 5", "5"),
         ("5", None),
     ],
 )

@@ -1,0 +1,127 @@
+"""Comparison of expressions by their values at points.
+
+Two expressions are equal if their values agree at every point where both are real, and at every point with positive
+values. The symbols' values are fractions that depend on the symbols' names alone, so rational expressions are compared
+exactly, and every other value to 48 digits, to 200 where no symbol occurs.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from fractions import Fraction
+
+from llmrl.rewards.answers.expressions import Expression, is_real, read
+from llmrl.rewards.answers.numbers import quantity
+from llmrl.rewards.answers.values import DIGITS, MORE_DIGITS, Number, mp, multiply, real, same, vanishes
+
+POSITIVE_POINTS = 3
+POINTS = 5
+_AGREEMENT = 1_000_000
+
+
+@functools.lru_cache(maxsize=4096)
+def _value(symbol: str, point: int) -> Fraction:
+    """Return the symbol's value at a point; the first points are positive."""
+    digest = hashlib.blake2b(f"{symbol} {point}".encode(), digest_size=4).digest()
+    size = Fraction(1009 + int.from_bytes(digest[:2], "big") % 3001, 1511)
+    return size if point < POSITIVE_POINTS or digest[2] % 2 else -size
+
+
+def at_points(one: Expression, other: Expression) -> list[tuple[Number, Number, bool]]:
+    """Return the values of both at the points where both have one, and whether the point is positive."""
+    symbols = one.symbols | other.symbols
+    found = []
+    for point in range(POINTS if symbols else 1):
+        values = {symbol: _value(symbol, point) for symbol in symbols}
+        pair = _both(one, other, values)
+        if pair is not None:
+            found.append((*pair, point < POSITIVE_POINTS))
+    return found
+
+
+def _both(one: Expression, other: Expression, values: dict[str, Fraction]) -> tuple[Number, Number] | None:
+    try:
+        return one.evaluate(values), other.evaluate(values)
+    except (ArithmeticError, ValueError, TypeError, KeyError, RecursionError):  # TypeError: mpmath's comparisons
+        return None
+
+
+def equal_expressions(gold: str, found: str, *, scale: Number = 1) -> bool | None:
+    """Return whether gold = scale * found; None if one of them cannot be read. The texts are in normal form.
+
+    A decimal stands for an exact number that is no decimal if both agree to one part in a million.
+    """
+    one, other = read(gold), read(found)
+    if one is None or other is None:
+        return None
+    pairs = at_points(one, other)
+    if scale != 1:
+        pairs = [(mine, multiply(theirs, scale), positive) for mine, theirs, positive in pairs]
+    if not pairs:
+        return False
+    symbols = one.symbols | other.symbols
+    if not symbols and _is_decimal(gold) != _is_decimal(found) and _near(*pairs[0][:2]):
+        return True
+    if not all(_agree(mine, theirs) for mine, theirs, positive in pairs if positive or _real((mine, theirs))):
+        return False
+    return bool(symbols) or scale != 1 or _exact(pairs[0]) or _agree_in_more_digits(one, other)
+
+
+def _exact(pair: tuple[Number, Number, bool]) -> bool:
+    return type(pair[0]) is Fraction and type(pair[1]) is Fraction
+
+
+def _real(values: Iterable[Number]) -> bool:
+    return all(is_real(value) for value in values)
+
+
+def _agree(one: Number, other: Number) -> bool:
+    return same(one, other) or (not (_is_exact(one) and _is_exact(other)) and vanishes(one) and vanishes(other))
+
+
+def _is_exact(value: Number) -> bool:
+    return type(value) is Fraction and value != 0
+
+
+def _agree_in_more_digits(one: Expression, other: Expression) -> bool:
+    """Return whether two numbers agree in more digits too: those that differ by 1e-60 do not."""
+    mp.dps = MORE_DIGITS
+    try:
+        pair = _both(one, other, {})
+        return pair is not None and _agree(*pair)
+    finally:
+        mp.dps = DIGITS
+
+
+def _is_decimal(text: str) -> bool:
+    written = quantity(text)
+    return written is not None and written.decimal
+
+
+def _near(gold: Number, found: Number) -> bool:
+    if _exact((gold, found, True)):
+        return False
+    return bool(abs(real(gold) - real(found)) * _AGREEMENT <= abs(real(gold)))
+
+
+def proportional(gold: tuple[str, str], found: tuple[str, str]) -> Fraction | Number | None:
+    """Return the constant c != 0 with left - right = c * (left' - right') of two equations; None if there is none."""
+    one, other = _difference(gold), _difference(found)
+    if one is None or other is None or one.symbols != other.symbols or not one.symbols:
+        return None
+    ratio: Number | None = None
+    pairs = at_points(one, other)
+    for mine, theirs, _ in pairs:
+        if vanishes(mine) or vanishes(theirs):
+            return None
+        found_ratio = mine / theirs if _exact((mine, theirs, True)) else real(mine) / real(theirs)
+        if ratio is not None and not same(ratio, found_ratio):
+            return None
+        ratio = found_ratio
+    return ratio if len(pairs) > 1 else None
+
+
+def _difference(sides: tuple[str, str]) -> Expression | None:
+    return read(f"({sides[0]})-({sides[1]})")

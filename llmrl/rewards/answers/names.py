@@ -1,0 +1,40 @@
+r"""Names before an answer: "x = 5", "f(x) = 3x", "(x, y) = (3, 7)", "AD : DB = 3 : 8", "the area = 12"."""
+
+from __future__ import annotations
+
+import re
+
+from llmrl.rewards.answers.expressions import read
+
+_SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
+_NAME = (
+    rf"\\?[^\W\d][\w']*?{_SUBSCRIPT}'*(?:\^\{{-1\}}|\^\{{\(\d+\)\}})?(?:\s*\(\s*[^\W\d]\w*(?:\s*,\s*[^\W\d]\w*)*\s*\))?"
+)
+_MARKED = rf"(?:\\(?:angle|triangle|overline|widehat|vec|hat|bar|overrightarrow|arc|widetilde|tilde|dot)\s*\{{?\s*|m\s*)*{_NAME}\s*\}}?"
+_ASSIGNMENT = re.compile(
+    rf"(?P<name>{_MARKED}|\|\s*{_MARKED}\s*\||\(\s*{_NAME}(?:\s*,\s*{_NAME})+\s*\)|{_MARKED}(?:\s*:\s*{_MARKED})+"
+    r"|[A-Za-z][A-Za-z ]{2,40}[A-Za-z]|[PE]\s*\([^()=<>]{1,40}\)|\\(?:mathbb|Pr|operatorname)\s*\{?[PE]?\}?\s*[(\[][^()=<>]{1,40}[)\]])"
+    r"\s*(?:=|\\approx(?![a-z])|\\in(?![a-z])|\\equiv(?![a-z]))\s*(?P<value>.+)",
+    re.DOTALL,
+)
+_RELATION = re.compile(r"[<>=]|\\(?:[lg]e|ne|approx)(?![a-z])")
+_DERIVED_NAME = re.compile(r"(?P<function>[^\W\d])'+\Z")
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """Return the name and value of "x = 5", or ("", text) for any other text.
+
+    The y' of y' = 3y names no value, since the value speaks of y itself: that is a differential equation.
+    """
+    if "=" not in text and "\\" not in text:
+        return "", text
+    match = _ASSIGNMENT.fullmatch(text)
+    if match is None or _RELATION.search(match["value"]):
+        return "", text
+    name, value = "".join(match["name"].split()), match["value"].strip()
+    derived = _DERIVED_NAME.match(name)
+    if derived:
+        expression = read(value)
+        if expression is None or {derived["function"], name} & expression.symbols:
+            return "", text
+    return name, value

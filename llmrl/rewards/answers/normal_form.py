@@ -1,0 +1,182 @@
+r"""The normal form of an answer's text: one spelling for answers that differ in typesetting alone.
+
+A unit that the text sets upright, as `5\text{ cm}` does, stays marked as one: `5\unit{cm}`. All other text groups lose
+their command.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from llmrl.rewards.answers.units import read_unit
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "0123456789-n")
+_SUPERSCRIPT_RUN = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ]+")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SUBSCRIPT_RUN = re.compile(r"[₀₁₂₃₄₅₆₇₈₉]+")
+_VULGAR_AFTER_DIGIT = re.compile(r"(?<=\d)(?=[¼½¾⅐-⅞])")
+_THIN_SPACE = re.compile(r"(?<=\d)[\u2009\u202f\u00a0](?=\d{3}(?!\d))")
+_CHARACTERS = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "⁄": "/", "∕": "/", "÷": "/", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",  # noqa: RUF001
+        "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "±": r"\pm ", "∪": r"\cup ", "≤": r"\le ", "≥": r"\ge ",  # noqa: RUF001
+        "°": r"^\circ", "∅": r"\emptyset ", "“": '"', "”": '"', "’": "'", "‘": "'", "′": "'", "″": "''",  # noqa: RUF001
+        "≈": r"\approx ", "≠": r"\ne ", "∈": r"\in ", "ℝ": r"\mathbb{R}", "∩": r"\cap ", "⟨": r"\langle ",  # noqa: RUF001
+        "⟩": r"\rangle ", "∀": r"\forall ", "θ": r"\theta ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
+        "⌉": r"\rceil ", "∨": r"\lor ", "∧": r"\land ", "→": r"\to ", "∖": r"\setminus ",  # noqa: RUF001
+        "，": ",", "；": ";", "：": ":",  # noqa: RUF001
+    }
+)  # fmt: skip
+
+_END = r"(?![a-zA-Z])"
+_JOINED_DIGITS = re.compile(r"(?<=\d)(?:\\[,;: !]|\{,\}|,\\[!,]\s*|\{\\[,;: ]\})(?=\d{3}(?!\d))")
+_WITH_ARGUMENT = re.compile(
+    rf"\\(?:color|hspace\*?|vspace\*?|phantom|hphantom|vphantom|label|tag\*?|fontsize|raisebox){_END}\s*\{{[^{{}}]*\}}"
+)
+_COLOURED = re.compile(rf"\\textcolor{_END}\s*\{{[^{{}}]*\}}")
+_LAYOUT = re.compile(
+    r"(?<!\\)\\[,!;: >/]|~|\\(?:q?quad|enspace|thinspace|(?:neg)?(?:thin|med|thick)space|left|right|middle|[bB]igg?[lrm]?"
+    r"|(?:display|text|script|scriptscript)style|(?:no)?limits|(?:math)?strut|no(?:number|indent)|hfill|allowbreak"
+    r"|tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|cal|boldmath|limits)"
+    + _END
+)
+_WRAPPERS = re.compile(
+    rf"\\(?:textcolor|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|pmb|underline|mathop|mathrel|mathord|mathbin|ensuremath"
+    rf"|boxed|fbox|hbox|vcenter|underbrace|cancel|emph){_END}\s*\{{([^{{}}]*)\}}"
+)
+_TEXT_GROUP = re.compile(
+    rf"(?P<before>\S?)(?P<space>\s*)\\(?:text|textbf|textit|textrm|textsf|textnormal|mathrm|rm|operatorname\*?|mbox"
+    rf"|si){_END}\s*\{{(?P<text>[^{{}}]*)\}}(?P<power>\s*\^\s*(?:\{{\s*-?\d+\s*\}}|\d))?"
+)
+_ENDS_VALUE = re.compile(r"[\w)\]}!%]")
+_ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|equation\*?|split|displaymath|math)\}")
+_FUNCTION_WORDS = (
+    "arcsinh arccosh arctanh arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sin cos tan cot sec csc "
+    "ln log lg exp gcd lcm min max det floor ceil"
+)
+_FUNCTION_WORD = re.compile(rf"(?:{'|'.join(_FUNCTION_WORDS.split())})")
+
+_RENAMED = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\[dtc]frac" + _END, r"\\frac"),
+        (r"\\[dt]binom" + _END, r"\\binom"),
+        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+        (r"\\leq(?:slant|q)?" + _END + r"|\\leqq|=<|<=", r"\\le "),
+        (r"\\geq(?:slant|q)?" + _END + r"|\\geqq|>=", r"\\ge "),
+        (r"\\neq" + _END + r"|!=|\\not\s*=", r"\\ne "),
+        (r"\\lt" + _END, "<"),
+        (r"\\gt" + _END, ">"),
+        (r"\\colon" + _END, ":"),
+        (r"\\(?:varnothing|oslash)" + _END, r"\\emptyset "),
+        (r"\\(?:mathbb|mathds|Bbb|mathbf)\s*\{?\s*R\s*\}?|\\(?:R|Reals|reals)" + _END, r"\\mathbb{R}"),
+        (r"\^\s*\{\s*\\circ\s*\}", r"^\\circ"),
+        (r"\\degree" + _END, r"^\\circ"),
+        (r"\^\s*\{\s*(\\prime(?:\s*\\prime)*)\s*\}|\^\s*(\\prime)" + _END, lambda m: "'" * m[0].count("prime")),
+        (r"\^\s*\{\s*('+)\s*\}", r"\1"),
+        (r"\\sqrt\s+(\d+|[a-zA-Z])", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
+        (r"\\(?:dots|ldots|cdots)" + _END + "|…", "..."),
+        (r"\*\*", "^"),
+        (r"\\(?:lor|vee)" + _END, " or "),
+        (r"\\(?:land|wedge)" + _END, " and "),
+        (r"\\(?:backslash|smallsetminus)" + _END, r"\\setminus "),
+        (r"\\(?:simeq|approxeq|thickapprox|doteq)" + _END, r"\\approx "),
+        (r"\\(?:lbrace)" + _END, r"\\{"),
+        (r"\\(?:rbrace)" + _END, r"\\}"),
+        (r"\\(?:lvert|rvert|vert)" + _END, "|"),
+        (r"\\(?:epsilon|varepsilon)" + _END, r"\\epsilon "),
+        (r"\\(?:phi|varphi)" + _END, r"\\phi "),
+        (r"\\(?:implies|Rightarrow|iff|Leftrightarrow|therefore)" + _END, r"\\Rightarrow "),
+    )
+)
+_MATH_MODE = re.compile(r"(?<!\\)\\[()\[\]]|(?<!\\)\$\$")
+_MATH_MODE_PAIR = re.compile(r"(?<!\\)\$([^$]*(?:\\\$[^$]*)*)(?<!\\)\$")
+_QUOTES = ("**", "__", "`", '"', "'")
+_LABEL = re.compile(
+    r"(?:the\s+)?(?:final\s+|correct\s+)?(?:answers?|ans\.?|result|solutions?|value)\s*(?:(?:is|are)\b\s*:?|[:=])\s*",
+    re.IGNORECASE,
+)
+_APPROXIMATELY = re.compile(r"(?:\\approx(?![a-zA-Z])|\\sim(?![a-zA-Z])|approximately\b|approx\.?|about\b)\s*")
+_FOR_ALL = re.compile(
+    r"[,;:]?\s*\(?\s*(?:\\forall(?![a-zA-Z])|\b(?:for|with)\s+(?:all|any|every|each|some)\b|\bwhere\b).*", re.DOTALL
+)
+_QUANTIFIED_SET = re.compile(r"\s*(?:real\s+(?:numbers?)?|values?)?")
+_CONDITION = re.compile(r"[^:]*(?:[<>]|\\[lg]e(?![a-zA-Z]))[^:]*:\s*([(\[].*[)\]])\s*", re.DOTALL)
+
+
+def normal_form(text: str) -> str:
+    r"""Return one spelling for answers that differ only in typesetting, such as `$\dfrac12$.` and `\frac{1}{2}`."""
+    if text.isascii() and text.isalnum():
+        return text
+    text = _characters(text)
+    text = _JOINED_DIGITS.sub("", text)
+    if "\\" in text or "~" in text:
+        text = _LAYOUT.sub(" ", _COLOURED.sub(r"\\emph", _WITH_ARGUMENT.sub(" ", text)))
+    text = _MATH_MODE_PAIR.sub(r" \1 ", _MATH_MODE.sub(" ", text)).strip()
+    for quote in _QUOTES:
+        if text.startswith(quote) and text.rstrip(".").endswith(quote) and len(text) > 2 * len(quote):
+            text = text.rstrip(".")[len(quote) : -len(quote)]
+    if "\\" in text:
+        text = _commands(text)
+    elif "**" in text or "=" in text:
+        text = _renamed(text)
+    return _trimmed(text)
+
+
+def _characters(text: str) -> str:
+    if text.isascii():
+        return text
+    text = _THIN_SPACE.sub("", _VULGAR_AFTER_DIGIT.sub(" ", text))
+    text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
+    text = _SUBSCRIPT_RUN.sub(lambda run: "_{" + run.group().translate(_SUBSCRIPTS) + "}", text)
+    return unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
+
+
+def _commands(text: str) -> str:
+    for _ in range(4):  # groups may nest
+        text, count = _TEXT_GROUP.subn(_upright, text)
+        text, wrapped = _WRAPPERS.subn(r" \1 ", text)
+        if not count + wrapped:
+            break
+    return _renamed(_ALIGNED.sub(" ", text))
+
+
+def _upright(match: re.Match[str]) -> str:
+    """Return an upright group's text; a unit behind a value keeps a mark, a function's name becomes a command."""
+    before, space, text = match["before"], match["space"], match["text"]
+    power = match["power"] or ""
+    stripped = text.strip().strip("()") if text.strip().startswith("(") else text.strip()
+    follows = bool(before) and bool(_ENDS_VALUE.match(before)) and "operatorname" not in match[0]
+    if follows and stripped and read_unit(stripped):
+        return f"{before}\\unit{{{stripped}{power.replace(' ', '')}}}".replace("{^{", "^{")
+    if _FUNCTION_WORD.fullmatch(stripped):
+        return f"{before}{space}\\{stripped} {power}"
+    if len(stripped) == 1 and power:
+        return f"{before}{space}{stripped}{power}"
+    return f"{before}{space} {text} {power}"
+
+
+def _renamed(text: str) -> str:
+    for pattern, replacement in _RENAMED:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _trimmed(text: str) -> str:
+    """Return the text without a label before it, an "about" before it and a "for all x" behind it."""
+    text = " ".join(text.split()).rstrip(" .;,:").lstrip(" :=")
+    label = _LABEL.match(text)
+    if label and label.end() < len(text):
+        text = text[label.end() :].lstrip(" :=")
+    nearly = _APPROXIMATELY.match(text)
+    if nearly and nearly.end() < len(text):
+        text = text[nearly.end() :]
+    if "for" in text or "with" in text or "where" in text:
+        tail = _FOR_ALL.search(text)
+        if tail and tail.start() > 0 and re.search(r"[\d=)}\]]", text[: tail.start()]):
+            text = text[: tail.start()].rstrip(" .;,:")
+    condition = _CONDITION.fullmatch(text)  # x > 1: (1, 2)
+    return condition[1] if condition else text

@@ -1,0 +1,248 @@
+r"""Inequalities and intervals as sets of real numbers: "3 < x", "(3, \infty)" and "\{x | x > 3\}" are one set.
+
+The ends may hold symbols: each end is an expression, and two ends are one if their values agree.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from llmrl.rewards.answers.brackets import closes_last, split, split_with
+from llmrl.rewards.answers.comparison import at_points, equal_expressions
+from llmrl.rewards.answers.expressions import read
+from llmrl.rewards.answers.values import Number, ordered, real
+
+_OPERATOR = re.compile(r"<|>|\\[lg]e(?![a-zA-Z])|\\ne(?![a-zA-Z])")
+_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
+_OR = re.compile(r"\bor\b|\\cup(?![a-z])")
+_AND = re.compile(r"\band\b")
+_COMMA = re.compile(r"[,;]")
+_WHOLE_LINE = re.compile(
+    r"(?i)(?:[a-z]\s*\\in\s*)?\\mathbb\{R\}|(?:the\s+set\s+of\s+)?all\s+reals?(?:\s+(?:numbers?|values?))?(?:\s+of\s+\w)?"
+)
+_ALL_BUT = re.compile(r"(?:[a-zA-Z]\s*\\in\s*)?\\mathbb\{R\}\s*(?:\\setminus|-|/)\s*(?:\\\{|\{)(?P<points>.*?)\\?\}")
+_ALL_EXCEPT = re.compile(
+    r"(?:\\mathbb\{R\}|all real numbers)\s*,?\s*(?:except|but|other than)(?:\s+for)?\s+(?P<points>.*)"
+)
+_BUILDER = re.compile(
+    r"\\?\{\s*(?P<name>\\?[a-zA-Z]\w*)(?:\s*\\in\s*\\mathbb\{R\})?\s*(?:\||\\mid|:|\\vert)\s*(?P<condition>.*?)\s*\\?\}"
+)
+_MEMBER = re.compile(r"(?P<name>\\?[a-zA-Z]\w*(?:\([a-z]\))?)\s*\\in(?![a-z])\s*(?P<set>.*)", re.DOTALL)
+_SUBJECT = re.compile(r"\\?[a-zA-Z](?:\w*|_\{\w+\})(?:\(\s*\w+\s*\))?'*|\\(?:angle|overline)\s*\{?\w+\}?|\|\w+\|")
+_INTERVAL = re.compile(r"(?P<open>[(\[\]])(?P<low>[^,;]*)[,;](?P<high>[^,;]*)(?P<close>[)\]\[])", re.DOTALL)
+LOW, HIGH = r"-\infty", r"\infty"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers between two ends, which are texts of expressions."""
+
+    low: str
+    high: str
+    low_closed: bool = False
+    high_closed: bool = False
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """A union of intervals. subject: the name whose values these are, "" if the text names none."""
+
+    intervals: tuple[Interval, ...]
+    subject: str = ""
+    written_as_interval: bool = False
+
+
+WHOLE_LINE = (Interval(LOW, HIGH),)
+
+
+def real_set(text: str) -> RealSet | None:
+    """Return the set of real numbers that `text`, in normal form, spells; None if it spells no such set."""
+    if _WHOLE_LINE.fullmatch(text):
+        return RealSet(WHOLE_LINE)
+    without = _ALL_BUT.fullmatch(text) or _ALL_EXCEPT.fullmatch(text)
+    if without:
+        return _all_but(split(without["points"], _COMMA))
+    builder = _BUILDER.fullmatch(text)
+    if builder:
+        return real_set(builder["condition"])
+    member = _MEMBER.fullmatch(text)
+    if member:
+        found = real_set(member["set"])
+        return found and RealSet(found.intervals, member["name"], found.written_as_interval)
+    return _alternatives(text)
+
+
+def _alternatives(text: str) -> RealSet | None:
+    parts = split(text, _OR)
+    if not parts:
+        return None
+    if len(parts) > 1:
+        return _united([real_set(part) for part in parts])
+    parts = split(text, _AND)
+    if len(parts) > 1:
+        return _intersection([real_set(part) for part in parts])
+    if _OPERATOR.search(text):
+        commas = split(text, _COMMA)
+        if len(commas) > 1:
+            found = [real_set(part) for part in commas]
+            return _intersection(found) or _united(found)
+        return _from_relation(text)
+    return _from_interval(text)
+
+
+def _united(found: list[RealSet | None]) -> RealSet | None:
+    sets = [one for one in found if one is not None]
+    subjects = {one.subject for one in sets if one.subject}
+    if len(sets) < len(found) or len(subjects) > 1:
+        return None
+    intervals = tuple(interval for one in sets for interval in one.intervals)
+    return RealSet(intervals, next(iter(subjects), ""), all(one.written_as_interval for one in sets))
+
+
+def _intersection(found: list[RealSet | None]) -> RealSet | None:
+    """Return the interval between two rays that overlap, or the line without several points."""
+    sets = [one for one in found if one is not None]
+    subjects = {one.subject for one in sets}
+    if len(sets) < len(found) or len(subjects) > 1:
+        return None
+    points = [one.intervals[0].high for one in sets if len(one.intervals) == 2 and _punctures(one)]
+    if len(points) == len(sets):
+        whole = _all_but(points)
+        return whole and RealSet(whole.intervals, subjects.pop())
+    if len(sets) != 2 or any(len(one.intervals) != 1 for one in sets):
+        return None
+    ((first,), (second,)) = sets[0].intervals, sets[1].intervals
+    low, high = (first, second) if first.high == HIGH else (second, first)
+    if low.high != HIGH or high.low != LOW:
+        return None
+    start, end = _value(low.low), _value(high.high)
+    if start is None or end is None or real(start) >= real(end):
+        return None
+    return RealSet((Interval(low.low, high.high, low.low_closed, high.high_closed),), subjects.pop())
+
+
+def _punctures(one: RealSet) -> bool:
+    left, right = one.intervals
+    return left.low == LOW and right.high == HIGH and left.high == right.low
+
+
+def _all_but(points: tuple[str, ...] | list[str]) -> RealSet | None:
+    valued = [(value, point) for point in points if (value := _value(point)) is not None]
+    if len(valued) < len(points) or not valued:
+        return None
+    ends = [LOW, *(point for _, point in sorted(valued, key=lambda pair: real(pair[0]))), HIGH]
+    return RealSet(tuple(Interval(low, high) for low, high in zip(ends, ends[1:], strict=False)))
+
+
+def _from_relation(text: str) -> RealSet | None:
+    parts = split_with(text, _OPERATOR)
+    sides, operators = [side for side, _ in parts], [operator for _, operator in parts[:-1]]
+    if not all(sides):
+        return None
+    if len(sides) == 2:
+        return _ray(*sides, operators[0])
+    if len(sides) == 3 and _SUBJECT.fullmatch(sides[1]):
+        left, right = operators
+        if left in ("<", r"\le") and right in ("<", r"\le"):
+            interval = Interval(sides[0], sides[2], left == r"\le", right == r"\le")
+        elif left in (">", r"\ge") and right in (">", r"\ge"):
+            interval = Interval(sides[2], sides[0], right == r"\ge", left == r"\ge")
+        else:
+            return None
+        return RealSet((interval,), sides[1])
+    return None
+
+
+def _ray(left: str, right: str, operator: str) -> RealSet | None:
+    if not _SUBJECT.fullmatch(left) or (_SUBJECT.fullmatch(right) and _names_before(right, left)):
+        left, right, operator = right, left, _TURNED[operator]
+    if not _SUBJECT.fullmatch(left):
+        return None
+    inside = re.fullmatch(r"\|(\w+)\|", left)
+    if inside:
+        return _of_absolute(inside[1], right, operator)
+    if operator == r"\ne":
+        return RealSet((Interval(LOW, right), Interval(right, HIGH)), left)
+    closed = operator in (r"\le", r"\ge")
+    below = operator in ("<", r"\le")
+    interval = Interval(LOW, right, False, closed) if below else Interval(right, HIGH, closed, False)
+    return RealSet((interval,), left)
+
+
+def _of_absolute(name: str, bound: str, operator: str) -> RealSet | None:
+    closed, negative = operator in (r"\le", r"\ge"), f"-({bound})"
+    if operator in ("<", r"\le"):
+        return RealSet((Interval(negative, bound, closed, closed),), name)
+    if operator in (">", r"\ge"):
+        return RealSet((Interval(LOW, negative, False, closed), Interval(bound, HIGH, closed, False)), name)
+    return None
+
+
+def _names_before(right: str, left: str) -> bool:
+    """Return whether the subject of a relation between two names, such as a < b, is the right one."""
+    return right.strip("\\") < left.strip("\\")
+
+
+def _from_interval(text: str) -> RealSet | None:
+    match = _INTERVAL.fullmatch(text)
+    if match is None or not match["low"].strip() or not match["high"].strip():
+        return None
+    if match["open"] in "([" and match["close"] in ")]" and not closes_last(text):
+        return None
+    low_closed, high_closed = match["open"] == "[", match["close"] == "]"
+    if match["open"] == "]" and match["close"] not in "[]":
+        return None
+    interval = Interval(match["low"].strip(), match["high"].strip().lstrip("+"), low_closed, high_closed)
+    return RealSet((interval,), "", written_as_interval=True)
+
+
+def equal_sets(gold: RealSet, found: RealSet) -> bool:
+    """Return whether two sets are equal; two subjects must have the same name if both are named."""
+    if gold.subject and found.subject and gold.subject != found.subject:
+        return False
+    left, right = _ordered(gold.intervals), _ordered(found.intervals)
+    return len(left) == len(right) and all(_same(one, other) for one, other in zip(left, right, strict=True))
+
+
+def _same(one: Interval, other: Interval) -> bool:
+    if (one.low_closed, one.high_closed) != (other.low_closed, other.high_closed):
+        return False
+    return all(
+        equal_expressions(mine, theirs) is True for mine, theirs in ((one.low, other.low), (one.high, other.high))
+    )
+
+
+def _ordered(intervals: tuple[Interval, ...]) -> list[Interval]:
+    """Return the intervals in the order of their ends, those that touch joined; as written if an end has no value."""
+    valued = []
+    for interval in intervals:
+        low, high = _value(interval.low), _value(interval.high)
+        if low is None or high is None:
+            return list(intervals)
+        valued.append((real(low), not interval.low_closed, real(high), interval))
+    joined: list[tuple[Number, Interval]] = []
+    for _, _, high, interval in sorted(valued, key=lambda one: one[:3]):
+        if joined:
+            end, last = joined[-1]
+            start = real(_value(interval.low) or Fraction(0))
+            if start < end or (start == end and (last.high_closed or interval.low_closed)):
+                if high > end or (high == end and interval.high_closed):
+                    merged = Interval(last.low, interval.high, last.low_closed, interval.high_closed)
+                    joined[-1] = (high, merged)
+                continue
+        joined.append((high, interval))
+    return [interval for _, interval in joined]
+
+
+def _value(text: str) -> Number | None:
+    """Return the real number that an end spells, None if the end has symbols or is no number."""
+    expression = read(text)
+    if expression is None or expression.symbols:
+        return None
+    values = at_points(expression, expression)
+    try:
+        return ordered(values[0][0]) if values else None
+    except ArithmeticError:
+        return None
