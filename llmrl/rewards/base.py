@@ -11,28 +11,31 @@ A reward function's positional parameters are its data, taken by name for one tr
     <column>           any column of the data row, by its name
     group              alone: the function is called once per group and returns a list, one result each
 
-Its keyword-only parameters are its settings. It returns a number, a bool (a verdict) or a Score. Plain
-functions run in killable processes; `async def` functions run in the event loop. Both have a deadline.
+Its keyword-only parameters are its settings. It returns a number, a bool (a verdict), a Score, or None for a row of
+another task, whose sum it then leaves alone. Plain functions run in killable processes; `async def` functions run in
+the event loop. Both have a deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import math
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
 from pydantic import NonNegativeInt, PositiveFloat
 
+from llmrl.columns import NoColumnError, column
 from llmrl.errors import RecipeError, gathered, nearest
 from llmrl.pieces import Piece, bind, resolve
 from llmrl.rewards.cache import ResultCache, cache_key
 from llmrl.rewards.catalogue import CATALOGUE as REWARDS
+from llmrl.rewards.results import NO_REWARD, as_score, of_each, shown
+from llmrl.rewards.votes import answers_of
 from llmrl.rewards.workers import Workers
 from llmrl.types import Failure, Group, Score, Trajectory
 
@@ -41,10 +44,14 @@ BUILT_IN_DATA = frozenset({"completion", "prompt", "row", "stop_reason", "comple
 
 
 def _run_settings(
-    *, weight: float = 1.0, deadline_seconds: PositiveFloat = 10.0, retries: NonNegativeInt = 1
+    *,
+    weight: float = 1.0,
+    deadline_seconds: PositiveFloat = 10.0,
+    retries: NonNegativeInt = 1,
+    rows: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The settings that every reward has in addition to its function's own."""
-    return {"weight": weight, "deadline_seconds": deadline_seconds, "retries": retries}
+    return {"weight": weight, "deadline_seconds": deadline_seconds, "retries": retries, "rows": rows or {}}
 
 
 RUN_SETTINGS = tuple(inspect.signature(_run_settings).parameters)
@@ -52,13 +59,17 @@ RUN_SETTINGS = tuple(inspect.signature(_run_settings).parameters)
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward function with its settings, and how it is run: `retries` more attempts after a failed one."""
+    """A reward function with its settings, and how it is run: `retries` more attempts after a failed one.
+
+    rows: by column, or path into one, the value or the list of values of the rows that it scores; default: all rows.
+    """
 
     name: str
     piece: Piece
     weight: float = 1.0
     deadline_seconds: float = 10.0
     retries: int = 1
+    rows: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def per_group(self) -> bool:
@@ -78,6 +89,26 @@ class Reward:
     def grades(self) -> int | None:
         """The number of grades by the function's mark (llmrl.marks.gives_grades); None without the mark."""
         return getattr(self.piece.function, "grades", None)
+
+    def scores(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row is one of those that `rows` names."""
+        return all(value_at(row, name) in _listed(values) for name, values in self.rows.items())
+
+    def faults(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """A sentence for each column that the function takes and that some row it scores lacks."""
+        scored, faults = [row for row in rows if self.scores(row)], []
+        for name in self.columns:
+            lacking = [row for row in scored if name not in row]
+            if not lacking:
+                continue
+            columns = list(lacking[0])
+            guess = nearest(name, [*columns, *BUILT_IN_DATA])
+            hint = f"did you mean '{guess}'?" if guess else f"columns: {', '.join(columns) or 'none'}"
+            whole = len(lacking) == len(scored)
+            where = "the data has" if whole else f"{len(lacking)} of the {len(scored)} rows that it scores have"
+            limit = "" if whole else f"; to score the others alone, set {KEY}.{self.name}.rows"
+            faults.append(f"{KEY}.{self.name}: {where} no column '{name}'; {hint}{limit}")
+        return faults
 
     @classmethod
     def from_spec(cls, name: str, settings: Mapping[str, Any]) -> Reward:
@@ -116,12 +147,24 @@ def _check_names(name: str, own: Mapping[str, Any]) -> None:
         raise RecipeError(*faults)
 
 
+def value_at(row: Mapping[str, Any], name: str) -> Any:
+    """The value of the row's column, or of the path into one; None if there is none."""
+    try:
+        return column(row, name)
+    except NoColumnError:
+        return None
+
+
+def _listed(values: Any) -> list[Any]:
+    return list(values) if isinstance(values, list | tuple) else [values]
+
+
 class Rewards:
     """The rewards that a recipe names. A trajectory's reward is the weighted sum of their values."""
 
     def __init__(self, rewards: Sequence[Reward], *, workers: Workers):
         self.rewards = tuple(rewards)
-        self.cache: ResultCache[list[Score | Failure]] = ResultCache()
+        self.cache: ResultCache[list[Score | Failure | None]] = ResultCache()
         self._workers = workers
         workers.warm(reward.module for reward in rewards)
 
@@ -130,8 +173,8 @@ class Rewards:
         """The set from a recipe's `rewards:` mapping of names to settings.
 
         A name is a built-in one or `module:function`. Every reward takes its own settings and `weight` (1.0),
-        `deadline_seconds` (10, unless the function is marked otherwise) and `retries` (1). Raises RecipeError with all
-        faults at once.
+        `deadline_seconds` (10, unless the function is marked otherwise), `retries` (1) and `rows` (all of them). Raises
+        RecipeError with all faults at once.
         """
         rewards: list[Reward] = []
         faults: list[str] = []
@@ -150,32 +193,62 @@ class Rewards:
         """The data columns that the functions take by name."""
         return {column for reward in self.rewards for column in reward.columns}
 
+    @property
+    def row_columns(self) -> list[str]:
+        """The columns by which the rewards choose their rows."""
+        return list(dict.fromkeys(name for reward in self.rewards for name in reward.rows))
+
     def check_columns(self, columns: Iterable[str]) -> None:
-        """Raises RecipeError if a reward takes a column that the data lacks."""
-        columns = list(columns)
-        faults = []
-        for reward in self.rewards:
-            for column in reward.columns:
-                if column in columns:
-                    continue
-                guess = nearest(column, [*columns, *BUILT_IN_DATA])
-                hint = f"did you mean '{guess}'?" if guess else f"columns: {', '.join(columns) or 'none'}"
-                faults.append(f"{KEY}.{reward.name}: the data has no column '{column}'; {hint}")
+        """Raises RecipeError if a reward of all rows takes a column that the data lacks."""
+        row = dict.fromkeys(columns)
+        faults = [fault for reward in self.rewards if not reward.rows for fault in reward.faults([row])]
         if faults:
             raise RecipeError(*faults)
+
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises RecipeError for columns that rows lack, and for rows that no reward scores."""
+        faults = [fault for reward in self.rewards for fault in reward.faults(rows)]
+        unscored = [row for row in rows if not any(reward.scores(row) for reward in self.rewards)]
+        if unscored:
+            values = ", ".join(f"{name} {value_at(unscored[0], name)!r}" for name in self.row_columns)
+            faults.append(f"{KEY}: {len(unscored)} of {len(rows)} rows are scored by none, the first with {values}")
+        if faults:
+            raise RecipeError(*faults)
+
+    def answers(self, groups: Sequence[Group]) -> list[list[int | None]] | None:
+        """Of each group's trajectories the numbers of their answers, equal where a verifier takes two as the same.
+
+        None for a trajectory without an answer. A group is read by the first reward that scores its row and is marked
+        by `reads_answers`; None in place of the list if no reward has the mark.
+        """
+        if not any(reward.piece.mark("reading") for reward in self.rewards):
+            return None
+        return asyncio.run(self._answers(groups))
+
+    async def _answers(self, groups: Sequence[Group]) -> list[list[int | None]]:
+        reading = [reward for reward in self.rewards if reward.piece.mark("reading")]
+        readers = [next((one for one in reading if one.scores(group.prompt.row)), reading[0]) for group in groups]
+        pairs = zip(readers, groups, strict=True)
+        return await asyncio.gather(
+            *(answers_of(r.piece, group.trajectories, self._workers, r.deadline_seconds) for r, group in pairs)
+        )
 
     async def score(self, group: Group) -> None:
         """Fill in every trajectory's scores and reward, all rewards and trajectories concurrently.
 
-        reward = sum over rewards of weight * value; turn_rewards are the same sums of turn values. A trajectory on
-        which a reward failed, retries included, gets `failure` and the reward nan; one that had failed before stays as
-        it was. Raises RecipeError for a column that the row lacks.
+        reward = sum over rewards of weight * value; turn_rewards are the same sums of turn values. A reward that is not
+        of this row, or returns None, has no score and adds nothing. A trajectory on which a reward failed, retries
+        included, or that no reward scored, gets `failure` and the reward nan; one that had failed before stays as it
+        was. Raises RecipeError for a column that the row lacks.
         """
-        self.check_columns(group.prompt.row)
+        faults = [fault for reward in self.rewards for fault in reward.faults([group.prompt.row])]
+        if faults:
+            raise RecipeError(*faults)
         live = replace(group, trajectories=[one for one in group.trajectories if one.failure is None])
         if not live.trajectories:
             return
-        calls = [(reward, part) for reward in self.rewards for part in _parts(reward, live)]
+        scoring = [reward for reward in self.rewards if reward.scores(group.prompt.row)]
+        calls = [(reward, part) for reward in scoring for part in _parts(reward, live)]
         for (reward, part), results in zip(
             calls, await asyncio.gather(*(self._with_retries(*call) for call in calls)), strict=True
         ):
@@ -185,18 +258,24 @@ class Rewards:
                 else:
                     trajectory.failure = trajectory.failure or result
         for trajectory in live.trajectories:
-            if trajectory.failure:
-                trajectory.reward = math.nan
-                continue
-            scored = [(reward.weight, trajectory.scores[reward.name]) for reward in self.rewards]
-            trajectory.components = {
-                reward.name: weight * score.value for reward, (weight, score) in zip(self.rewards, scored, strict=True)
-            }
-            trajectory.reward = math.fsum(trajectory.components.values())
-            by_turn = [[weight * value for value in score.turn_values] for weight, score in scored]
-            trajectory.turn_rewards = [math.fsum(turn) for turn in zip_longest(*by_turn, fillvalue=0.0)]
+            self._add_up(trajectory)
 
-    async def _with_retries(self, reward: Reward, part: Group) -> list[Score | Failure]:
+    def _add_up(self, trajectory: Trajectory) -> None:
+        """Fill in the sums of the trajectory's scores; a reward without one has the component 0."""
+        if not trajectory.scores:
+            trajectory.failure = trajectory.failure or NO_REWARD
+        if trajectory.failure:
+            trajectory.reward = math.nan
+            return
+        weights, scores = self.weights, trajectory.scores
+        trajectory.components = {
+            name: weight * scores[name].value if name in scores else 0.0 for name, weight in weights.items()
+        }
+        trajectory.reward = math.fsum(trajectory.components.values())
+        by_turn = [[weights[name] * value for value in score.turn_values] for name, score in scores.items()]
+        trajectory.turn_rewards = [math.fsum(turn) for turn in zip_longest(*by_turn, fillvalue=0.0)]
+
+    async def _with_retries(self, reward: Reward, part: Group) -> list[Score | Failure | None]:
         results = await self._attempt(reward, part)
         for _ in range(reward.retries):
             if not any(isinstance(result, Failure) for result in results):
@@ -204,7 +283,7 @@ class Rewards:
             results = await self._attempt(reward, part)
         return results
 
-    async def _attempt(self, reward: Reward, part: Group) -> list[Score | Failure]:
+    async def _attempt(self, reward: Reward, part: Group) -> list[Score | Failure | None]:
         """The part's scores; a function marked by `cached_by` shares them with equal calls, also concurrent ones."""
         available = {"group": part} if reward.per_group else _data(part.trajectories[0])
         args = [available[name] for name in reward.piece.data]
@@ -218,7 +297,7 @@ class Rewards:
             keep=lambda results: not any(isinstance(result, Failure) for result in results),
         )
 
-    async def _scored(self, reward: Reward, part: Group, args: list[Any]) -> list[Score | Failure]:
+    async def _scored(self, reward: Reward, part: Group, args: list[Any]) -> list[Score | Failure | None]:
         try:
             result = await self._call(reward, args)
         except TimeoutError as error:
@@ -228,13 +307,15 @@ class Rewards:
         except Exception as error:
             failure = Failure(reward.name, "crash", str(error) or type(error).__name__)
         else:
-            if not reward.per_group:
-                return [_as_score(reward, result, part.trajectories[0])]
-            if isinstance(result, list | tuple) and len(result) == len(part.trajectories):
-                pairs = zip(result, part.trajectories, strict=True)
-                return [_as_score(reward, one, trajectory) for one, trajectory in pairs]
+            results = of_each(result, len(part.trajectories)) if reward.per_group else [result]
+            if results is not None:
+                pairs = zip(results, part.trajectories, strict=True)
+                return [
+                    as_score(reward.name, one, turns=len(trajectory.own_turns), grades=reward.grades)
+                    for one, trajectory in pairs
+                ]
             expected = f"a list of {len(part.trajectories)}, one result per trajectory"
-            failure = Failure(reward.name, "invalid", f"returned {_shown(result)}, expected {expected}")
+            failure = Failure(reward.name, "invalid", f"returned {shown(result)}, expected {expected}")
         return [failure] * len(part.trajectories)
 
     async def _call(self, reward: Reward, args: list[Any]) -> Any:
@@ -266,34 +347,3 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
         "completion_tokens": trajectory.completion_tokens,
         "episode": trajectory.episode,
     }
-
-
-def _as_score(reward: Reward, result: Any, trajectory: Trajectory) -> Score | Failure:
-    """A Score, or an "invalid" Failure for anything that is not a finite number, a bool or a Score."""
-    source = reward.name
-    if isinstance(result, bool):
-        result = Score(float(result), result)
-    elif not isinstance(result, Score) and hasattr(result, "__float__"):  # numpy's and torch's scalars too
-        with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
-            result = Score(float(result))
-    if not isinstance(result, Score):
-        return Failure(source, "invalid", f"returned {_shown(result)}, expected a number, a bool or a Score")
-    try:
-        finite = all(math.isfinite(value) for value in (result.value, *result.turn_values))
-    except TypeError:
-        finite = False
-    if not finite:
-        return Failure(source, "invalid", f"returned {_shown(result)}, expected finite numbers")
-    count = math.inf if reward.grades is None else reward.grades
-    if result.grade is not None and not (isinstance(result.grade, int) and 0 <= result.grade < count):
-        expected = "an int of at least 0" + (f" and below {count}" if reward.grades else "")
-        return Failure(source, "invalid", f"returned the grade {_shown(result.grade)}, expected {expected}")
-    turns = len(trajectory.own_turns)
-    if result.turn_values and turns and len(result.turn_values) != turns:
-        message = f"returned {len(result.turn_values)} turn values, expected {turns}, one per actor turn"
-        return Failure(source, "invalid", message)
-    return result
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:200]

@@ -145,7 +145,6 @@ def test_unreadable_gold_is_a_failure(math_workers):
         ("raises_value_error", "any", "invalid"),
         ("returns_by_completion", "nan", "invalid"),
         ("returns_by_completion", "inf", "invalid"),
-        ("returns_by_completion", "none", "invalid"),
         ("returns_by_completion", "text", "invalid"),
         ("returns_by_completion", "list", "invalid"),
         ("async_raises", "any", "crash"),

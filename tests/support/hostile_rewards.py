@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from llmrl.marks import reads_answers
 from llmrl.types import Group, Score
 
 
@@ -145,3 +146,42 @@ def numpy_scalar(completion: str) -> object:
     import numpy
 
     return numpy.float32(0.5)
+
+
+def of_maths(completion: str, answer: str) -> float | None:
+    return None if completion == "none" else float(completion == answer)
+
+
+def of_code(completion: str, row: dict) -> float | None:
+    return float(completion == row["program"]) if "program" in row else None
+
+
+def group_of_maths(group: Group) -> list[float | None]:
+    return [None if one.text == "none" else 1.0 for one in group.trajectories]
+
+
+def of_no_row(group: Group) -> None:
+    return None
+
+
+def numpy_verdict(completion: str) -> object:
+    import numpy
+
+    return numpy.bool_(completion == "yes")
+
+
+def _read(completion: str, prompt: str, *, hang_on: str = "") -> str | None:
+    while hang_on and completion == f"read {hang_on}":
+        pass
+    return None if completion.startswith("no") else completion.removeprefix(prompt)
+
+
+def _same(one: str, other: str, *, hang_on: str = "") -> bool:
+    while hang_on and hang_on in (one, other):
+        pass
+    return float(one) <= float(other) < float(one) + 1  # on purpose not the same in either order
+
+
+@reads_answers(_read, _same)
+def near(completion: str, prompt: str = "", *, hang_on: str = "") -> bool:
+    return completion == "right"

@@ -1,0 +1,62 @@
+"""Which of a group's answers are the same, as the verifier that reads them sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llmrl.pieces import Piece
+from llmrl.rewards.workers import CrashError, Workers
+from llmrl.types import Trajectory
+
+FAILED_COMPARISONS = 3
+"""The comparisons that may fail on an answer before it is compared with no other: a hostile one must not cost hours."""
+
+
+async def answers_of(
+    verifier: Piece, trajectories: Sequence[Trajectory], workers: Workers, deadline_seconds: float
+) -> list[int | None]:
+    """Return each trajectory's answer as a number, equal for answers that the verifier's Reading takes as the same.
+
+    None stands for a completion without an answer, or one that could not be read within the deadline. Equal texts are
+    the same; each other answer is compared with the first one of every number so far, once in either order. A
+    comparison that fails or passes the deadline says that the two differ.
+    """
+
+    async def call(function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return await workers.run(function, [verifier.function, *args], verifier.settings, deadline_seconds)
+        except (TimeoutError, ValueError, CrashError):
+            return None
+
+    texts = [(one.text, one.prompt.text) for one in trajectories]
+    distinct = list(dict.fromkeys(texts))
+    read = dict(zip(distinct, await asyncio.gather(*(call(_read, *text) for text in distinct)), strict=True))
+    answers = [read[text] for text in texts]
+    numbers: dict[Any, int] = {}
+    first: list[Any] = []
+    failed: Counter[Any] = Counter()
+    for answer in dict.fromkeys(answer for answer in answers if answer is not None):
+        for number, other in enumerate(first):
+            if max(failed[answer], failed[other]) >= FAILED_COMPARISONS:
+                continue
+            same = await call(_same, answer, other)
+            failed.update([answer, other] if same is None else [])
+            if same:
+                numbers[answer] = number
+                break
+        else:
+            numbers[answer] = len(first)
+            first.append(answer)
+    return [None if answer is None else numbers[answer] for answer in answers]
+
+
+def _read(verifier: Callable[..., Any], completion: str, prompt: str, **settings: Any) -> str | None:
+    return verifier.reading.read(completion, prompt, **settings)  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _same(verifier: Callable[..., Any], one: str, other: str, **settings: Any) -> bool:
+    same = verifier.reading.same  # pyright: ignore[reportFunctionMemberAccess]
+    return bool(same(one, other, **settings) or same(other, one, **settings))

@@ -1,0 +1,105 @@
+"""Data of several tasks: rewards that leave the rows of other tasks alone."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from llmrl.data.packing import pack
+from llmrl.errors import RecipeError
+from llmrl.rewards.base import Rewards
+from llmrl.rewards.results import NO_REWARD
+from llmrl.rewards.workers import Workers
+from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
+
+HOSTILE = "hostile_rewards:"
+MATHS = {"data_source": "gsm8k", "answer": "8"}
+CODE = {"data_source": "apps", "program": "pass", "answer": None}
+BY_SOURCE = {"of_maths": {"rows": {"data_source": "gsm8k"}}, "of_code": {"rows": {"data_source": ["apps", "mbpp"]}}}
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with Workers(1) as pool:
+        yield pool
+
+
+def made(workers: Workers, specs: dict) -> Rewards:
+    return Rewards.from_specs({HOSTILE + name: settings for name, settings in specs.items()}, workers=workers)
+
+
+def scored(rewards: Rewards, row: dict, *texts: str) -> list[Trajectory]:
+    prompt = Prompt("p0", (1,), "", row)
+    turns = [Turn(ACTOR, [3], [-0.5])]
+    group = Group(prompt, [Trajectory(prompt, turns, "stop", text) for text in texts])
+    asyncio.run(rewards.score(group))
+    return group.trajectories
+
+
+def test_a_reward_that_returns_none_adds_nothing_and_has_no_score(workers):
+    rewards = made(workers, {"of_code": {"weight": 4.0}, "length": {"weight": 2.0}})
+    [one] = scored(rewards, MATHS, "abc")
+    assert (one.failure, one.reward) == (None, 6.0)
+    assert one.scores == {HOSTILE + "length": Score(3.0)}
+    assert one.components == {HOSTILE + "of_code": 0.0, HOSTILE + "length": 6.0}
+
+
+def test_a_group_reward_may_return_none_for_one_and_for_all(workers):
+    both = scored(made(workers, {"group_of_maths": None, "length": None}), MATHS, "none", "ab")
+    assert [one.reward for one in both] == [4.0, 3.0]
+    assert list(both[0].scores) == [HOSTILE + "length"]
+    assert [one.reward for one in scored(made(workers, {"of_no_row": None, "length": None}), MATHS, "a")] == [1.0]
+
+
+def test_a_row_that_no_reward_scores_is_a_failure_and_not_a_zero(workers):
+    [none, right] = scored(made(workers, {"of_maths": None}), MATHS, "none", "8")
+    assert none.failure == NO_REWARD and math.isnan(none.reward) and none.components == {}
+    assert (right.failure, right.reward) == (None, 1.0)
+    [none] = scored(made(workers, BY_SOURCE), {"data_source": "other", "answer": "8"}, "8")
+    assert none.failure == NO_REWARD
+
+
+def test_rows_of_two_tasks_are_scored_by_their_own_rewards_and_packed_together(workers):
+    rewards = made(workers, BY_SOURCE)
+    trajectories = [*scored(rewards, MATHS, "8", "9"), *scored(rewards, CODE, "pass", "8")]
+    assert [one.reward for one in trajectories] == [1.0, 0.0, 1.0, 0.0]
+    groups = [Group(part[0].prompt, part) for part in (trajectories[:2], trajectories[2:])]
+    assert pack(groups, ACTOR).reward_components.tolist() == [[1, 0], [0, 0], [0, 1], [0, 0]]
+
+
+def test_rows_are_chosen_by_a_path_and_by_all_columns_named(workers):
+    rows = {"extra.task": "sum", "level": [1, 2]}
+    rewards = made(workers, {"length": {"rows": rows}, "is_yes": None})
+    [both] = scored(rewards, {"extra": '{"task": "sum"}', "level": 2}, "yes")
+    [other] = scored(rewards, {"extra": '{"task": "sum"}', "level": 3}, "yes")
+    assert (both.reward, other.reward) == (4.0, 1.0)
+
+
+def test_columns_are_asked_of_the_rows_that_a_reward_scores(workers):
+    rewards = made(workers, {"of_maths": {"rows": {"data_source": "gsm8k"}}, "of_code": None})
+    rewards.check_rows([MATHS, {"data_source": "apps"}])
+    with pytest.raises(RecipeError) as caught:
+        made(workers, {"of_maths": None}).check_rows([MATHS, {"data_source": "apps", "answr": "1"}])
+    assert caught.value.faults == [
+        f"rewards.{HOSTILE}of_maths: 1 of the 2 rows that it scores have no column 'answer'; did you mean 'answr'?; "
+        f"to score the others alone, set rewards.{HOSTILE}of_maths.rows"
+    ]
+
+
+def test_rows_that_no_reward_scores_are_a_fault_before_training(workers):
+    with pytest.raises(RecipeError, match="rewards: 2 of 3 rows are scored by none, the first with data_source 'new'"):
+        made(workers, BY_SOURCE).check_rows([MATHS, {"data_source": "new"}, {}])
+
+
+def test_a_misspelt_rows_setting_names_the_nearest(workers):
+    with pytest.raises(RecipeError, match=r"no setting 'row' .*; did you mean 'rows'"):
+        made(workers, {"length": {"row": {"level": 1}}})
+    with pytest.raises(RecipeError, match=r"rows: 'gsm8k' is not valid"):
+        made(workers, {"length": {"rows": "gsm8k"}})
+
+
+def test_a_numpy_verdict_of_a_worker_is_a_verdict(workers):
+    yes, no = scored(made(workers, {"numpy_verdict": None}), {}, "yes", "no")
+    assert (yes.correct, no.correct) == (True, False)
