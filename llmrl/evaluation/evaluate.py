@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from llmrl.evaluation.pass_at_k import maj_at_k, pass_at_k, powers_up_to
@@ -18,13 +19,22 @@ class GroupSampler(Protocol):
     def sample(self, prompts: Sequence[Prompt], *, group_size: int, params: SamplingParams) -> list[Group]: ...
 
 
+Answers = Callable[[Sequence[Group]], list[list[int | None]] | None]
+"""The numbers of each group's answers; see llmrl.rewards.base.Rewards.answers."""
+
+
 def evaluate(
-    sampler: GroupSampler, prompts: Sequence[Prompt], settings: Evaluation, params: SamplingParams
+    sampler: GroupSampler,
+    prompts: Sequence[Prompt],
+    settings: Evaluation,
+    params: SamplingParams,
+    answers: Mapping[str, Answers] | None = None,
 ) -> tuple[dict[str, float], list[Group]]:
     """Metrics under eval/, of authors after the first under author/eval/, and the groups they were measured on.
 
-    accuracy: greedy, one completion a prompt. pass@k, maj@k: over `settings.samples` samples. Failed trajectories are
-    counted and left out, never taken as wrong; a metric without trajectories is absent.
+    accuracy: greedy, one completion a prompt. pass@k, maj@k: over `settings.samples` samples. answers: by author, what
+    maj@k votes on unless `settings.answer_pattern` is set; default: the whole text. Failed trajectories are counted and
+    left out, never taken as wrong; a metric without trajectories is absent.
     """
     greedy = sampler.sample(prompts, group_size=1, params=params.at(temperature=0.0))
     sampled = []
@@ -35,11 +45,15 @@ def evaluate(
     for author in authors:
         own, several = ([group for group in groups if group.author == author] for groups in (greedy, sampled))
         prefix = "eval/" if author == authors[0] else f"{author}/eval/"
-        metrics |= {prefix + name: value for name, value in _of_author(own, several, settings, len(prompts)).items()}
+        voted = (answers or {}).get(author)
+        found = _of_author(own, several, settings, len(prompts), voted)
+        metrics |= {prefix + name: value for name, value in found.items()}
     return metrics, greedy + sampled
 
 
-def _of_author(greedy: list[Group], sampled: list[Group], settings: Evaluation, prompts: int) -> dict[str, float]:
+def _of_author(
+    greedy: list[Group], sampled: list[Group], settings: Evaluation, prompts: int, answers: Answers | None
+) -> dict[str, float]:
     answered = [t for group in greedy for t in group.trajectories if t.failure is None]
     failures = [t for group in (*greedy, *sampled) for t in group.trajectories if t.failure]
     found = {
@@ -50,28 +64,30 @@ def _of_author(greedy: list[Group], sampled: list[Group], settings: Evaluation, 
         "failures": [float(len(failures))],
     }
     if settings.samples:
-        found |= _over_samples([_judged(group) for group in sampled], settings)
+        found |= _over_samples([_judged(group) for group in sampled], settings, answers)
     return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 
-def _over_samples(groups: list[list[Trajectory]], settings: Evaluation) -> dict[str, list[float]]:
+def _over_samples(groups: list[Group], settings: Evaluation, answers: Answers | None) -> dict[str, list[float]]:
     """pass@k and maj@k of each group; a group with fewer than k judged samples has no pass@k."""
     found: dict[str, list[float]] = {}
-    verdicts = [[bool(t.correct) for t in group] for group in groups]
+    verdicts = [[bool(t.correct) for t in group.trajectories] for group in groups]
     for k in powers_up_to(settings.samples):
         found[f"pass@{k}"] = [pass_at_k(correct, k) for correct in verdicts if len(correct) >= k]
-    answers = [[_answer(t, settings.answer_pattern) for t in group] for group in groups]
-    voted = [maj_at_k(given, correct) for given, correct in zip(answers, verdicts, strict=True) if given]
+    numbers = answers(groups) if answers and settings.answer_pattern is None else None
+    votes = numbers or [[_text(t, settings.answer_pattern) for t in group.trajectories] for group in groups]
+    voted = [maj_at_k(given, correct) for given, correct in zip(votes, verdicts, strict=True) if given]
     return found | {f"maj@{settings.samples}": voted}
 
 
-def _judged(group: Group) -> list[Trajectory]:
-    return [t for t in group.trajectories if t.failure is None and t.correct is not None]
+def _judged(group: Group) -> Group:
+    judged = [t for t in group.trajectories if t.failure is None and t.correct is not None]
+    return replace(group, trajectories=judged)
 
 
-def _answer(trajectory: Trajectory, pattern: str | None) -> str:
-    """The text to vote on: the first group of the pattern's last match, or the whole match without a group."""
+def _text(trajectory: Trajectory, pattern: str | None) -> Hashable | None:
+    """The text to vote on, if there is one: the first group of the pattern's last match, or the whole match."""
     if pattern is None:
-        return trajectory.text.strip()
+        return trajectory.text.strip() or None
     matches = list(re.finditer(pattern, trajectory.text))
-    return str(matches[-1][1 if matches[-1].re.groups else 0]) if matches else ""
+    return matches[-1][1 if matches[-1].re.groups else 0] if matches else None

@@ -21,20 +21,21 @@ def pass_at_k(correct: Sequence[bool], k: int) -> float:
     return 1.0 - comb(n - c, k) / comb(n, k)
 
 
-def maj_at_k(answers: Sequence[Hashable], correct: Sequence[bool]) -> float:
+def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool]) -> float:
     """The share of the most frequent answer's samples that are correct; ties between answers are averaged.
 
-    Equal texts may have different verdicts (a rounding, a unit), hence a share.
+    None stands for a sample without an answer, which has no vote; without any vote the share is 0. Equal answers may
+    have different verdicts (a rounding, a unit), hence a share.
     Source: Wang et al., Self-consistency, arXiv 2203.11171.
     """
-    votes = Counter(answers)
-    most = max(votes.values())
+    votes = Counter(answer for answer in answers if answer is not None)
+    most = max(votes.values(), default=0)
     winners = [answer for answer, count in votes.items() if count == most]
     shares = []
     for winner in winners:
         verdicts = [ok for answer, ok in zip(answers, correct, strict=True) if answer == winner]
         shares.append(sum(verdicts) / len(verdicts))
-    return sum(shares) / len(shares)
+    return sum(shares) / len(shares) if shares else 0.0
 
 
 def powers_up_to(n: int) -> list[int]:

@@ -87,7 +87,8 @@ def test_pass_and_majority_over_samples():
         (r"\d+$", 1.0),  # 7 twice, right; 8 once
         (r"so \w+ = (\d+)", 1.0),  # the same, as the first group
         (r"(\w+) = (\d+)", 0.5),  # the last match's first group: b twice, of which one is right; c once
-        (r"nowhere", 2 / 3),  # three times no answer
+        (r"b = \d+", 0.5),  # one vote for "b = 7", right, and one for "b = 8", wrong; the second has no answer
+        (r"nowhere", 0.0),  # nobody answers
     ],
 )
 def test_majority_votes_on_the_patterns_first_group(pattern, expected):
@@ -97,6 +98,32 @@ def test_majority_votes_on_the_patterns_first_group(pattern, expected):
     script = Script([[("1", RIGHT)]], [answers])
     metrics, _ = evaluate(script, PROMPTS[:1], Evaluation(samples=3, answer_pattern=pattern), PARAMS)
     assert metrics["eval/maj@3"] == pytest.approx(expected)
+
+
+def numbered(groups: Sequence[Group]) -> list[list[int | None]]:
+    """Answers by the length of the text; a text of one letter is none."""
+    return [[len(t.text) if len(t.text) > 1 else None for t in group.trajectories] for group in groups]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([("ab", RIGHT), ("cd", RIGHT), ("abc", WRONG), ("x", FAILED)], 1.0),  # two answers of two letters
+        ([("ab", RIGHT), ("a", WRONG), ("b", WRONG), ("c", WRONG)], 1.0),  # three without an answer are no majority
+        ([("a", WRONG), ("b", WRONG)], 0.0),
+    ],
+)
+def test_majority_votes_on_the_answers_that_the_verifier_tells_apart(texts, expected):
+    script = Script([[("1", RIGHT)]], [texts])
+    metrics, _ = evaluate(script, PROMPTS[:1], Evaluation(samples=4), PARAMS, {ACTOR: numbered})
+    assert metrics["eval/maj@4"] == expected
+
+
+def test_a_pattern_of_the_recipe_goes_before_the_verifiers_answers():
+    script = Script([[("1", RIGHT)]], [[("ab", RIGHT), ("ac", WRONG), ("xc", WRONG)]])
+    settings = Evaluation(samples=3, answer_pattern=".$")
+    # by the last letter: c twice, wrong; by length all three would be the same
+    assert evaluate(script, PROMPTS[:1], settings, PARAMS, {ACTOR: numbered})[0]["eval/maj@3"] == 0.0
 
 
 def test_what_nothing_is_left_for_is_not_reported_as_zero():

@@ -60,7 +60,8 @@ def test_pass_at_k_needs_k_samples(k):
         (["7", "7", "8", "8"], [True, True, False, False], 0.5),  # a tie: (1 + 0) / 2
         (["7", "8", "9"], [False, True, False], 1 / 3),
         (["1/2", "1/2", "0.5"], [True, False, True], 0.5),  # the same text judged two ways
-        (["", "", "7"], [False, False, True], 0.0),  # no answer is a vote too
+        ([None, None, "7"], [False, False, True], 1.0),  # who gives no answer has no vote
+        ([None, None], [False, False], 0.0),
     ],
 )
 def test_maj_at_k(answers, correct, expected):
