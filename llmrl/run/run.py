@@ -30,11 +30,20 @@ from llmrl.rollout import weight_transport
 from llmrl.rollout.collect import Collector
 from llmrl.run.checkpoint import Checkpoints
 from llmrl.run.frozen import FrozenRole
+from llmrl.run.lost_tasks import LostTasks
 from llmrl.run.measured_once import MeasuredOnce
 from llmrl.run.models import Origin, make_roles, prepare_origins
 from llmrl.run.progress import RunProgress
 from llmrl.run.resume import continued
-from llmrl.run.sampling import Samplers, load_stage_prompts, make_collector, make_source, params_of, reward_workers
+from llmrl.run.sampling import (
+    Samplers,
+    load_stage_prompts,
+    make_collector,
+    make_source,
+    params_of,
+    reward_workers,
+    rewards_of,
+)
 from llmrl.run.sandbox_check import check_isolation
 from llmrl.run.stage import Stage, StopAsked, measuring_once
 from llmrl.run_folder import layout
@@ -195,6 +204,9 @@ class _Run:
         samples = pieces[first].samples or (recipe.rewards and prompts.eval)
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
         collector = self._collector(recipe, pieces[first], origins) if samples else None
+        rewards, graded = rewards_of(collector), [*(prompts.train if pieces[first].samples else ()), *prompts.eval]
+        for one in rewards.values():
+            one.check_rows([prompt.row for prompt in graded])
         threads = recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // self.ranks.size)
         torch.set_num_threads(threads)  # after the sampler, which sets the number for itself
         params, measured_once = params_of(recipe, origins), None
@@ -220,6 +232,7 @@ class _Run:
             checkpoints=checkpoints,
             transport=_transport(recipe),
             collector=collector,
+            lost_tasks=LostTasks([name for one in rewards.values() for name in one.row_columns]),
             prepare=measuring_once(measured_once, stream) if measured_once else None,
             stop_asked=lambda: self.signals.received is not None,
         )

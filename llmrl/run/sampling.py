@@ -107,6 +107,12 @@ def make_collector(
     )
 
 
+def rewards_of(collector: Collector | None) -> dict[str, Rewards]:
+    """The rewards of each role that has some."""
+    authors = collector.authors if collector else {}
+    return {name: author.scorer for name, author in authors.items() if isinstance(author.scorer, Rewards)}
+
+
 def make_source(
     recipe: Recipe,
     pieces: Mapping[str, Pieces],

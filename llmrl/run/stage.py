@@ -22,15 +22,17 @@ from llmrl.rollout.collect import Collected, Collector
 from llmrl.rollout.sampler import SamplingParams, derive_seed
 from llmrl.run.checkpoint import Checkpoints, State, random_state, read_state, reading, set_random_state
 from llmrl.run.frozen import FrozenRole
+from llmrl.run.lost_tasks import LostTasks
 from llmrl.run.measured_once import MeasuredOnce
 from llmrl.run.models import Origin
 from llmrl.run.progress import RunProgress
+from llmrl.run.sampling import rewards_of
 from llmrl.run_folder.writer import RunFolder
 from llmrl.train.provide import provide
 from llmrl.train.roles import Role
 from llmrl.train.sources import Source
 from llmrl.train.step import Metrics, update_together
-from llmrl.types import Prompt
+from llmrl.types import Group, Prompt
 
 Transport = Callable[..., None]
 
@@ -59,6 +61,7 @@ class Stage:
     checkpoints: Checkpoints
     transport: Transport
     collector: Collector | None = None
+    lost_tasks: LostTasks = field(default_factory=LostTasks)
     prepare: Callable[[Stage], None] | None = None
     stop_asked: Callable[[], bool] = lambda: False
     step: int = 0
@@ -143,6 +146,7 @@ class Stage:
             "tokens_per_second": tokens / seconds,
         }
         self.folder.save_rollouts(collected.sampled, stage=self.name, step=self.step)
+        self._warn_of_lost(collected.sampled, "training")
         every = self.recipe.evaluation.every
         last = self.step == self.recipe.training.steps
         if last or (every and self.step % every == 0):
@@ -215,9 +219,15 @@ class Stage:
         # one seed for every evaluation, so that evaluations differ by the weights alone
         params = self.params(derive_seed(self.recipe.seed, self.name, "eval"))
         prompts = self.eval_prompts[: settings.limit]
-        metrics, groups = evaluate(self.collector, prompts, settings, params)
+        answers = {name: rewards.answers for name, rewards in rewards_of(self.collector).items()}
+        metrics, groups = evaluate(self.collector, prompts, settings, params, answers)
         self.folder.save_rollouts(groups, stage=self.name, step=self.step, kind="eval")
+        self._warn_of_lost(groups, "evaluation")
         return metrics
+
+    def _warn_of_lost(self, groups: Sequence[Group], where: str) -> None:
+        for warning in self.lost_tasks.see(groups, where=where, step=self.step):
+            self.progress.say(warning)
 
     def _checkpoint(self, row: dict[str, Any]) -> None:
         """Save, then prune; a step whose row lacks the metric (nothing was evaluated) cannot be the best."""
