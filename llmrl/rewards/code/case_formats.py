@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from llmrl.rewards.code.packed import is_packed, unpacked
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,12 @@ class Call:
 
     args: tuple[Any, ...]
     expected: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class CallTests:
-    """Tests that call the function `name`; all arguments and results are JSON data."""
+    """Tests that call the function `name`; all values are JSON data, but a mapping's keys may be integers."""
 
     name: str
     calls: tuple[Call, ...]
@@ -46,8 +52,29 @@ class CodeTests:
 
 Tests = StdinTests | CallTests | CodeTests
 
+CASES = (
+    *("assert_case", "assert_cases", "test_cases", "tests", "test_list", "official_tests", "test_code", "test"),
+    *("functional", "input_output", "ground_truth"),
+)
+"""Keys of a mapping under which its tests are, whatever their format; an earlier key goes first."""
+
+INPUTS = ("inputs", "input", "stdin")
+OUTPUTS = ("outputs", "output", "expected_output", "expected_outputs", "stdout", "expected")
+NAMES = ("fn_name", "func_name", "function_name", "entry_point")
+"""Keys of the name of the function under test, in a mapping of tests, in a single test, or in its `metadata`."""
+
+SETUPS = ("test_setup_code", "setup_code", "test_imports", "setup", "import_prefix")
+KINDS = {"stdin": "stdin", "stdin_stdout": "stdin", "functional": "call", "function_call": "call"}
+
 _ENTRY_POINT = re.compile(r"[^\W\d]\w*(\(\)\.[^\W\d]\w*|\.[^\W\d]\w*)?")
-_KINDS = {"stdin": "stdin", "stdin_stdout": "stdin", "functional": "call", "function_call": "call"}
+_BEGUN = re.compile(
+    r"^(?:class[ \t]+(?P<owner>\w+)|[ \t]*(?:async[ \t]+)?def[ \t]+(?P<name>\w+)[ \t]*\()", re.MULTILINE
+)
+_PYTHON = re.compile(r"py(thon)?[\s\d.]*", re.IGNORECASE)
+_INTEGER = re.compile(r"-?[0-9]+")
+_NOTHING = object()
+_NOT_LITERAL = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
+"""What reading a text as a Python literal may raise."""
 
 
 def read_tests(tests: Any, *, setup: Any = None, entry_point: Any = None) -> Tests:
@@ -58,58 +85,95 @@ def read_tests(tests: Any, *, setup: Any = None, entry_point: Any = None) -> Tes
         {"input": [...], "output": [...]}                         likewise
         [{"input": ..., "output": ..., "testtype": ...}, ...]     likewise; "fn_name" in each, or the entry point
         ["assert ...", ...], or a text of Python                  test code, after `setup`
+        {"test_cases": any of these, "fn_name": ...}              a mapping around them, with a key of CASES
 
-    All formats but test code may also be JSON text. entry_point: "name", "Class.name" or "Class().name". Raises
-    ValueError, with the reason, for any other format and for an empty list of tests.
+    A call's input may be a mapping of keyword arguments. A list may be a mapping with the keys 0, 1, ... All formats
+    but test code may also be JSON text, Python literals, or packed as in llmrl/rewards/code/packed.py. entry_point:
+    "name", "Class.name" or "Class().name", code that begins the function, or a mapping (or its JSON) with a key of
+    NAMES. Raises ValueError, with the reason, for any other format and for an empty list of tests. Sources: the
+    loaders of APPS, TACO, LiveCodeBench, MBPP and HumanEval.
     """
-    entry_point = _entry_point(entry_point)
-    value = _plain(tests)
+    with any_digits():
+        return _read(_plain(tests), _joined(_plain(setup)), _entry_point(_plain(entry_point)))
+
+
+@contextlib.contextmanager
+def any_digits() -> Iterator[None]:
+    """Let integers of any length be read and written meanwhile."""
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(limit)
+
+
+def _read(value: Any, setup: str, name: str | None) -> Tests:
     if isinstance(value, str):
-        loaded = _json(value)
-        if loaded is _NOT_JSON and value.lstrip().startswith(("{", "[")):
-            raise ValueError(f"tests that look like JSON and are not: {_shown(value)}")
+        loaded = _structure(value)
         if not isinstance(loaded, dict | list):
-            return CodeTests((_text(value, "the test code"),), _setup(setup), entry_point)
+            return CodeTests((_text(value, "the test code"),), setup, name)
         value = loaded
+    value = _listed(value)
     if isinstance(value, dict):
-        return _from_lists(value, entry_point)
-    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        return CodeTests(tuple(_text(one, "a test") for one in value), _setup(setup), entry_point)
-    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-        return _from_cases(value, entry_point)
-    if isinstance(value, list) and not value:
+        return _from_mapping(value, setup, name)
+    if isinstance(value, list) and value:
+        if all(isinstance(one, str) for one in value):
+            cases = [_loaded(one) for one in value]
+            if not all(isinstance(case, dict) for case in cases):
+                return CodeTests(tuple(_text(one, "a test") for one in value), setup, name)
+            value = cases
+        if all(isinstance(one, dict) for one in value):
+            return _from_cases(value, name)
+    if value == []:
         raise ValueError("there are no tests")
     raise ValueError(f"tests of no known format: {_shown(value)}")
 
 
-def _from_lists(value: dict[str, Any], entry_point: str | None) -> Tests:
-    for inputs, outputs in (("inputs", "outputs"), ("input", "output")):
-        if inputs in value and outputs in value:
-            break
-    else:
-        raise ValueError(f"tests with the keys {sorted(value)}: expected inputs and outputs")
-    given, expected = value[inputs], value[outputs]
-    if not isinstance(given, list) or not isinstance(expected, list) or len(given) != len(expected):
-        raise ValueError(f"{inputs} and {outputs} must be lists of one length: {_shown(given)}, {_shown(expected)}")
-    if not given:
+def _structure(text: str) -> Any:
+    """Return the value that a text of JSON, a Python literal or packed tests hold; _NOTHING for test code."""
+    if is_packed(text):
+        text = unpacked(text)
+    if not text.lstrip().startswith(("{", "[", '"')):
+        return _NOTHING
+    value = _value(text)
+    if isinstance(value, str):  # JSON text within JSON text
+        value = _value(value)
+    if value is _NOTHING and text.lstrip().startswith(("{", "[")):
+        raise ValueError(f"tests that look like JSON and are not: {_shown(text)}")
+    return value
+
+
+def _from_mapping(value: dict[Any, Any], setup: str, name: str | None) -> Tests:
+    language = value.get("language")
+    if language is not None and not _PYTHON.fullmatch(str(language)):
+        raise ValueError(f"tests of programs in {_shown(language)}, expected python")
+    name = _function(value) or name
+    setup = "\n".join(filter(None, [setup, *(_joined(value.get(key)) for key in SETUPS)]))
+    inner = _first(value, CASES)
+    if inner is not None:
+        return _read(inner, setup, name)
+    inputs, outputs = (_listed(_loaded(one)) for one in _sides(value, "tests", "inputs and outputs"))
+    if isinstance(inputs, str) and "input" in value and "output" in value:
+        return _from_cases([value], name)
+    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
+        raise ValueError(f"inputs and outputs must be lists of one length: {_shown(inputs)}, {_shown(outputs)}")
+    if not inputs:
         raise ValueError("there are no tests")
-    name = _entry_point(value.get("fn_name")) or entry_point
-    pairs = list(zip(given, expected, strict=True))
+    pairs = list(zip(inputs, outputs, strict=True))
     return _calls(name, pairs) if name else _runs(pairs)
 
 
-def _from_cases(cases: list[dict[str, Any]], entry_point: str | None) -> Tests:
+def _from_cases(cases: list[dict[Any, Any]], entry_point: str | None) -> Tests:
     kinds, names, pairs = set(), set(), []
     for case in cases:
-        if "input" not in case or "output" not in case:
-            raise ValueError(f"a test with the keys {sorted(case)}: expected input and output")
-        name = _entry_point(case.get("fn_name")) or entry_point
-        kind = case.get("testtype", case.get("type", "functional" if name else "stdin"))
-        if kind not in _KINDS:
-            raise ValueError(f"a test of the type {kind!r}: expected one of {', '.join(_KINDS)}")
-        kinds.add(_KINDS[kind])
+        pairs.append(_sides(case, "a test", "input and output"))
+        name = _function(case) or entry_point
+        kind = case.get("testtype") or case.get("type") or ("functional" if name else "stdin")
+        if kind not in KINDS:
+            raise ValueError(f"a test of the type {kind!r}: expected one of {', '.join(KINDS)}")
+        kinds.add(KINDS[kind])
         names.add(name)
-        pairs.append((case["input"], case["output"]))
     if len(kinds) > 1 or (kinds == {"call"} and len(names) > 1):
         raise ValueError("tests of several types or functions in one row")
     if kinds == {"stdin"}:
@@ -118,6 +182,13 @@ def _from_cases(cases: list[dict[str, Any]], entry_point: str | None) -> Tests:
     if not name:
         raise ValueError("calls of a function that neither fn_name nor the entry point names")
     return _calls(name, pairs)
+
+
+def _sides(value: dict[Any, Any], what: str, expected: str) -> tuple[Any, Any]:
+    sides = [next((value[key] for key in keys if key in value), _NOTHING) for keys in (INPUTS, OUTPUTS)]
+    if _NOTHING in sides:
+        raise ValueError(f"{what} with the keys {sorted(map(str, value))}: expected {expected}")
+    return sides[0], sides[1]
 
 
 def _runs(pairs: Sequence[tuple[Any, Any]]) -> StdinTests:
@@ -137,21 +208,82 @@ def _calls(name: str, pairs: Sequence[tuple[Any, Any]]) -> CallTests:
 
 
 def _call(given: Any, expected: Any) -> Call:
-    """Read one call: a list of arguments and the result, bare or in a list of one; or a line of JSON per argument."""
-    if isinstance(given, list):
-        wrapped = isinstance(expected, list) and len(expected) == 1
-        return Call(tuple(given), (expected, expected[0]) if wrapped else (expected,))
+    """Read one call: a list of arguments or a mapping of keyword arguments, and the result, bare or in a list of one.
+
+    A text has a line of JSON for each argument, or Python's literals as a call has them: `nums = [1, 2], k = 3`.
+    """
+    wrapped = isinstance(expected, list) and len(expected) == 1
+    if isinstance(given, dict) and all(isinstance(key, str) and key.isidentifier() for key in given):
+        return Call((), (expected, expected[0]) if wrapped else (expected,), given)
+    if isinstance(given, list | dict):
+        args = given if isinstance(given, list) else [given]
+        return Call(tuple(map(_numbered, args)), (expected, expected[0]) if wrapped else (expected,))
     if not isinstance(given, str):
         raise ValueError(f"a call's input is {_shown(given)}, expected a list of arguments or a line of JSON for each")
-    args = [_json(line) for line in given.split("\n") if line.strip()]
-    result = _json(expected) if isinstance(expected, str) else expected
-    if _NOT_JSON in args or result is _NOT_JSON:
+    args, kwargs = [_value(line) for line in given.split("\n") if line.strip()], {}
+    if _NOTHING in args:
+        args, kwargs = _literals(given)
+    result = _value(expected) if isinstance(expected, str) else expected
+    if _NOTHING in args or result is _NOTHING:
         raise ValueError(f"a call's input or output is not JSON: {_shown(given)}, {_shown(expected)}")
-    return Call(tuple(args), (result,))
+    return Call(tuple(map(_numbered, args)), (result,), kwargs)
 
 
-def _setup(value: Any) -> str:
-    value = _plain(value)
+def _numbered(argument: Any) -> Any:
+    """Turn a mapping's keys into integers if all are texts of integers, as APPS means them: JSON has only texts."""
+    if isinstance(argument, dict) and argument and all(_INTEGER.fullmatch(str(key)) for key in argument):
+        return {int(key): value for key, value in argument.items()}
+    return argument
+
+
+def _literals(text: str) -> tuple[list[Any], dict[str, Any]]:
+    try:
+        call = ast.parse(f"f({text.strip()})", mode="eval").body
+        if isinstance(call, ast.Call) and all(one.arg for one in call.keywords):
+            args = [_plain(ast.literal_eval(one)) for one in call.args]
+            return args, {str(one.arg): _plain(ast.literal_eval(one.value)) for one in call.keywords}
+    except _NOT_LITERAL:
+        pass
+    return [_NOTHING], {}
+
+
+def _first(value: dict[Any, Any], keys: Sequence[str]) -> Any:
+    return next((value[key] for key in keys if value.get(key) is not None), None)
+
+
+def _function(value: dict[Any, Any]) -> str | None:
+    inner = _loaded(value.get("metadata"))
+    named = next(filter(None, (_entry_point(value.get(key)) for key in NAMES)), None)
+    return named or (_function(inner) if isinstance(inner, dict) else None)
+
+
+def _entry_point(value: Any) -> str | None:
+    value = _loaded(value)
+    if isinstance(value, dict):
+        return _function(value)
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and _ENTRY_POINT.fullmatch(value):
+        return value
+    begun = _begun(value) if isinstance(value, str) else None
+    if begun is None:
+        raise ValueError(f"the entry point is {_shown(value)}, expected the name of a function")
+    return begun
+
+
+def _begun(code: str) -> str | None:
+    """Return the last function that a text of code begins, as an entry point; a method's class is made anew."""
+    owner = found = None
+    for match in _BEGUN.finditer(code):
+        if match["owner"]:
+            owner = match["owner"]
+        elif not match["name"].startswith("__"):
+            inside = owner is not None and match[0][0].isspace()
+            found = f"{owner}().{match['name']}" if inside else match["name"]
+    return found
+
+
+def _joined(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
@@ -161,28 +293,37 @@ def _setup(value: Any) -> str:
     return value
 
 
-def _entry_point(value: Any) -> str | None:
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str) or not _ENTRY_POINT.fullmatch(value):
-        raise ValueError(f"the entry point is {_shown(value)}, expected the name of a function")
-    return value
-
-
 def _text(value: str, what: str) -> str:
     if not value.strip():
         raise ValueError(f"{what} is empty")
     return value
 
 
-_NOT_JSON = object()
+def _listed(value: Any) -> Any:
+    """Turn a mapping with the keys 0, 1, ... into the list of its values."""
+    if isinstance(value, dict) and value and {str(key) for key in value} == {str(one) for one in range(len(value))}:
+        return [value[key] for key in sorted(value, key=int)]
+    return value
 
 
-def _json(text: str) -> Any:
+def _loaded(value: Any) -> Any:
+    """Read a text of a mapping or a list."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
+        return value
+    found = _value(value)
+    return value if found is _NOTHING else found
+
+
+def _value(text: str) -> Any:
+    """Return the value of JSON text or of a Python literal; _NOTHING for other texts."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return _NOT_JSON
+        pass
+    try:
+        return _plain(ast.literal_eval(text.strip()))
+    except _NOT_LITERAL:
+        return _NOTHING
 
 
 def _plain(value: Any) -> Any:
@@ -190,7 +331,7 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {key if type(key) is int else str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, str | int | float):
