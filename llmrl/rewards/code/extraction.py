@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from llmrl.rewards.extraction import last_tag
+from llmrl.rewards.thoughts import after_thoughts
 
 CodeExtract = Literal["fenced", "all", "tag"]
 PYTHON = frozenset({"python", "py", "python3"})
 CODE_INDENT = 4
-"""A line of backticks that is indented this many columns beyond the opening fence belongs to the code."""
+"""A fence in a text in triple quotes is code if it is indented this many columns beyond the opening fence."""
 
-_FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)")
+_FENCE = re.compile(
+    r"(?P<indent>[ \t]*(?P<marker>(?:[-*+]|[0-9]{1,9}[.)])[ \t]+)?)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)"
+)
 _LANGUAGE = re.compile(r"[\s{.]*(?P<name>[\w+#-]*)")
+_QUOTES = re.compile(r"\"{3}|'{3}")
 
 
-def program(completion: str, *, extract: CodeExtract = "fenced", tag: str = "answer") -> str | None:
-    """Return the completion's program, or None if it has none.
+def program(
+    completion: str,
+    prompt: str = "",
+    *,
+    extract: CodeExtract = "fenced",
+    tag: str = "answer",
+    thoughts_end: str | None = None,
+    **settings: Any,
+) -> str | None:
+    """Return the program in what follows the completion's thoughts, or None if there is none.
 
     "fenced": the last fenced block of Python (python, py, python3), or the last block if none is Python; "tag": the
-    program of the blocks in the last `<tag>...</tag>`, or that tag's whole text; "all": the completion as it stands. A
-    block or tag that is left open was cut short: it holds no program, and no earlier block replaces it.
+    program of the blocks in the last `<tag>...</tag>`, or that tag's whole text; "all": the text as it stands. A block
+    or tag that is left open was cut short: it holds no program, and no earlier block replaces it. prompt, thoughts_end:
+    as in llmrl/rewards/thoughts.py. settings: the verifier's others, of which none is read.
     """
-    if extract == "all":
-        return completion
+    text = after_thoughts(completion, prompt, thoughts_end=thoughts_end)
+    if text is None or extract == "all":
+        return text
     if extract == "fenced":
-        return _last_block(_blocks(completion))
-    inside = last_tag(completion, tag)
+        return _last_block(_blocks(text))
+    inside = last_tag(text, tag)
     blocks = _blocks(inside) if inside is not None else []
     return _last_block(blocks) if blocks else inside
 
@@ -40,6 +54,21 @@ class _Block:
     fence: str
     lines: list[str] = field(default_factory=list)
     closed: bool = False
+    quotes: str | None = None
+    """The triple quotes that the lines have left open."""
+
+    def add(self, line: str) -> None:
+        self.lines.append(_dedented(line, self.indent))
+        for quotes in _QUOTES.findall(line):
+            if self.quotes in (None, quotes):
+                self.quotes = None if self.quotes else quotes
+
+    def holds(self, fence: re.Match[str]) -> bool:
+        """Return whether a line that could be a fence belongs to the code."""
+        opened = _opened(fence)
+        in_text = self.quotes is not None and opened.indent >= self.indent + CODE_INDENT
+        in_list = fence["marker"] is not None and opened.language not in PYTHON
+        return in_text or in_list or not opened.fence.startswith(self.fence)
 
 
 def _last_block(blocks: list[_Block]) -> str | None:
@@ -50,24 +79,23 @@ def _last_block(blocks: list[_Block]) -> str | None:
 
 
 def _blocks(text: str) -> list[_Block]:
-    """Return all fenced blocks in order, by CommonMark's rules, but a fence with a language always opens a block.
+    """Return all fenced blocks in order, by CommonMark's rules, but for two habits of models.
 
-    If a model left one block open and opened another, only the second counts.
+    A fence with a language always opens a block, and of a block that was left open before it nothing counts. A closing
+    fence may be indented further than the opening one, and an opening fence may follow the marker of a list.
     """
     blocks: list[_Block] = []
     for line in text.split("\n"):
         line = line.removesuffix("\r")
         match = _FENCE.fullmatch(line)
         inner = blocks[-1] if blocks and not blocks[-1].closed else None
-        if match is None:
+        if match is None or (inner is not None and inner.holds(match)):
             if inner is not None:
-                inner.lines.append(_dedented(line, inner.indent))
+                inner.add(line)
             continue
         opened = _opened(match)
         if inner is None:
             blocks.append(opened)
-        elif opened.indent >= inner.indent + CODE_INDENT or not opened.fence.startswith(inner.fence):
-            inner.lines.append(_dedented(line, inner.indent))
         elif opened.language in PYTHON or len(match["info"].split()) == 1:
             blocks[-1] = opened
         else:

@@ -44,6 +44,16 @@ def test_a_python_block(language):
         ("~~~python\nx\n```\ny\n~~~", "x\n```\ny\n"),
         # in a list, indented
         ("1. so\n   ```python\n   if x:\n       y\n\n   z\n   ```\n", "if x:\n    y\n\nz\n"),
+        ("1. ```python\n   if x:\n       y\n   ```\n   so", "if x:\n    y\n"),
+        ("- ```\n  x\n  ```", "x\n"),
+        # a closing fence may be indented further than the opening one
+        ("```python\nx = 1\n   ```\n", "x = 1\n"),
+        ("- so\n  ```python\n  x = 1\n      ```\n", "x = 1\n"),
+        ("```python\nx = 1\n        ```\nIt prints\n```\n1\n```", "x = 1\n"),
+        ("```python\nx = '''a''' + \"\"\"b\"\"\"\n\t```", "x = '''a''' + \"\"\"b\"\"\"\n"),
+        ("```python\ndraft\n    ```python\n    x = 1\n    ```", "x = 1\n"),
+        (fenced("'''\n    \"\"\"\n    ```\n'''\ny"), "'''\n    \"\"\"\n    ```\n'''\ny\n"),
+        ("```python\nx = 1\n- ```\n```", "x = 1\n- ```\n"),
         # the body of a function keeps its indentation
         (fenced("    return 1"), "    return 1\n"),
         ("```python\r\nx = 1\r\n```\r\n", "x = 1\n"),
@@ -53,6 +63,26 @@ def test_a_python_block(language):
 )
 def test_fenced(completion, expected):
     assert program(completion) == expected
+
+
+@pytest.mark.parametrize(
+    ("completion", "prompt", "settings", "expected"),
+    [
+        (f"<think>{fenced('draft')}</think>\n{fenced('x')}", "", {}, "x\n"),
+        (f"<think>{fenced('draft')}</think>\nno code", "", {}, None),
+        (f"<think>maybe\n{fenced('draft')}\nbut let me", "", {}, None),
+        (f"{fenced('draft')}\nbut let me", "Solve it.<think>\n", {}, None),
+        (f"{fenced('draft')}</think>{fenced('x')}", "Solve it.<think>\n", {}, "x\n"),
+        (f"{fenced('draft')}<end>{fenced('x')}", "", {"thoughts_end": "<end>"}, "x\n"),
+        (f"<think>\n{fenced('x')}", "", {"thoughts_end": ""}, "x\n"),
+        ("<think>draft</think>    return 1", "", {"extract": "all"}, "    return 1"),
+        ("<think>draft", "", {"extract": "all"}, None),
+        ("<answer>draft</answer></think><answer>x</answer>", "", {"extract": "tag"}, "x"),
+        ("<think><answer>draft</answer>", "", {"extract": "tag", "partial": True}, None),
+    ],
+)
+def test_only_what_follows_the_thoughts_counts(completion, prompt, settings, expected):
+    assert program(completion, prompt, **settings) == expected
 
 
 def test_all_is_the_completion_as_it_stands():
@@ -79,6 +109,8 @@ def test_tags():
         " " * 2_000_000 + "```",
         "```python\n" + "x = 1\n" * 300_000 + "```",
         "```" + "{ " * 1_000_000,
+        "```python\n" + ('"""' * 3 + "\n    ```python\n") * 100_000,
+        "```python\n" + "'" * 2_000_000 + "\n    ```",
     ],
     ids=lambda text: text[:12],
 )
