@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import socket
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from llmrl.rewards.code.case_formats import CallTests, CodeTests, StdinTests, Tests
+from llmrl.rewards.code.case_formats import Call, CallTests, CodeTests, StdinTests, Tests, any_digits
 from llmrl.sandbox import Execution, Limits, Program, Sandbox, SandboxError
 
 Outcome = Literal["passed", "wrong", "runtime_error", "timeout", "compile_error", "no_program"]
@@ -16,8 +16,10 @@ Outcome = Literal["passed", "wrong", "runtime_error", "timeout", "compile_error"
 TESTS_LIMITS = Limits(cpu_seconds=30.0, memory_mb=2048, output_kb=16 * 1024)
 """Limits of the process that runs the tests; its wall limit adds the time that it waits for the program."""
 
-MAX_NUMBER_CHARACTERS = 400
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+MAX_FLOAT_CHARACTERS = 400
+"""The length up to which numbers are compared by their values as floats too."""
+
+_DECIMAL = re.compile(r"(?P<sign>[+-]?)(?=\.?[0-9])0*(?P<whole>[0-9]*)(?:\.(?P<digits>[0-9]*))?")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
@@ -43,31 +45,32 @@ class Grader:
     float_tolerance: float = 0.0
     max_tests: int | None = None
 
-    def verdict(self, source: str, tests: Tests, *, helpers: str = "") -> Verdict:
-        """Grade a program. helpers: code that stood before it, whose other definitions its tests may use.
+    def verdict(self, source: str, tests: Tests, *, preamble: str = "", helpers: str = "") -> Verdict:
+        """Grade a program. preamble: code that runs before it; helpers: code whose definitions its tests may use.
 
         Raises ValueError if the tests can grade no program, SandboxError if the sandbox or the grading process failed.
         """
+        program = {"source": source, "preamble": preamble}
         if isinstance(tests, StdinTests):
-            return self._grade_by_output(source, tests)
-        return self._grade_by_answers(source, self._tests_payload(tests, helpers))
+            return self._grade_by_output(program, tests)
+        with any_digits():
+            return self._grade_by_answers(program, self._tests_payload(tests, helpers))
 
-    def _grade_by_output(self, source: str, tests: StdinTests) -> Verdict:
+    def _grade_by_output(self, payload: dict[str, str], tests: StdinTests) -> Verdict:
         pairs = tests.pairs[: self.max_tests]
         first: Outcome = "passed"
         passed = 0
         for given, expected in pairs:
-            outcome = self._outcome_of_run(source, given, expected)
+            outcome = self._outcome_of_run(payload, given, expected)
             passed += outcome == "passed"
             first = outcome if first == "passed" else first
             if outcome in ("compile_error", "timeout") or (outcome != "passed" and self.stop):
                 break
         return Verdict(first, passed, len(pairs))
 
-    def _outcome_of_run(self, source: str, given: str, expected: str) -> Outcome:
-        text = given if given.endswith("\n") or not given else given + "\n"
+    def _outcome_of_run(self, payload: dict[str, str], given: str, expected: str) -> Outcome:
         room = max(self.limits.output_kb, len(expected) // 256)
-        program = Program({"source": source}, stdin=text.encode("utf-8", "replace"))
+        program = Program(payload, stdin=given.encode("utf-8", "replace"))
         execution = self.sandbox.run(program, replace(self.limits, output_kb=room))
         failure = _failure(execution)
         if failure is not None:
@@ -78,13 +81,13 @@ class Grader:
     def _tests_payload(self, tests: CallTests | CodeTests, helpers: str) -> dict[str, Any]:
         common = {"stop": self.stop, "max_tests": self.max_tests}
         if isinstance(tests, CallTests):
-            calls = [{"name": tests.name, **asdict(call)} for call in tests.calls]
+            calls = [{"name": tests.name, **_payload(call)} for call in tests.calls]
             return {"calls": calls, "float_tolerance": self.float_tolerance, **common}
         code = {"tests": tests.snippets, "setup": tests.setup, "entry_point": tests.entry_point}
         return {**code, "helpers": helpers, **common}
 
-    def _grade_by_answers(self, source: str, payload: dict[str, Any]) -> Verdict:
-        program, tests_run = self._run_both(source, payload)
+    def _grade_by_answers(self, payload: dict[str, str], tests: dict[str, Any]) -> Verdict:
+        program, tests_run = self._run_both(payload, tests)
         lines = _report(tests_run)
         for line in lines:
             if "invalid" in line:
@@ -102,26 +105,31 @@ class Grader:
             return Verdict("timeout" if tests_run.ended == "cpu_time" else "runtime_error", passed, count)
         raise _grading_failed(tests_run)
 
-    def _run_both(self, source: str, payload: dict[str, Any]) -> tuple[Execution, Execution]:
+    def _run_both(self, payload: dict[str, str], tests: dict[str, Any]) -> tuple[Execution, Execution]:
         wall = self.limits.wall_seconds + 2 * TESTS_LIMITS.cpu_seconds
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            program = self.sandbox.start(Program({"source": source}, runner="serve", channel=theirs), self.limits)
-            tests = self.sandbox.start(
-                Program(payload, runner="grader", channel=ours), replace(TESTS_LIMITS, wall_seconds=wall)
+            program = self.sandbox.start(Program(payload, runner="serve", channel=theirs), self.limits)
+            grading = self.sandbox.start(
+                Program(tests, runner="grader", channel=ours), replace(TESTS_LIMITS, wall_seconds=wall)
             )
         try:
-            tests_run = tests.result()
+            tests_run = grading.result()
         finally:
             program_run = program.result()
         return program_run, tests_run
+
+
+def _payload(call: Call) -> dict[str, Any]:
+    keywords = {"kwargs": call.kwargs} if call.kwargs else {}
+    return {"args": call.args, "expected": call.expected, **keywords}
 
 
 def same_output(printed: str, expected: str, *, tolerance: float = 0.0) -> bool:
     """Return whether two texts have the same lines, or lines of the same words; outer blank space does not count.
 
     Two numbers are the same word if |a - b| <= tolerance * max(1, |b|), so 1.50 equals 1.5 even for tolerance 0. Two
-    integers are the same word only if they are equal.
+    integers are the same word only if they are equal, at any length.
     """
     ours, theirs = printed.strip().split("\n"), expected.strip().split("\n")
     return len(ours) == len(theirs) and all(
@@ -139,14 +147,24 @@ def _same_line(printed: str, expected: str, tolerance: float) -> bool:
 
 
 def _same_number(printed: str, expected: str, tolerance: float) -> bool:
-    if max(len(printed), len(expected)) > MAX_NUMBER_CHARACTERS:
+    ours, theirs = _DECIMAL.fullmatch(printed), _DECIMAL.fullmatch(expected)
+    if ours and theirs:
+        if _digits(ours) == _digits(theirs):
+            return True
+        if ours["digits"] is None and theirs["digits"] is None:
+            return False
+    if max(len(printed), len(expected)) > MAX_FLOAT_CHARACTERS:
         return False
     if not (_NUMBER.fullmatch(printed) and _NUMBER.fullmatch(expected)):
         return False
-    if _INTEGER.fullmatch(printed) and _INTEGER.fullmatch(expected):
-        return int(printed) == int(expected)
     one, other = float(printed), float(expected)
     return one == other or abs(one - other) <= tolerance * max(1.0, abs(other))
+
+
+def _digits(number: re.Match[str]) -> tuple[bool, str, str]:
+    """Return a number's sign and digits, which are equal for equal numbers of any length: 007, 7 and +7.0."""
+    whole, digits = number["whole"], (number["digits"] or "").rstrip("0")
+    return number["sign"] == "-" and bool(whole or digits), whole, digits
 
 
 def _failure(execution: Execution) -> Outcome | None:

@@ -14,19 +14,23 @@ import contextlib
 import functools
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from llmrl.errors import nearest
-from llmrl.marks import gives_grades, runs_programs, takes_seconds
+from llmrl.columns import NoColumnError, column, root
+from llmrl.marks import gives_grades, reads_answers, runs_programs, takes_seconds
 from llmrl.rewards.cache import cached_by
 from llmrl.rewards.code.case_formats import read_tests
 from llmrl.rewards.code.extraction import CodeExtract, program
 from llmrl.rewards.code.grader import Grader, Outcome, Verdict
+from llmrl.rewards.code.preamble import preamble_for
 from llmrl.sandbox import Limits, shared
 from llmrl.types import Score
+
+_CODE = re.compile(r"^$|import |[=(\n]")
 
 GRADES: dict[Outcome, int] = {
     "no_program": 0,
@@ -41,20 +45,20 @@ GRADES: dict[Outcome, int] = {
 def verdict_key(
     completion: str,
     row: Mapping[str, Any],
+    prompt: str = "",
     *,
     tests: str = "tests",
     setup: str | None = None,
     entry_point: str | None = None,
     prefix: str | None = None,
-    extract: CodeExtract = "fenced",
-    tag: str = "answer",
+    preamble: str | None = None,
     **settings: Any,
 ) -> bytes:
     """Return the key under which a verdict is cached: the program, the columns that are read, and the settings."""
-    source = program(completion, extract=extract, tag=tag)
-    columns = [_fingerprint(_Same(row.get(name))) for name in (tests, setup, entry_point, prefix) if name]
+    source = program(completion, prompt, **settings)
+    names = (tests, setup, entry_point, prefix, preamble)
+    columns = [_fingerprint(_Same(root(row, name))) for name in names if name]
     text = b"" if source is None else b"program" + source.encode("utf-8", "surrogatepass")
-    names = (tests, setup, entry_point, prefix, extract, tag)
     return hashlib.blake2b(pickle.dumps((text, columns, names, sorted(settings.items())))).digest()
 
 
@@ -62,16 +66,20 @@ def verdict_key(
 @takes_seconds(300.0)
 @runs_programs
 @cached_by(verdict_key)
+@reads_answers(program)
 def code_verifier(
     completion: str,
     row: Mapping[str, Any],
+    prompt: str = "",
     *,
     tests: str = "tests",
     setup: str | None = None,
     entry_point: str | None = None,
     prefix: str | None = None,
+    preamble: str | None = None,
     extract: CodeExtract = "fenced",
     tag: str = "answer",
+    thoughts_end: str | None = None,
     partial: bool = False,
     passed: float = 1.0,
     wrong: float = 0.0,
@@ -87,10 +95,13 @@ def code_verifier(
 ) -> Score:
     """The value `passed` if the completion's program passes all tests of its row, else the value of its outcome.
 
-    tests, setup, entry_point, prefix: names of the row's columns: its tests (llmrl/rewards/code/case_formats.py lists
-    the formats), code that comes before test code, the name of the function under test, and text that stands before
-    the completion's program, such as HumanEval's prompt. extract: "fenced": the last block of Python, else the last
-    block; "tag": the last `<tag>...</tag>`; "all": the completion as it stands, which continues the prefix.
+    tests, setup, entry_point, prefix: the row's columns, or paths into them (reward_model.ground_truth): its tests
+    (llmrl/rewards/code/case_formats.py lists the formats), code that comes before test code, the name of the function
+    under test, and text that stands before the completion's program, such as HumanEval's prompt. preamble: a column or
+    a text of code (with "import ", "=", a bracket or a line's end; "" is none) that runs before the program in its
+    namespace; default: the names that judges of contests give (llmrl/rewards/code/preamble.py). extract: "fenced": the
+    last block of Python, else the last block; "tag": the last `<tag>...</tag>`; "all": the completion as it stands,
+    which continues the prefix. thoughts_end: the tag that ends the thoughts (llmrl/rewards/thoughts.py).
 
     The outcome is that of the first failed test: "wrong" (an assertion, another result), "runtime_error" (an exception,
     an exit code other than 0, too much memory or output) or "timeout". The outcome is "compile_error" if the program
@@ -106,16 +117,18 @@ def code_verifier(
     Raises ValueError if the row's tests cannot be used, SandboxError if the sandbox failed. Sources: APPS, arXiv
     2105.09938; CodeRL, arXiv 2207.01780.
     """
-    columns = {"setup": _column(row, setup), "entry_point": _column(row, entry_point)}
-    suite = read_tests(_column(row, tests), **columns)
-    before = str(_column(row, prefix) or "")
-    source = program(completion, extract=extract, tag=tag)
+    suite = read_tests(column(row, tests), setup=_value(row, setup), entry_point=_entry_point(row, entry_point))
+    before = _code(row, prefix) or ""
+    own = preamble if preamble is None or _CODE.search(preamble) else _code(row, preamble)
+    source = program(completion, prompt, extract=extract, tag=tag, thoughts_end=thoughts_end)
     verdict = Verdict("no_program")
     if source is not None:
         gap = "" if extract == "all" or not before or before.endswith("\n") else "\n"
         limits = Limits(cpu_seconds=cpu_seconds, wall_seconds=wall_seconds, memory_mb=memory_mb)
         grader = Grader(shared(allow_weak=allow_weak), limits, not partial, float_tolerance, max_tests)
-        verdict = grader.verdict(before + gap + source, suite, helpers=before)
+        helpers = "\n".join(filter(None, [own, before]))
+        first = preamble_for(suite, own)
+        verdict = grader.verdict(before + gap + source, suite, preamble=first, helpers=helpers)
     values = {"passed": passed, "wrong": wrong, "timeout": timeout, "runtime_error": runtime_error}
     value = values.get(verdict.outcome, compile_error)
     if partial:
@@ -129,13 +142,29 @@ def warm_up() -> None:
         shared()
 
 
-def _column(row: Mapping[str, Any], name: str | None) -> Any:
-    if name is None:
+def _value(row: Mapping[str, Any], name: str | None) -> Any:
+    return None if name is None else column(row, name)
+
+
+def _entry_point(row: Mapping[str, Any], name: str | None) -> Any:
+    """Return the entry point; None for a row that lacks the end of the path, since not all tests call a function."""
+    try:
+        return _value(row, name)
+    except NoColumnError:
+        parent = str(name).partition(".")[0]
+        if parent == name or parent not in row:
+            raise
         return None
-    if name not in row:
-        guess = nearest(name, list(row))
-        raise ValueError(f"the data row has no '{name}'" + (f"; did you mean '{guess}'?" if guess else ""))
-    return row[name]
+
+
+def _code(row: Mapping[str, Any], name: str | None) -> str | None:
+    """Return the text of code, or of lines of code, in a column."""
+    value = _value(row, name)
+    if isinstance(value, list | tuple):
+        value = "\n".join(map(str, value))
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"the column '{name}' is {repr(value)[:100]}, expected a text of code")
+    return value
 
 
 class _Same:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from typing import Any
 
@@ -123,6 +124,66 @@ def test_no_program():
         assert score == Score(-1.0, False, outcome="no_program", grade=0)
 
 
+def test_an_unfinished_thought_is_no_program():
+    row = {"tests": {"inputs": ["3"], "outputs": ["6"]}}
+    right = completion("print(2 * int(input()))")
+    assert code_verifier(f"<think>maybe\n{right}\nbut", row).outcome == "no_program"
+    assert code_verifier(f"maybe\n{right}\nbut", row, "Solve it.<think>").outcome == "no_program"
+    assert code_verifier(f"maybe</think>\n{right}", row, "Solve it.<think>").outcome == "passed"
+    assert code_verifier(f"{completion('print(5)')}<end>\n{right}", row, thoughts_end="<end>").outcome == "passed"
+    reading = code_verifier.reading
+    assert reading.read(f"maybe</think>\n{right}", "Solve it.<think>", partial=True) == "print(2 * int(input()))\n"
+    assert reading.same("x = 1\n", "x = 1\n") and not reading.same("x = 1\n", "x = 2\n")
+
+
+NESTED = {
+    "reward_model": {"ground_truth": json.dumps({"inputs": [[[3, 1, 2]]], "outputs": [[[1, 2, 3]]]}), "style": "rule"},
+    "extra": {
+        "name": "ordered",
+        "code": "def twice(x):\n    return 2 * x\n",
+        "asserts": ["assert ordered(some) == [1, 2]"],
+    },
+    "info": json.dumps({"setup": ["some = [2, 1]"]}),
+    "metadata": "{}",
+}
+
+
+def test_columns_may_be_paths():
+    source = "def ordered(items): return sorted(items)"
+    calls = {"tests": "reward_model.ground_truth", "entry_point": "extra.name"}
+    assert code_verifier(completion(source), NESTED, **calls).outcome == "passed"
+    asserts = {"tests": "extra.asserts", "setup": "info.setup"}
+    assert code_verifier(completion(source), NESTED, **asserts).outcome == "passed"
+    doubled = completion("def ordered(items): return sorted(items) if twice(1) == 2 else None")
+    for setting in ("prefix", "preamble"):
+        assert code_verifier(doubled, NESTED, **asserts, **{setting: "extra.code"}).outcome == "passed"
+    assert code_verifier(doubled, NESTED, **asserts).outcome == "runtime_error"
+
+
+def test_rows_without_a_name_at_a_paths_end_have_no_entry_point():
+    row = {**NESTED, "tests": [{"input": "3", "output": "6", "testtype": "stdin"}]}
+    source = completion("print(2 * int(input()))")
+    assert code_verifier(source, row, entry_point="metadata.func_name").outcome == "passed"
+    with pytest.raises(ValueError, match="no column 'meta'"):
+        code_verifier(source, row, entry_point="meta.func_name")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tests": "reward_model.ground_trut"}, "no column 'ground_trut'; did you mean 'ground_truth'?"),
+        ({"tests": "extra.asserts", "setup": "inf"}, "no column 'inf'; did you mean 'info'?"),
+        ({"tests": "extra.asserts", "prefix": "extra.cod"}, "no column 'cod'; did you mean 'code'?"),
+        ({"tests": "extra.asserts", "preamble": "extra.cod"}, "no column 'cod'; did you mean 'code'?"),
+        ({"tests": "extra.asserts", "preamble": "reward_model"}, "the column 'reward_model' is {'ground_truth'"),
+    ],
+)
+def test_a_missing_column_is_told_with_the_nearest(settings, message):
+    with pytest.raises(ValueError) as caught:
+        code_verifier(completion("x = 1"), NESTED, **settings)
+    assert message in str(caught.value)
+
+
 VALUES: dict[str, Any] = {"passed": 2.0, "wrong": -0.3, "timeout": -0.5, "runtime_error": -0.6, "compile_error": -1.0}
 
 
@@ -179,7 +240,7 @@ def test_long_output_has_room():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"test": []}, "no 'tests'; did you mean 'test'"),
+        ({"test": []}, "no column 'tests'; did you mean 'test'"),
         ({"tests": []}, "no tests"),
         ({"tests": "assert f("}, "do not compile"),
         ({"tests": "import no_such_module"}, "No module named 'no_such_module'"),
@@ -236,8 +297,13 @@ def test_the_cache_key_holds_everything_that_the_verdict_depends_on():
         verdict_key(completion("x = 1"), row, partial=True),
         verdict_key(completion("x = 1"), row, setup="other"),
         verdict_key(completion("x = 1"), row, extract="all"),
+        verdict_key(completion("x = 1"), row, preamble=""),
+        verdict_key(completion("x = 1"), {**row, "other": {"name": "f"}}, entry_point="other.name"),
+        verdict_key(completion("x = 1"), {**row, "other": {"name": "g"}}, entry_point="other.name"),
     ]
-    assert len({key, *others}) == 7
+    assert len({key, *others}) == 10
+    assert verdict_key("<think>" + completion("x = 1"), row) == verdict_key("none", row)
+    assert verdict_key("</think>" + completion("x = 1"), row, "<think>") == key
 
 
 def test_the_shared_sandbox_serves_all():

@@ -42,7 +42,7 @@ SCRIPTS = {
     "readline": """
         input = __import__("sys").stdin.readline
         for _ in range(int(input())):
-            a, b = input()[:-1].split(" ")
+            a, b = input().split()
             print(int(a) + int(b))
         """,
     "main block": """
@@ -108,14 +108,33 @@ def test_right_programs_that_read_and_print(name):
         ("1_0", "10", 0.0, False),
         ("٣", "3", 0.0, False),
         ("inf", "1e999", 0.5, False),
+        ("7" + "0" * 5000, "7" + "0" * 5000, 0.0, True),
+        ("+007" + "0" * 5000, "7" + "0" * 5000, 0.0, True),  # integers of any length are read as texts
+        ("7" + "0" * 5000, "7" + "0" * 4999 + "1", 1e-6, False),
+        ("-7" + "0" * 5000, "7" + "0" * 5000, 1e-6, False),
+        ("-0", "0", 0.0, True),
+        ("-0.0", "0", 0.0, True),
+        ("7" + "0" * 500 + ".50", "7" + "0" * 500 + ".5", 0.0, True),
+        ("." + "3" * 500 + "0", "0." + "3" * 500, 0.0, True),
+        ("9" * 5_000_000 + "1", "9" * 5_000_000 + "2", 0.0, False),
+        (".", ".0", 0.0, False),
+        ("-", "-0", 0.0, False),
         ("1e999", "1e998", 0.0, True),  # both are infinity, and no time is spent on their digits
         ("9" * 100_000 + ".5", "9" * 100_000 + ".4", 1e-6, False),
         ("abc", "abc d", 0.0, False),
     ],
-    ids=range(25),
+    ids=range(36),
 )
 def test_same_output(printed, expected, tolerance, same):
     assert same_output(printed, expected, tolerance=tolerance) is same
+
+
+def test_the_input_is_given_as_it_stands():
+    length = "import sys\nprint(len(sys.stdin.read()))"
+    assert (
+        outcome(length, {"inputs": ["abcd", "abcd\n", "", "\n", "é\r\n"], "outputs": ["4", "5", "0", "1", "2"]})
+        == "passed"
+    )
 
 
 def test_float_tolerance_of_output_and_results():
