@@ -37,6 +37,10 @@ _ASIDE = re.compile(
     re.IGNORECASE,
 )
 """A remark that points elsewhere, as "(see step 2)" does; its number is no answer."""
+_FORMULA = re.compile(
+    r"\$\$([^$]+)\$\$|(?<![\\$])\$(?=[^\s$]|[^$\n]*\\)((?:[^$\\\n]|\\.)+)(?<![$])\$(?![\d$])|\\\((.+?)\\\)|\\\[(.+?)\\\]",
+    re.DOTALL,
+)
 _FIRST_LOOK_CHARACTERS = 2000
 
 
@@ -83,6 +87,16 @@ def answer_line(text: str) -> tuple[int, str] | None:
     """Return the place and the answer of the last line such as "**Answer: D**"."""
     found = list(_ANSWER_LINE.finditer(text)) if "ans" in text.lower() else []
     return (found[-1].start(), found[-1]["answer"].strip()) if found else None
+
+
+def last_formula(text: str) -> str | None:
+    """Return the last formula between dollar signs or LaTeX's brackets, if no number follows it."""
+    tail = text[-_FIRST_LOOK_CHARACTERS:]
+    found = list(_FORMULA.finditer(tail)) if "$" in tail or "\\" in tail else []
+    if not found or re.search(r"\d", tail[found[-1].end() :]):
+        return None
+    inside = next(part for part in found[-1].groups() if part is not None).strip(" .;,\n")
+    return inside or None
 
 
 def last_tag(text: str, tag: str, prompt: str = "") -> str | None:

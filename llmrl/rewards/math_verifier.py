@@ -19,7 +19,7 @@ from llmrl.rewards.answers.fallback import parsed
 from llmrl.rewards.answers.normal_form import normal_form
 from llmrl.rewards.answers.understanding import understood
 from llmrl.rewards.answers.words import is_text, typeset
-from llmrl.rewards.extraction import answer_line, boxes, last_boxed, last_number, last_tag
+from llmrl.rewards.extraction import answer_line, boxes, last_boxed, last_formula, last_number, last_tag
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.types import Score
 
@@ -57,14 +57,14 @@ def final_answer(
 
 
 def _boxed_or_last(part: str) -> str | None:
-    r"""Return the last `\boxed{}`, or the "Answer: ..." line behind it; without both, the last number."""
+    r"""Return the last `\boxed{}`, or the "Answer: ..." line behind it; without both, the last formula or number."""
     line = answer_line(part)
     after_line = part[line[0] :] if line else part
     if line and r"\boxed" not in after_line and r"\fbox" not in after_line:
         number = last_number(line[1]) if is_text(normal_form(line[1])) else None
         return number or line[1]
     found = boxes(part)
-    return found[-1] if found else last_number(part)
+    return found[-1] if found else last_formula(part) or last_number(part)
 
 
 def same_answer(one: str, other: str, *, percent: Percent = "unit", **settings: Any) -> bool:
@@ -87,8 +87,8 @@ def math_verifier(
     r"""The value 1 if the completion's final answer equals the gold `answer`, or one of several golds, else 0.
 
     extract: the place of the final answer after the thoughts. "boxed": the last `\boxed{}`; "last_number": the last
-    number; "boxed_or_last": the last `\boxed{}` or the line "Answer: ..." behind it, or the last number if there is
-    neither; "tag": the last `<tag>...</tag>`. A box or tag left open is no answer, and a completion without an answer
+    number; "boxed_or_last": the last `\boxed{}` or the line "Answer: ..." behind it, or, if there is neither, the last
+    formula (`$...$`) or number; "tag": the last `<tag>...</tag>`. A box or tag left open is no answer, and a completion without an answer
     is wrong. Several boxes are a list where the gold is one. percent: the meaning of 50%. "unit": 50, since the sign is
     a unit like any other; "ratio": 0.5; "either": both. A unit or currency on one side only is ignored ("5 cm" = 5);
     known units are converted, and two that do not convert are unequal. thoughts_end: the tag that ends the thoughts;
@@ -167,5 +167,5 @@ def _lists(golds: Sequence[str], completion: str, prompt: str, percent: Percent,
     if len(found) < 2 or None in found or sum(map(len, filter(None, found))) > MAX_ANSWER_CHARACTERS:
         return False
     together = ", ".join(normal_form(box) for box in found if box)
-    many = [gold for gold in golds if (of := collection(gold)) and of.brackets in (LIST, SET)]
+    many = [gold for gold in golds if (of := collection(gold)) and (of.names or of.brackets in (LIST, SET))]
     return any(_equal(gold, together, percent) for gold in many)

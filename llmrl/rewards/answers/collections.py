@@ -14,6 +14,7 @@ _UNION = re.compile(r"\\cup(?![a-z])|(?<=[)\]}])\s*U\s*(?=[(\[{\\])")
 _COMMA = re.compile(r"[,;]")
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _BRACKET = re.compile(r"[(\[]|\\\{")
+_INDEX = re.compile(r"_(?:\{\d+\}|\d+)\Z")
 _MATRIX = re.compile(
     r"\\begin\s*\{(?:[pb]|small)?(?P<kind>matrix|array)\}(?:\s*\{[lcr|]+\})?(?P<body>.*)\\end\s*\{\w+\}", re.DOTALL
 )
@@ -28,14 +29,24 @@ _COMPARABLE = (
 
 @dataclass(frozen=True)
 class Collection:
-    """Several answers and their brackets: "()", "[)", ... for a tuple or interval, "{}" for a set, "" for a list."""
+    """Several answers and their brackets: "()", "[)", ... for a tuple or interval, "{}" for a set, "" for a list.
+
+    names: those of the elements, if each has another name, as in "x = 2, y = 3".
+    """
 
     elements: tuple[str, ...]
     brackets: str = LIST
+    names: tuple[str, ...] = ()
 
     @property
     def ordered(self) -> bool:
         return self.brackets not in (LIST, SET, UNION)
+
+    def in_order_of_names(self) -> tuple[str, ...]:
+        """Return the elements in the alphabetical order of their names, as they are written without names."""
+        if not self.names:
+            return self.elements
+        return tuple(value for _, value in sorted(zip(self.names, self.elements, strict=True)))
 
     def comparable(self, other: Collection) -> bool:
         """Return whether both have the same brackets; a bare list may also be compared with a set or a tuple."""
@@ -46,7 +57,7 @@ def collection(text: str) -> Collection | None:
     r"""Return the several answers that `text`, in normal form, spells; None if it spells a single answer.
 
     Several answers are a list ("2, 3", "2 or 3", "2 \pm \sqrt{6}"), a set, a tuple, an interval, a matrix, or a union.
-    Values of several names ("x = 2, y = 3") are a tuple in the order of the names.
+    Values of several names ("x = 2, y = 3") are a tuple.
     """
     if "matrix" in text or "array" in text:
         found = _matrix(text)
@@ -55,32 +66,36 @@ def collection(text: str) -> Collection | None:
     parts = split(text, _UNION) if "\\cup" in text or "U" in text else (text,)
     if len(parts) > 1:
         return Collection(parts, UNION)
-    listed = [element for part in split(text, _OR) for element in _alternative(part)]
-    if len(listed) > 1:
-        return Collection(tuple(listed))
-    if listed and listed[0] != text and listed[0].startswith("("):
-        text = listed[0]
-    return _bracketed(text)
+    parts = split(text, _OR)
+    named = _named(text, parts)
+    if named:
+        return named
+    listed = [element for part in parts for element in _alternative(part)]
+    return Collection(tuple(listed)) if len(listed) > 1 else _bracketed(text)
 
 
 def _alternative(text: str) -> list[str]:
     """Return the elements of one alternative: those between commas, or one tuple of the values of several names."""
-    elements = elements_of(text)
-    if len(elements) > 1:
-        named = [assignment(element) for element in elements]
-        names = [name for name, _ in named]
-        if all(names) and len(set(names)) == len(names):
-            plain = all(name.isalpha() for name in names)
-            values = [value for _, value in (sorted(named) if plain else named)]
-            return [f"({', '.join(values)})"]
-    return [one for element in elements for one in _plus_minus(element)]
+    named = _named(text, (text,))
+    if named:
+        return [f"({', '.join(named.in_order_of_names())})"]
+    return [one for element in elements_of(text) for one in _plus_minus(element)]
+
+
+def _named(text: str, parts: tuple[str, ...]) -> Collection | None:
+    """Return the values of several names, each of which occurs once; x_1 and x_2 are one name."""
+    if "=" not in text:
+        return None
+    found = [assignment(element) for part in parts for element in elements_of(part)]
+    names = tuple(_INDEX.sub("", name) for name, _ in found)
+    if len(found) < 2 or not all(names) or len(set(names)) < len(names):
+        return None
+    return Collection(tuple(value for _, value in found), TUPLE, names)
 
 
 def _bracketed(text: str) -> Collection | None:
     inner = text.replace(r"\{", "{").replace(r"\}", "}")
-    if inner.startswith(r"\langle") and inner.endswith(r"\rangle"):
-        inner = f"({inner[len(chr(92) + 'langle') : -len(chr(92) + 'rangle')]})"
-    elif inner.startswith("<") and inner.endswith(">") and "," in inner:
+    if inner.startswith("<") and inner.endswith(">") and "," in inner:
         inner = f"({inner[1:-1]})"
     if len(inner) > 1 and PAIRS.get(inner[0]) and inner[-1] in PAIRS.values() and closes_last(inner):
         brackets, elements = inner[0] + inner[-1], elements_of(inner[1:-1], inside=True)
@@ -90,7 +105,7 @@ def _bracketed(text: str) -> Collection | None:
 
 
 def _matrix(text: str) -> Collection | None:
-    match = _MATRIX.fullmatch(text)
+    match = _MATRIX.fullmatch(text.removeprefix("[").removesuffix("]").strip() if text.startswith("[") else text)
     if match is None:
         return None
     rows = [split(row, _CELL) for row in _ROW.split(match["body"]) if row.strip()]

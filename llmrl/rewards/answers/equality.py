@@ -23,7 +23,7 @@ from typing import Literal
 
 from llmrl.rewards.answers import fallback
 from llmrl.rewards.answers.brackets import split, split_with
-from llmrl.rewards.answers.collections import SET, Collection, collection
+from llmrl.rewards.answers.collections import LIST, SET, Collection, collection
 from llmrl.rewards.answers.comparison import equal_expressions, proportional
 from llmrl.rewards.answers.expressions import read
 from llmrl.rewards.answers.names import assignment
@@ -43,9 +43,10 @@ _RESIDUE = re.compile(
     r"(?P<value>.*?[^\s(])\s*\(?\s*(?:\\[pb]?mod|mod(?:ulo)?\b)\s*[{(]?\s*(?P<modulus>[^{}()]+?)\s*[})]?\s*\)?",
     re.DOTALL,
 )
+_APPROXIMATELY = re.compile(r"\\approx(?![a-zA-Z])")
 _EQUALS = re.compile(r"=|\\approx(?![a-zA-Z])|\\equiv(?![a-zA-Z])")
 _RELATION = re.compile(r"<|>|\\[lg]e(?![a-zA-Z])|\\ne(?![a-zA-Z])")
-_LEADS_TO = re.compile(r".*(?:\\Rightarrow|\\to(?![a-zA-Z])|=>|->)", re.DOTALL)
+_LEADS_TO = re.compile(r".*(?:\\Rightarrow|=>)", re.DOTALL)
 _UNIT_BEHIND = re.compile(
     r"(?P<body>.*[\w)}\]!])\s*\\unit\{(?P<unit>[^{}]*(?:\{[^{}]*\}[^{}]*)*)\}(?P<more>.*)", re.DOTALL
 )
@@ -76,7 +77,7 @@ class Equality:
 def _choices(equal: Equality, gold: str, found: str) -> bool | None:
     """A letter is equal to the letter with its option's text, and that text to both."""
     one, other = _choice(gold), _choice(found)
-    if one and other and (one[1] or other[1]):
+    if one and other:
         return one[0] == other[0] and (not (one[1] and other[1]) or equal(one[1], other[1]))
     if one and one[1] and not other:
         return equal(one[1], found)
@@ -182,12 +183,16 @@ def _several(equal: Equality, gold: str, found: str) -> bool | None:
     one, other = collection(gold), collection(found)
     if one is None and other is None:
         return None
+    if (one is None and r"\begin" in gold) or (other is None and r"\begin" in found):
+        return None  # a product or a sum of matrices
     return _equal_collections(equal, one or Collection((gold,)), other or Collection((found,)))
 
 
 def _equal_collections(equal: Equality, gold: Collection, found: Collection) -> bool:
     if not gold.comparable(found):
         return False
+    if gold.names or found.names:
+        return _equal_named(equal, gold, found)
     left, right = _distinct(equal, gold), _distinct(equal, found)
     if len(left) != len(right):
         return False
@@ -201,9 +206,20 @@ def _equal_collections(equal: Equality, gold: Collection, found: Collection) -> 
     return True
 
 
+def _equal_named(equal: Equality, gold: Collection, found: Collection) -> bool:
+    """Values of the same names are compared by name, others in the order as written or in that of the names."""
+    if len(gold.elements) != len(found.elements):
+        return False
+    ways = {(gold.elements, found.elements), (gold.in_order_of_names(), found.elements)}
+    if set(gold.names) == set(found.names) or found.names:
+        ways = {(gold.in_order_of_names(), found.in_order_of_names())}
+    return any(all(equal(one, other) for one, other in zip(*way, strict=True)) for way in ways)
+
+
 def _distinct(equal: Equality, many: Collection) -> list[str]:
-    """Return the elements, those of a set only once each."""
-    if many.brackets != SET or len(many.elements) > MAX_ELEMENTS:
+    """Return the elements, those of a set and tuples only once each."""
+    once = many.brackets == SET or (many.brackets == LIST and all(one.startswith("(") for one in many.elements))
+    if not once or len(many.elements) > MAX_ELEMENTS:
         return list(many.elements)
     kept: list[str] = []
     for element in many.elements:
@@ -264,11 +280,14 @@ def _values(equal: Equality, gold: str, found: str) -> bool | None:
     led = _LEADS_TO.match(found)
     if led and led.end() < len(found) and not _LEADS_TO.match(gold):
         return equal(gold, found[led.end() :].strip())
-    gold_value, found_value = _value_of(gold), _value_of(found)
-    if gold_value is not None:
+    gold_value, found_value = _value_of(gold) or assignment(gold)[1], _value_of(found)
+    if gold_value != gold:
         return equal(gold_value, found if found_value is None else found_value)
-    if found_value is not None and "=" not in gold:
-        return equal(gold, found_value) or (r"\approx" in found and equal(gold, split(found, _EQUALS)[0]))
+    about = split(found, _APPROXIMATELY)
+    if len(about) > 1 and len(split(gold, _EQUALS)) == 1:
+        return any(equal(gold, one) for one in about)
+    if found_value is not None and len(split(gold, _EQUALS)) == 1:
+        return equal(gold, found_value)
     return False if len(split(found, _EQUALS)) > 1 or len(split(gold, _EQUALS)) > 1 else None
 
 
@@ -279,7 +298,7 @@ def _value_of(text: str) -> str | None:
         return None
     first, *between, value = parts
     named = bool(assignment(f"{first} = 0")[0]) and len(parts) > 2
-    if named or all(_is_constant(part) for part in (first, *between)):
+    if named or all(_is_constant(part) for part in parts):
         return value
     return value if all(equal_expressions(part, value) for part in (first, *between)) else None
 
@@ -298,6 +317,8 @@ def _measured(equal: Equality, gold: str, found: str) -> bool | None:
     (left, gold_unit), (right, found_unit) = _without_unit(gold), _without_unit(found)
     if gold_unit is None and found_unit is None:
         return None
+    if DEGREE in (gold_unit, found_unit) and equal_expressions(gold, found):
+        return True
     if gold_unit and found_unit:
         scale = _scale(gold_unit, found_unit)
         return scale is not None and equal_expressions(left, right, scale=scale) is True

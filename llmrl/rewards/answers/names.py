@@ -13,7 +13,7 @@ _NAME = (
 _MARKED = rf"(?:\\(?:angle|triangle|overline|widehat|vec|hat|bar|overrightarrow|arc|widetilde|tilde|dot)\s*\{{?\s*|m\s*)*{_NAME}\s*\}}?"
 _ASSIGNMENT = re.compile(
     rf"(?P<name>{_MARKED}|\|\s*{_MARKED}\s*\||\(\s*{_NAME}(?:\s*,\s*{_NAME})+\s*\)|{_MARKED}(?:\s*:\s*{_MARKED})+"
-    r"|[A-Za-z][A-Za-z ]{2,40}[A-Za-z]|[PE]\s*\([^()=<>]{1,40}\)|\\(?:mathbb|Pr|operatorname)\s*\{?[PE]?\}?\s*[(\[][^()=<>]{1,40}[)\]])"
+    r"|[A-Za-z][A-Za-z ]{2,40}[A-Za-z]|\\frac\s*\{\s*[A-Z]{1,3}\s*\}\s*\{\s*[A-Z]{1,3}\s*\}|[PE]\s*\([^()=<>]{1,40}\)|\\(?:mathbb|Pr|operatorname)\s*\{?[PE]?\}?\s*[(\[][^()=<>]{1,40}[)\]])"
     r"\s*(?:=|\\approx(?![a-z])|\\in(?![a-z])|\\equiv(?![a-z]))\s*(?P<value>.+)",
     re.DOTALL,
 )

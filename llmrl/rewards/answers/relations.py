@@ -30,7 +30,8 @@ _BUILDER = re.compile(
     r"\\?\{\s*(?P<name>\\?[a-zA-Z]\w*)(?:\s*\\in\s*\\mathbb\{R\})?\s*(?:\||\\mid|:|\\vert)\s*(?P<condition>.*?)\s*\\?\}"
 )
 _MEMBER = re.compile(r"(?P<name>\\?[a-zA-Z]\w*(?:\([a-z]\))?)\s*\\in(?![a-z])\s*(?P<set>.*)", re.DOTALL)
-_SUBJECT = re.compile(r"\\?[a-zA-Z](?:\w*|_\{\w+\})(?:\(\s*\w+\s*\))?'*|\\(?:angle|overline)\s*\{?\w+\}?|\|\w+\|")
+_SUBJECT = re.compile(r"\\?[a-zA-Z](?:\w*|_\{\w+\})(?:\(\s*\w+\s*\))?'*|\\(?:angle|overline)\s*\{?\w+\}?|\|\s*\w+\s*\|")
+_ABSOLUTE = re.compile(r"\|\s*(?P<name>\w+)\s*\|")
 _INTERVAL = re.compile(r"(?P<open>[(\[\]])(?P<low>[^,;]*)[,;](?P<high>[^,;]*)(?P<close>[)\]\[])", re.DOTALL)
 LOW, HIGH = r"-\infty", r"\infty"
 
@@ -151,7 +152,11 @@ def _from_relation(text: str) -> RealSet | None:
             interval = Interval(sides[2], sides[0], right == r"\ge", left == r"\ge")
         else:
             return None
-        return RealSet((interval,), sides[1])
+        size = _ABSOLUTE.fullmatch(sides[1])
+        if size is None:
+            return RealSet((interval,), sides[1])
+        below = Interval(f"-({interval.high})", f"-({interval.low})", interval.high_closed, interval.low_closed)
+        return RealSet((below, interval), size["name"])
     return None
 
 
@@ -160,9 +165,9 @@ def _ray(left: str, right: str, operator: str) -> RealSet | None:
         left, right, operator = right, left, _TURNED[operator]
     if not _SUBJECT.fullmatch(left):
         return None
-    inside = re.fullmatch(r"\|(\w+)\|", left)
-    if inside:
-        return _of_absolute(inside[1], right, operator)
+    size = _ABSOLUTE.fullmatch(left)
+    if size:
+        return _of_absolute(size["name"], right, operator)
     if operator == r"\ne":
         return RealSet((Interval(LOW, right), Interval(right, HIGH)), left)
     closed = operator in (r"\le", r"\ge")
