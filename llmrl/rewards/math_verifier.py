@@ -57,7 +57,7 @@ def final_answer(
 
 
 def _boxed_or_last(part: str) -> str | None:
-    r"""Return the last `\boxed{}`, or the "Answer: ..." line behind it; without both, the last formula or number."""
+    r"""Return the last `\boxed{}` or the "Answer: ..." line behind it; without both, the last formula or number."""
     line = answer_line(part)
     after_line = part[line[0] :] if line else part
     if line and r"\boxed" not in after_line and r"\fbox" not in after_line:
@@ -88,11 +88,12 @@ def math_verifier(
 
     extract: the place of the final answer after the thoughts. "boxed": the last `\boxed{}`; "last_number": the last
     number; "boxed_or_last": the last `\boxed{}` or the line "Answer: ..." behind it, or, if there is neither, the last
-    formula (`$...$`) or number; "tag": the last `<tag>...</tag>`. A box or tag left open is no answer, and a completion without an answer
-    is wrong. Several boxes are a list where the gold is one. percent: the meaning of 50%. "unit": 50, since the sign is
-    a unit like any other; "ratio": 0.5; "either": both. A unit or currency on one side only is ignored ("5 cm" = 5);
-    known units are converted, and two that do not convert are unequal. thoughts_end: the tag that ends the thoughts;
-    default: that of any public model (llmrl/rewards/thoughts.py). Raises ValueError if `answer` is no gold answer.
+    formula (`$...$`) or number; "tag": the last `<tag>...</tag>`. A box or tag left open is no answer, and a completion
+    without an answer is wrong. Several boxes are a list where the gold is one. percent: the meaning of 50%. "unit": 50,
+    since the sign is a unit like any other; "ratio": 0.5; "either": both. A unit or currency on one side only is
+    ignored ("5 cm" = 5); known units are converted, and two that do not convert are unequal. thoughts_end: the tag that
+    ends the thoughts; default: that of any public model (llmrl/rewards/thoughts.py). Raises ValueError if `answer` is
+    no gold answer.
     """
     golds = gold_answers(answer)
     found = final_answer(completion, prompt, extract=extract, tag=tag, thoughts_end=thoughts_end)
@@ -155,9 +156,13 @@ def _correct(gold: str, found: str, percent: Percent) -> bool:
 
 
 def _equal(gold: str, found: str, percent: Percent) -> bool:
+    """Return whether two answers in normal form are equal; an exception is the fault of a text that cannot be read."""
     if max(nesting(found), nesting(gold)) > MAX_NESTING:
         return typeset(gold) == typeset(found)
-    return Equality(percent)(gold, found)
+    try:
+        return Equality(percent)(gold, found)
+    except Exception:  # the gold is equal to itself, so the other text is at fault; sympy raises anything
+        return False
 
 
 def _lists(golds: Sequence[str], completion: str, prompt: str, percent: Percent, thoughts_end: str | None) -> bool:

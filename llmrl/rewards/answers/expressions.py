@@ -3,7 +3,7 @@ r"""Expressions: read from LaTeX or plain text into functions of the values of t
     sum       product + product - ...
     product   factor * factor, factor / factor, or factors side by side
     factor    -factor, or base ^ factor
-    base      number, symbol, (sum), |sum|, \frac{}{}, \sqrt[]{}, \sin^2 x, \sum_{k=1}^{4} k, \binom{}{}, n!, x_1, y', f(x)
+    base      number, symbol, (sum), |sum|, f(x), \frac{}{}, \sqrt[]{}, \binom{}{}, \sin^2 x, \sum_{k=1}^{4} k, x_1, n!
 
 Symbols keep their case. A subscript belongs to its symbol, and a number with a subscript is written in that base.
 """
@@ -35,7 +35,9 @@ from llmrl.rewards.answers.values import (
 )
 
 MAX_CHARACTERS = 600
-MAX_TERMS = 10_000
+MAX_TERMS = 1000
+MAX_TERMS_INSIDE = 30
+"""The most terms of a sum, and of a sum in the body of another."""
 _FUNCTION_NAMES = frozenset("fghFGH")
 _ENDS = frozenset((")", "}", "|", ",", "&", "\\rfloor", "\\rceil", "\\choose", "\\rangle", "=", "<", ">", ";", ":"))
 
@@ -357,6 +359,9 @@ class _Parser:
         return self._over_range(multiply, Fraction(1))
 
     def _over_range(self, together: Callable[[Number, Number], Number], start: Number) -> Evaluate:
+        if len(self.bound) > 1:
+            raise UnreadableError("sums nested too deep")
+        most = MAX_TERMS_INSIDE if self.bound else MAX_TERMS
         self.expect("_")
         self.expect("{")
         name = self.take().text
@@ -371,7 +376,7 @@ class _Parser:
 
         def evaluate(values: Values) -> Number:
             low, high = whole(first(values)), whole(last(values))
-            if high - low > MAX_TERMS:
+            if high - low > most:
                 raise TooLargeError("too many terms")
             total = start
             for place in range(low, high + 1):

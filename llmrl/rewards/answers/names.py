@@ -10,13 +10,17 @@ _SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
 _NAME = (
     rf"\\?[^\W\d][\w']*?{_SUBSCRIPT}'*(?:\^\{{-1\}}|\^\{{\(\d+\)\}})?(?:\s*\(\s*[^\W\d]\w*(?:\s*,\s*[^\W\d]\w*)*\s*\))?"
 )
-_MARKED = rf"(?:\\(?:angle|triangle|overline|widehat|vec|hat|bar|overrightarrow|arc|widetilde|tilde|dot)\s*\{{?\s*|m\s*)*{_NAME}\s*\}}?"
-_ASSIGNMENT = re.compile(
-    rf"(?P<name>{_MARKED}|\|\s*{_MARKED}\s*\||\(\s*{_NAME}(?:\s*,\s*{_NAME})+\s*\)|{_MARKED}(?:\s*:\s*{_MARKED})+"
-    r"|[A-Za-z][A-Za-z ]{2,40}[A-Za-z]|\\frac\s*\{\s*[A-Z]{1,3}\s*\}\s*\{\s*[A-Z]{1,3}\s*\}|[PE]\s*\([^()=<>]{1,40}\)|\\(?:mathbb|Pr|operatorname)\s*\{?[PE]?\}?\s*[(\[][^()=<>]{1,40}[)\]])"
-    r"\s*(?:=|\\approx(?![a-z])|\\in(?![a-z])|\\equiv(?![a-z]))\s*(?P<value>.+)",
-    re.DOTALL,
+_MARKED = (
+    r"(?:\\(?:angle|triangle|overline|widehat|vec|hat|bar|overrightarrow|arc|widetilde|tilde|dot)\s*\{?\s*|m\s*)*"
+    rf"{_NAME}\s*\}}?"
 )
+_NAMED = re.compile(
+    rf"{_MARKED}|\|\s*{_MARKED}\s*\||\(\s*{_NAME}(?:\s*,\s*{_NAME})+\s*\)|{_MARKED}(?:\s*:\s*{_MARKED})+"
+    r"|[A-Za-z][A-Za-z ]{2,40}[A-Za-z]|\\frac\s*\{\s*[A-Z]{1,3}\s*\}\s*\{\s*[A-Z]{1,3}\s*\}"
+    r"|(?:[PE]|\\Pr|\\mathbb\s*\{?[PE]\}?)\s*[(\[][^()=<>]{1,40}[)\]]"
+)
+_SIGN = re.compile(r"=|\\(?:approx|in|equiv)(?![a-zA-Z])")
+MAX_NAME_CHARACTERS = 60
 _RELATION = re.compile(r"[<>=]|\\(?:[lg]e|ne|approx)(?![a-z])")
 _DERIVED_NAME = re.compile(r"(?P<function>[^\W\d])'+\Z")
 
@@ -28,10 +32,12 @@ def assignment(text: str) -> tuple[str, str]:
     """
     if "=" not in text and "\\" not in text:
         return "", text
-    match = _ASSIGNMENT.fullmatch(text)
-    if match is None or _RELATION.search(match["value"]):
+    sign = _SIGN.search(text, 0, MAX_NAME_CHARACTERS)
+    if sign is None or not _NAMED.fullmatch(text[: sign.start()].strip()):
         return "", text
-    name, value = "".join(match["name"].split()), match["value"].strip()
+    name, value = "".join(text[: sign.start()].split()), text[sign.end() :].strip()
+    if not value or _RELATION.search(value):
+        return "", text
     derived = _DERIVED_NAME.match(name)
     if derived:
         expression = read(value)

@@ -36,7 +36,8 @@ _WITH_ARGUMENT = re.compile(
 )
 _COLOURED = re.compile(rf"\\textcolor{_END}\s*\{{[^{{}}]*\}}")
 _LAYOUT = re.compile(
-    r"(?<!\\)\\[,!;: >/]|~|\\(?:q?quad|enspace|thinspace|(?:neg)?(?:thin|med|thick)space|left|right|middle|[bB]igg?[lrm]?"
+    r"(?<!\\)\\[,!;: >/]|~|\\(?:q?quad|enspace|thinspace|(?:neg)?(?:thin|med|thick)space|left|right|middle"
+    r"|[bB]igg?[lrm]?"
     r"|(?:display|text|script|scriptscript)style|(?:no)?limits|(?:math)?strut|no(?:number|indent)|hfill|allowbreak"
     r"|tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|cal|boldmath|limits)"
     + _END
@@ -98,6 +99,7 @@ _RENAMED = tuple(
 )
 _MATH_MODE = re.compile(r"(?<!\\)\\[()\[\]]|(?<!\\)\$\$")
 _MATH_MODE_PAIR = re.compile(r"(?<!\\)\$([^$]*(?:\\\$[^$]*)*)(?<!\\)\$")
+_STRAY_DOLLAR = re.compile(r"(?<=[^\s\\])\$(?!\s*[\d.])")
 _QUOTES = ("**", "__", "`", '"', "'")
 _LABEL = re.compile(
     r"(?:the\s+)?(?:final\s+|correct\s+)?(?:answers?|ans\.?|result|solutions?|value)\s*(?:(?:is|are)\b\s*:?|[:=])\s*",
@@ -120,6 +122,7 @@ def normal_form(text: str) -> str:
     if "\\" in text or "~" in text:
         text = _LAYOUT.sub(" ", _COLOURED.sub(r"\\emph", _WITH_ARGUMENT.sub(" ", text)))
     text = _MATH_MODE_PAIR.sub(r" \1 ", _MATH_MODE.sub(" ", text)).strip()
+    text = _STRAY_DOLLAR.sub("", text).strip() if "$" in text else text
     for quote in _QUOTES:
         if text.startswith(quote) and text.rstrip(".").endswith(quote) and len(text) > 2 * len(quote):
             text = text.rstrip(".")[len(quote) : -len(quote)]
@@ -182,5 +185,5 @@ def _trimmed(text: str) -> str:
         tail = _FOR_ALL.search(text)
         if tail and tail.start() > 0 and re.search(r"[\d=)}\]]", text[: tail.start()]):
             text = text[: tail.start()].rstrip(" .;,:")
-    condition = _CONDITION.fullmatch(text)  # x > 1: (1, 2)
+    condition = _CONDITION.fullmatch(text) if ":" in text else None  # x > 1: (1, 2)
     return condition[1] if condition else text

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from llmrl.rewards.answers.brackets import closes_last, split, split_with
 from llmrl.rewards.answers.comparison import at_points, equal_expressions
@@ -134,7 +135,7 @@ def _all_but(points: tuple[str, ...] | list[str]) -> RealSet | None:
     if len(valued) < len(points) or not valued:
         return None
     ends = [LOW, *(point for _, point in sorted(valued, key=lambda pair: real(pair[0]))), HIGH]
-    return RealSet(tuple(Interval(low, high) for low, high in zip(ends, ends[1:], strict=False)))
+    return RealSet(tuple(Interval(low, high) for low, high in pairwise(ends)))
 
 
 def _from_relation(text: str) -> RealSet | None:
@@ -143,7 +144,7 @@ def _from_relation(text: str) -> RealSet | None:
     if not all(sides):
         return None
     if len(sides) == 2:
-        return _ray(*sides, operators[0])
+        return _ray(sides[0], sides[1], operators[0])
     if len(sides) == 3 and _SUBJECT.fullmatch(sides[1]):
         left, right = operators
         if left in ("<", r"\le") and right in ("<", r"\le"):

@@ -136,7 +136,11 @@ KINDS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\frac{1}{\mathrm{e}}", "1/e", True),
         (r"a \mid b", r"a \mid b", True),
         (r"a \mid b", r"b \mid a", False),
-        (r"f(x)=\begin{cases}1&x>0\\0&x\le0\end{cases}", r"f(x) = \begin{cases} 1 & x>0 \\ 0 & x\le 0\end{cases}", True),
+        (
+            r"f(x)=\begin{cases}1&x>0\\0&x\le0\end{cases}",
+            r"f(x) = \begin{cases} 1 & x>0 \\ 0 & x\le 0\end{cases}",
+            True,
+        ),
         ("7" * 500, "7" * 500, True),
         ("7" * 500, "7" * 499 + "8", False),
         ("7" * 500, "7" * 499, False),
