@@ -8,12 +8,14 @@ A reward function's positional parameters are its data, taken by name for one tr
     stop_reason        why the trajectory ended: one of llmrl.types.StopReason
     completion_tokens  how many tokens were sampled
     episode            the trajectories of every author
+    correct            the verdict of the other rewards: True, False, or None if none of them gives one
     <column>           any column of the data row, by its name
     group              alone: the function is called once per group and returns a list, one result each
 
 Its keyword-only parameters are its settings. It returns a number, a bool (a verdict), a Score, or None for a row of
 another task, whose sum it then leaves alone. Plain functions run in killable processes; `async def` functions run in
-the event loop. Both have a deadline.
+the event loop. Both have a deadline. Functions that take `correct` or `group` are called after the others, on
+trajectories that these scored.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ from llmrl.rewards.workers import Workers
 from llmrl.types import Failure, Group, Score, Trajectory
 
 KEY = "rewards"
-BUILT_IN_DATA = frozenset({"completion", "prompt", "row", "stop_reason", "completion_tokens", "episode", "group"})
+BUILT_IN_DATA = frozenset(
+    {"completion", "prompt", "row", "stop_reason", "completion_tokens", "episode", "correct", "group"}
+)
 
 
 def _run_settings(
@@ -74,6 +78,11 @@ class Reward:
     @property
     def per_group(self) -> bool:
         return "group" in self.piece.data
+
+    @property
+    def reads_verdicts(self) -> bool:
+        """Whether the function may read what other rewards say."""
+        return self.per_group or "correct" in self.piece.data
 
     @property
     def module(self) -> str:
@@ -234,7 +243,7 @@ class Rewards:
         )
 
     async def score(self, group: Group) -> None:
-        """Fill in every trajectory's scores and reward, all rewards and trajectories concurrently.
+        """Fill in every trajectory's scores and reward, concurrently; rewards that read verdicts come last.
 
         reward = sum over rewards of weight * value; turn_rewards are the same sums of turn values. A reward that is not
         of this row, or returns None, has no score and adds nothing. A trajectory on which a reward failed, retries
@@ -244,11 +253,17 @@ class Rewards:
         faults = [fault for reward in self.rewards for fault in reward.faults([group.prompt.row])]
         if faults:
             raise RecipeError(*faults)
-        live = replace(group, trajectories=[one for one in group.trajectories if one.failure is None])
-        if not live.trajectories:
-            return
         scoring = [reward for reward in self.rewards if reward.scores(group.prompt.row)]
-        calls = [(reward, part) for reward in scoring for part in _parts(reward, live)]
+        fresh = [trajectory for trajectory in group.trajectories if trajectory.failure is None]
+        for later in (False, True):
+            live = replace(group, trajectories=[one for one in fresh if one.failure is None])
+            if live.trajectories:
+                await self._score([reward for reward in scoring if reward.reads_verdicts is later], live)
+        for trajectory in fresh:
+            self._add_up(trajectory)
+
+    async def _score(self, rewards: Sequence[Reward], live: Group) -> None:
+        calls = [(reward, part) for reward in rewards for part in _parts(reward, live)]
         for (reward, part), results in zip(
             calls, await asyncio.gather(*(self._with_retries(*call) for call in calls)), strict=True
         ):
@@ -257,8 +272,6 @@ class Rewards:
                     trajectory.scores[reward.name] = result
                 else:
                     trajectory.failure = trajectory.failure or result
-        for trajectory in live.trajectories:
-            self._add_up(trajectory)
 
     def _add_up(self, trajectory: Trajectory) -> None:
         """Fill in the sums of the trajectory's scores; a reward without one has the component 0."""
@@ -346,4 +359,5 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
         "stop_reason": trajectory.stop_reason,
         "completion_tokens": trajectory.completion_tokens,
         "episode": trajectory.episode,
+        "correct": trajectory.correct,
     }

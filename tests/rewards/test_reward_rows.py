@@ -103,3 +103,20 @@ def test_a_misspelt_rows_setting_names_the_nearest(workers):
 def test_a_numpy_verdict_of_a_worker_is_a_verdict(workers):
     yes, no = scored(made(workers, {"numpy_verdict": None}), {}, "yes", "no")
     assert (yes.correct, no.correct) == (True, False)
+
+
+def test_a_reward_may_read_the_verdict_of_the_others(workers):
+    rewards = made(workers, {"says_verdict": {"weight": 10.0}, "is_yes": None, "verdicts_of_group": {"weight": 100.0}})
+    yes, no = scored(rewards, {}, "yes", "no")
+    assert list(yes.components.values()) == [10.0, 1.0, 100.0]
+    assert list(no.components.values()) == [-10.0, 0.0, -100.0]
+    [silent] = scored(made(workers, {"says_verdict": None}), {"correct": "a column"}, "yes")
+    assert silent.reward == 0.0
+
+
+def test_what_failed_before_is_not_shown_to_a_group_reward(workers):
+    failing = {"verdicts_of_group": None, "fails_on_bad": {"retries": 0}}
+    bad, good = scored(made(workers, failing), {}, "bad", "good")
+    assert bad.failure is not None and bad.failure.kind == "crash"
+    assert bad.scores == {}  # verdicts_of_group gave its list of one to the other alone
+    assert (good.failure, good.reward) == (None, 2.0)

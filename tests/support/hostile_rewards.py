@@ -185,3 +185,15 @@ def _same(one: str, other: str, *, hang_on: str = "") -> bool:
 @reads_answers(_read, _same)
 def near(completion: str, prompt: str = "", *, hang_on: str = "") -> bool:
     return completion == "right"
+
+
+def says_verdict(completion: str, correct: bool | None) -> float:
+    return {True: 1.0, False: -1.0, None: 0.0}[correct]
+
+
+def verdicts_of_group(group: Group) -> list[float]:
+    return [1.0 if one.correct else -1.0 for one in group.trajectories]
+
+
+def fails_on_bad(completion: str) -> bool:
+    return {"good": True}[completion]
