@@ -16,7 +16,8 @@ _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _BRACKET = re.compile(r"[(\[]|\\\{")
 _INDEX = re.compile(r"_(?:\{\d+\}|\d+)\Z")
 _MATRIX = re.compile(
-    r"\\begin\s*\{(?:[pb]|small)?(?P<kind>matrix|array)\}(?:\s*\{[lcr|]+\})?(?P<body>.*)\\end\s*\{\w+\}", re.DOTALL
+    r"\\begin\s*\{(?:[pb]|small)?(?P<kind>matrix|array|cases)\}(?:\s*\{[lcr|]+\})?(?P<body>.*)\\end\s*\{\w+\}",
+    re.DOTALL,
 )
 _ROW = re.compile(r"\\\\")
 _CELL = re.compile("&")
@@ -59,7 +60,7 @@ def collection(text: str) -> Collection | None:
     Several answers are a list ("2, 3", "2 or 3", "2 \pm \sqrt{6}"), a set, a tuple, an interval, a matrix, or a union.
     Values of several names ("x = 2, y = 3") are a tuple.
     """
-    if "matrix" in text or "array" in text:
+    if "\\begin" in text:
         found = _matrix(text)
         if found:
             return found
@@ -111,6 +112,8 @@ def _matrix(text: str) -> Collection | None:
     rows = [split(row, _CELL) for row in _ROW.split(match["body"]) if row.strip()]
     if not rows:
         return None
+    if match["kind"] == "cases":
+        return Collection(tuple(row[0] for row in rows)) if all(len(row) == 1 for row in rows) else None
     if len(rows) == 1:
         return Collection(rows[0], ROW)
     if all(len(row) == 1 for row in rows):

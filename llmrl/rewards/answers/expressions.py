@@ -127,7 +127,7 @@ class _Parser:
         """Return whether another factor stands beside the last one; a number does not follow a number."""
         kind, text = self.kind(), self.next()
         if kind == "number":
-            return last.kind != "number" and last.text != "'"
+            return last.kind != "number" or self._power_follows()
         if kind == "name":
             return True
         if kind == "function":
@@ -135,6 +135,10 @@ class _Parser:
         if kind == "command":
             return text not in _ENDS and text not in functions.RELATIONS and not (alone and text in functions.LARGE)
         return text in ("(", "{") and not (alone and last.text == ")")
+
+    def _power_follows(self) -> bool:
+        """Return whether the next number has an exponent, as the 3 of 2^6 3^5; "2 3" is no product."""
+        return self.place + 1 < len(self.tokens) and self.tokens[self.place + 1].text == "^"
 
     def factor(self, *, signed: bool = True) -> Evaluate:
         if signed and self.took("-"):

@@ -49,6 +49,7 @@ _WRAPPERS = re.compile(
 _TEXT_GROUP = re.compile(
     rf"(?P<before>\S?)(?P<space>\s*)\\(?:text|textbf|textit|textrm|textsf|textnormal|mathrm|rm|operatorname\*?|mbox"
     rf"|si){_END}\s*\{{(?P<text>[^{{}}]*)\}}(?P<power>\s*\^\s*(?:\{{\s*-?\d+\s*\}}|\d))?"
+    r"(?P<goes_on>(?=\s*[\w(]))?"
 )
 _ENDS_VALUE = re.compile(r"[\w)\]}!%]")
 _ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|equation\*?|split|displaymath|math)\}")
@@ -80,6 +81,8 @@ _RENAMED = tuple(
         (r"\\sqrt\s+(\d+|[a-zA-Z])", r"\\sqrt{\1}"),
         (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
         (r"\\(?:dots|ldots|cdots)" + _END + "|…", "..."),
+        (r"\\\{\s*\\\}", r"\\emptyset "),
+        (r"[,;]\s*\(?\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\\in\s*\\mathbb\s*\{?\s*[ZN]\s*\}?(?:\^\+|_\+)?\s*\)?\s*$", ""),
         (r"\*\*", "^"),
         (r"\{:\}", ":"),
         (r"\\langle" + _END, "("),
@@ -157,7 +160,8 @@ def _upright(match: re.Match[str]) -> str:
     power = match["power"] or ""
     stripped = text.strip().strip("()") if text.strip().startswith("(") else text.strip()
     follows = bool(before) and bool(_ENDS_VALUE.match(before)) and "operatorname" not in match[0]
-    if follows and stripped and read_unit(stripped):
+    unit = read_unit(stripped) if follows and stripped and match["goes_on"] is None else None
+    if unit and (unit.measures is not None or len(stripped) > 2):
         return f"{before}\\unit{{{stripped}{power.replace(' ', '')}}}".replace("{^{", "^{")
     if _FUNCTION_WORD.fullmatch(stripped):
         return f"{before}{space}\\{stripped} {power}"
@@ -175,6 +179,8 @@ def _renamed(text: str) -> str:
 def _trimmed(text: str) -> str:
     """Return the text without a label before it, an "about" before it and a "for all x" behind it."""
     text = " ".join(text.split()).rstrip(" .;,:").lstrip(" :=")
+    if text.endswith("\\") and not text.endswith("\\\\"):
+        text = text[:-1].rstrip()
     label = _LABEL.match(text)
     if label and label.end() < len(text):
         text = text[label.end() :].lstrip(" :=")

@@ -23,7 +23,7 @@ class Quantity:
     decimal: bool = False
 
 
-_INTEGER = r"\d{1,3}(?:,\d{3})+|\d+"
+_INTEGER = r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+(?![\d/])|\d+"
 _DECIMAL = rf"(?:(?:{_INTEGER})(?:\.\d*)?|\.\d+)"
 _WORDS = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,

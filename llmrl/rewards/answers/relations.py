@@ -104,30 +104,28 @@ def _united(found: list[RealSet | None]) -> RealSet | None:
 
 
 def _intersection(found: list[RealSet | None]) -> RealSet | None:
-    """Return the interval between two rays that overlap, or the line without several points."""
+    """Return the numbers that all sets hold; None if there are none, or if an end has no value."""
     sets = [one for one in found if one is not None]
-    subjects = {one.subject for one in sets}
+    subjects = {one.subject for one in sets if one.subject}
     if len(sets) < len(found) or len(subjects) > 1:
         return None
-    points = [one.intervals[0].high for one in sets if len(one.intervals) == 2 and _punctures(one)]
-    if len(points) == len(sets):
-        whole = _all_but(points)
-        return whole and RealSet(whole.intervals, subjects.pop())
-    if len(sets) != 2 or any(len(one.intervals) != 1 for one in sets):
-        return None
-    ((first,), (second,)) = sets[0].intervals, sets[1].intervals
-    low, high = (first, second) if first.high == HIGH else (second, first)
-    if low.high != HIGH or high.low != LOW:
-        return None
-    start, end = _value(low.low), _value(high.high)
-    if start is None or end is None or real(start) >= real(end):
-        return None
-    return RealSet((Interval(low.low, high.high, low.low_closed, high.high_closed),), subjects.pop())
+    common = sets[0].intervals
+    for one in sets[1:]:
+        pairs = [_overlap(first, second) for first in common for second in one.intervals]
+        common = tuple(pair for pair in pairs if pair)
+    return RealSet(common, next(iter(subjects), "")) if common else None
 
 
-def _punctures(one: RealSet) -> bool:
-    left, right = one.intervals
-    return left.low == LOW and right.high == HIGH and left.high == right.low
+def _overlap(one: Interval, other: Interval) -> Interval | None:
+    values = [_value(end) for end in (one.low, other.low, one.high, other.high)]
+    if any(value is None for value in values):
+        return None
+    one_low, other_low, one_high, other_high = (real(value) for value in values)
+    lower = max((one_low, not one.low_closed, one.low), (other_low, not other.low_closed, other.low))
+    upper = min((one_high, one.high_closed, one.high), (other_high, other.high_closed, other.high))
+    if lower[0] > upper[0] or (lower[0] == upper[0] and (lower[1] or not upper[1])):
+        return None
+    return Interval(lower[2], upper[2], not lower[1], upper[1])
 
 
 def _all_but(points: tuple[str, ...] | list[str]) -> RealSet | None:

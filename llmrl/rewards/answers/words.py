@@ -71,7 +71,7 @@ def typeset(text: str) -> str:
         if choice:
             return choice[1].upper()
     if is_text(text):
-        text = text.casefold()
+        text = text.casefold().removesuffix("s")
         if _CLOCK_OR_RATIO.fullmatch(text):
             return text.replace(".", "").replace(" ", "")
     return _SPACE_NOT_BETWEEN_DIGITS.sub("", text)
