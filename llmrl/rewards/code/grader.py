@@ -12,9 +12,17 @@ from llmrl.rewards.code.case_formats import Call, CallTests, CodeTests, StdinTes
 from llmrl.sandbox import Execution, Limits, Program, Sandbox, SandboxError
 
 Outcome = Literal["passed", "wrong", "runtime_error", "timeout", "compile_error", "no_program"]
+"""The outcome of the first failed test, else "passed".
+
+"wrong": an assertion, another result; "runtime_error": an exception, an exit code other than 0, too much memory or
+output; "timeout": a limit of time; "compile_error": the program does not compile; "no_program": there is none.
+"""
 
 TESTS_LIMITS = Limits(cpu_seconds=30.0, memory_mb=2048, output_kb=16 * 1024)
 """Limits of the process that runs the tests; its wall limit adds the time that it waits for the program."""
+
+PREAMBLE_FAILED = "preamble: "
+"""How a run reports that its preamble raised, with the reason."""
 
 MAX_FLOAT_CHARACTERS = 400
 """The length up to which numbers are compared by their values as floats too."""
@@ -72,6 +80,9 @@ class Grader:
         room = max(self.limits.output_kb, len(expected) // 256)
         program = Program(payload, stdin=given.encode("utf-8", "replace"))
         execution = self.sandbox.run(program, replace(self.limits, output_kb=room))
+        said = execution.report.decode("utf-8", "replace")
+        if said.startswith(PREAMBLE_FAILED):
+            raise ValueError(f"the row's tests cannot be used: the {said.strip()}")
         failure = _failure(execution)
         if failure is not None:
             return failure
@@ -121,8 +132,10 @@ class Grader:
 
 
 def _payload(call: Call) -> dict[str, Any]:
-    keywords = {"kwargs": call.kwargs} if call.kwargs else {}
-    return {"args": call.args, "expected": call.expected, **keywords}
+    """Return a call as JSON data; numbered: the places of arguments whose keys are integers, which JSON lacks."""
+    numbered = [place for place, one in enumerate(call.args) if isinstance(one, dict) and int in map(type, one)]
+    optional = {"kwargs": call.kwargs, "numbered": numbered}
+    return {"args": call.args, "expected": call.expected, **{key: value for key, value in optional.items() if value}}
 
 
 def same_output(printed: str, expected: str, *, tolerance: float = 0.0) -> bool:

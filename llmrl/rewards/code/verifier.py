@@ -23,7 +23,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from llmrl.columns import NoColumnError, column, root
 from llmrl.marks import gives_grades, reads_answers, runs_programs, takes_seconds
 from llmrl.rewards.cache import cached_by
-from llmrl.rewards.code.case_formats import read_tests
+from llmrl.rewards.code.case_formats import Tests, read_tests
 from llmrl.rewards.code.extraction import CodeExtract, program
 from llmrl.rewards.code.grader import Grader, Outcome, Verdict
 from llmrl.rewards.code.preamble import preamble_for
@@ -95,45 +95,37 @@ def code_verifier(
 ) -> Score:
     """The value `passed` if the completion's program passes all tests of its row, else the value of its outcome.
 
-    tests, setup, entry_point, prefix: the row's columns, or paths into them (reward_model.ground_truth): its tests
-    (llmrl/rewards/code/case_formats.py lists the formats), code that comes before test code, the name of the function
-    under test, and text that stands before the completion's program, such as HumanEval's prompt. preamble: a column or
-    a text of code (with "import ", "=", a bracket or a line's end; "" is none) that runs before the program in its
-    namespace; default: the names that judges of contests give (llmrl/rewards/code/preamble.py). extract: "fenced": the
-    last block of Python, else the last block; "tag": the last `<tag>...</tag>`; "all": the completion as it stands,
-    which continues the prefix. thoughts_end: the tag that ends the thoughts (llmrl/rewards/thoughts.py).
+    tests, setup, entry_point, prefix, preamble: columns of the row, or paths into them (reward_model.ground_truth): its
+    tests (llmrl/rewards/code/case_formats.py lists the formats), code that comes before test code, the name of the
+    function under test, text that stands before the completion's program, such as HumanEval's prompt, and code that
+    runs before the program in its namespace, whose default are the names of llmrl/rewards/code/preamble.py. A prefix
+    and a preamble may also be code itself, which has "import ", "=", "(" or a line's end; "" is none. extract:
+    "fenced": the last block of Python, else the last block; "tag": the last `<tag>...</tag>`; "all": the completion as
+    it stands, which continues the prefix. thoughts_end: the tag that ends the thoughts (llmrl/rewards/thoughts.py).
 
-    The outcome is that of the first failed test: "wrong" (an assertion, another result), "runtime_error" (an exception,
-    an exit code other than 0, too much memory or output) or "timeout". The outcome is "compile_error" if the program
-    does not compile, and "no_program" if there is none; both have the value compile_error. Grades: 0 no program or not
-    compiled, 1 runtime error or timeout, 2 wrong, 3 passed. partial: the mean over the tests instead, where a passed
-    test counts `passed` and any other the outcome's value. After a timeout no further test runs, and unless partial,
-    none runs after any failure.
+    Outcome in grader.py says what each outcome means; "no_program" has the value compile_error. partial: the mean over
+    the tests instead, where a passed test counts `passed` and any other the outcome's value. After a timeout no further
+    test runs, and unless partial, none runs after any failure.
 
     max_tests: the number of tests that count, from the first. float_tolerance: relative or absolute tolerance of
-    numbers in the output or in a call's result. cpu_seconds, wall_seconds, memory_mb: limits of each run of the
-    program; all calls, or all test code, are one run. allow_weak: whether a sandbox without namespaces is accepted.
+    numbers in the output or in a call's result. cpu_seconds, wall_seconds, memory_mb: limits of each run; all calls, or
+    all test code, are one run. allow_weak: whether a sandbox without namespaces is accepted.
 
     Raises ValueError if the row's tests cannot be used, SandboxError if the sandbox failed. Sources: APPS, arXiv
     2105.09938; CodeRL, arXiv 2207.01780.
     """
-    suite = read_tests(column(row, tests), setup=_value(row, setup), entry_point=_entry_point(row, entry_point))
-    before = _code(row, prefix) or ""
-    own = preamble if preamble is None or _CODE.search(preamble) else _code(row, preamble)
+    suite = _tests(row, tests, setup, entry_point)
+    before, own = _code(row, prefix) or "", _code(row, preamble)
     source = program(completion, prompt, extract=extract, tag=tag, thoughts_end=thoughts_end)
     verdict = Verdict("no_program")
     if source is not None:
         gap = "" if extract == "all" or not before or before.endswith("\n") else "\n"
         limits = Limits(cpu_seconds=cpu_seconds, wall_seconds=wall_seconds, memory_mb=memory_mb)
         grader = Grader(shared(allow_weak=allow_weak), limits, not partial, float_tolerance, max_tests)
-        helpers = "\n".join(filter(None, [own, before]))
-        first = preamble_for(suite, own)
-        verdict = grader.verdict(before + gap + source, suite, preamble=first, helpers=helpers)
+        around = {"preamble": preamble_for(suite, own), "helpers": "\n".join(filter(None, [own, before]))}
+        verdict = grader.verdict(before + gap + source, suite, **around)
     values = {"passed": passed, "wrong": wrong, "timeout": timeout, "runtime_error": runtime_error}
-    value = values.get(verdict.outcome, compile_error)
-    if partial:
-        value += verdict.passed / verdict.tests * (passed - value)
-    return Score(value, verdict.outcome == "passed", outcome=verdict.outcome, grade=GRADES[verdict.outcome])
+    return _score(verdict, {**values, "compile_error": compile_error, "no_program": compile_error}, partial)
 
 
 def warm_up() -> None:
@@ -142,24 +134,34 @@ def warm_up() -> None:
         shared()
 
 
+def _score(verdict: Verdict, values: Mapping[str, float], partial: bool) -> Score:
+    value = values[verdict.outcome]
+    if partial:
+        value += verdict.passed / verdict.tests * (values["passed"] - value)
+    return Score(value, verdict.outcome == "passed", outcome=verdict.outcome, grade=GRADES[verdict.outcome])
+
+
+def _tests(row: Mapping[str, Any], tests: str, setup: str | None, entry_point: str | None) -> Tests:
+    held, before, name = column(row, tests), _value(row, setup), None
+    try:
+        name = _value(row, entry_point)
+    except NoColumnError:  # at the end of a path: not all rows' tests call a function
+        parent = str(entry_point).partition(".")[0]
+        if parent == entry_point or parent not in row:
+            raise
+    try:
+        return read_tests(held, setup=before, entry_point=name)
+    except ValueError as error:
+        raise ValueError(f"the tests in '{tests}' cannot be used: {error}") from None
+
+
 def _value(row: Mapping[str, Any], name: str | None) -> Any:
     return None if name is None else column(row, name)
 
 
-def _entry_point(row: Mapping[str, Any], name: str | None) -> Any:
-    """Return the entry point; None for a row that lacks the end of the path, since not all tests call a function."""
-    try:
-        return _value(row, name)
-    except NoColumnError:
-        parent = str(name).partition(".")[0]
-        if parent == name or parent not in row:
-            raise
-        return None
-
-
 def _code(row: Mapping[str, Any], name: str | None) -> str | None:
-    """Return the text of code, or of lines of code, in a column."""
-    value = _value(row, name)
+    """Return code: the setting's own, or the text or the lines in the column that it names."""
+    value = name if name is not None and _CODE.search(name) else _value(row, name)
     if isinstance(value, list | tuple):
         value = "\n".join(map(str, value))
     if value is not None and not isinstance(value, str):

@@ -241,7 +241,7 @@ def test_long_output_has_room():
     ("row", "message"),
     [
         ({"test": []}, "no column 'tests'; did you mean 'test'"),
-        ({"tests": []}, "no tests"),
+        ({"tests": []}, "the tests in 'tests' cannot be used: there are no tests"),
         ({"tests": "assert f("}, "do not compile"),
         ({"tests": "import no_such_module"}, "No module named 'no_such_module'"),
         ({"tests": "def verify(f): pass"}, "ask nothing"),
@@ -253,6 +253,12 @@ def test_a_bad_row_is_an_error_not_a_zero(row, message):
     with pytest.raises(ValueError) as caught:
         code_verifier(completion("def f(n): return n"), row)
     assert message in str(caught.value)
+
+
+def test_a_preamble_that_raises_is_an_error_not_a_zero():
+    for tests in ({"inputs": ["1"], "outputs": ["1"]}, ["assert f(1) == 1"]):
+        with pytest.raises(ValueError, match=r"preamble.*NameError: name 'nothing' is not defined"):
+            graded("def f(n): return n\nprint(1)", tests, preamble="x = nothing")
 
 
 def test_a_failing_sandbox_is_an_error_not_a_zero(monkeypatch):

@@ -137,6 +137,23 @@ def test_the_input_is_given_as_it_stands():
     )
 
 
+def test_long_integers_as_results():
+    source = "def f(n): return 10 ** n"
+    assert outcome(source, {"fn_name": "f", "inputs": [[6000]], "outputs": [10**6000]}) == "passed"
+    assert outcome(source, {"fn_name": "f", "inputs": [[6000]], "outputs": [10**6000 + 1]}) == "wrong"
+
+
+def test_keyword_arguments_and_integer_keys():
+    source = "def f(b, a): return b - a"
+    assert outcome(source, {"fn_name": "f", "inputs": [{"a": 1, "b": 3}], "outputs": [2]}) == "passed"
+    assert outcome(source, {"fn_name": "f", "inputs": [{"b": 1, "a": 3}], "outputs": [2]}) == "wrong"
+    source = "def f(names): return {key: len(names[key]) for key in sorted(names) if key + 1}"
+    assert (
+        outcome(source, {"fn_name": "f", "inputs": [[{"2": "ab", "10": "c"}]], "outputs": [{"10": 1, "2": 2}]})
+        == "passed"
+    )
+
+
 def test_float_tolerance_of_output_and_results():
     source = "print(0.1 + 0.2)\ndef f(): return [0.1 + 0.2]"
     for tests in ({"inputs": [""], "outputs": ["0.3"]}, {"inputs": [[]], "outputs": [[[0.3]]], "fn_name": "f"}):
