@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from supervisor import Setting
 
 NOBODY = 65534
+STACK_MB = 120
+"""The stack of a program's first thread; the kernel keeps at least 128 MB of addresses free for it."""
+RECURSION = 100_000
+"""The depth that functions may recurse to, as judges of programs have it; such a recursion fits the stack."""
 BARE_PROCESSES = 2  # the supervisor and the program's first process
 
 
@@ -28,6 +32,7 @@ def become_program(limits: dict, files: dict, home: str, told: int, setting: Set
     """
     code = 1
     try:
+        sys.set_int_max_str_digits(0)
         payload = json.loads(os.pread(files["payload"], os.fstat(files["payload"]).st_size, 0))
         _place(payload.pop("files"), home)
         runner = importlib.import_module(payload.pop("runner"))
@@ -39,6 +44,7 @@ def become_program(limits: dict, files: dict, home: str, told: int, setting: Set
         os.write(told, traceback.format_exc().encode())
         os._exit(1)
     os.close(told)
+    sys.setrecursionlimit(RECURSION)
     try:
         runner.main(payload, report, channel)
         code = 0
@@ -117,6 +123,7 @@ def _confine(limits: dict, home: str, setting: Setting) -> None:
         resource.RLIMIT_FSIZE: (size, size),
         resource.RLIMIT_NOFILE: (limits["open_files"],) * 2,
         resource.RLIMIT_MEMLOCK: (0, 0),
+        resource.RLIMIT_STACK: (STACK_MB * 2**20, resource.RLIM_INFINITY),
         resource.RLIMIT_MSGQUEUE: (0, 0),
         resource.RLIMIT_SIGPENDING: (256, 256),
     }

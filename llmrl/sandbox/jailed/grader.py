@@ -20,13 +20,17 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import collected
+import connection
+import patches
+import raising
 import remote_objects
 import testcode
 import wire
 
 MESSAGE_CHARACTERS = 300
-PROGRAM = "solution"
-"""The name of the module from which tests may import the program's objects."""
+PROGRAMS = ("solution", "main")
+"""The names of the module from which tests may import the program's objects."""
 
 LENT_KINDS = (collections.deque, io.StringIO, io.BytesIO, random.Random)
 """Library types whose objects a test may lend to the program, beside functions, iterators and its own objects."""
@@ -62,11 +66,15 @@ def main(payload: dict, report: int, channel: int) -> None:
             tests = suite.tests[: payload.get("max_tests")]
             tell(tests=len(tests))
             failed = runner.start(suite.prepare)
-            for index, test in enumerate(tests):
-                result, message = failed or runner.result(test, suite.refresh)
-                tell(test=index, result=result, ended=runner.program.gone, message=message[:MESSAGE_CHARACTERS])
-                if result != "passed" and payload.get("stop"):
-                    break
+
+            def run() -> None:
+                for index, test in enumerate(tests):
+                    result, message = failed or runner.result(test, suite.refresh)
+                    tell(test=index, result=result, ended=runner.program.gone, message=message[:MESSAGE_CHARACTERS])
+                    if result != "passed" and payload.get("stop"):
+                        break
+
+            suite.hold(run)
             if not (runner.asked or runner.any_failed):
                 raise InvalidError("the tests ask nothing of the program")
         except InvalidError as error:
@@ -77,7 +85,14 @@ class TestRunner:
     """The runner of single tests against the program, which is reached through the connection `program`."""
 
     def __init__(self, channel: socket.socket):
-        self.program = remote_objects.Connection(channel, operate=_operate_for(self), lends=_lends)
+        self.program = connection.Connection(
+            channel,
+            operate=_operate_for(self),
+            lends=_lends,
+            hides=_hides,
+            settle=lambda: self.patches.tell(self.program.ask) if self.patches else None,
+        )
+        self.patches: patches.Patches | None = None
         self.knows_data = False
         """Whether the tests' names hold the program's data, so that a test can grade it without a further question."""
         self.asked = self.any_failed = False
@@ -88,6 +103,12 @@ class TestRunner:
 
     def start(self, prepare: Callable[[], object]) -> Result | None:
         """Run the program's module, then `prepare`; returns the failure of either, which then counts for every test."""
+        try:
+            self.program.ask("prepare")
+        except Exception as error:
+            raise InvalidError(f"the preamble fails: {raising.described(error)[1]}") from None
+        except connection.Gone:
+            pass
         for step in (functools.partial(self.program.ask, "load"), prepare):
             found = self.result(step, lambda: None)
             if found[0] != "passed":
@@ -114,9 +135,9 @@ class TestRunner:
         return result, message
 
     def _failure(self, error: BaseException, *, asked: bool) -> Result:
-        name, text = remote_objects.described(error)
+        name, text = raising.described(error)
         message = f"{name}: {text}"
-        if isinstance(error, remote_objects.Gone | AbsentError) or remote_objects.was_raised_remotely(error):
+        if isinstance(error, connection.Gone | AbsentError) or raising.was_raised_remotely(error):
             return "error", message
         by_itself = isinstance(error, ImportError | wire.WireError)
         by_itself |= not (asked or isinstance(error, AssertionError))
@@ -137,8 +158,12 @@ class Calls:
 
     refresh = prepare
 
-    def _call(self, name: str, args: list[Any], expected: list[Any]) -> None:
-        value = testcode.entry(name, self._runner.named)(*args)
+    def hold(self, run: Callable[[], object]) -> None:
+        """Run the tests."""
+        run()
+
+    def _call(self, name: str, args: list[Any], expected: list[Any], kwargs: dict[str, Any] | None = None) -> None:
+        value = testcode.entry(name, self._runner.named)(*args, **(kwargs or {}))
         if not any(testcode.same(one, value, self._tolerance) for one in expected):
             raise AssertionError("another result than the expected one")
 
@@ -155,15 +180,17 @@ class Snippets:
         self._setup = payload.get("setup") or ""
         self._helpers = payload["helpers"] if testcode.compiles(payload.get("helpers") or "(") else ""
         self._namespace: dict[str, Any] = {"__name__": testcode.MODULE}
-        sources = [self._setup, *payload["tests"]]
+        self._sources = sources = [self._setup, *payload["tests"]]
+        self._session = collected.Session()
         try:
-            items = [testcode.Item(source, self._namespace) for source in payload["tests"]]
+            items = [testcode.Item(source, self._namespace, self._session) for source in payload["tests"]]
             self._names = testcode.names(*sources)
             provided = testcode.names(self._helpers).bound
         except testcode.COMPILE_ERRORS as error:
             raise InvalidError(f"the tests do not compile: {error}") from None
         self.tests = [test for item in items for test in item.tests()]
         self._uses_hypothesis = any("hypothesis" in source for source in sources)
+        self._needs_pytest = any(item.needs_pytest for item in items)
         self._checks = any(item.checks for item in items)
         if self._checks and not self._entry_point:
             raise InvalidError("the tests define check(candidate), but no entry_point says what the candidate is")
@@ -190,8 +217,8 @@ class Snippets:
 
     def prepare(self) -> None:
         """Fill the namespace, then run the setup in it."""
-        sys.modules[PROGRAM] = module = types.ModuleType(PROGRAM)
-        vars(module)["__getattr__"] = self._imported
+        self._runner.patches = patches.Patches(patches.watched(*self._sources))
+        sys.modules.update({name: ProgramModule(name, self._runner.program, self._found) for name in PROGRAMS})
         if self._uses_hypothesis:
             testcode.settle_hypothesis()
         exec(compile(self._helpers, "<helpers>", "exec", dont_inherit=True), self._namespace)
@@ -204,10 +231,12 @@ class Snippets:
         for name, path in self._programs.items():
             self._namespace[name] = self._found(name, path)
 
-    def _imported(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self._found(name)
+    def hold(self, run: Callable[[], object]) -> None:
+        """Run the tests, inside of pytest if they need it."""
+        if self._needs_pytest:
+            self._session.hold(run)
+        else:
+            run()
 
     def _found(self, name: str, path: str | None = None) -> Any:
         try:
@@ -216,6 +245,30 @@ class Snippets:
             value = Absent(str(error))
         self._runner.knows_data |= not callable(value)
         return value
+
+
+class ProgramModule(types.ModuleType):
+    """The module from which tests import the program's objects, and in which they replace them."""
+
+    def __init__(self, name: str, program: connection.Connection, found: Callable[[str], Any]):
+        super().__init__(name)
+        vars(self).update(_program=program, _found=found, _deleted=set())
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in self._deleted:
+            raise AttributeError(name)
+        return self._found(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("__"):  # the import system's own
+            super().__setattr__(name, value)
+        else:
+            setattr(self._program.ask("module"), name, value)
+            self._deleted.discard(name)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._program.ask("module"), name)
+        self._deleted.add(name)
 
 
 class Absent:
@@ -235,29 +288,44 @@ class Absent:
 
 def _lends(value: Any) -> bool:
     kind = type(value)
-    return callable(value) or hasattr(kind, "__next__") or kind.__module__ == testcode.MODULE or kind in LENT_KINDS
+    moves = any(hasattr(kind, name) for name in ("__next__", "__await__", "__anext__"))
+    return callable(value) or moves or kind.__module__ == testcode.MODULE or kind in LENT_KINDS
+
+
+def _hides(error: BaseException) -> bool:
+    """Return whether an exception's message could contain an expected result: those by which tests fail."""
+    return isinstance(error, AssertionError) or type(error).__module__.startswith("_pytest")
 
 
 def _operate_for(runner: TestRunner) -> Callable[[str, list[Any], dict[str, Any]], Any]:
     """Return the function that does the program's operations on lent objects, without a way to the tests' data."""
 
     def operate(operation: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if operation == "write":
+            return _write(*args)
         if not args or not runner.program.lent(args[0]):
             raise TypeError("not an object of the tests")
         if operation == "format" or (operation in ("get", "set", "delete") and not _is_open(operation, *args[:2])):
             raise AttributeError("not for programs")
-        try:
-            return remote_objects.OPERATIONS[operation](*args, **kwargs)
-        except AssertionError:
-            raise AssertionError from None  # the message could contain the expected result
+        return remote_objects.OPERATIONS[operation](*args, **kwargs)
 
     return operate
 
 
+def _write(place: int, text: str) -> None:
+    """Print what the program has printed, where the tests may look for it."""
+    print(text, end="", file={1: sys.stdout, 2: sys.stderr}[place])
+
+
 def _is_open(operation: str, value: Any, name: Any = "_") -> bool:
-    """Return whether programs may use this attribute: a public one of the tests' object, or, read only, of a class."""
+    """Return whether programs may use this attribute: a public one of the tests' object, or, read only, of a class.
+
+    Of a mock, programs may use the parts that stand for an object's, not what the mock has recorded or will return.
+    """
     if type(name) is not str or name.startswith("_"):
         return name == "__name__" and operation == "get"
     if isinstance(value, type):
         return value.__module__ == testcode.MODULE and operation == "get"
+    if type(value).__module__ == "unittest.mock":
+        return name not in dir(sys.modules["unittest.mock"].Mock())
     return type(value).__module__ == testcode.MODULE or type(value) in LENT_KINDS

@@ -1,44 +1,26 @@
-"""Remote objects: two processes use each other's objects over one channel.
-
-One process asks and the other answers. While the other works on its answer it may ask back, so calls nest as in one
-program. Plain data is copied (see wire). Any other object stays with its owner, and the other process has a Remote of
-it. If a call changes a list, dict, set or bytearray in place, the caller's object is changed too.
-
-    ["ask", operation, [argument, ...], {name: argument}]
-    ["answer", value, [[place, argument as it is now], ...]]      or      ["raised", builtin exception's name, message]
-"""
+"""Remote objects: what one process has of an object that stays in the other, and the operations on it."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import operator
-import socket
-from _thread import RLock  # an import of threading would make every program's start slower
-from collections.abc import Callable, Mapping
-from typing import Any
+import types
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any
 
-import wire
+import coroutines
+import values
 
-MESSAGE_CHARACTERS = 1000
+if TYPE_CHECKING:
+    from connection import Connection
+
 ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 BITS = ("and", "or", "xor", "lshift", "rshift")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 UNARY = ("neg", "pos", "abs", "invert")
-
-
-def _raisable(kind: type) -> bool:
-    try:
-        return issubclass(kind, BaseException) and kind("message") is not None
-    except TypeError:  # this exception takes other arguments
-        return False
-
-
-RAISABLE = {name: kind for name, kind in wire.TYPES.items() if _raisable(kind)}
-"""An exception is sent as the name of one of these and a message, and nothing else."""
-
-
-class Gone(BaseException):
-    """The other process has ended or sent an invalid message, so it can be asked nothing more."""
+OPEN = ("__name__", "__qualname__", "__dict__", "__annotations__", "__defaults__", "__kwdefaults__")
+"""The special attributes that are asked for; others could make a library trust what they say."""
 
 
 class Lent:
@@ -57,8 +39,6 @@ class Remote:
     """
 
     __slots__ = ("_connection", "_number")
-    _number: int
-    _connection: Connection
 
     def __init__(self, connection: Connection, number: int):
         object.__setattr__(self, "_connection", connection)
@@ -68,8 +48,8 @@ class Remote:
         return self._connection.ask("call", self, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        # libraries trust special attributes: numpy, for example, takes a memory address from one
-        if name.startswith("__") and name not in ("__name__", "__dict__"):
+        # numpy, for example, would take a memory address from a special attribute
+        if name.startswith("__") and name not in OPEN:
             raise AttributeError(f"{name} of an object in another process")
         return self._connection.ask("get", self, name)
 
@@ -125,23 +105,98 @@ class Remote:
         return self._connection.ask("deepcopy", self)
 
     def __hash__(self) -> int:
-        return hash((Remote, self._number))
+        return self._connection.ask("hash", self)
 
     def __instancecheck__(self, instance: Any) -> bool:
-        return type(instance) is Remote and self._connection.ask("isinstance", instance, self) is True
+        sent = isinstance(instance, Remote) or type(instance) in values.MADE
+        return sent and self._connection.ask("isinstance", instance, self) is True
+
+    def __subclasscheck__(self, kind: Any) -> bool:
+        return isinstance(kind, Remote) and self._connection.ask("issubclass", kind, self) is True
 
     def __enter__(self) -> Any:
         return self._connection.ask("enter", self)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         """Leave the block without suppressing an exception, so that an assertion that fails inside it has failed."""
-        name, message = described(error) if error is not None else ("", "")
-        self._connection.ask("leave", self, name, "" if isinstance(error, AssertionError) else message)
+        self._connection.ask("leave", self, error)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._connection.ask("aiter", self)
+
+    async def __anext__(self) -> Any:
+        return self._connection.ask("anext", self)
+
+    async def __aenter__(self) -> Any:
+        return self._connection.ask("aenter", self)
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self._connection.ask("aleave", self, error)
+
+    @property
+    def __signature__(self) -> Any:
+        return self._connection.ask("signature", self)
+
+    @property
+    def __code__(self) -> Any:
+        """A code object of this process that says only whether the function is a generator or a coroutine."""
+        return (lambda: None).__code__.replace(co_flags=self._connection.ask("flags", self) & KINDS_OF_CODE)
+
+    __doc__ = property(lambda self: self._connection.ask("get", self, "__doc__"))  # pyright: ignore[reportAssignmentType]
+
+
+KINDS_OF_CODE = 0x20 | 0x80 | 0x200
+"""The flags of generators, coroutines and asynchronous generators."""
+
+
+async def _awaited(remote: Remote) -> Any:
+    return remote._connection.ask("await", remote)
+
+
+def _coroutine(connection: Connection, number: int) -> Any:
+    return _awaited(Remote(connection, number))
+
+
+def _generated(connection: Connection, number: int) -> Generator[Any, Any, Any]:
+    """Yield what the other process's generator yields; it is sent what this one is sent."""
+    remote, sent = Remote(connection, number), None
+    while True:
+        try:
+            value = remote._connection.ask("send", remote, sent)
+        except StopIteration as end:
+            return end.value
+        sent = yield value
+
+
+class AwaitableRemote(Remote):
+    """A Remote of an object that can be awaited, such as a task."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return _awaited(self).__await__()
+
+
+STAND_INS: Mapping[str, Callable[..., Any]] = {
+    "mine": Remote,
+    "generator": _generated,
+    "coroutine": _coroutine,
+    "awaitable": AwaitableRemote,
+}
+"""What stands here for an object of the other process, by the tag of its reference."""
+
+
+def sort(value: Any) -> str:
+    """Return the tag in STAND_INS for an object of this process."""
+    return _SORTS.get(type(value)) or ("awaitable" if hasattr(type(value), "__await__") else "mine")
+
+
+_SORTS = {types.GeneratorType: "generator", types.CoroutineType: "coroutine"}
 
 
 def _binary(name: str) -> Callable[[Remote, Any], Any]:
     def method(self: Remote, other: Any) -> Any:
-        return self._connection.ask(name, self, other) if type(other) is Remote else NotImplemented
+        return self._connection.ask(name, self, other) if isinstance(other, Remote) else NotImplemented
 
     return method
 
@@ -164,9 +219,19 @@ def _enter(manager: Any) -> Any:
     return type(manager).__enter__(manager)
 
 
-def _leave(manager: Any, name: str, message: str) -> None:
-    error = RAISABLE.get(name, Exception)(message) if name else None
+def _leave(manager: Any, error: BaseException | None) -> None:
     type(manager).__exit__(manager, type(error) if error else None, error, None)
+
+
+def _leave_asynchronously(manager: Any, error: BaseException | None) -> None:
+    coroutines.finish(type(manager).__aexit__(manager, type(error) if error else None, error, None))
+
+
+def _signature(function: Callable[..., Any]) -> Any:
+    try:
+        return importlib.import_module("inspect").signature(function)
+    except (TypeError, ValueError) as error:
+        raise AttributeError(str(error)) from None
 
 
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
@@ -189,192 +254,19 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "index": operator.index,
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
+    "hash": hash,
     "isinstance": isinstance,
+    "issubclass": issubclass,
     "enter": _enter,
     "leave": _leave,
+    "send": lambda generator, value: generator.send(value),
+    "await": coroutines.finish,
+    "aiter": lambda value: type(value).__aiter__(value),
+    "anext": lambda value: coroutines.finish(type(value).__anext__(value)),
+    "aenter": lambda value: coroutines.finish(type(value).__aenter__(value)),
+    "aleave": _leave_asynchronously,
+    "signature": _signature,
+    "flags": lambda function: function.__code__.co_flags,
     **{name: getattr(operator, f"__{name}__") for name in (*ARITHMETIC, *BITS, *COMPARISONS, *UNARY)},
 }
 """The operations that can be asked for; each one's first argument is the object."""
-
-
-class Connection:
-    """This process's end of the channel to the other process.
-
-    operate(operation, args, kwargs): does an operation that the other process asks for. lends(value): says whether the
-    other process may have a Remote of `value`, which is no plain data.
-    """
-
-    def __init__(
-        self,
-        channel: socket.socket,
-        *,
-        operate: Callable[[str, list[Any], dict[str, Any]], Any],
-        lends: Callable[[Any], bool],
-    ):
-        self.gone = False
-        self.questions = 0
-        self._socket, self._operate, self._lends = channel, operate, lends
-        self._lent: dict[int, Any] = {}
-        self._numbers: dict[int, int] = {}  # keys are ids, which stay valid because _lent keeps the objects
-        self._remotes: dict[int, Remote] = {}
-        self._lock = RLock()
-        self._idle = False
-
-    def ask(self, operation: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Ask for an operation; returns the answer or raises the other process's exception, or Gone if it has ended."""
-        question = ["ask", operation, [self._encode(one) for one in args]]
-        packed = wire.pack([*question, {name: self._encode(one) for name, one in kwargs.items()}])
-        if self._idle:
-            raise RuntimeError("the other side waits for nothing")
-        with self._lock:
-            self.questions += 1
-            self._send(packed)
-            while True:
-                match self._receive():
-                    case ["ask", str(asked), list(positional), dict(named)]:
-                        self._answer(asked, positional, named)
-                    case ["answer", value, list(changes)]:
-                        self._change(args, kwargs, changes)
-                        return self._decode(value)
-                    case ["raised", str(name), str(message)]:
-                        raise _rebuilt(name, message, operation)
-                    case _:
-                        self._lose("not a message")
-
-    def serve(self) -> None:
-        """Answer questions until the other process has ended."""
-        while True:
-            self._idle = True
-            try:
-                message = self._receive()
-            except Gone:
-                return
-            self._idle = False
-            match message:
-                case ["ask", str(asked), list(positional), dict(named)]:
-                    self._answer(asked, positional, named)
-                case _:
-                    return
-
-    def lent(self, value: Any) -> bool:
-        """Return whether the other process has a Remote of this very object."""
-        return id(value) in self._numbers
-
-    def _answer(self, operation: str, positional: list[Any], named: dict[str, Any]) -> None:
-        args = [self._decode(one) for one in positional]
-        kwargs = {name: self._decode(one) for name, one in named.items()}
-        places = {**dict(enumerate(args)), **kwargs}
-        try:
-            before = {place: self._encode(one) for place, one in places.items() if _may_change(one)}
-            value = self._operate(operation, args, kwargs)
-            now = {place: self._encode(places[place]) for place in before}
-            changes = [[place, data] for place, data in now.items() if data != before[place]]
-            packed = wire.pack(["answer", self._encode(value), changes])
-        except Gone:
-            raise
-        except BaseException as error:
-            packed = wire.pack(["raised", *described(error)])
-        self._send(packed)
-
-    def _change(self, args: tuple[Any, ...], kwargs: dict[str, Any], changes: list[Any]) -> None:
-        places = {**dict(enumerate(args)), **kwargs}
-        for change in changes:
-            match change:
-                case [int() | str() as place, data] if place in places:
-                    _changed(places[place], self._decode(data))
-                case _:
-                    self._lose("not a change")
-
-    def _encode(self, value: Any) -> Any:
-        return self._reference(value.value) if type(value) is Lent else wire.encode(value, self._reference)
-
-    def _decode(self, data: Any) -> Any:
-        try:
-            return wire.decode(data, self._referred)
-        except wire.WireError as error:
-            self._lose(str(error))
-
-    def _reference(self, value: Any) -> dict[str, int]:
-        if type(value) is Remote:
-            return {"yours": value._number}
-        if not self._lends(value):
-            raise wire.WireError(f"a {type(value).__name__} cannot be sent to another process")
-        number = self._numbers.setdefault(id(value), len(self._numbers))
-        self._lent[number] = value
-        return {"mine": number}
-
-    def _referred(self, whose: str, number: int) -> Any:
-        if whose == "yours":
-            return self._lent[number]
-        if number not in self._remotes:
-            self._remotes[number] = Remote(self, number)
-        return self._remotes[number]
-
-    def _send(self, packed: bytes) -> None:
-        if self.gone:
-            raise Gone("the other side has ended")
-        try:
-            wire.send(self._socket, packed)
-        except OSError as error:
-            self._lose(str(error))
-
-    def _receive(self) -> Any:
-        try:
-            return wire.receive(self._socket)
-        except (OSError, EOFError, wire.WireError) as error:
-            self._lose(str(error))
-
-    def _lose(self, reason: str) -> Any:
-        self.gone = True
-        raise Gone(reason)
-
-
-def described(error: BaseException) -> tuple[str, str]:
-    """Return the name of the nearest exception that can be sent, and the error's message."""
-    name = next((base.__name__ for base in type(error).__mro__ if RAISABLE.get(base.__name__) is base), "Exception")
-    try:
-        message = error.args[0] if len(error.args) == 1 and type(error.args[0]) is str else str(error)
-    except BaseException:  # the program's own exception may raise anything when it is printed
-        message = ""
-    return name, str.__str__(message)[:MESSAGE_CHARACTERS]
-
-
-def was_raised_remotely(error: BaseException) -> bool:
-    """Return whether `error` was raised by the other process."""
-    return "_remote" in vars(error)
-
-
-def _rebuilt(name: str, message: str, operation: str) -> BaseException:
-    """Make the exception again; one that ends an iteration is allowed after "next" alone, as all() would pass on it."""
-    kind = RAISABLE.get(name, Exception)
-    ends = issubclass(kind, StopIteration | StopAsyncIteration | GeneratorExit)
-    if ends and not (kind is StopIteration and operation == "next"):
-        kind, message = RuntimeError, f"{name}: {message}"
-    error = kind(message) if message else kind()
-    vars(error)["_remote"] = True
-    return error
-
-
-def _may_change(value: Any) -> bool:
-    return isinstance(value, list | dict | set | bytearray | tuple)
-
-
-def _changed(old: Any, new: Any) -> Any:
-    """Make `old` itself equal to `new` as deep as their types agree, and return it; otherwise return `new`."""
-    if isinstance(old, list) and type(new) is list:
-        kept = [_changed(before, now) for before, now in zip(old, new, strict=False)]
-        list.__setitem__(old, slice(None), kept + new[len(old) :])
-    elif isinstance(old, dict) and type(new) is dict:
-        kept = {key: _changed(old[key], now) if dict.__contains__(old, key) else now for key, now in new.items()}
-        dict.clear(old)
-        dict.update(old, kept)
-    elif isinstance(old, set) and type(new) is set:
-        set.clear(old)
-        set.update(old, new)
-    elif isinstance(old, bytearray) and type(new) is bytearray:
-        bytearray.__setitem__(old, slice(None), new)
-    elif type(old) is tuple and type(new) is tuple and len(old) == len(new):
-        return tuple(_changed(before, now) for before, now in zip(old, new, strict=True))
-    else:
-        return new
-    return old

@@ -23,10 +23,33 @@ def compiled(source: str, report: int) -> types.CodeType:
     return code
 
 
+def run_preamble(source: str, module: types.ModuleType) -> None:
+    """Run the source that a judge puts before a program; the program's own line numbers and settings stay its own.
+
+    Raises PreambleError if the source fails.
+    """
+    try:
+        exec(compile(source, "<preamble>", "exec", dont_inherit=True), vars(module))
+    except BaseException as error:
+        raise PreambleError(f"{type(error).__name__}: {error}") from None
+
+
+class PreambleError(Exception):
+    """The preamble fails, so no program can run."""
+
+
 def main(payload: dict, report: int, channel: int) -> None:
-    """Run the source; like Python itself, end an uncaught exception with a traceback and exit code 1."""
-    code = compiled(payload["source"], report)
+    """Run the source; like Python itself, end an uncaught exception with a traceback and exit code 1.
+
+    payload["preamble"]: source that runs in the same namespace before; if it fails, the report says so.
+    """
     module = types.ModuleType("__main__")
+    try:
+        run_preamble(payload.get("preamble", ""), module)
+    except PreambleError as error:
+        os.write(report, f"preamble: {error}\n".encode())
+        sys.exit(1)
+    code = compiled(payload["source"], report)
     sys.modules["__main__"] = module
     sys.argv = ["program.py"]
     sys.path.insert(0, os.getcwd())

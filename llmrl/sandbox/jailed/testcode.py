@@ -15,7 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import collected
+import coroutines
+
 COMPILE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
+AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 MODULE = "tests"
 """The name of the module in which the tests run."""
 
@@ -130,19 +134,25 @@ class Item:
     """One text of test code, which runs in a namespace that all texts share.
 
     The text's tests are its functions `test*` and the methods `test*` of its classes. A text without such functions is
-    one test as a whole, which calls `check(candidate)` if the text defines `check`. Raises one of COMPILE_ERRORS.
+    one test as a whole, which calls `check(candidate)` if the text defines `check` and does not call it itself. Raises
+    one of COMPILE_ERRORS.
     """
 
-    def __init__(self, source: str, namespace: dict[str, Any]):
+    def __init__(self, source: str, namespace: dict[str, Any], session: collected.Session):
         tree = ast.parse(source)
-        self._code: types.CodeType = compile(tree, "<tests>", "exec", dont_inherit=True)
-        self._namespace = namespace
+        self._code: types.CodeType = compile(tree, "<tests>", "exec", AWAIT, dont_inherit=True)
+        self._namespace, self._session = namespace, session
         self._functions = _test_names(tree.body)
         cases = [node for node in tree.body if isinstance(node, ast.ClassDef) and _is_case(node)]
         self._methods = [(case.name, name) for case in cases for name in _test_names(case.body)]
-        self.checks = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
+        self.needs_pytest = bool(self._functions or self._methods) and collected.is_needed(tree)
+        defines = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
+        self.checks = defines and not any(_calls_check(node) for node in tree.body)
 
     def tests(self) -> list[Run]:
+        names = [(None, name) for name in self._functions] + self._methods
+        if self.needs_pytest:
+            return [functools.partial(self._collected, *one) for one in names]
         found: list[Run] = [functools.partial(self._function, name) for name in self._functions]
         found += [functools.partial(self._method, *names) for names in self._methods]
         return found or [self._whole]
@@ -154,7 +164,7 @@ class Item:
 
     def _function(self, name: str) -> None:
         self._define()
-        self._namespace[name]()
+        _finished(self._namespace[name]())
 
     def _method(self, owner: str, name: str) -> None:
         self._define()
@@ -163,12 +173,32 @@ class Item:
             case.setUpClass()
             case(name).debug()
         else:
-            getattr(case(), name)()
+            _finished(getattr(case(), name)())
+
+    def _collected(self, owner: str | None, name: str) -> None:
+        """Run a function's tests, one for each set of its parameters."""
+        self._define()
+        following = [*self._items[1:], None]
+        own = [
+            (item, after)
+            for item, after in zip(self._items, following, strict=True)
+            if (getattr(item.cls, "__name__", None), item.originalname) == (owner, name)
+        ]
+        if not own:
+            raise RuntimeError(f"pytest finds no test {name}")
+        for item, after in own:
+            self._session.run(item, after)
+
+    @functools.cached_property
+    def _items(self) -> list[Any]:
+        module = types.ModuleType(MODULE)
+        vars(module).update({name: self._namespace[name] for name in self._code.co_names if name in self._namespace})
+        return self._session.items(module)
 
     @functools.cached_property
     def _defined(self) -> BaseException | None:
         try:
-            exec(self._code, self._namespace)
+            _finished(eval(self._code, self._namespace))
         except BaseException as error:
             return error
         return None
@@ -179,8 +209,24 @@ class Item:
             raise self._defined
 
 
+def _finished(value: Any) -> None:
+    if isinstance(value, types.CoroutineType):
+        coroutines.finish(value)
+
+
 def _test_names(body: list[ast.stmt]) -> list[str]:
-    return [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
+    functions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [node.name for node in functions if node.name.startswith("test")]
+
+
+def _calls_check(node: ast.stmt) -> bool:
+    """Return whether running a statement calls `check`, except inside of what it only defines."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return False
+    if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):  # the tests' module is not __main__
+        return False
+    calls = (part.func for part in ast.walk(node) if isinstance(part, ast.Call))
+    return any(isinstance(function, ast.Name) and function.id == "check" for function in calls)
 
 
 def _is_case(node: ast.ClassDef) -> bool:

@@ -2,20 +2,22 @@
 
 A message is its length (4 bytes, big endian) and that many bytes of JSON. JSON's own values stand for themselves; any
 other value is an object of one pair, a tag and its content: {"tuple": [1, 2]}. An object that cannot be copied is sent
-as a reference: {"mine": number} from its owner, {"yours": number} back to the owner.
+as a reference: {"mine": number} from its owner, {"yours": number} back to the owner, and the other tags in REFERENCES.
 
-Subclasses of builtin types are read by the base type's own methods and arrive as the base type. Decoding makes exact
-builtin types and, through its caller, references. Decoding runs no code, and raises WireError for any other data.
+Subclasses of builtin types are read by the base type's own methods and arrive as the base type; values of the standard
+library and numpy have a table of their own (see values). Decoding makes exact types and, through its caller,
+references. Decoding runs no code of the other process, and raises WireError for any other data.
 """
 
 from __future__ import annotations
 
-import builtins
 import json
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import values
 
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 100
@@ -24,11 +26,10 @@ HEADER_BYTES = 4
 PLAIN = frozenset({type(None), bool, str, float})
 NESTED = frozenset({list, dict})
 
-Refer = Callable[[Any], dict[str, int]]
-Resolve = Callable[[str, int], Any]
+REFERENCES = frozenset({"mine", "yours", "generator", "coroutine", "awaitable", "class", "error"})
 
-TYPES = {name: value for name, value in vars(builtins).items() if isinstance(value, type) and value.__name__ == name}
-"""The builtin types, which are sent by their names, so that `int` is `int` in both processes."""
+Refer = Callable[[Any], dict[str, Any]]
+Resolve = Callable[[str, Any], Any]
 
 
 class WireError(Exception):
@@ -77,20 +78,17 @@ def encode(value: Any, refer: Refer, depth: int = MAX_DEPTH) -> Any:
         return value
     if depth == 0:
         raise WireError(f"data nested deeper than {MAX_DEPTH}")
-    if kind is type and TYPES.get(value.__name__) is value:
-        return {"type": value.__name__}
-    base = kind if kind in _ENCODERS else next((base for base in _ENCODERS if issubclass(kind, base)), None)
-    if base is not None:
-        return _ENCODERS[base](value, refer, depth - 1)
-    if _is_numpys(kind) and hasattr(value, "tolist"):
-        plain = value.tolist()
-        if type(plain) is not kind:
-            return encode(plain, refer, depth - 1)
-    return refer(value)
-
-
-def _is_numpys(kind: type) -> bool:
-    return any(base.__module__ == "numpy" for base in kind.__mro__)
+    if isinstance(value, type) and values.known(values.name(value)) is value:
+        return {"type": values.name(value)}
+    if kind in _ENCODERS:
+        return _ENCODERS[kind](value, refer, depth - 1)
+    tag = values.tag(kind)
+    if tag is not None:
+        parts = values.LIBRARY[tag].parts(value)
+        if values.LIBRARY[tag].admits(parts):
+            return {tag: _list(parts, refer, depth - 1)}
+    base = next((base for base in _ENCODERS if issubclass(kind, base)), None)
+    return refer(value) if base is None else _ENCODERS[base](value, refer, depth - 1)
 
 
 def _int(value: int, refer: Refer, depth: int) -> Any:
@@ -155,11 +153,22 @@ def decode(data: Any, resolve: Resolve, depth: int = 2 * MAX_DEPTH) -> Any:
         return [decode(item, resolve, depth - 1) for item in data]
     try:
         ((tag, body),) = data.items()
-        if tag in ("mine", "yours"):
-            return resolve(tag, _exact(body, int))
+        if tag in REFERENCES:
+            return resolve(tag, body)
+        if tag in values.LIBRARY:
+            return _decode_value(tag, body, resolve, depth - 1)
         return _DECODERS[tag](body, resolve, depth - 1)
-    except (KeyError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+    except WireError:
+        raise
+    except Exception as error:
         raise WireError(f"not data: {type(error).__name__}: {error}") from None
+
+
+def _decode_value(tag: str, body: Any, resolve: Resolve, depth: int) -> Any:
+    kind, parts = values.LIBRARY[tag], decode(_exact(body, list), resolve, depth)
+    if not kind.admits(parts):
+        raise TypeError(f"other parts than those of {tag}")
+    return kind.make(values.found(tag), *parts)
 
 
 def _exact(body: Any, kind: type) -> Any:
@@ -187,6 +196,13 @@ def _decode_range(body: Any, resolve: Resolve, depth: int) -> range:
     return range(_exact(start, int), _exact(stop, int), _exact(step, int))
 
 
+def _decode_type(body: Any, resolve: Resolve, depth: int) -> type:
+    kind = values.known(_exact(body, str))
+    if kind is None:
+        raise ValueError(f"no type {body}")
+    return kind
+
+
 _DECODERS: dict[str, Callable[[Any, Resolve, int], Any]] = {
     "int": lambda body, resolve, depth: int(_exact(body, str), 16),
     "tuple": _made(tuple),
@@ -197,5 +213,5 @@ _DECODERS: dict[str, Callable[[Any, Resolve, int], Any]] = {
     "bytearray": lambda body, resolve, depth: bytearray.fromhex(_exact(body, str)),
     "complex": _decode_complex,
     "range": _decode_range,
-    "type": lambda body, resolve, depth: TYPES[_exact(body, str)],
+    "type": _decode_type,
 }
