@@ -119,11 +119,11 @@ def code_verifier(
     source = program(completion, prompt, extract=extract, tag=tag, thoughts_end=thoughts_end)
     verdict = Verdict("no_program")
     if source is not None:
-        gap = "" if extract == "all" or not before or before.endswith("\n") else "\n"
+        source = before + ("" if extract == "all" or not before or before.endswith("\n") else "\n") + source
         limits = Limits(cpu_seconds=cpu_seconds, wall_seconds=wall_seconds, memory_mb=memory_mb)
         grader = Grader(shared(allow_weak=allow_weak), limits, not partial, float_tolerance, max_tests)
-        around = {"preamble": preamble_for(suite, own), "helpers": "\n".join(filter(None, [own, before]))}
-        verdict = grader.verdict(before + gap + source, suite, **around)
+        around = {"preamble": preamble_for(suite, source, own), "helpers": "\n".join(filter(None, [own, before]))}
+        verdict = grader.verdict(source, suite, **around)
     values = {"passed": passed, "wrong": wrong, "timeout": timeout, "runtime_error": runtime_error}
     return _score(verdict, {**values, "compile_error": compile_error, "no_program": compile_error}, partial)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+
 import pytest
 from graded_programs import outcome
 
 from llmrl.rewards.code.case_formats import CallTests, CodeTests, StdinTests
-from llmrl.rewards.code.preamble import JUDGE, preamble_for
+from llmrl.rewards.code.preamble import OF_SYS, OPENED, judge_names, preamble_for
 
 CALL = {"fn_name": "f", "inputs": [[3]], "outputs": [6]}
 STDIN = {"inputs": ["3"], "outputs": ["6"]}
@@ -86,11 +88,30 @@ def test_tests_may_use_what_a_given_preamble_defines():
 
 
 def test_which_preamble():
-    assert preamble_for(StdinTests((("1", "1"),))) == JUDGE
-    assert preamble_for(CodeTests(("assert f(1)",))) == ""
-    assert preamble_for(CodeTests(("assert Solution().f(1)",))) == JUDGE
+    source = "x: List[int] = deque()\ny = gcd(heapq, lcm)"
+    lines = ["from typing import List", "from collections import deque"]
+    lines += ["from math import gcd", "import heapq", "from math import lcm"]
+    assert preamble_for(StdinTests((("1", "1"),)), source) == "\n".join(lines)
+    assert preamble_for(CodeTests(("assert f(1)",)), source) == ""
+    assert preamble_for(CodeTests(("assert Solution().f(1)",)), source) == "\n".join(lines)
     for name in ("gcd", "gcd.f", "gcd().f"):
         names: dict[str, object] = {}
-        exec(preamble_for(CallTests(name, ())), names)
+        exec(preamble_for(CallTests(name, ()), source), names)
         assert "gcd" not in names and "lcm" in names
-    assert preamble_for(CallTests("f", ()), "") == ""
+        exec(preamble_for(CallTests(name, ()), source, "from math import *"), names)
+        assert "gcd" not in names and "sqrt" in names
+    assert preamble_for(CallTests("f", ()), source, "") == ""
+
+
+def test_a_judge_names_what_these_statements_name():
+    """The judges' header, of which each name has the same meaning here, but for Python's own names."""
+    modules = ("sys", *OPENED)
+    header = "\n".join([*(f"from {one} import *" for one in OPENED), f"import {', '.join(modules)}"])
+    expected: dict[str, object] = {}
+    exec(header, expected)
+    given = judge_names()
+    for name in expected.keys() - vars(builtins).keys() - {"__builtins__"}:
+        found: dict[str, object] = {}
+        exec(given[name], found)
+        assert found[name] is expected[name], name
+    assert given.keys() - expected.keys() == {*OF_SYS, "ListNode", "TreeNode"}
