@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llmrl.rewards.choice_letter import choice_letter
 from llmrl.rewards.code.verifier import code_verifier
+from llmrl.rewards.instruction_following import instruction_following
 from llmrl.rewards.math_verifier import math_verifier
 from llmrl.rewards.reasoning_gym import reasoning_gym
-from llmrl.rewards.shaping import format_pattern, length_penalty, overlong_penalty, repetition_penalty
+from llmrl.rewards.shaping import (
+    cosine_length,
+    format_pattern,
+    group_length,
+    length_penalty,
+    overlong_penalty,
+    reasoning_steps,
+    repetition_penalty,
+    tag_count,
+    think_answer_format,
+    think_format,
+)
+from llmrl.rewards.text_answers import exact_match, f1
 
 CATALOGUE: dict[str, Callable[..., Any]] = {
     function.__name__: function
@@ -16,9 +30,19 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         math_verifier,
         code_verifier,
         reasoning_gym,
+        choice_letter,
+        exact_match,
+        f1,
+        instruction_following,
         format_pattern,
+        think_format,
+        think_answer_format,
+        tag_count,
+        reasoning_steps,
         overlong_penalty,
         length_penalty,
+        cosine_length,
+        group_length,
         repetition_penalty,
     )
 }

@@ -63,12 +63,12 @@ def _with_opened(completion: str, prompt: str) -> str:
     return prompt[prompt.rindex(THINK) :] + completion if prompt.rstrip().endswith(THINK) else completion
 
 
-def reasoning_steps(completion: str, *, steps: PositiveInt = 3, pattern: re.Pattern[str] = STEPS) -> Score:
+def reasoning_steps(completion: str, *, steps: PositiveInt = 3, pattern: re.Pattern[str] | None = None) -> Score:
     """The share of `steps` that the completion writes out, at most 1: how often `pattern` occurs, over `steps`.
 
-    Source: reasoning_steps_reward of open-r1, with its pattern.
+    The default pattern is STEPS. Source: reasoning_steps_reward of open-r1, with its pattern.
     """
-    return Score(min(1.0, len(list(re.finditer(pattern, completion))) / steps))
+    return Score(min(1.0, len(list(re.finditer(pattern or STEPS, completion))) / steps))
 
 
 def overlong_penalty(
