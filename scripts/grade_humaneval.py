@@ -52,7 +52,7 @@ try:
 except BaseException:
     found["calls"] = found["stdin"] = False
 try:
-    exec(row["source"] + row["test"], names)
+    exec(row["source"] + "\\n" + row["test"], names)
     names["check"](names[row["entry_point"]])
     found["check"] = True
 except BaseException:

@@ -49,13 +49,15 @@ def program(
 
 @dataclass
 class _Block:
+    """A fenced block. listed: whether its fence follows the marker of a list; quotes: the open triple quotes."""
+
     language: str
     indent: int
     fence: str
+    listed: bool
     lines: list[str] = field(default_factory=list)
     closed: bool = False
     quotes: str | None = None
-    """The triple quotes that the lines have left open."""
 
     def add(self, line: str) -> None:
         self.lines.append(_dedented(line, self.indent))
@@ -63,12 +65,10 @@ class _Block:
             if self.quotes in (None, quotes):
                 self.quotes = None if self.quotes else quotes
 
-    def holds(self, fence: re.Match[str]) -> bool:
-        """Return whether a line that could be a fence belongs to the code."""
-        opened = _opened(fence)
-        in_text = self.quotes is not None and opened.indent >= self.indent + CODE_INDENT
-        in_list = fence["marker"] is not None and opened.language not in PYTHON
-        return in_text or in_list or not opened.fence.startswith(self.fence)
+    def holds(self, other: _Block) -> bool:
+        """Return whether the line that would open the other block belongs to the code."""
+        quoted = self.quotes is not None and other.indent >= self.indent + CODE_INDENT
+        return quoted or (other.listed and other.language not in PYTHON) or not other.fence.startswith(self.fence)
 
 
 def _last_block(blocks: list[_Block]) -> str | None:
@@ -88,13 +88,12 @@ def _blocks(text: str) -> list[_Block]:
     for line in text.split("\n"):
         line = line.removesuffix("\r")
         match = _FENCE.fullmatch(line)
+        opened = _opened(match) if match else None
         inner = blocks[-1] if blocks and not blocks[-1].closed else None
-        if match is None or (inner is not None and inner.holds(match)):
+        if match is None or opened is None or (inner is not None and inner.holds(opened)):
             if inner is not None:
                 inner.add(line)
-            continue
-        opened = _opened(match)
-        if inner is None:
+        elif inner is None:
             blocks.append(opened)
         elif opened.language in PYTHON or len(match["info"].split()) == 1:
             blocks[-1] = opened
@@ -105,7 +104,8 @@ def _blocks(text: str) -> list[_Block]:
 
 def _opened(match: re.Match[str]) -> _Block:
     language = _LANGUAGE.match(match["info"])
-    return _Block(language["name"].lower() if language else "", len(match["indent"].expandtabs(4)), match["fence"])
+    name, indent = language["name"].lower() if language else "", len(match["indent"].expandtabs(4))
+    return _Block(name, indent, match["fence"], match["marker"] is not None)
 
 
 def _dedented(line: str, indent: int) -> str:

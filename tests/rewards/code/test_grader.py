@@ -143,10 +143,13 @@ def test_long_integers_as_results():
     assert outcome(source, {"fn_name": "f", "inputs": [[6000]], "outputs": [10**6000 + 1]}) == "wrong"
 
 
-def test_keyword_arguments_and_integer_keys():
+def test_keyword_arguments():
     source = "def f(b, a): return b - a"
     assert outcome(source, {"fn_name": "f", "inputs": [{"a": 1, "b": 3}], "outputs": [2]}) == "passed"
     assert outcome(source, {"fn_name": "f", "inputs": [{"b": 1, "a": 3}], "outputs": [2]}) == "wrong"
+
+
+def test_integer_keys_of_arguments():
     source = "def f(names): return {key: len(names[key]) for key in sorted(names) if key + 1}"
     assert (
         outcome(source, {"fn_name": "f", "inputs": [[{"2": "ab", "10": "c"}]], "outputs": [{"10": 1, "2": 2}]})
