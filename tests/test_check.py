@@ -17,12 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from llmrl.check import machine
-from llmrl.check.verifier import GARBAGE, gold_forms
+from llmrl.check.writing import GARBAGE
 from llmrl.models.loading import materialize
-from llmrl.recipe import Rows
 from llmrl.recipe_file import Plan, load_plan
 from llmrl.recipe_layers import merge
-from llmrl.types import Prompt
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -106,7 +104,7 @@ def test_a_sound_recipe_is_told_in_numbers(folder):
         "'0+0='",
         "answer       '0'",
         "a completion ends at <eos>",
-        "math_verifier, weight 1: accepts their own answers, refuses garbage (4 rows)",
+        "math_verifier, weight 1: accepts their own answers, refuses garbage (20 rows)",
         "advantage: grpo(normalize_std=True, std_floor=1e-06, batch_std=False, whiten=False)  log_ratio: token",
         "log_ratio: token  policy_loss: ppo_clip(",
         "0.001 x kl_k3",
@@ -152,8 +150,9 @@ def test_a_verifier_that_rejects_the_gold_is_a_fault():
     write_rows("sums.jsonl", rows)
     faults, _ = check({"rewards": {"math_verifier": {"extract": "last_number"}}, "rollout": {"prompts_per_step": 2}})
     assert faults == [
-        "rewards.math_verifier: does not accept the row's own gold answer 'four'; graded 'four', '\\\\boxed{four}', "
-        "'<answer>four</answer>', '```\\nfour\\n```' (2 of 2 rows, the first is train:0)"
+        "rewards.math_verifier: does not accept the row's own gold answer 'four'; graded '\\\\boxed{four}', "
+        "'The answer is four.', 'four', '<answer>four</answer>', '```\\nfour\\n```' "
+        "(2 of 2 rows, the first are train:0, train:1)"
     ]
 
 
@@ -162,13 +161,14 @@ def test_a_verifier_that_rejects_some_rows_is_a_warning():
     faults, report = check({"rewards": {"own_rewards:odd": {}, "math_verifier": None}})
     assert faults == []
     assert "rewards.own_rewards:odd: does not accept the row's own gold answer '0'" in report
-    assert "(1 of 4 rows, the first is train:0)" in report
+    assert "(1 of 20 rows, the first is train:0)" in report
 
 
 def test_a_verifier_that_accepts_everything_is_a_fault():
     faults, _ = check({"rewards": {"own_rewards:yes": {}}})
     assert faults == [
-        f"rewards.own_rewards:yes: accepts {GARBAGE!r} as a right answer (4 of 4 rows, the first is train:0)"
+        f"rewards.own_rewards:yes: accepts {GARBAGE!r} as a right answer "
+        "(20 of 20 rows, the first are train:0, train:1, train:2)"
     ]
 
 
@@ -177,21 +177,12 @@ def test_rewards_that_fail_are_told_by_kind():
     rewards = {"own_rewards:crash": {}, "own_rewards:slow": {"deadline_seconds": 0.2, "retries": 0}}
     faults, report = check({"rewards": rewards | {"own_rewards:shape": {"weight": 0.5}}})
     assert faults == [
-        "rewards.own_rewards:crash: failed (crash) on '0': RuntimeError: no such luck "
+        "rewards.own_rewards:crash: failed (crash) on '\\\\boxed{0}': RuntimeError: no such luck "
         "(1 of 1 rows, the first is train:0)",
-        "rewards.own_rewards:slow: failed (timeout) on '0': ran past its deadline of 0.2 seconds "
+        "rewards.own_rewards:slow: failed (timeout) on '\\\\boxed{0}': ran past its deadline of 0.2 seconds "
         "(1 of 1 rows, the first is train:0)",
     ]
     assert "own_rewards:shape, weight 0.5: no verifier; ran without failure (1 rows)" in report
-
-
-def test_the_forms_of_a_gold_answer():
-    prompt = Prompt("train:0", (1,), "q", {"answer": "7"})
-    plain = ["7", r"\boxed{7}", "<answer>7</answer>", "```\n7\n```"]
-    assert gold_forms(prompt, Rows(path="a"), {}) == plain
-    marked = gold_forms(prompt, Rows(path="a", answer_after="####"), {"tag": "out", "after": "="})
-    assert marked[:3] == ["7", r"\boxed{7}", "<out>7</out>"]
-    assert "= 7" in marked and "#### 7" in marked
 
 
 def test_a_demonstration_is_what_is_graded():

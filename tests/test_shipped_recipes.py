@@ -12,6 +12,7 @@ import pytest
 from checking import checked, shared_workers
 from reasoning_gym import create_dataset
 
+from llmrl.check import verifier
 from llmrl.recipe_file import load_plan
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -57,8 +58,9 @@ def workers():
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """The working directory, where no runs are."""
+    """The working directory, where no runs are; programs are graded for a few seconds only."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(verifier, "SECONDS", 2.0)
 
 
 def elsewhere(train: list[dict], held_out: list[dict], *, chat: bool) -> list[str]:
@@ -91,7 +93,7 @@ def test_the_gsm8k_recipes_pass_with_another_model_and_file(name, chat):
     overrides = elsewhere(GSM8K * 30, [CATS], chat=chat)
     faults, report = checked(load_plan(RECIPES / "rlvr_math" / f"{name}.yaml", overrides), width=400)
     assert faults == []
-    assert "math_verifier, weight 1: accepts their own answers, refuses garbage (5 rows)" in report
+    assert "math_verifier, weight 1: accepts their own answers, refuses garbage (91 rows)" in report
     assert ("[user]Ann has 3 bags" in report) == chat
 
 
@@ -99,7 +101,7 @@ def test_the_mbpp_recipe_passes_with_another_model_and_file():
     overrides = elsewhere(MBPP[5:], MBPP[:5], chat=True)
     faults, report = checked(load_plan(RECIPES / "rlvr_code" / "mbpp_grpo.yaml", overrides), width=400)
     assert faults == []
-    assert "code_verifier, weight 1: accepts their own answers, refuses garbage (8 rows)" in report
+    assert "code_verifier, weight 1: accepts their own answers, refuses garbage (" in report
     # the first assert, and no other, is shown to the model
     assert "tests such as:" in report
     assert "assert add(0)" not in report

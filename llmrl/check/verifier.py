@@ -1,21 +1,32 @@
-"""A run of the rewards on the data's own answers."""
+"""A run of the rewards on the data's own answers, and on answers that should earn nothing."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from llmrl.check import writing
+from llmrl.check.grading import all_failed, grades_cheaply, score_within
 from llmrl.check.report import Report
+from llmrl.check.verdict import Graded, judge
 from llmrl.data.prompts import LoadedPrompts
-from llmrl.recipe import Recipe, Rows
+from llmrl.recipe import Recipe
+from llmrl.recipe_faults import short
 from llmrl.rewards.base import Reward, Rewards
 from llmrl.rewards.workers import Workers
 from llmrl.run.models import Origin
-from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
+from llmrl.types import ACTOR, Prompt, Score, Trajectory, Turn
 
-ROWS_OF_EACH_PART = 4
-GARBAGE = "qqq zzz qqq"
+ROWS_TO_FIND_WAYS = 16
+WAYS_FOR_ALL_ROWS = 3
+ROWS_FOR_WRONG_ANSWERS = 1000
+ROWS_OF_A_JUDGE = 4
+SECONDS = 20.0
+"""The time that may be spent on each reward."""
 
 
 def check_rewards(
@@ -28,83 +39,124 @@ def check_rewards(
     *,
     samples: bool,
 ) -> None:
-    """Run each reward on the gold answers of the first rows, in killable processes as training does.
+    """Run each reward on the rows' gold answers and on wrong answers, in killable processes as training does.
 
-    A verifier (a reward that gives verdicts) must accept a row's gold in one form at least: the demonstration if
-    there is one, else the plain answer, boxed, tagged, fenced, or behind the marker that a setting names; and it must
-    not accept garbage. Other rewards only must not fail. A problem of every row is a fault, of some rows a warning.
+    Gold answers are written as a model may write them: the demonstration if there is one, else alone, boxed, in a
+    sentence, tagged, fenced, or behind the marker that a setting names. The first rows show which of these ways the
+    reward reads, and all rows are graded in those; at most ROWS_FOR_WRONG_ANSWERS rows, spread evenly, get wrong
+    answers. An async or a group's reward, which may cost much, is asked about the first rows alone.
     """
-    rows = (prompts.train[:ROWS_OF_EACH_PART] if samples else []) + prompts.eval[:ROWS_OF_EACH_PART]
+    rows = (prompts.train if samples else []) + prompts.eval
     if not rows or not rewards.rewards:
         report.say("rewards", "none, so nothing is graded")
         return
+    sources = {"train": recipe.data.train, "eval": recipe.data.eval or recipe.data.train}
+    template = str(origin.tokenizer.chat_template or "") if recipe.data.train.chat else ""
     for reward in rewards.rewards:
         if "episode" in reward.piece.data:
             report.skipped(f"rewards.{reward.name}", "it reads the episode, which a gold answer alone does not make")
             continue
-        graded = [_answers(reward, row, recipe, prompts, origin) for row in rows]
-        asyncio.run(_score_all(Rewards([reward], workers=workers), graded))
-        _judge(reward, graded, report)
+        ways = {part: writing.ways(source, reward.piece.settings) for part, source in sources.items()}
+        writer = _Writer(reward, ways, prompts.demonstrations, origin.tokenizer)
+        asyncio.run(_check(writer, rows, workers, template, report))
 
 
-async def _score_all(alone: Rewards, groups: Sequence[Group]) -> None:
-    await asyncio.gather(*(alone.score(group) for group in groups))
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the completions that one reward grades, with tokens and verdicts only where the reward reads them.
 
-
-def _answers(reward: Reward, prompt: Prompt, recipe: Recipe, prompts: LoadedPrompts, origin: Origin) -> Group:
-    """A trajectory for each form of the row's gold answer, and garbage as the last one."""
-    tokenizer: Any = origin.tokenizer
-    source = recipe.data.eval if prompt.id.startswith("eval") and recipe.data.eval else recipe.data.train
-    if prompt.id in prompts.demonstrations:
-        texts = [tokenizer.decode(prompts.demonstrations[prompt.id], skip_special_tokens=True)]
-    else:
-        texts = gold_forms(prompt, source, dict(reward.piece.settings))
-    trajectories = [
-        Trajectory(prompt, [Turn(ACTOR, tokenizer.encode(text, add_special_tokens=False))], "stop", text)
-        for text in (*texts, GARBAGE)
-    ]
-    return Group(prompt, trajectories)
-
-
-def gold_forms(prompt: Prompt, source: Rows, settings: dict[str, Any]) -> list[str]:
-    r"""The ways in which a completion may give the row's gold answer.
-
-    answer   \boxed{answer}   <tag>answer</tag>   ```answer```   #### answer      tag, after: the reward's own settings
+    ways: "train" or "eval" -> the ways in which its answers are written (llmrl.check.writing.ways).
     """
-    answer = str(prompt.row.get("answer"))
-    tag = settings.get("tag", "answer")
-    forms = [answer, rf"\boxed{{{answer}}}", f"<{tag}>{answer}</{tag}>", f"```\n{answer}\n```"]
-    markers = [marker for marker in (settings.get("after"), source.answer_after) if marker]
-    return forms + [f"{marker} {form}" for marker in markers for form in forms]
+
+    reward: Reward
+    ways: Mapping[str, Mapping[str, tuple[str, str]]]
+    demonstrations: Mapping[str, list[int]]
+    tokenizer: Any
+
+    def only(self, names: Sequence[str]) -> _Writer:
+        """The same writer with the ways of these names alone; with all of its ways if there are no names."""
+        kept = {part: {name: ways[name] for name in names if name in ways} or ways for part, ways in self.ways.items()}
+        return replace(self, ways=kept)
+
+    def golds(self, prompt: Prompt) -> dict[str, list[Trajectory]]:
+        """Way -> the row's gold answers, written in that way."""
+        if prompt.id in self.demonstrations:
+            text = self.tokenizer.decode(self.demonstrations[prompt.id], skip_special_tokens=True)
+            return {"demonstration": [self._trajectory(prompt, text, right=True)]}
+        golds = writing.golds_of(prompt)
+        return {way: [self._answer(prompt, gold, way) for gold in golds] for way in self._ways(prompt) if golds}
+
+    def all_answers(self, prompt: Prompt, wrong: Mapping[str, str]) -> Graded:
+        """The row's gold answers, in another spelling too, and the wrong ones, both in the first way."""
+        first = next(iter(self._ways(prompt)))
+        golds = writing.golds_of(prompt) if prompt.id not in self.demonstrations else []
+        respelt = [self._answer(prompt, writing.spelt_otherwise(gold), first) for gold in golds]
+        answers = {name: self._answer(prompt, text, first, right=False) for name, text in wrong.items()}
+        if writing.UNKNOWN in wrong:  # a sentence without an answer stands in no answer's place
+            answers[writing.UNKNOWN] = self._trajectory(prompt, writing.UNKNOWN, right=False)
+        return Graded(prompt, self.golds(prompt), respelt, answers)
+
+    def example(self, prompt: Prompt, closing: str) -> str:
+        """The row's gold after a thought that ends with `closing`."""
+        text = next(iter(self.golds(prompt).values()))[0].text.removeprefix(writing.opened_thought(prompt.text))
+        return (writing.thought(prompt.text, closing) if closing else "") + text
+
+    def _ways(self, prompt: Prompt) -> Mapping[str, tuple[str, str]]:
+        return self.ways[prompt.id.partition(":")[0]]
+
+    def _answer(self, prompt: Prompt, answer: str, way: str, *, right: bool = True) -> Trajectory:
+        before, after = self._ways(prompt)[way]
+        return self._trajectory(prompt, f"{before}{answer}{after}", right=right)
+
+    def _trajectory(self, prompt: Prompt, text: str, *, right: bool) -> Trajectory:
+        text = writing.opened_thought(prompt.text) + text
+        reads_tokens = {"completion_tokens", "group"} & set(self.reward.piece.data)
+        token_ids = self.tokenizer.encode(text, add_special_tokens=False) if reads_tokens else []
+        verdict = {"the check": Score(float(right), right)} if self.reward.reads_verdicts else {}
+        return Trajectory(prompt, [Turn(ACTOR, token_ids)], "stop", text, scores=verdict)
 
 
-def _judge(reward: Reward, graded: list[Group], report: Report) -> None:
-    key = f"rewards.{reward.name}"
-    values = [t.scores[reward.name] for g in graded for t in g.trajectories if reward.name in t.scores]
-    is_verifier = any(score.correct is not None for score in values)
-    problems: dict[str, list[tuple[Group, str]]] = {"failed": [], "rejected": [], "accepted garbage": []}
-    for one in graded:
-        *forms, garbage = one.trajectories
-        failed = next((t for t in one.trajectories if t.failure), None)
-        if failed is not None and failed.failure is not None:
-            text = f"failed ({failed.failure.kind}) on {failed.text[:200]!r}: {failed.failure.message}"
-            problems["failed"].append((one, text))
-            continue
-        if is_verifier and not any(t.correct for t in forms):
-            gold, tried = str(one.prompt.row.get("answer"))[:200], ", ".join(repr(t.text[:200]) for t in forms)
-            text = f"does not accept the row's own gold answer {gold!r}; graded {tried}"
-            problems["rejected"].append((one, text))
-        if is_verifier and garbage.correct:
-            problems["accepted garbage"].append((one, f"accepts {GARBAGE!r} as a right answer"))
-    for found in problems.values():
-        if not found:
-            continue
-        first, text = found[0]
-        problem = f"{key}: {text} ({len(found)} of {len(graded)} rows, the first is {first.prompt.id})"
-        if len(found) == len(graded):
-            report.faults.append(problem)
-        else:
-            report.warn(problem)
-    if not any(problems.values()):
-        verdict = "accepts their own answers, refuses garbage" if is_verifier else "no verifier; ran without failure"
-        report.say("reward", f"{reward.name}, weight {reward.weight:g}: {verdict} ({len(graded)} rows)")
+async def _check(writer: _Writer, rows: Sequence[Prompt], workers: Workers, template: str, report: Report) -> None:
+    reward = writer.reward
+    rows = [prompt for prompt in rows if reward.scores(prompt.row)]
+    rows = rows if grades_cheaply(reward) else rows[:ROWS_OF_A_JUDGE]
+    graded = [Graded(prompt, writer.golds(prompt)) for prompt in rows[:ROWS_TO_FIND_WAYS]]
+    scored = await score_within(reward, [one.group for one in graded], workers, SECONDS)
+    writer = writer.only(_ways_read(reward, graded[:scored]))
+    await _show_reading(writer, rows, workers, template, report)
+    if not all_failed([one.group for one in graded[:scored]]):
+        wrong = writing.wrong_answers(rows[:: math.ceil(len(rows) / ROWS_FOR_WRONG_ANSWERS)])
+        graded = [writer.all_answers(prompt, wrong.get(prompt.id, {})) for prompt in rows]
+        scored = await score_within(reward, [one.group for one in graded], workers, SECONDS)
+    judge(reward, graded[:scored], len(rows), report)
+
+
+def _ways_read(reward: Reward, graded: Sequence[Graded]) -> list[str]:
+    """The first ways in which the reward accepts a gold, or, where it gives no verdicts, the first way."""
+    ways = list(dict.fromkeys(way for one in graded for way in one.golds))
+    gives_verdicts = any(one.verdicts(reward.name) for one in graded)
+    accepted = [way for way in ways if any(one.accepts(way) for one in graded)]
+    return accepted[:WAYS_FOR_ALL_ROWS] if gives_verdicts else ways[:1]
+
+
+async def _show_reading(
+    writer: _Writer, rows: Sequence[Prompt], workers: Workers, template: str, report: Report
+) -> None:
+    """Print which part of an example completion the verifier reads, and which tag ends its thoughts."""
+    reward = writer.reward
+    reading, settings = reward.piece.mark("reading"), dict(reward.piece.settings)
+    prompt = next((prompt for prompt in rows if writing.golds_of(prompt)), None)
+    if reading is None or prompt is None:
+        return
+    closing = writing.closing_tag(settings, template)
+    if closing and closing in template:
+        report.say("thoughts", f"the chat template ends them with {closing}")
+    if "row" in inspect.signature(reading.read).parameters:
+        settings["row"] = prompt.row
+    example = writer.example(prompt, closing)
+    try:
+        found = await workers.run(reading.read, [example, prompt.text], settings, reward.deadline_seconds)
+    except Exception as error:
+        report.warn(f"rewards.{reward.name}: it cannot read {short(example)}: {error}")
+        return
+    report.say("reads", f"{'no answer' if found is None else short(found)} in {short(example)}")

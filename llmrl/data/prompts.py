@@ -22,6 +22,7 @@ from llmrl.errors import RecipeError
 from llmrl.pieces import resolve
 from llmrl.recipe import Data, Rows
 from llmrl.recipe_faults import short
+from llmrl.rewards.golds import EXPECTED, gold_texts
 from llmrl.types import Prompt
 
 if TYPE_CHECKING:
@@ -35,14 +36,15 @@ _TEMPLATE_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 class LoadedPrompts:
     """Prompts ready to sample, and the numbers of rows that were left out.
 
-    demonstrations: prompt id -> token ids, for every prompt of a source that names a completion.
-    dropped_long: training rows over the token limits; dropped_overlap: training rows whose question is also
-    asked in eval; dropped_long_eval: eval rows over the token limits.
+    demonstrations: prompt id -> token ids, for every prompt of a source that names a completion. questions: prompt id
+    -> the prompt before system prompt, examples and chat template. dropped_long: training rows over the token limits;
+    dropped_overlap: training rows whose question is also asked in eval; dropped_long_eval: eval rows over the limits.
     """
 
     train: list[Prompt]
     eval: list[Prompt] = field(default_factory=list)
     demonstrations: dict[str, list[int]] = field(default_factory=dict)
+    questions: dict[str, str] = field(default_factory=dict)
     dropped_long: int = 0
     dropped_overlap: int = 0
     dropped_long_eval: int = 0
@@ -89,7 +91,13 @@ def load_prompts(
             limits = "rollout.max_prompt_tokens or rollout.max_completion_tokens"
             raise RecipeError(f"data.{part}: no rows left: {dropped_long[part]} are over {limits}{overlapping}")
     return LoadedPrompts(
-        prompts["train"], prompts["eval"], demonstrations, dropped_long["train"], dropped_overlap, dropped_long["eval"]
+        prompts["train"],
+        prompts["eval"],
+        demonstrations,
+        {prompt.id: builders[part].question(prompt) for part, found in prompts.items() for prompt in found},
+        dropped_long["train"],
+        dropped_overlap,
+        dropped_long["eval"],
     )
 
 
@@ -186,7 +194,7 @@ class PromptBuilder:
             if self._completion is not None:
                 solution = self._completion.text(row, place)
             else:
-                solution = _text(self._resolved_answer(row, place), f"{self.key}.answer: {place}")
+                solution = _gold(self._resolved_answer(row, place), f"{self.key}.answer: {place}")
             examples.append((self._prompt.text(row, place), solution))
         return examples, used_up
 
@@ -296,6 +304,13 @@ def _text(value: Any, where: str) -> str:
     if isinstance(value, str | int | float):
         return str(value)
     raise RecipeError(f"{where}: expected text, got {type(value).__name__} {short(value)}")
+
+
+def _gold(answer: Any, where: str) -> str:
+    try:
+        return gold_texts(answer)[0]
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}; expected {EXPECTED}") from None
 
 
 def _index(prompt: Prompt) -> int:

@@ -8,7 +8,7 @@ gold_texts([5, "V"])    ["5", "V"]          gold_texts({"value": 5})    ValueErr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -35,19 +35,25 @@ def check_golds(rewards: Iterable[Reward], prompts: Sequence[Prompt]) -> None:
 
     A verifier reads golds if it has the mark of one that reads answers, and takes the column `answer`.
     """
-    readers = [one.name for one in rewards if one.piece.mark("reading") and "answer" in one.columns]
-    if not readers:
-        return
+    readers = [one for one in rewards if one.piece.mark("reading") and "answer" in one.columns]
     faults = []
-    for part in dict.fromkeys(_part(prompt) for prompt in prompts):
-        golds = {prompt.id: prompt.row.get("answer") for prompt in prompts if _part(prompt) == part}
-        faulty = {place: _fault(gold) for place, gold in golds.items() if _fault(gold)}
-        if faulty:
-            first = "; ".join(f"{place}: {fault}" for place, fault in list(faulty.items())[:3])
-            rows = f"{len(faulty)} of {len(golds)} rows have an answer that rewards.{readers[0]} cannot use"
-            faults.append(f"data.{part}.answer: {rows}: {first}; expected {EXPECTED}")
+    for reader in readers:
+        golds: dict[str, dict[str, Any]] = {}
+        for prompt in prompts:
+            if reader.scores(prompt.row):
+                golds.setdefault(prompt.id.partition(":")[0], {})[prompt.id] = prompt.row.get("answer")
+        faults += [fault for part, found in golds.items() if (fault := _fault_of_part(reader.name, part, found))]
     if faults:
         raise RecipeError(*faults)
+
+
+def _fault_of_part(reader: str, part: str, golds: Mapping[str, Any]) -> str | None:
+    faulty = {place: fault for place, gold in golds.items() if (fault := _fault(gold))}
+    if not faulty:
+        return None
+    first = "; ".join(f"{place}: {fault}" for place, fault in list(faulty.items())[:3])
+    rows = f"{len(faulty)} of {len(golds)} rows have an answer that rewards.{reader} cannot use"
+    return f"data.{part}.answer: {rows}: {first}; expected {EXPECTED}"
 
 
 def _fault(gold: Any) -> str | None:
@@ -68,7 +74,3 @@ def _text(gold: Any) -> str:
     value = "null" if gold is None else repr(gold)
     shown = value if len(value) <= SHOWN_CHARACTERS else value[:SHOWN_CHARACTERS] + "..."
     raise ValueError(f"{shown} is no answer")
-
-
-def _part(prompt: Prompt) -> str:
-    return prompt.id.partition(":")[0]

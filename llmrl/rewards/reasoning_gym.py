@@ -24,20 +24,25 @@ def _read(
     completion: str,
     prompt: str = "",
     *,
-    lines: int = 1,
+    row: Mapping[str, Any] | None = None,
     extract: Extract | None = None,
     tag: str = "answer",
     after: str | None = None,
     thoughts_end: str | None = None,
 ) -> str | None:
-    """The completion's answer; by default its last `lines` lines that are not blank."""
+    """The completion's answer; by default as many last lines as the row's answer has, and one without a row."""
     text = after_thoughts(completion, prompt, thoughts_end=thoughts_end)
     if text is not None and after is not None:
         text = text_after(text, after)
     if text is None:
         return None
-    ways = {None: lambda text: _last_lines(text, lines), "tag": lambda text: last_tag(text, tag)}
-    found = (ways | {"last_line": last_line, "all": str.strip})[extract](text)
+    ways = {
+        None: lambda text: _last_lines(text, _line_count(row["answer"] if row else "")),
+        "last_line": last_line,
+        "all": str.strip,
+        "tag": lambda text: last_tag(text, tag, prompt),
+    }
+    found = ways[extract](text)
     return found.strip() or None if found else None
 
 
@@ -63,8 +68,7 @@ def reasoning_gym(
     the scorer fails on the row's own answer.
     """
     entry, task = _entry(row)
-    lines = _line_count(entry["answer"])
-    answer = _read(completion, prompt, lines=lines, extract=extract, tag=tag, after=after, thoughts_end=thoughts_end)
+    answer = _read(completion, prompt, row=row, extract=extract, tag=tag, after=after, thoughts_end=thoughts_end)
     if answer is None:
         return Score(0.0, False)
     try:

@@ -130,6 +130,12 @@ def test_plain_few_shot_from_the_first_rows(tokenizer):
     assert [(p.id, p.text) for p in prompts] == [("train:2", "1+1=2\n\n2+3=5\n\n4+4=")]
 
 
+def test_an_example_shows_the_first_of_several_golds_and_needs_one(tokenizer):
+    assert build(tokenizer, [{"q": "1+1", "a": [2, "two"]}, *ROWS], few_shot=1)[0].text == "1+1=2\n\n1+1="
+    missing = "data.train.answer: few_shot[0]: null is no answer; expected text, a finite number, or a list of these"
+    assert fault(tokenizer, [{"q": "1+1", "a": None}, *ROWS], few_shot=1).startswith(missing)
+
+
 def test_plain_few_shot_written_out_shows_the_completion_where_there_is_one(tokenizer):
     examples = [{"q": "0+1", "a": "1", "work": " 0 1 # 1"}]
     data = [{"q": "1+1", "a": "2", "work": " 1 1 # 2"}, {"q": "2+3", "a": "5", "work": " 2 3 # 5"}]
@@ -260,6 +266,7 @@ def test_load_prompts_drops_what_eval_asks_and_keeps_duplicates(tokenizer, tmp_p
     assert [(p.id, p.text) for p in loaded.train] == [("train:2", "92\n\n2+2"), ("train:3", "92\n\n2+2")]
     assert [(p.id, p.text) for p in loaded.eval] == [("eval:1", "82\n\n1+1"), ("eval:2", "82\n\n3+3")]
     assert (loaded.dropped_overlap, loaded.dropped_long, loaded.dropped_long_eval) == (2, 1, 1)
+    assert loaded.questions == {"train:2": "2+2", "train:3": "2+2", "eval:1": "1+1", "eval:2": "3+3"}
     assert loaded.demonstrations == {}
 
 
