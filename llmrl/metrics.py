@@ -149,7 +149,8 @@ EVALUATION = (
     Metric("eval/pass@<k>", "The chance that at least one of k samples is correct, estimated without bias.", "share",
            "pass@1 rises and no other falls",
            "Larger k that fall while pass@1 rises mean that answers become alike: keep the entropy up."),
-    Metric("eval/maj@<k>", "The share of prompts whose most frequent answer of k is correct.", "share", "rises",
+    Metric("eval/maj@<k>", "The share of prompts whose most frequent answer of k is correct; no answer is no vote.",
+           "share", "rises",
            "See eval/accuracy."),
 )  # fmt: skip
 POLICY = (

@@ -213,7 +213,9 @@ class Evaluation(Strict):
     samples: NonNegativeInt = Field(default=0, description="samples per prompt for pass@k and maj@k, besides greedy")
     temperature: PositiveFloat = Field(default=1.0, description="of those samples")
     answer_pattern: str | None = Field(
-        default=None, description="regular expression whose first group is what maj@k votes on; default: whole text"
+        default=None,
+        description="regular expression whose first group is what maj@k votes on; default: the answers as the verifier "
+        "reads and compares them, else the whole text",
     )
 
 
