@@ -47,7 +47,7 @@ def verdict_key(
     row: Mapping[str, Any],
     prompt: str = "",
     *,
-    tests: str = "tests",
+    tests: str | list[str] = "tests",
     setup: str | None = None,
     entry_point: str | None = None,
     prefix: str | None = None,
@@ -56,7 +56,7 @@ def verdict_key(
 ) -> bytes:
     """Return the key under which a verdict is cached: the program, the columns that are read, and the settings."""
     source = program(completion, prompt, **settings)
-    names = (tests, setup, entry_point, prefix, preamble)
+    names = (*_names(tests), setup, entry_point, prefix, preamble)
     columns = [_fingerprint(_Same(root(row, name))) for name in names if name]
     text = b"" if source is None else b"program" + source.encode("utf-8", "surrogatepass")
     return hashlib.blake2b(pickle.dumps((text, columns, names, sorted(settings.items())))).digest()
@@ -72,7 +72,7 @@ def code_verifier(
     row: Mapping[str, Any],
     prompt: str = "",
     *,
-    tests: str = "tests",
+    tests: str | list[str] = "tests",
     setup: str | None = None,
     entry_point: str | None = None,
     prefix: str | None = None,
@@ -96,10 +96,10 @@ def code_verifier(
     """The value `passed` if the completion's program passes all tests of its row, else the value of its outcome.
 
     tests, setup, entry_point, prefix, preamble: columns of the row, or paths into them (reward_model.ground_truth): its
-    tests (llmrl/rewards/code/case_formats.py lists the formats), code that comes before test code, the name of the
-    function under test, text that stands before the completion's program, such as HumanEval's prompt, and code that
-    runs before the program in its namespace, whose default are the names of llmrl/rewards/code/preamble.py. A prefix
-    and a preamble may also be code itself, which has "import ", "=", "(" or a line's end; "" is none. extract:
+    tests (llmrl/rewards/code/case_formats.py lists the formats; a list of columns is a mapping of their last names),
+    code that comes before test code, the name of the function under test, text that stands before the completion's
+    program, such as HumanEval's prompt, and code that runs before it, whose default are the names of preamble.py. A
+    prefix and a preamble may also be code, which has "import ", "=", "(" or a line's end; "" is none. extract:
     "fenced": the last block of Python, else the last block; "tag": the last `<tag>...</tag>`; "all": the completion as
     it stands, which continues the prefix. thoughts_end: the tag that ends the thoughts (llmrl/rewards/thoughts.py).
 
@@ -141,8 +141,14 @@ def _score(verdict: Verdict, values: Mapping[str, float], partial: bool) -> Scor
     return Score(value, verdict.outcome == "passed", outcome=verdict.outcome, grade=GRADES[verdict.outcome])
 
 
-def _tests(row: Mapping[str, Any], tests: str, setup: str | None, entry_point: str | None) -> Tests:
-    held, before, name = column(row, tests), _value(row, setup), None
+def _names(tests: str | list[str]) -> list[str]:
+    return [tests] if isinstance(tests, str) else tests
+
+
+def _tests(row: Mapping[str, Any], tests: str | list[str], setup: str | None, entry_point: str | None) -> Tests:
+    listed = isinstance(tests, list)
+    held = {one.rpartition(".")[2]: column(row, one) for one in tests} if listed else column(row, tests)
+    before, name = _value(row, setup), None
     try:
         name = _value(row, entry_point)
     except NoColumnError:  # at the end of a path: not all rows' tests call a function
@@ -152,7 +158,7 @@ def _tests(row: Mapping[str, Any], tests: str, setup: str | None, entry_point: s
     try:
         return read_tests(held, setup=before, entry_point=name)
     except ValueError as error:
-        raise ValueError(f"the tests in '{tests}' cannot be used: {error}") from None
+        raise ValueError(f"the tests in '{', '.join(_names(tests))}' cannot be used: {error}") from None
 
 
 def _value(row: Mapping[str, Any], name: str | None) -> Any:

@@ -160,6 +160,22 @@ def test_columns_may_be_paths():
     assert code_verifier(doubled, NESTED, **asserts).outcome == "runtime_error"
 
 
+def test_tests_in_several_columns():
+    row = {"inputs": '["3", "4"]', "info": {"outputs": ["6", "8"]}, "func_name": None}
+    source = completion("print(2 * int(input()))")
+    settings: dict[str, Any] = {"tests": ["inputs", "info.outputs", "func_name"]}
+    assert code_verifier(source, row, **settings).outcome == "passed"
+    assert code_verifier(source, {**row, "info": {"outputs": ["6", "9"]}}, **settings).outcome == "wrong"
+    calls = completion("def twice(n): return 2 * n")
+    named = {"inputs": ["3"], "info": '{"outputs": ["6"]}', "func_name": "twice"}
+    assert code_verifier(calls, named, **settings).outcome == "passed"
+    with pytest.raises(
+        ValueError, match=r"tests in 'inputs, func_name' cannot be used: .* expected inputs and outputs"
+    ):
+        code_verifier(source, row, tests=["inputs", "func_name"])
+    assert verdict_key(source, row, **settings) != verdict_key(source, {**row, "inputs": '["3", "5"]'}, **settings)
+
+
 def test_rows_without_a_name_at_a_paths_end_have_no_entry_point():
     row = {**NESTED, "tests": [{"input": "3", "output": "6", "testtype": "stdin"}]}
     source = completion("print(2 * int(input()))")
