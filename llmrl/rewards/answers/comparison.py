@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Iterable
 from fractions import Fraction
 
-from llmrl.rewards.answers.expressions import Expression, is_real, read
+from llmrl.rewards.answers.expressions import Expression, read
 from llmrl.rewards.answers.numbers import quantity
-from llmrl.rewards.answers.values import DIGITS, MORE_DIGITS, Number, mp, multiply, real, same, vanishes
+from llmrl.rewards.answers.values import DIGITS, MORE_DIGITS, Number, is_real, mp, multiply, real, same, vanishes
 
 POSITIVE_POINTS = 3
 POINTS = 5

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from llmrl.rewards.answers import functions
+from llmrl.rewards.answers.combining import Evaluate, Values, constant, minus, one, several, two
 from llmrl.rewards.answers.numbers import quantity
 from llmrl.rewards.answers.tokens import Token, UnreadableError, tokens
 from llmrl.rewards.answers.values import (
@@ -28,7 +29,6 @@ from llmrl.rewards.answers.values import (
     factorial,
     mp,
     multiply,
-    ordered,
     power,
     real,
     whole,
@@ -40,9 +40,6 @@ MAX_TERMS_INSIDE = 30
 """The most terms of a sum, and of a sum in the body of another."""
 _FUNCTION_NAMES = frozenset("fghFGH")
 _ENDS = frozenset((")", "}", "|", ",", "&", "\\rfloor", "\\rceil", "\\choose", "\\rangle", "=", "<", ">", ";", ":"))
-
-Values = Mapping[str, Number]
-Evaluate = Callable[[Values], Number]
 
 
 @dataclass(frozen=True)
@@ -103,9 +100,9 @@ class _Parser:
         total = self.product()
         while True:
             if self.took("+"):
-                total = _two(add, total, self.product())
+                total = two(add, total, self.product())
             elif self.took("-"):
-                total = _two(add, total, _minus(self.product()))
+                total = two(add, total, minus(self.product()))
             else:
                 return total
 
@@ -115,11 +112,11 @@ class _Parser:
         while True:
             last = self.tokens[self.place - 1]
             if not side_by_side_alone and self.took("*"):
-                total = _two(multiply, total, self.factor())
+                total = two(multiply, total, self.factor())
             elif not side_by_side_alone and self.took("/"):
-                total = _two(divide, total, self.factor())
+                total = two(divide, total, self.factor())
             elif self._goes_on(last, side_by_side_alone):
-                total = _two(multiply, total, self.factor(signed=False))
+                total = two(multiply, total, self.factor(signed=False))
             else:
                 return total
 
@@ -142,20 +139,20 @@ class _Parser:
 
     def factor(self, *, signed: bool = True) -> Evaluate:
         if signed and self.took("-"):
-            return _minus(self.factor())
+            return minus(self.factor())
         if signed and self.took("+"):
             return self.factor()
         base = self.base()
         while True:
             if self.took("!"):
-                base = _one(factorial, base)
+                base = one(factorial, base)
             elif self.next() == "^" and self._degree_follows():
                 self.place += 2
-                base = _two(multiply, base, lambda values: mp.pi / 180)
+                base = two(multiply, base, lambda values: mp.pi / 180)
             elif self.took("^"):
-                base = _two(power, base, self._exponent())
+                base = two(power, base, self._exponent())
             elif self.took("\\%") or self.took("%"):
-                base = _two(divide, base, _constant(Fraction(100)))
+                base = two(divide, base, constant(Fraction(100)))
             else:
                 return base
 
@@ -170,7 +167,7 @@ class _Parser:
         return self.factor()
 
     def _tower(self, found: Evaluate) -> Evaluate:
-        return _two(power, found, self._exponent()) if self.took("^") else found
+        return two(power, found, self._exponent()) if self.took("^") else found
 
     def base(self) -> Evaluate:
         token = self.take()
@@ -185,7 +182,7 @@ class _Parser:
         if token.text == "|":
             found = self.sum()
             self.expect("|")
-            return _one(functions.absolute, found)
+            return one(functions.absolute, found)
         reader = getattr(self, f"_read_{token.text[1:]}", None) if token.text.startswith("\\") else None
         if reader is None:
             raise UnreadableError(f"{token.text} begins no expression")
@@ -194,7 +191,7 @@ class _Parser:
     def _group(self, closing: str) -> Evaluate:
         found = self.sum()
         if closing == "}" and self.took("\\choose"):
-            found = _two(binomial, found, self.sum())
+            found = two(binomial, found, self.sum())
         self.expect(closing)
         return found
 
@@ -206,7 +203,7 @@ class _Parser:
         if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():  # \frac12 has two arguments
             self.place -= 1
             self.tokens[self.place] = Token("number", token.text[1:])
-            return _constant(Fraction(token.text[0]))
+            return constant(Fraction(token.text[0]))
         self.place -= 1
         return self.base()
 
@@ -217,14 +214,14 @@ class _Parser:
         if self.next() == "_":
             self.place += 1
             return self._in_base(text)
-        return _constant(exact.value)
+        return constant(exact.value)
 
     def _in_base(self, digits: str) -> Evaluate:
         base = self._subscript()
         base = base.removeprefix("(").removesuffix(")")
         if not base.isdigit() or not digits.isdigit() or not 2 <= int(base) <= 36:
             raise UnreadableError("a number's base")
-        return _constant(Fraction(int(digits, int(base))))
+        return constant(Fraction(int(digits, int(base))))
 
     def _subscript(self) -> str:
         if not self.took("{"):
@@ -272,43 +269,44 @@ class _Parser:
         """Read a function's argument: \\sin(2x), \\sin 2x, \\sin^2 x, \\log_2 8, \\sqrt[3]{x}, \\gcd(27, 36)."""
         if name == "sqrt":
             return self._read_sqrt()
-        base = self._logarithm_base() if name == "log" and self.took("_") else None
+        base = self._braced() if name == "log" and self.took("_") else None
+        inverse = functions.INVERSES.get(name) if self._took_minus_one() else None
         exponent = self._exponent_of_function() if self.took("^") else None
         if name in functions.OF_SEVERAL:
             braces = ("{", "}") if self.next() == "{" else ("(", ")")
-            return _several(functions.OF_SEVERAL[name], self._arguments(*braces))
+            return several(functions.OF_SEVERAL[name], self._arguments(*braces))
         if self.next() in ("(", "{") and self.kind() == "sign":
             argument = self._group(")" if self.take().text == "(" else "}")
         else:
             argument = self.product(side_by_side_alone=True)
         if base is not None:
-            return _two(functions.logarithm, argument, base)
-        function = functions.OF_ONE[name]
-        if exponent is None:
-            return _one(function, argument)
-        inverse = functions.INVERSES.get(name)
-        if inverse and exponent({}) == -1:
-            return _one(functions.OF_ONE[inverse], argument)
-        return _two(power, _one(function, argument), exponent)
+            return two(functions.logarithm, argument, base)
+        applied = one(functions.OF_ONE[inverse or name], argument)
+        return two(power, applied, exponent) if exponent else applied
 
-    def _logarithm_base(self) -> Evaluate:
-        return self._braced()
+    def _took_minus_one(self) -> bool:
+        """Take the exponent -1, which makes the inverse of a function; other functions have no such exponent."""
+        for spelt in (["^", "{", "-", "1", "}"], ["^", "-", "1"]):
+            if [token.text for token in self.tokens[self.place : self.place + len(spelt)]] == spelt:
+                self.place += len(spelt)
+                return True
+        return False
 
     def _exponent_of_function(self) -> Evaluate:
         if self.took("{"):
             return self._group("}")
         if self.took("-"):
-            return _minus(self._braced())
+            return minus(self._braced())
         return self._braced()
 
     def _read_sqrt(self) -> Evaluate:
-        degree = _constant(Fraction(2))
+        degree = constant(Fraction(2))
         if self.next() == "(" and self._is_root_degree():
             self.take()
             degree = self.sum()
             self.expect(")")
         argument = self._group(")") if self.took("(") else self._braced()
-        return _two(functions.root, argument, degree)
+        return two(functions.root, argument, degree)
 
     def _is_root_degree(self) -> bool:
         """Return whether (...){ follows, which the tokens make of [...]{."""
@@ -325,7 +323,7 @@ class _Parser:
             self.symbols.add(derivative)
             return lambda values: values[derivative]
         top = self._braced()
-        return _two(divide, top, self._braced())
+        return two(divide, top, self._braced())
 
     def _derivative(self) -> str | None:
         """Return the name of the derivative that {d^n y}{d x^n} spells, None if something else follows."""
@@ -338,7 +336,7 @@ class _Parser:
 
     def _read_binom(self) -> Evaluate:
         top = self._braced()
-        return _two(binomial, top, self._braced())
+        return two(binomial, top, self._braced())
 
     def _read_pi(self) -> Evaluate:
         return lambda values: +mp.pi
@@ -349,12 +347,12 @@ class _Parser:
     def _read_lfloor(self) -> Evaluate:
         found = self.sum()
         self.expect("\\rfloor")
-        return _one(functions.floor, found)
+        return one(functions.floor, found)
 
     def _read_lceil(self) -> Evaluate:
         found = self.sum()
         self.expect("\\rceil")
-        return _one(functions.ceiling, found)
+        return one(functions.ceiling, found)
 
     def _read_sum(self) -> Evaluate:
         return self._over_range(add, Fraction(0))
@@ -388,31 +386,3 @@ class _Parser:
             return total
 
         return evaluate
-
-
-def _constant(value: Number) -> Evaluate:
-    return lambda values: value
-
-
-def _one(function: Callable[[Number], Number], inner: Evaluate) -> Evaluate:
-    return lambda values: function(inner(values))
-
-
-def _two(function: Callable[[Number, Number], Number], left: Evaluate, right: Evaluate) -> Evaluate:
-    return lambda values: function(left(values), right(values))
-
-
-def _several(function: Callable[..., Number], arguments: list[Evaluate]) -> Evaluate:
-    return lambda values: function(*(one(values) for one in arguments))
-
-
-def _minus(inner: Evaluate) -> Evaluate:
-    return lambda values: multiply(Fraction(-1), inner(values))
-
-
-def is_real(value: Number) -> bool:
-    try:
-        ordered(value)
-    except ArithmeticError:
-        return False
-    return True

@@ -15,9 +15,8 @@ from llmrl.rewards.answers.brackets import nesting
 
 MAX_CHARACTERS = 600
 MAX_NESTING = 30
-_NEEDED = re.compile(
-    r"\\(?:int|iint|oint|lim|begin|det|vec|hat|bar|overline|mathbb|cup|cap|setminus|partial)(?![a-zA-Z])"
-)
+_NEEDED = re.compile(r"\\(?:int|iint|lim|begin|det|cup|cap|setminus)(?![a-zA-Z])")
+
 _LETTER = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]")
 _EXPLODES = re.compile(
     r"\^\s*[{(]*\s*-?\s*\d[\d,]{4}"  # 2^{100000}

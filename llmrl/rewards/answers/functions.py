@@ -39,14 +39,17 @@ CONSTANTS: dict[str, Callable[[Any], Number]] = {"e": lambda values: +mp.e, "i":
 
 
 def absolute(value: Number) -> Number:
+    """|value|"""
     return abs(value) if type(value) is Fraction else abs(real(value))
 
 
 def floor(value: Number) -> Number:
+    """The largest integer that is not above the number; raises ArithmeticError for a number that is not real."""
     return Fraction(int(mp.floor(ordered(value)))) if type(value) is not Fraction else Fraction(math.floor(value))
 
 
 def ceiling(value: Number) -> Number:
+    """The smallest integer that is not below the number; raises ArithmeticError for a number that is not real."""
     return -floor(-value)
 
 
@@ -63,6 +66,7 @@ def root(value: Number, degree: Number) -> Number:
 
 
 def logarithm(value: Number, base: Number) -> Number:
+    """The logarithm to a base; raises ZeroDivisionError for one of zero and for the base 1."""
     return divide(mp.log(_argument(value)), mp.log(_argument(base)))
 
 

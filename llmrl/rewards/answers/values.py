@@ -38,12 +38,14 @@ def real(value: Number) -> Any:
 
 
 def add(one: Number, other: Number) -> Number:
+    """one + other"""
     if type(one) is Fraction and type(other) is Fraction:
         return one + other
     return real(one) + real(other)
 
 
 def multiply(one: Number, other: Number) -> Number:
+    """one * other"""
     if type(one) is Fraction and type(other) is Fraction:
         return _bounded(one * other)
     return _bounded(real(one) * real(other))
@@ -89,12 +91,14 @@ def _integer_power(base: Number, exponent: int) -> Number:
 
 
 def exponential(value: Number) -> Number:
+    """e ** value"""
     value = real(value)
     _check_exponent(mp.re(value))
     return mp.exp(value)
 
 
 def factorial(value: Number) -> Number:
+    """value!, by the gamma function where the value is no integer; raises ZeroDivisionError for a negative integer."""
     if type(value) is Fraction and value.denominator == 1:
         count = value.numerator
         if count < 0:
@@ -108,6 +112,7 @@ def factorial(value: Number) -> Number:
 
 
 def binomial(total: Number, chosen: Number) -> Number:
+    """total choose chosen, by the gamma function where one of them is no integer."""
     if type(total) is Fraction and type(chosen) is Fraction and total.denominator == chosen.denominator == 1:
         most, taken = total.numerator, chosen.numerator
         if 0 <= taken <= most:
@@ -138,6 +143,11 @@ def ordered(value: Number) -> Any:
     if isinstance(found, mp.mpc):
         raise ArithmeticError("not a real number")
     return found
+
+
+def is_real(value: Number) -> bool:
+    """Return whether the number has no imaginary part."""
+    return type(value) is Fraction or not isinstance(real(value), mp.mpc)
 
 
 def _check_exponent(size: Any) -> None:
