@@ -153,9 +153,9 @@ def _from_mapping(value: dict[Any, Any], setup: str, name: str | None) -> Tests:
     inner = _first(value, CASES)
     if inner is not None:
         return _read(inner, setup, name)
-    inputs, outputs = (_listed(_loaded(one)) for one in _sides(value, "tests", "inputs and outputs"))
-    if isinstance(inputs, str) and "input" in value and "output" in value:
+    if isinstance(value.get("input"), str) and "output" in value:
         return _from_cases([value], name)
+    inputs, outputs = (_listed(_loaded(one)) for one in _sides(value, "tests", "inputs and outputs"))
     if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
         raise ValueError(f"inputs and outputs must be lists of one length: {_shown(inputs)}, {_shown(outputs)}")
     if not inputs:

@@ -44,6 +44,7 @@ def test_stdin_and_stdout(tests):
 
 def test_the_input_of_one_test_may_stand_alone():
     assert read_tests({"input": "1\n", "output": "2\n"}) == StdinTests((("1\n", "2\n"),))
+    assert read_tests({"input": "[1, 2]\n", "output": "[2]\n"}) == StdinTests((("[1, 2]\n", "[2]\n"),))
 
 
 def test_texts_of_python_literals():
