@@ -1,9 +1,10 @@
-"""Grade every gold answer of a GSM8K-style file against itself and against a wrong one, and time it.
+"""Grade every gold answer of a GSM8K-style file in many spellings, and the same of wrong answers, and time it.
 
     python scripts/grade_gsm8k.py train.jsonl
 
-Each row's gold is what follows "####" in `answer`. "The answer is N" and "\\boxed{N}" must be correct, the same
-with N + 1 wrong. Prints the mistakes, and grades per second in this process and in pools of 1 and 2 processes.
+Each row's gold is what follows "####" in `answer`. Every spelling of N must be correct, and every spelling of other
+numbers near N wrong. Prints the mistakes of each spelling, and grades per second in this process and in pools of 1 and
+2 processes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 from llmrl.rewards.math_verifier import math_verifier, warm_up
@@ -21,16 +24,47 @@ from llmrl.rewards.workers import Workers
 Case = tuple[str, str, bool]
 
 
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "sentence": lambda n: f"The answer is {n}",
+    "boxed": lambda n: f"So the result is \\boxed{{{n}}}.",
+    "boxed formula": lambda n: f"$\\boxed{{{n}}}$",
+    "after thoughts": lambda n: f"<think>Perhaps \\boxed{{{n}1}}?</think>It is \\boxed{{{n}}}",
+    "answer line": lambda n: f"3 + 4 = 7\n\n**Answer:** {n}",
+    "equation": lambda n: f"\\boxed{{x = {n}}}",
+    "named": lambda n: f"\\boxed{{\\text{{Total}} = {n}}}",
+    "dollars": lambda n: f"It costs \\$ {n}.",
+    "boxed dollars": lambda n: f"\\boxed{{\\${n}}}",
+    "unit": lambda n: f"\\boxed{{{n}\\text{{ apples}}}}",
+    "decimal": lambda n: f"\\boxed{{{n if '.' in n else n + '.00'}}}",
+    "thousands": lambda n: f"\\boxed{{{Decimal(n):,}}}",
+    "LaTeX thousands": lambda n: "\\boxed{" + f"{Decimal(n):,}".replace(",", "{,}") + "}",
+    "thin spaces": lambda n: "\\boxed{" + f"{Decimal(n):,}".replace(",", "\\,") + "}",
+    "fraction": lambda n: f"\\boxed{{\\frac{{{Fraction(n).numerator}}}{{{Fraction(n).denominator}}}}}",
+    "coloured": lambda n: f"\\boxed{{\\color{{red}}{{{n}}}}}",
+    "bold": lambda n: f"**{n}**",
+    "Chinese": lambda n: f"\u6240\u4ee5\u7b54\u6848\u662f{n}\u3002",
+    "scientific": lambda n: f"\\boxed{{{Decimal(n):e}}}",
+    "with a remark": lambda n: f"So we get {n} (see step 2).",
+    "formula": lambda n: f"Therefore it is ${n}$.",
+    "hash": lambda n: f"#### {n}",
+}
+OTHERS: tuple[Callable[[Decimal], Decimal], ...] = (
+    lambda n: n + 1,
+    lambda n: n * 10 if n else n + 2,
+    lambda n: n + Decimal("0.5"),
+)
+
+
 def cases(path: Path) -> list[Case]:
-    """(completion, gold, whether it is correct): four for each row."""
+    """(completion, gold, whether it is correct) for each row, spelling and number."""
     found = []
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             gold = json.loads(line)["answer"].rpartition("####")[2].strip()
-            other = str(Decimal(gold.replace(",", "")) + 1)
-            for number, correct in ((gold, True), (other, False)):
-                found.append((f"The answer is {number}", gold, correct))
-                found.append((f"So the result is \\boxed{{{number}}}.", gold, correct))
+            number = Decimal(gold.replace(",", ""))
+            for spell in SPELLINGS.values():
+                found.append((spell(f"{number:f}"), gold, True))
+                found += [(spell(f"{other(number):f}"), gold, False) for other in OTHERS]
     return found
 
 
@@ -44,6 +78,10 @@ def report(where: str, checked: list[Case], verdicts: list[bool], seconds: float
     for completion, gold, _ in wrong[:5]:
         print(f"  {completion!r} against {gold!r}")
     return len(wrong)
+
+
+POOLED = 30_000
+"""The grades that are timed in a pool."""
 
 
 async def in_pool(checked: list[Case], count: int) -> int:
@@ -63,7 +101,7 @@ def main(path: Path) -> int:
     verdicts = [bool(math_verifier(completion, gold).correct) for completion, gold, _ in checked]
     mistakes = report("in process", checked, verdicts, time.perf_counter() - start)
     for count in (1, 2):
-        mistakes += asyncio.run(in_pool(checked, count))
+        mistakes += asyncio.run(in_pool(checked[:POOLED], count))
     return int(mistakes > 0)
 
 

@@ -158,5 +158,9 @@ def _signed(text: str, match: re.Match[str]) -> str:
     before = text[: match.start()].rstrip()
     adjacent = len(before) == match.start()
     operand = before[-1:]
-    subtraction = operand.isdigit() or operand in tuple(")}]") or (operand.isalpha() and (adjacent or sign != "-"))
+    subtraction = (
+        operand.isdigit()
+        or operand in tuple(")}]")
+        or (re.match(_LETTER, operand) is not None and (adjacent or sign != "-"))
+    )
     return number if subtraction else "-" + number

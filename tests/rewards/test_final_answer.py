@@ -48,6 +48,7 @@ from llmrl.rewards.math_verifier import final_answer, math_verifier, same_answer
         ("The answer is 5. Let me check it once more.", "5"),
         ("所以答案是58。", "58"),
         ("先有 9 个，最后是58个。", "58"),  # noqa: RUF001
+        ("所以答案是-58。", "-58"),
         ("答えは12です", "12"),
         ("정답은 7입니다", "7"),
         ("no number", None),
