@@ -20,6 +20,7 @@ from llmrl.pieces import Piece, resolve
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces
 from llmrl.rewards.base import Rewards
+from llmrl.rewards.thoughts import TAGS
 from llmrl.rewards.workers import Workers
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 from llmrl.rollout.collect import Collector, SampleGroups
@@ -186,8 +187,18 @@ def author_text(tokenizer: Any) -> AuthorText:
     def chat(messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return list(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False))
 
-    decode = partial(tokenizer.decode, skip_special_tokens=True)
-    return AuthorText(encoder(tokenizer), decode, chat, len(tokenizer))
+    return AuthorText(encoder(tokenizer), decoder(tokenizer), chat, len(tokenizer))
+
+
+def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """The function that decodes tokens without special ones, save those that open or end thoughts."""
+    tags = [tag for pair in TAGS.items() for tag in pair]
+    added = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    hidden = {token_id for token_id, text in special.items() if not any(text in tag for tag in tags)}
+    if len(hidden) == len(special):
+        return partial(tokenizer.decode, skip_special_tokens=True)
+    return lambda token_ids: tokenizer.decode([one for one in token_ids if one not in hidden])
 
 
 def encoder(tokenizer: Any) -> Encode:
