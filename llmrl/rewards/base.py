@@ -7,6 +7,7 @@ A reward function's positional parameters are its data, taken by name for one tr
     row                the whole data row
     stop_reason        why the trajectory ended: one of llmrl.types.StopReason
     completion_tokens  how many tokens were sampled
+    completion_ids     these tokens, a list of integers
     episode            the trajectories of every author
     correct            the verdict of the other rewards: True, False, or None if none of them gives one
     <column>           any column of the data row, by its name
@@ -43,7 +44,8 @@ from llmrl.types import Failure, Group, Score, Trajectory
 
 KEY = "rewards"
 BUILT_IN_DATA = frozenset(
-    {"completion", "prompt", "row", "stop_reason", "completion_tokens", "episode", "correct", "group"}
+    {"completion", "prompt", "row", "stop_reason", "completion_tokens", "completion_ids"}
+    | {"episode", "correct", "group"}
 )
 
 
@@ -358,6 +360,7 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
         "row": row,
         "stop_reason": trajectory.stop_reason,
         "completion_tokens": trajectory.completion_tokens,
+        "completion_ids": [token for turn in trajectory.own_turns for token in turn.token_ids],
         "episode": trajectory.episode,
         "correct": trajectory.correct,
     }

@@ -21,6 +21,7 @@ from llmrl.rewards.shaping import (
     tag_count,
     think_answer_format,
     think_format,
+    token_repetition_penalty,
 )
 from llmrl.rewards.text_answers import exact_match, f1
 
@@ -44,5 +45,6 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         cosine_length,
         group_length,
         repetition_penalty,
+        token_repetition_penalty,
     )
 }

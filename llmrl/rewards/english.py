@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from itertools import pairwise
 from typing import Any
 
 _ABBREVIATED = (
@@ -14,7 +15,7 @@ _ABBREVIATED = (
 _TITLED = "adm capt cmdr col dr e.g gen gov hon i.e lt maj messrs mr mrs ms prof rep rev sen sgt st vs"
 ABBREVIATIONS, TITLES = frozenset(_ABBREVIATED.split()), frozenset(_TITLED.split())
 """Abbreviations, and those of them that end no sentence, whatever follows."""
-_END = re.compile(r"(?:(?<=\s)|^)\S*?[.?!]+[\"')\]}*\u201d\u2019]*\s+(?=\S)")
+_CLOSING = "\"')]}*\u201d\u2019"
 _CONTRACTION = re.compile(
     r"(?=n't\b|'(?:s|m|d|ll|re|ve)\b)|(?<=\bcan)(?=not\b)|(?<=\bgon)(?=na\b)|(?<=\bgot)(?=ta\b)|(?<=\bwan)(?=na\b)"
     r"|(?<=\blem)(?=me\b)|(?<=\bgim)(?=me\b)",
@@ -27,16 +28,15 @@ _BETWEEN_WORDS = re.compile(
 
 def sentence_count(text: str) -> int:
     """Return how many sentences an English text has, by a few rules that follow the Punkt tokenizer's decisions."""
-    text = text.strip()
-    ends = sum(_ends(match.group().rstrip(), text[match.end()]) for match in _END.finditer(text))
-    return ends + bool(text)
+    words = text.split()
+    return sum(_ends(word, following[0]) for word, following in pairwise(words)) + bool(words)
 
 
 def _ends(word: str, following: str) -> bool:
-    """Whether a sentence ends with this word, which has its closing punctuation, before this character."""
-    bare = word.rstrip("\"')]}*\u201d\u2019")
-    if not bare.endswith(".") or bare.endswith(("?.", "!.")):
-        return True
+    """Whether a sentence ends with this word, which has its punctuation, before this character."""
+    bare = word.rstrip(_CLOSING)
+    if not bare.endswith("."):
+        return bare.endswith(("?", "!"))
     name = re.split(r"[^\w.]", bare.rstrip("."))[-1]
     if name.lower() in TITLES:
         return False

@@ -70,7 +70,8 @@ def _nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int
 
 
 def _number_placeholders(text: str, num_placeholders: int) -> bool:
-    return len(re.findall(r"\[[^\]\n]*\]", text)) >= num_placeholders
+    found = re.findall(r"\[[^\]\n]*+(\]?)", text)  # an open one is taken to its line's end, so no part is read twice
+    return sum(map(bool, found)) >= num_placeholders
 
 
 def _postscript(text: str, postscript_marker: str) -> bool:
@@ -79,7 +80,8 @@ def _postscript(text: str, postscript_marker: str) -> bool:
 
 
 def _number_bullet_lists(text: str, num_bullets: int) -> bool:
-    return len(re.findall(r"^\s*\*[^*].*|^\s*-.*", text, re.MULTILINE)) == num_bullets
+    forms = (r"^[^\S\n]*\*[^*].*", r"^[^\S\n]*-.*")
+    return sum(len(re.findall(form, text, re.MULTILINE)) for form in forms) == num_bullets
 
 
 def _constrained_response(text: str) -> bool:

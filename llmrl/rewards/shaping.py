@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Hashable, Sequence
 
 from pydantic import NonNegativeFloat, NonPositiveFloat, PositiveInt
 
@@ -99,11 +100,22 @@ def length_penalty(completion_tokens: int, *, target_tokens: PositiveInt, per_to
 def repetition_penalty(completion: str, *, ngram: PositiveInt = 3, max_penalty: NonPositiveFloat = -1.0) -> Score:
     """The penalty max_penalty * (1 - distinct / all n-grams of lower-case words), 0 for fewer than n words.
 
-    Source: Demystifying long chain-of-thought reasoning, arXiv 2502.03373.
+    Source: Demystifying long chain-of-thought reasoning, arXiv 2502.03373, as open-r1 has it.
     """
-    words = completion.lower().split()
-    ngrams = list(zip(*(words[start:] for start in range(ngram)), strict=False))
-    return Score(max_penalty * (1 - len(set(ngrams)) / len(ngrams)) if ngrams else 0.0)
+    return Score(max_penalty * _repeated(completion.lower().split(), ngram))
+
+
+def token_repetition_penalty(
+    completion_ids: list[int], *, ngram: PositiveInt = 3, max_penalty: NonPositiveFloat = -1.0
+) -> Score:
+    """The penalty of repetition_penalty on n-grams of tokens, for any language. Source: the same, as TRL has it."""
+    return Score(max_penalty * _repeated(completion_ids, ngram))
+
+
+def _repeated(parts: Sequence[Hashable], ngram: int) -> float:
+    """The share of n-grams that have occurred before."""
+    ngrams = list(zip(*(parts[start:] for start in range(ngram)), strict=False))
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
 def cosine_length(

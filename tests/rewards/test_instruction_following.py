@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from llmrl.rewards.instruction_following import instruction_following
@@ -156,3 +158,11 @@ def test_a_row_that_cannot_be_checked_is_a_fault(names, arguments, message):
     with pytest.raises(ValueError) as caught:
         instruction_following("a", names, arguments)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["!", "[", "\n", "*", "- ", "A. ", "***\n", "n't"])
+def test_long_texts_are_checked_in_no_time(part):
+    known = {name: arguments for name, arguments, *_ in NAMED if name not in LANGUAGE}
+    started = time.monotonic()
+    instruction_following(part * 20_000, list(known), list(known.values()))
+    assert time.monotonic() - started < 3

@@ -120,3 +120,12 @@ def test_what_failed_before_is_not_shown_to_a_group_reward(workers):
     assert bad.failure is not None and bad.failure.kind == "crash"
     assert bad.scores == {}  # verdicts_of_group gave its list of one to the other alone
     assert (good.failure, good.reward) == (None, 2.0)
+
+
+def test_the_sampled_tokens_of_all_turns_are_data(workers):
+    rewards = Rewards.from_specs({"token_repetition_penalty": {"ngram": 1}}, workers=workers)
+    prompt = Prompt("p0", (1,), "", {})
+    turns = [Turn(ACTOR, [7, 8]), Turn("environment", [7]), Turn(ACTOR, [8, 9])]
+    group = Group(prompt, [Trajectory(prompt, turns, "stop", "x")])
+    asyncio.run(rewards.score(group))
+    assert group.trajectories[0].reward == -0.25  # of 7 8 8 9 one has been there

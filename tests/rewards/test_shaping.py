@@ -17,6 +17,7 @@ from llmrl.rewards.shaping import (
     tag_count,
     think_answer_format,
     think_format,
+    token_repetition_penalty,
 )
 from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
 
@@ -67,6 +68,13 @@ def test_repetition_penalty():
     assert repetition_penalty("").value == 0.0
     # 2-grams of "x x x": xx twice: 1 of 2
     assert repetition_penalty("x x x", ngram=2, max_penalty=-4.0).value == -2.0
+
+
+def test_token_repetition_penalty():
+    # of 5 5 5 5 5 the 2-grams are 55 four times: 3 of 4 have been there; of 1 2 3 1 2 one of four
+    assert token_repetition_penalty([5] * 5, ngram=2).value == -0.75
+    assert token_repetition_penalty([1, 2, 3, 1, 2], ngram=2, max_penalty=-2.0).value == -0.5
+    assert [token_repetition_penalty(ids).value for ids in ([1, 2, 3, 4], [1, 1], [])] == [0.0, 0.0, 0.0]
 
 
 def test_format_pattern_matches_the_whole_completion():
