@@ -184,7 +184,7 @@ def function(x):
             "assert raw(function, 'get', 'text', 'format') == 'TypeError'",
             "assert raw(Node(), 'get', 'SECRET') == 'TypeError'",
             "assert raw(Node, 'set', Node, 'value', 2) == 'AttributeError'",
-            "assert raw(Node, 'name', 'SECRET') == 'TypeError'",
+            "assert raw(Node, 'names', ['SECRET']) == 'TypeError'",
             "assert raw(function, 'format', function, '{0.__globals__}') == 'AttributeError'",
             "n = Node(); assert raw(n, 'get', n, '_secret') == 'AttributeError'; assert raw(n, 'get', n, 'value') == 1",
             setup=setup,
@@ -237,7 +237,7 @@ def forged(*messages: object) -> str:
         """
 
 
-LOADED, NAMED = ["answer", None, []], ["answer", {"mine": 0}, []]
+LOADED, NAMED = ["answer", None, []], ["answer", {"dict": [["f"], [{"mine": 0}]]}, []]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Connection:
     operate(operation, args, kwargs): does an operation that the other process asks for. lends(value): says whether the
     other process may have a Remote of `value`, which is no plain data. hides(error): says whether the other process may
     know no more of an exception than that it is an AssertionError. settle(): tells the other process what else has
-    happened here; it is called before each question and each answer.
+    happened here; it is called before each question and each answer. remote: what stands here for most objects.
     """
 
     def __init__(
@@ -42,11 +42,13 @@ class Connection:
         lends: Callable[[Any], bool],
         hides: Callable[[BaseException], bool] = lambda error: False,
         settle: Callable[[], object] = lambda: None,
+        remote: type[Remote] = Remote,
     ):
         self.gone = False
         self.questions = 0
         self._socket, self._operate, self._lends, self._hides = channel, operate, lends, hides
         self._settle, self._settling = settle, False
+        self._stand_ins = {**STAND_INS, "mine": remote}
         self._lent: dict[int, Any] = {}
         self._numbers: dict[int, int] = {}  # keys are ids, which stay valid because _lent keeps the objects
         self._remotes: dict[int, Any] = {}
@@ -92,6 +94,11 @@ class Connection:
                     self._answer(asked, positional, named)
                 case _:
                     return
+
+    def become(self, remote: Remote, kind: type[Remote]) -> Remote:
+        """Return what stands for a Remote's object from now on, of this kind."""
+        self._remotes[remote._number] = made = kind(self, remote._number)
+        return made
 
     def lent(self, value: Any) -> bool:
         """Return whether the other process has a Remote of this very object."""
@@ -177,7 +184,7 @@ class Connection:
         if type(number) is not int:
             raise TypeError("expected a number")
         if number not in self._remotes:
-            make = self._stand_in if tag == "class" else STAND_INS[tag]
+            make = self._stand_in if tag == "class" else self._stand_ins[tag]
             self._remotes[number] = make(self, number, *described)
         return self._remotes[number]
 

@@ -17,7 +17,7 @@ import random
 import socket
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import collected
@@ -25,6 +25,7 @@ import connection
 import patches
 import raising
 import remote_objects
+import sharing
 import testcode
 import wire
 
@@ -90,16 +91,32 @@ class TestRunner:
             operate=_operate_for(self),
             lends=_lends,
             hides=_hides,
-            settle=lambda: self.patches.tell(self.program.ask) if self.patches else None,
+            settle=self._settle,
         )
         self.patches: patches.Patches | None = None
+        self.folder = sharing.Folder()
         self.knows_data = False
         """Whether the tests' names hold the program's data, so that a test can grade it without a further question."""
         self.asked = self.any_failed = False
 
-    def named(self, name: str) -> Any:
-        """Ask for the program's object of that name, as it is now."""
-        return self.program.ask("name", name)
+    def _settle(self) -> None:
+        self.folder.tell(self.program.ask)
+        if self.patches is not None:
+            self.patches.tell(self.program.ask)
+
+    def objects(self, names: Iterable[str]) -> dict[str, Any]:
+        """Ask for the program's objects of these names, as they are now; those that it does not define are left out."""
+        found = self.program.ask("names", sorted(names))
+        if type(found) is not dict:
+            raise NameError("the program tells no names")
+        return {name: self._as_class(value) if name[:1].isupper() else value for name, value in found.items()}
+
+    def _as_class(self, value: Any) -> Any:
+        """Take an object as a class, which its name begins like, so that tests may use the class's objects as operands.
+
+        A program cannot choose that name, so it cannot put such a class in the place of a function.
+        """
+        return self.program.become(value, remote_objects.Maker) if type(value) is remote_objects.Remote else value
 
     def start(self, prepare: Callable[[], object]) -> Result | None:
         """Run the program's module, then `prepare`; returns the failure of either, which then counts for every test."""
@@ -163,7 +180,11 @@ class Calls:
         run()
 
     def _call(self, name: str, args: list[Any], expected: list[Any], kwargs: dict[str, Any] | None = None) -> None:
-        value = testcode.entry(name, self._runner.named)(*args, **(kwargs or {}))
+        try:
+            function = testcode.entry(name, self._runner.objects(testcode.owners(name)))
+        except (NameError, AttributeError) as error:
+            raise AbsentError(str(error)) from None
+        value = function(*args, **(kwargs or {}))
         if not any(testcode.same(one, value, self._tolerance) for one in expected):
             raise AssertionError("another result than the expected one")
 
@@ -217,8 +238,8 @@ class Snippets:
 
     def prepare(self) -> None:
         """Fill the namespace, then run the setup in it."""
-        self._runner.patches = patches.Patches(patches.watched(*self._sources))
-        sys.modules.update({name: ProgramModule(name, self._runner.program, self._found) for name in PROGRAMS})
+        self._runner.patches = patches.Patches(*self._sources)
+        sys.modules.update({name: ProgramModule(name, self._runner.program, self._imported) for name in PROGRAMS})
         if self._uses_hypothesis:
             testcode.settle_hypothesis()
         exec(compile(self._helpers, "<helpers>", "exec", dont_inherit=True), self._namespace)
@@ -228,8 +249,13 @@ class Snippets:
 
     def refresh(self) -> None:
         """Ask for the program's objects again, since the program may have changed its variables."""
+        needed = [testcode.owners(path) if path else {name} for name, path in self._programs.items()]
+        objects = self._runner.objects(set().union(*needed)) if needed else {}
         for name, path in self._programs.items():
-            self._namespace[name] = self._found(name, path)
+            self._namespace[name] = self._found(name, path, objects)
+
+    def _imported(self, name: str) -> Any:
+        return self._found(name, None, self._runner.objects([name]))
 
     def hold(self, run: Callable[[], object]) -> None:
         """Run the tests, inside of pytest if they need it."""
@@ -238,9 +264,11 @@ class Snippets:
         else:
             run()
 
-    def _found(self, name: str, path: str | None = None) -> Any:
+    def _found(self, name: str, path: str | None, objects: testcode.Objects) -> Any:
         try:
-            value = testcode.entry(path, self._runner.named) if path else self._runner.named(name)
+            value = testcode.entry(path, objects) if path else objects[name]
+        except KeyError:
+            value = Absent(f"the program defines no {name}")
         except (NameError, AttributeError) as error:
             value = Absent(str(error))
         self._runner.knows_data |= not callable(value)
@@ -300,9 +328,11 @@ def _hides(error: BaseException) -> bool:
 def _operate_for(runner: TestRunner) -> Callable[[str, list[Any], dict[str, Any]], Any]:
     """Return the function that does the program's operations on lent objects, without a way to the tests' data."""
 
+    tellings = {"write": _write, "files": lambda changes: runner.folder.apply(changes)}
+
     def operate(operation: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        if operation == "write":
-            return _write(*args)
+        if operation in tellings:
+            return tellings[operation](*args)
         if not args or not runner.program.lent(args[0]):
             raise TypeError("not an object of the tests")
         if operation == "format" or (operation in ("get", "set", "delete") and not _is_open(operation, *args[:2])):
@@ -314,6 +344,8 @@ def _operate_for(runner: TestRunner) -> Callable[[str, list[Any], dict[str, Any]
 
 def _write(place: int, text: str) -> None:
     """Print what the program has printed, where the tests may look for it."""
+    if type(text) is not str:
+        raise TypeError("expected text")
     print(text, end="", file={1: sys.stdout, 2: sys.stderr}[place])
 
 

@@ -1,4 +1,4 @@
-"""What the tests replace for a while: names in library modules, such as input or time.sleep, and environment variables.
+"""What the tests replace for a while: names in library modules, such as input, and the process's environment.
 
 The program's process has modules of its own. Before the program is asked anything, it is told what has been replaced
 since, and it then calls the tests' replacement.
@@ -12,7 +12,7 @@ import operator
 import os
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 PATCHERS = ("patch", "setattr", "delattr", "multiple")
@@ -23,17 +23,17 @@ SYSTEM = ("stdin", "argv", "exit", "platform")
 
 
 class Patches:
-    """The replacements in the named modules. Making one imports the modules, which must not have replacements yet."""
+    """The replacements in the modules of test code. Making one imports them; they must not have replacements yet."""
 
-    def __init__(self, modules: Iterable[str]):
-        named: dict[str, Mapping[str, Any]] = {
-            name: vars(importlib.import_module(name)) for name in ("builtins", *modules)
-        }
+    def __init__(self, *sources: str):
+        modules = ("builtins", *watched(*sources))
+        named: dict[str, Mapping[str, Any]] = {name: vars(importlib.import_module(name)) for name in modules}
+        self._watches_environment = any("env" in source or "chdir" in source for source in sources)
         self._watched = [(name, names, dict(names)) for name, names in named.items()]
         system: Mapping[str, Any] = vars(sys)
         self._watched.append(("sys", system, {name: system[name] for name in SYSTEM}))
         self._told: dict[tuple[str, str], Any] = {}
-        self._environment = _environment()
+        self._environment, self._place = _environment(), _place()
 
     def tell(self, ask: Callable[..., Any]) -> None:
         """Tell what has changed since the last time."""
@@ -50,9 +50,13 @@ class Patches:
             if place not in self._told or self._told[place] is not value:
                 ask("patch", *place, value)
                 self._told[place] = value
-        self._tell_environment(ask)
+        if self._watches_environment:
+            self._tell_environment(ask)
 
     def _tell_environment(self, ask: Callable[..., Any]) -> None:
+        if (place := _place()) != self._place:
+            self._place = place
+            ask("chdir", place)
         if (now := _environment()) != self._environment:
             old, self._environment = self._environment, now
             ask("environment", {name: now.get(name) for name in old | now if now.get(name) != old.get(name)})
@@ -60,7 +64,7 @@ class Patches:
 
 def watched(*sources: str) -> set[str]:
     """Return the modules of the standard library that test code imports, or of which it names a part to a patcher."""
-    found: set[str] = set()
+    found = {"warnings"} if any("warn" in source for source in sources) else set()
     for node in (node for source in sources for node in ast.walk(ast.parse(source))):
         match node:
             case ast.Import(names=aliases):
@@ -73,6 +77,14 @@ def watched(*sources: str) -> set[str]:
                 found.add(path.rpartition(".")[0])
     library = {name for name in found if name.partition(".")[0] in sys.stdlib_module_names}
     return {name for name in library - {"builtins", "sys"} if _is_module(name)}
+
+
+def _place() -> str:
+    """Return the working directory, or "/" once it has been removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"
 
 
 def _environment() -> dict[str, str]:

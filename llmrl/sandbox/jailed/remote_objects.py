@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 BITS = ("and", "or", "xor", "lshift", "rshift")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
-UNARY = ("neg", "pos", "abs", "invert")
+UNARY = ("neg", "pos", "abs", "invert", "round", "reversed")
 OPEN = ("__name__", "__qualname__", "__dict__", "__annotations__", "__defaults__", "__kwdefaults__")
 """The special attributes that are asked for; others could make a library trust what they say."""
 
@@ -35,7 +35,8 @@ class Remote:
 
     Attributes, calls, items, iteration, len, str, numbers and `with` reach the object itself. Operators and comparisons
     reach it only between two Remotes. Between a Remote and plain data, operators are refused and == is False, so that
-    the other process cannot see the data, nor claim to equal it. `in` iterates and compares in this process.
+    the other process cannot see the data, nor claim to equal it. `in` iterates and compares in this process. (See
+    Operand for the exception.)
     """
 
     __slots__ = ("_connection", "_number")
@@ -201,14 +202,53 @@ def _binary(name: str) -> Callable[[Remote, Any], Any]:
     return method
 
 
-def _unary(name: str) -> Callable[[Remote], Any]:
-    return lambda self: self._connection.ask(name, self)
+def _unary(name: str) -> Callable[..., Any]:
+    return lambda self, *others: self._connection.ask(name, self, *others)
 
 
 for _name in (*ARITHMETIC, *BITS, *COMPARISONS):
     setattr(Remote, f"__{_name}__", _binary(_name))
 for _name in UNARY:
     setattr(Remote, f"__{_name}__", _unary(_name))
+
+
+class Operand(Remote):
+    """An object that this process has made itself of a class of the other process, or that need not be kept from data.
+
+    Arithmetic with plain data, and `in`, reach the object too. Comparisons with plain data do not.
+    """
+
+    __slots__ = ()
+
+    def __contains__(self, item: Any) -> bool:
+        return self._connection.ask("contains", self, item) is True
+
+
+def _arithmetic(name: str) -> Callable[[Operand, Any], Any]:
+    return lambda self, other: _operand(self._connection.ask(name, self, other))
+
+
+def _reflected(name: str) -> Callable[[Operand, Any], Any]:
+    return lambda self, other: _operand(self._connection.ask(name, other, self))
+
+
+def _operand(value: Any) -> Any:
+    return value._connection.become(value, Operand) if type(value) is Remote else value
+
+
+for _name in (*ARITHMETIC, *BITS):
+    setattr(Operand, f"__{_name}__", _arithmetic(_name))
+    setattr(Operand, f"__i{_name}__", _arithmetic(f"i{_name}"))
+    setattr(Operand, f"__r{_name}__", _reflected(_name))
+
+
+class Maker(Remote):
+    """A class of the other process, by which this process makes objects."""
+
+    __slots__ = ()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return _operand(super().__call__(*args, **kwargs))
 
 
 def _call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -267,6 +307,10 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "aleave": _leave_asynchronously,
     "signature": _signature,
     "flags": lambda function: function.__code__.co_flags,
-    **{name: getattr(operator, f"__{name}__") for name in (*ARITHMETIC, *BITS, *COMPARISONS, *UNARY)},
+    "contains": operator.contains,
+    "round": round,
+    "reversed": reversed,
+    **{name: getattr(operator, f"__{name}__") for name in (*ARITHMETIC, *BITS, *COMPARISONS, *UNARY[:4])},
+    **{f"i{name}": getattr(operator, f"__i{name}__") for name in (*ARITHMETIC, *BITS)},
 }
 """The operations that can be asked for; each one's first argument is the object."""

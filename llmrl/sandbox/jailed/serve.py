@@ -14,6 +14,7 @@ from typing import Any
 import connection
 import remote_objects
 import script
+import sharing
 import values
 
 NAME = "program"
@@ -30,23 +31,26 @@ def main(payload: dict, report: int, channel: int) -> None:
     module = types.ModuleType(NAME)
     sys.modules[NAME] = module
     sys.argv = ["program.py"]
-    surroundings = Surroundings()
+    surroundings, folder = Surroundings(), sharing.Folder()
     operations = {
         **remote_objects.OPERATIONS,
         "prepare": lambda: script.run_preamble(preamble, module),
         "load": lambda: exec(code, vars(module)),
         "module": lambda: module,
-        "name": lambda name: _named(module, name),
+        "names": lambda names: {name: vars(module)[name] for name in names if name in vars(module)},
         "call": _call,
         "patch": surroundings.patch,
         "environment": surroundings.set_environment,
+        "chdir": os.chdir,
+        "files": folder.apply,
     }
     with socket.socket(fileno=channel) as channel_socket:
         tests = connection.Connection(
             channel_socket,
             operate=lambda operation, args, kwargs: operations[operation](*args, **kwargs),
             lends=lambda value: True,
-            settle=lambda: [stream.report(tests) for stream in streams],
+            remote=remote_objects.Operand,
+            settle=lambda: (*(stream.report(tests) for stream in streams), folder.tell(tests.ask)),
         )
         streams = [Forwarded(1), Forwarded(2)]
         sys.stdout, sys.stderr = (stream.text for stream in streams)
@@ -105,12 +109,6 @@ class Surroundings:
         for name, value in variables.items():
             os.environ.pop(name, None)
             os.environ.update({} if value is None else {name: value})
-
-
-def _named(module: types.ModuleType, name: str) -> Any:
-    if name not in vars(module):
-        raise NameError(f"the program defines no {name}")
-    return vars(module)[name]
 
 
 def _call(function: Any, /, *args: Any, **kwargs: Any) -> Any:

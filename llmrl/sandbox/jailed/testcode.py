@@ -11,7 +11,7 @@ import symtable
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,8 @@ HELPERS = {
 _ENTRY = re.compile(r"(?P<owner>\w+)(?P<made>\(\))?(?:\.(?P<method>\w+))?")
 
 Run = Callable[[], object]
-Named = Callable[[str], Any]
+Objects = Mapping[str, Any]
+"""The program's objects by name, without those that it does not define."""
 
 
 @dataclass(frozen=True)
@@ -105,29 +106,44 @@ def imported(path: str) -> Any:
     return getattr(found, name) if name else found
 
 
-def entry(path: str, named: Named) -> Any:
+def owners(path: str) -> set[str]:
+    """Return the names in the program that `entry` needs for this path."""
+    parts = _entry_parts(path)
+    return {parts["owner"]} if parts["made"] or parts["method"] else {"Solution", path}
+
+
+def entry(path: str, objects: Objects) -> Any:
     """Return the function under test: "add", "Adder.add", or "Adder().add", which makes a new Adder for each call.
 
-    A bare name may also be a method of a class Solution, as LeetCode's problems have it.
+    A bare name may also be a method of a class Solution, as LeetCode's problems have it. Raises NameError or
+    AttributeError if the program does not define it.
     """
+    parts = _entry_parts(path)
+    owner, method = parts["owner"], parts["method"]
+    if parts["made"]:
+        return _on_a_new(_object(owner, objects), method)
+    if method:
+        return getattr(_object(owner, objects), method)
+    if hasattr(objects.get("Solution"), path):
+        return _on_a_new(objects["Solution"], path)
+    return _object(path, objects)
+
+
+def _entry_parts(path: str) -> re.Match[str]:
     parts = _ENTRY.fullmatch(path)
     if parts is None:
         raise ValueError(f"{path!r} names no function")
-    owner, method = parts["owner"], parts["method"]
-    if parts["made"]:
-        return _on_a_new(owner, method, named)
-    if method:
-        return getattr(named(owner), method)
-    try:
-        getattr(named("Solution"), path)
-    except (NameError, AttributeError):
-        return named(path)
-    return _on_a_new("Solution", path, named)
+    return parts
 
 
-def _on_a_new(owner: str, method: str, named: Named) -> Callable[..., Any]:
-    made = named(owner)
-    return lambda *args, **kwargs: getattr(made(), method)(*args, **kwargs)
+def _object(name: str, objects: Objects) -> Any:
+    if name not in objects:
+        raise NameError(f"the program defines no {name}")
+    return objects[name]
+
+
+def _on_a_new(owner: Callable[[], Any], method: str) -> Callable[..., Any]:
+    return lambda *args, **kwargs: getattr(owner(), method)(*args, **kwargs)
 
 
 class Item:
@@ -249,15 +265,18 @@ def settle_hypothesis() -> None:
 
 
 def same(expected: Any, value: Any, tolerance: float) -> bool:
-    """Return whether a call's result is the expected JSON value; a tuple counts as a list, and a key as its text.
+    """Return whether a call's result is the expected JSON value; a tuple counts as a list, and a key as its text;
+    numbers and arrays of numpy count as plain ones.
 
     tolerance: the relative or absolute difference that two numbers may have if one of them is a float.
     """
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
     kinds = type(expected), type(value)
-    if kinds[0] is list and kinds[1] in (list, tuple):
+    if kinds[0] is list and isinstance(value, list | tuple):
         pairs = zip(expected, value, strict=False)
         return len(expected) == len(value) and all(same(one, other, tolerance) for one, other in pairs)
-    if kinds == (dict, dict):
+    if kinds[0] is dict and isinstance(value, dict):
         value = {key if type(key) is str else str(key): item for key, item in value.items()}
         return expected.keys() == value.keys() and all(same(expected[key], value[key], tolerance) for key in expected)
     if float in kinds and set(kinds) <= {int, float}:
