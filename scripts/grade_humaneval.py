@@ -147,6 +147,7 @@ def main(path: Path) -> int:
         problems = [json.loads(line) for line in lines]
     table: dict[str, Counter[str]] = {form: Counter() for form in ("check", "calls", "stdin")}
     mistakes, gradings, start = [], 0, time.perf_counter()
+    told_apart: dict[str, set[str]] = {form: set() for form in table}
     for problem in problems:
         solution = problem["prompt"] + problem["canonical_solution"]
         calls = calls_of(problem, solution)
@@ -156,13 +157,16 @@ def main(path: Path) -> int:
                 passed, kind = outcome == "passed", "solution" if source is solution else "mutant"
                 gradings += 1
                 table[form][f"{kind}s that must {'pass' if expected[form] else 'fail'}"] += 1
+                if not expected[form]:
+                    told_apart[form].add(problem["task_id"])
                 if passed != expected[form]:
                     mistakes.append(f"{problem['task_id']}, {form}: a {kind} is graded {outcome}:\n{source}")
     print(
         f"{len(problems)} problems, {gradings} gradings, {time.perf_counter() - start:.0f} s, {len(mistakes)} mistakes"
     )
     for form, counts in table.items():
-        print(f"  {form}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+        found = ", ".join(f"{count} {what}" for what, count in counts.items())
+        print(f"  {form}: {found}; {len(told_apart[form])} problems have a mutant that must fail")
     print("\n\n".join(mistakes))
     return bool(mistakes)
 

@@ -132,14 +132,12 @@ def _read(value: Any, setup: str, name: str | None) -> Tests:
 
 def _structure(text: str) -> Any:
     """Return the value that a text of JSON, a Python literal or packed tests hold; _NOTHING for test code."""
-    if is_packed(text):
-        text = unpacked(text)
-    if not text.lstrip().startswith(("{", "[", '"')):
-        return _NOTHING
-    value = _value(text)
+    packed = is_packed(text)
+    text = (unpacked(text) if packed else text).lstrip()
+    value = _value(text) if text.startswith(("{", "[", '"')) else _NOTHING
     if isinstance(value, str):  # JSON text within JSON text
         value = _value(value)
-    if value is _NOTHING and text.lstrip().startswith(("{", "[")):
+    if value is _NOTHING and (packed or text.startswith(("{", "["))):
         raise ValueError(f"tests that look like JSON and are not: {_shown(text)}")
     return value
 

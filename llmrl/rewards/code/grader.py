@@ -61,8 +61,7 @@ class Grader:
         program = {"source": source, "preamble": preamble}
         if isinstance(tests, StdinTests):
             return self._grade_by_output(program, tests)
-        with any_digits():
-            return self._grade_by_answers(program, self._tests_payload(tests, helpers))
+        return self._grade_by_answers(program, self._tests_payload(tests, helpers))
 
     def _grade_by_output(self, payload: dict[str, str], tests: StdinTests) -> Verdict:
         pairs = tests.pairs[: self.max_tests]
@@ -119,7 +118,7 @@ class Grader:
     def _run_both(self, payload: dict[str, str], tests: dict[str, Any]) -> tuple[Execution, Execution]:
         wall = self.limits.wall_seconds + 2 * TESTS_LIMITS.cpu_seconds
         ours, theirs = socket.socketpair()
-        with ours, theirs:
+        with ours, theirs, any_digits():  # the tests' data are written as JSON
             program = self.sandbox.start(Program(payload, runner="serve", channel=theirs), self.limits)
             grading = self.sandbox.start(
                 Program(tests, runner="grader", channel=ours), replace(TESTS_LIMITS, wall_seconds=wall)

@@ -211,6 +211,7 @@ def test_code_in_a_mapping():
         ({"0": "a", "2": "b"}, "the keys ['0', '2']: expected inputs and outputs"),
         ({"test_cases": 5}, "no known format: 5"),
         ("eJxzzsAAAAAA", "packed tests"),
+        (base64.b64encode(zlib.compress(pickle.dumps("assert f(1) == 2"))).decode(), "not: 'assert f(1) == 2'"),
     ],
     ids=lambda value: repr(value)[:30],
 )
