@@ -185,6 +185,57 @@ def test_rewards_that_fail_are_told_by_kind():
     assert "own_rewards:shape, weight 0.5: no verifier; ran without failure (1 rows)" in report
 
 
+@pytest.mark.parametrize(
+    ("task", "size", "told"),
+    [
+        ("game_of_life_halting", 20, "rewards.reasoning_gym: accepts 'qqq zzz qqq' as a right answer (20 of 20 rows"),
+        ("puzzle24", 8, "warning: rewards.reasoning_gym: one row's gold on every row"),
+        ("coin_flip", 60, "warning: rewards.reasoning_gym: '0' earns"),
+        ("game_of_life", 8, "warning: rewards.reasoning_gym: another row's gold earns"),
+        ("graph_color", 8, "warning: rewards.reasoning_gym: 8 of 8 rows have no gold answer"),
+        ("prime_factorization", 8, "reasoning_gym, weight 1: accepts their own answers, refuses garbage (8 rows)"),
+    ],
+)
+def test_tasks_that_cannot_teach_are_named(task, size, told):
+    train = {"path": None, "task": task, "size": size, "prompt": "{metadata.source_index}="}
+    faults, report = check({"data": {"train": train}, "rewards": {"math_verifier": None, "reasoning_gym": {}}})
+    assert told in "\n".join(faults) + report
+    assert bool(faults) == ("accepts 'qqq" in told)
+
+
+def test_what_a_verifier_reads_is_shown_on_an_example():
+    _, report = check({"rewards": {"math_verifier": {"extract": "tag"}}})
+    shown = "reads        '0' in '<think>Is it qqq zzz qqq?</think>\\n<answer>0</answer>'"
+    assert shown in report
+    _, report = check({"rewards": {"math_verifier": {"extract": "tag", "thoughts_end": ""}}})
+    assert "reads        '0' in '<answer>0</answer>'" in report
+
+
+def test_thoughts_that_the_template_opens_are_finished_before_an_answer():
+    Path("chat.jinja").write_text(PLAIN_CHAT + "{% if add_generation_prompt %}<think>{% endif %}{# </think> #}")
+    build = BUILD | {"characters": BUILD["characters"] + "thinkq[]"}
+    chat = {"model": {"build": build, "chat_template": "chat.jinja"}, "data": {"train": {"chat": True}}}
+    faults, report = check(chat)
+    assert faults == []
+    assert "thoughts     the chat template ends them with </think>" in report
+    assert "reads        '0' in 'Is it qqq zzz qqq?</think>\\n\\\\boxed{0}'" in report
+    assert "accepts their own answers, refuses garbage (20 rows)" in report
+
+
+def test_golds_that_are_no_answers_are_a_fault():
+    write_rows("sums.jsonl", [*ROWS, {"question": "9+9", "answer": None}])
+    assert check()[0] == [
+        "data.train.answer: 1 of 21 rows have an answer that rewards.math_verifier cannot use: train:20: null is no "
+        "answer; expected text, a finite number, or a list of these of which any is right"
+    ]
+
+
+def test_a_reward_that_reads_verdicts_is_given_them():
+    faults, report = check({"rewards": {"cosine_length": {"max_characters": 16}}})
+    assert faults == []
+    assert "cosine_length, weight 1: no verifier; ran without failure (20 rows)" in report
+
+
 def test_a_demonstration_is_what_is_graded():
     write_rows("sums.jsonl", [{"question": "2+2", "answer": "4", "shown": "5"}])
     faults, _ = check({"data": {"train": {"completion": "shown"}}, "rollout": {"prompts_per_step": 2}})
@@ -193,6 +244,8 @@ def test_a_demonstration_is_what_is_graded():
 
 # chat templates
 
+
+PLAIN_CHAT = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
 
 NOT_A_PREFIX = "{% for m in messages %}<{{ m.content }}>{% endfor %}{% if add_generation_prompt %}={% endif %}"
 
@@ -289,6 +342,24 @@ def test_a_later_stage_is_checked_with_the_first_ones_tokenizer():
     assert faults == []
     assert "runs/recipe/stages/warm (that stage's output): qwen3" in report
     assert report.count("first prompt 4 tokens, train:0") == 2
+
+
+def test_stages_on_the_same_rows_are_warned_of():
+    task = {"path": None, "task": "chain_sum", "size": 40, "prompt": "{metadata.source_index}="}
+    held_out = {"task": "chain_sum", "size": 10, "seed": 30, "prompt": "{metadata.expression}="}
+    stages = {"warm": {"method": "sft", "data": {"train": {"completion": "answer"}}}, "rl": {"method": "grpo"}}
+    stages["rl"]["data"] = {"train": {"seed": 10}}
+    rewards = {"math_verifier": None, "reasoning_gym": {}}
+    build = {"characters": "0123456789+-=. "}
+    rows = {"train": task | {"prompt": "{metadata.expression}="}, "eval": held_out}
+    changes = {"stages": stages, "method": None, "data": rows, "rewards": rewards, "model": {"build": build}}
+    faults, report = check(changes | {"rollout": {"max_prompt_tokens": 64, "max_completion_tokens": 16}})
+    assert faults == []
+    # warm has rows 0 to 39, without those of eval, 30 to 39; rl has rows 10 to 49, of which 10 to 29 are warm's
+    near = "near seeds give the same rows, shifted: set data"
+    assert f"warning: data.eval: 10 training rows are its rows; {near}.eval.seed to 40 or more" in report
+    shared = "warning: data.train: 20 of 30 questions are trained on in stage warm too"
+    assert f"{shared}; {near}.train.seed to 40 or more" in report
 
 
 def test_faults_of_all_stages_are_collected():

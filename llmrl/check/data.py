@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llmrl.check.overlap import seeds_overlap, way_out
 from llmrl.check.report import Report
+from llmrl.check.writing import golds_of
 from llmrl.data.datasets import load_rows
 from llmrl.data.prompts import LoadedPrompts, PromptBuilder
 from llmrl.errors import RecipeError, gathered, unknown_name
@@ -13,6 +15,7 @@ from llmrl.models.loading import character_tokenizer
 from llmrl.recipe import Recipe, Rows
 from llmrl.resolve import Pieces
 from llmrl.rewards.base import Rewards
+from llmrl.rewards.golds import check_golds
 from llmrl.run.models import Origin
 from llmrl.run.sampling import load_stage_prompts
 from llmrl.templates import columns_of, templates_of
@@ -32,9 +35,12 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
             continue
         lengths = [len(prompt.token_ids) for prompt in found]
         text = f"{len(found)} prompts of {min(lengths)} to {max(lengths)} tokens (at most {limit})"
-        if part == "train" and prompts.dropped_overlap:
-            text += f"; {prompts.dropped_overlap} rows dropped: their question is in eval too"
+        shared = prompts.dropped_overlap if part == "train" else 0
+        if shared:
+            text += f"; {shared} rows dropped: their question is in eval too"
         report.say(f"data.{part}", text)
+        if shared and data.eval and seeds_overlap(data.train, data.eval):
+            report.warn(f"data.eval: {shared} training rows are its rows; {way_out('data.eval.seed', data.train)}")
         if dropped[part]:
             rows = f"{dropped[part]} of {dropped[part] + len(found)} rows"
             report.warn(f"data.{part}: {rows} dropped as longer than rollout allows; nothing is ever cut short")
@@ -58,11 +64,12 @@ def check_sources(recipe: Recipe, faults: list[str]) -> None:
                 PromptBuilder(stand_in, plain, load_rows(source, part), part=part)
 
 
-def check_columns(rewards: Rewards, prompts: LoadedPrompts, *, samples: bool) -> None:
-    """Raises RecipeError if some row of the data lacks a column that a reward takes; samples: training rows too."""
+def check_rows(rewards: Rewards, prompts: LoadedPrompts, *, samples: bool) -> None:
+    """Raises RecipeError if rows lack a column or a gold answer that a reward needs; samples: training rows too."""
     graded = [*(prompts.train if samples else ()), *prompts.eval]
     if graded:
-        rewards.check_columns(_columns_of_all(graded))
+        rewards.check_rows([prompt.row for prompt in graded])
+        check_golds(rewards.rewards, graded)
 
 
 def check_providers(prompts: LoadedPrompts, pieces: Pieces) -> None:
@@ -102,12 +109,13 @@ def _show(prompt: Prompt, demonstrations: dict[str, list[int]], origin: Origin, 
         token_ids = demonstrations[prompt.id]
         report.say("followed by", f"{_shown(tokenizer.decode(token_ids))} ({len(token_ids)} tokens)")
     else:
-        report.say("answer", _shown(str(prompt.row.get("answer"))))
+        report.say("answer", _shown(prompt.row.get("answer")))
 
 
-def _shown(text: str) -> str:
+def _shown(value: Any) -> str:
+    text = repr(value)
     left = len(text) - SHOWN_CHARACTERS
-    return repr(text) if left <= 0 else f"{text[:SHOWN_CHARACTERS]!r} and {left} characters more"
+    return text if left <= 0 else f"{text[:SHOWN_CHARACTERS]} and {left} characters more"
 
 
 def _check_answers(
@@ -118,7 +126,7 @@ def _check_answers(
     unknown = tokenizer.unk_token_id
     if unknown is None:
         return
-    answers = [str(prompt.row.get("answer")) for prompt in prompts if prompt.id not in demonstrations]
+    answers = [gold for prompt in prompts if prompt.id not in demonstrations for gold in golds_of(prompt)]
     beyond = [a for a in answers if unknown in tokenizer.encode(a, add_special_tokens=False)]
     if beyond:
         rows = f"{len(beyond)} of {len(answers)} answers"

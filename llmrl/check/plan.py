@@ -10,10 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llmrl.check.data import check_columns, check_data, check_providers, check_sources
+from llmrl.check.data import check_data, check_providers, check_rows, check_sources
 from llmrl.check.hub import cache_only_if_unreachable
 from llmrl.check.machine import Sized, check_disk, check_engines, check_machine, device_text
 from llmrl.check.model import ModelFound, check_model, keep_outline, with_critic
+from llmrl.check.overlap import Asked, check_overlap
 from llmrl.check.pieces import check_pieces
 from llmrl.check.report import Report
 from llmrl.check.verifier import check_rewards
@@ -64,7 +65,10 @@ def check_plan(plan: Plan, *, ranks: int, console: Console) -> int:
 
 @dataclass
 class _Checker:
-    """Checks stage after stage; outlines: of each stage that could be read, a folder with its output's tokenizer."""
+    """Checks stage after stage.
+
+    outlines: of each stage that could be read, a folder with its output's tokenizer. asked: the questions of each.
+    """
 
     plan: Plan
     ranks: int
@@ -72,6 +76,7 @@ class _Checker:
     workers: Workers
     outlines: dict[str, Path] = field(default_factory=dict)
     prompts: LoadedPrompts | None = None
+    asked: dict[str, Asked] = field(default_factory=dict)
 
     def check(self, name: str, report: Report) -> list[Sized] | None:
         """Everything about one stage; returns the models that it holds, or None if a shape cannot be known."""
@@ -113,6 +118,8 @@ class _Checker:
         if found and leads:
             with gathered(report.faults):
                 self.prompts = check_data(recipe, found.origin, report)
+                check_overlap(recipe.data, self.prompts, self.asked, report)
+                self.asked[name] = Asked.of(recipe.data, self.prompts)
         elif leads:
             self.prompts = None
             check_sources(recipe, report.faults)
@@ -122,7 +129,7 @@ class _Checker:
             _say_arithmetic(recipe, samples, len(prompts.train) if prompts else None, report)
         if found and prompts and rewards:
             with gathered(report.faults):
-                check_columns(rewards, prompts, samples=samples)
+                check_rows(rewards, prompts, samples=samples)
                 check_rewards(rewards, recipe, prompts, found.origin, self.workers, report, samples=samples)
         else:
             report.skipped("rewards", "not run, because of the faults before")

@@ -159,4 +159,4 @@ async def _show_reading(
     except Exception as error:
         report.warn(f"rewards.{reward.name}: it cannot read {short(example)}: {error}")
         return
-    report.say("reads", f"{'no answer' if found is None else short(found)} in {short(example)}")
+    report.say("reads", f"{'no answer' if found is None else short(found.strip())} in {short(example)}")
