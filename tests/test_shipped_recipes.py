@@ -20,7 +20,7 @@ NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"
 FEWER = ["data.train.size=600"]  # all rows of a task are made by one rule, and to make them takes a while
 OFFLINE = {
     "quickstart.yaml": FEWER,
-    "rlvr_code/reasoning_gym_bf_grpo.yaml": FEWER,
+    "rlvr_code/reasoning_gym_bf_grpo.yaml": [f"stages.{stage}.data.train.size=600" for stage in ("warm_start", "rl")],
     "rlvr_code/tiny_programs_coderl.yaml": FEWER,
     "rlvr_code/tiny_programs_grpo.yaml": FEWER,
     "rlvr_math/smollm2_arithmetic_grpo.yaml": [],
@@ -130,6 +130,12 @@ class TestBf:
         guesses = [demonstrations.completion(words[index]) for index in range(50)]
         assert [guess[0] for guess in guesses] == [words[index]["answer"][0] for index in range(50)]
         assert sum(guess == words[index]["answer"] for index, guess in enumerate(guesses)) < 5
+
+    def test_the_stages_share_no_program(self, demonstrations):
+        parts = {(0.0, 0.6): 1200, (0.6, 1.0): 800}
+        words = [{row["answer"] for row in demonstrations.programs(n, 1, low=a, high=b)} for (a, b), n in parts.items()]
+        assert [len(part) > 500 for part in words] == [True, True]
+        assert words[0].isdisjoint(words[1])
 
     def test_the_working_of_every_program_ends_at_its_letters(self, demonstrations, monkeypatch):
         monkeypatch.setattr(demonstrations, "GUESSED", 0.0)

@@ -1,16 +1,35 @@
-"""Demonstrations for reasoning_gym_bf_grpo.yaml: a program's output, mostly guessed and sometimes worked out."""
+"""Rows and demonstrations for reasoning_gym_bf_grpo.yaml: programs, and what each prints, guessed or worked out."""
 
 from __future__ import annotations
 
 import random
 import re
+import zlib
 from typing import Any
 
+from reasoning_gym import create_dataset
 from reasoning_gym.data.wordle_words import wordle_words
 
 GUESSED = 0.55
 CODE = re.compile(r"(?:>\[-\]>\[-\]<)?(?:>(?P<times>\++)\[<(?P<step>\++|-+)>-\]<)?(?P<rest>\+*|-*)")
 """The code that moves the cell from one letter to the next: a loop that adds `step` several times, and the rest."""
+
+
+def programs(size: int, seed: int, *, low: float = 0.0, high: float = 1.0) -> list[dict[str, Any]]:
+    """Return rows of reasoning-gym's bf whose words are in the part from `low` to `high` of all words.
+
+    The task has one program for each word, so rows of other seeds are other programs only if their words are.
+    """
+    share = high - low
+    drawn = create_dataset("bf", size=round(4 * size / share) + 100, seed=seed)
+    rows: list[dict[str, Any]] = []
+    for index in range(len(drawn)):
+        if len(rows) == size:
+            break
+        row = drawn[index]
+        if low <= zlib.crc32(row["answer"].encode()) / 2**32 < high:
+            rows.append(row)
+    return rows
 
 
 def completion(row: dict[str, Any]) -> str:
