@@ -23,7 +23,7 @@ from llmrl.pieces import catalogue, resolve
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.resolve import Pieces, resolve_pieces
-from llmrl.rewards.base import Reward
+from llmrl.rewards.base import Rewards
 from llmrl.rewards.golds import check_golds
 from llmrl.rewards.workers import Workers
 from llmrl.rollout import weight_transport
@@ -200,13 +200,10 @@ class _Run:
         views = recipe.by_role
         first = next(iter(views))
         origins = prepare_origins(recipe, self.plan.run_dir, self.ranks)
-        prompts = _prompts(recipe, pieces[first], origins[first])
+        prompts = _prompts(recipe, pieces[first], origins[first], self.workers)
         samples = pieces[first].samples or (recipe.rewards and prompts.eval)
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
         collector = self._collector(recipe, pieces[first], origins) if samples else None
-        rewards, graded = rewards_of(collector), [*(prompts.train if pieces[first].samples else ()), *prompts.eval]
-        for one in rewards.values():
-            one.check_rows([prompt.row for prompt in graded])
         threads = recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // self.ranks.size)
         torch.set_num_threads(threads)  # after the sampler, which sets the number for itself
         params, measured_once = params_of(recipe, origins), None
@@ -232,7 +229,7 @@ class _Run:
             checkpoints=checkpoints,
             transport=_transport(recipe),
             collector=collector,
-            lost_tasks=LostTasks([name for one in rewards.values() for name in one.row_columns]),
+            lost_tasks=LostTasks([name for one in rewards_of(collector).values() for name in one.row_columns]),
             prepare=measuring_once(measured_once, stream) if measured_once else None,
             stop_asked=lambda: self.signals.received is not None,
         )
@@ -269,12 +266,15 @@ class _Run:
             self.progress.say(f"warning: the sandbox lacks {lack}")
 
 
-def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin) -> LoadedPrompts:
-    """The stage's prompts; raises RecipeError if a verifier cannot use the gold answer of one that is graded."""
+def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -> LoadedPrompts:
+    """The stage's prompts; raises RecipeError if a reward cannot score one that is graded, or use its gold answer."""
     prompts = load_stage_prompts(recipe, origin)
-    specs = [spec for view in recipe.by_role.values() for spec in view.rewards.items()]
-    rewards = [Reward.from_spec(name, settings or {}) for name, settings in specs]
-    check_golds(rewards, [*(prompts.train if pieces.samples else ()), *prompts.eval])
+    graded = [*(prompts.train if pieces.samples else ()), *prompts.eval]
+    for view in recipe.by_role.values():
+        if view.rewards:
+            rewards = Rewards.from_specs(view.rewards, workers=workers)
+            rewards.check_rows([prompt.row for prompt in graded])
+            check_golds(rewards.rewards, graded)
     return prompts
 
 
