@@ -230,6 +230,13 @@ def test_golds_that_are_no_answers_are_a_fault():
     ]
 
 
+def test_a_reward_of_none_of_the_rows_is_a_warning():
+    rewards = {"math_verifier": {}, "own_rewards:shape": {"rows": {"answer": "99"}}}
+    faults, report = check({"rewards": rewards})
+    assert faults == []
+    assert "warning: rewards.own_rewards:shape: no row of the data is one of its rows, {'answer': '99'}" in report
+
+
 def test_a_reward_that_reads_verdicts_is_given_them():
     faults, report = check({"rewards": {"cosine_length": {"max_characters": 16}}})
     assert faults == []

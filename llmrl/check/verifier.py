@@ -96,10 +96,13 @@ class _Writer:
             answers[writing.UNKNOWN] = self._trajectory(prompt, writing.UNKNOWN, right=False)
         return Graded(prompt, self.golds(prompt), respelt, answers)
 
-    def example(self, prompt: Prompt, closing: str) -> str:
-        """The row's gold after a thought that ends with `closing`."""
-        text = next(iter(self.golds(prompt).values()))[0].text.removeprefix(writing.opened_thought(prompt.text))
-        return (writing.thought(prompt.text, closing) if closing else "") + text
+    def example(self, prompt: Prompt, closing: str, opening: str) -> str:
+        """The row's gold after a thought between these tags; without one where no tag ends it."""
+        text = next(iter(self.golds(prompt).values()))[0].text.removeprefix(self._opened(prompt))
+        return (writing.thought(prompt.text, closing, opening) if closing else "") + text
+
+    def _opened(self, prompt: Prompt) -> str:
+        return writing.opened_thought(prompt.text, self.reward.piece.settings)
 
     def _ways(self, prompt: Prompt) -> Mapping[str, tuple[str, str]]:
         return self.ways[prompt.id.partition(":")[0]]
@@ -109,8 +112,8 @@ class _Writer:
         return self._trajectory(prompt, f"{before}{answer}{after}", right=right)
 
     def _trajectory(self, prompt: Prompt, text: str, *, right: bool) -> Trajectory:
-        text = writing.opened_thought(prompt.text) + text
-        reads_tokens = {"completion_tokens", "group"} & set(self.reward.piece.data)
+        text = self._opened(prompt) + text
+        reads_tokens = {"completion_tokens", "completion_ids", "group"} & set(self.reward.piece.data)
         token_ids = self.tokenizer.encode(text, add_special_tokens=False) if reads_tokens else []
         verdict = {"the check": Score(float(right), right)} if self.reward.reads_verdicts else {}
         return Trajectory(prompt, [Turn(ACTOR, token_ids)], "stop", text, scores=verdict)
@@ -119,6 +122,9 @@ class _Writer:
 async def _check(writer: _Writer, rows: Sequence[Prompt], workers: Workers, template: str, report: Report) -> None:
     reward = writer.reward
     rows = [prompt for prompt in rows if reward.scores(prompt.row)]
+    if not rows:
+        report.warn(f"rewards.{reward.name}: no row of the data is one of its rows, {dict(reward.rows)}")
+        return
     rows = rows if grades_cheaply(reward) else rows[:ROWS_OF_A_JUDGE]
     graded = [Graded(prompt, writer.golds(prompt)) for prompt in rows[:ROWS_TO_FIND_WAYS]]
     scored = await score_within(reward, [one.group for one in graded], workers, SECONDS)
@@ -148,12 +154,12 @@ async def _show_reading(
     prompt = next((prompt for prompt in rows if writing.golds_of(prompt)), None)
     if reading is None or prompt is None:
         return
-    closing = writing.closing_tag(settings, template)
+    closing, opening = writing.thought_tags(settings, template)
     if closing and closing in template:
         report.say("thoughts", f"the chat template ends them with {closing}")
     if "row" in inspect.signature(reading.read).parameters:
         settings["row"] = prompt.row
-    example = writer.example(prompt, closing)
+    example = writer.example(prompt, closing, opening)
     try:
         found = await workers.run(reading.read, [example, prompt.text], settings, reward.deadline_seconds)
     except Exception as error:

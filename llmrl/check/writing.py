@@ -12,7 +12,7 @@ from typing import Any
 
 from llmrl.recipe import Rows
 from llmrl.rewards.golds import gold_texts
-from llmrl.rewards.thoughts import TAGS
+from llmrl.rewards.thoughts import tags_of
 from llmrl.types import Prompt
 
 OTHER_GOLD, SAME_GOLD = "another row's gold", "one row's gold on every row"
@@ -68,20 +68,19 @@ def wrong_answers(prompts: Sequence[Prompt]) -> dict[str, dict[str, str]]:
     return found
 
 
-def closing_tag(settings: Mapping[str, Any], template: str) -> str:
-    """The tag that ends a model's thoughts: the setting's, else the chat template's, else the commonest."""
-    given = settings.get("thoughts_end")
-    return given if given is not None else next((tag for tag in TAGS if tag in template), next(iter(TAGS)))
+def thought_tags(settings: Mapping[str, Any], template: str) -> tuple[str, str]:
+    """The closing and the opening tag of thoughts: by the setting, else as the chat template has it, else the first."""
+    tags = tags_of(settings.get("thoughts_end"))
+    return next((pair for pair in tags.items() if pair[0] and pair[0] in template), next(iter(tags.items())))
 
 
-def thought(prompt_text: str, closing: str) -> str:
-    """A short thought that ends with `closing`; its opening tag is left out where the prompt ends with it."""
-    opening = TAGS.get(closing, "")
+def thought(prompt_text: str, closing: str, opening: str) -> str:
+    """A short thought between two tags; its opening tag is left out where the prompt ends with it."""
     return f"{'' if prompt_text.rstrip().endswith(opening) else opening}Is it {GARBAGE}?{closing}\n"
 
 
-def opened_thought(prompt_text: str) -> str:
+def opened_thought(prompt_text: str, settings: Mapping[str, Any]) -> str:
     """What must come before an answer where the prompt has opened the thoughts: a finished thought; else nothing."""
-    closings = (closing for closing, opening in TAGS.items() if prompt_text.rstrip().endswith(opening))
-    closing = next(closings, None)
-    return "" if closing is None else thought(prompt_text, closing)
+    tags = tags_of(settings.get("thoughts_end")).items()
+    opened = [pair for pair in tags if pair[1] and prompt_text.rstrip().endswith(pair[1])]
+    return thought(prompt_text, *opened[0]) if opened else ""

@@ -32,10 +32,9 @@ def after_thoughts(completion: str, prompt: str = "", *, thoughts_end: str | Non
     it, which opens the thoughts if it ends with the opening tag. thoughts_end: the closing tag, whose opening tag is
     the same text without its "/"; default: each of TAGS; "": no text is a thought.
     """
-    pairs = TAGS if thoughts_end is None else {thoughts_end: TAGS.get(thoughts_end) or _opening(thoughts_end)}
     part = completion
     opened_by_prompt = False
-    for closing, opening in pairs.items():
+    for closing, opening in tags_of(thoughts_end).items():
         if not closing:
             continue
         _, closed, after = part.rpartition(closing)
@@ -47,5 +46,9 @@ def after_thoughts(completion: str, prompt: str = "", *, thoughts_end: str | Non
     return None if opened_by_prompt else part
 
 
-def _opening(closing: str) -> str:
-    return closing.replace("/", "", 1) if "/" in closing else ""
+def tags_of(thoughts_end: str | None) -> dict[str, str]:
+    """Return the closing tags with their opening ones, "" for one without: all of TAGS, or the one that is given."""
+    if thoughts_end is None:
+        return TAGS
+    opening = thoughts_end.replace("/", "", 1) if "/" in thoughts_end else ""
+    return {thoughts_end: TAGS.get(thoughts_end) or opening}

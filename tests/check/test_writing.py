@@ -50,14 +50,16 @@ def test_wrong_answers_are_other_rows_golds_and_constants():
     assert writing.wrong_answers([prompt(None)])["train:0"] == constants
 
 
-def test_the_tag_that_ends_thoughts_is_the_settings_or_the_templates():
-    assert writing.closing_tag({}, "{{ m.content.split('[/THINK]') }}") == "[/THINK]"
-    assert writing.closing_tag({"thoughts_end": ""}, "[/THINK]") == ""
-    assert writing.closing_tag({}, "") == "</think>"
+def test_the_tags_of_thoughts_are_the_settings_or_the_templates():
+    assert writing.thought_tags({}, "{{ m.content.split('[/THINK]') }}") == ("[/THINK]", "[THINK]")
+    assert writing.thought_tags({"thoughts_end": "</plan>"}, "[/THINK]") == ("</plan>", "<plan>")
+    assert writing.thought_tags({"thoughts_end": ""}, "[/THINK]") == ("", "")
+    assert writing.thought_tags({}, "") == ("</think>", "<think>")
 
 
 def test_thoughts_that_the_prompt_opened_are_finished_before_an_answer():
-    assert writing.thought("q", "</think>") == "<think>Is it qqq zzz qqq?</think>\n"
-    assert writing.thought("q<think>\n", "</think>") == "Is it qqq zzz qqq?</think>\n"
-    assert writing.opened_thought("q<think>\n") == "Is it qqq zzz qqq?</think>\n"
-    assert writing.opened_thought("q") == ""
+    assert writing.thought("q", "</think>", "<think>") == "<think>Is it qqq zzz qqq?</think>\n"
+    assert writing.opened_thought("q<think>\n", {}) == "Is it qqq zzz qqq?</think>\n"
+    assert writing.opened_thought("q<plan>", {"thoughts_end": "</plan>"}) == "Is it qqq zzz qqq?</plan>\n"
+    assert writing.opened_thought("q<plan>", {}) == writing.opened_thought("q", {}) == ""
+    assert writing.opened_thought("q<think>", {"thoughts_end": ""}) == ""
