@@ -145,8 +145,7 @@ def test_no_cheat_passes(sandbox: Sandbox, cheat: cheats.Cheat) -> None:
 
 @pytest.mark.parametrize("name", cheats.TESTS)
 def test_an_honest_program_passes(sandbox: Sandbox, name: str) -> None:
-    entry_point = "f" if name in cheats.OF_FUNCTIONS else None
-    assert grade(sandbox, cheats.HONEST, cheats.TESTS[name], entry_point) == "passed"
+    assert grade(sandbox, cheats.HONEST, cheats.TESTS[name], cheats.entry_point(name)) == "passed"
 
 
 def test_a_cheat_that_passes_is_reported(sandbox: Sandbox) -> None:

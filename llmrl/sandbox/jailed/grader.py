@@ -8,7 +8,6 @@ The report has one JSON object a line:
 
 from __future__ import annotations
 
-import collections
 import functools
 import io
 import json
@@ -27,13 +26,14 @@ import raising
 import remote_objects
 import sharing
 import testcode
+import values
 import wire
 
 MESSAGE_CHARACTERS = 300
 PROGRAMS = ("solution", "main")
 """The names of the module from which tests may import the program's objects."""
 
-LENT_KINDS = (collections.deque, io.StringIO, io.BytesIO, random.Random)
+LENT_KINDS = (io.StringIO, io.BytesIO, io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, random.Random)
 """Library types whose objects a test may lend to the program, beside functions, iterators and its own objects."""
 
 Result = tuple[str, str]
@@ -321,8 +321,13 @@ def _lends(value: Any) -> bool:
 
 
 def _hides(error: BaseException) -> bool:
-    """Return whether an exception's message could contain an expected result: those by which tests fail."""
-    return isinstance(error, AssertionError) or type(error).__module__.startswith("_pytest")
+    """Return whether an exception could tell an expected result, as those do by which tests fail.
+
+    Programs know the exceptions of Python, of its library, and of the tests' own classes.
+    """
+    kind = type(error)
+    plain = values.known(values.name(kind)) is kind or kind.__module__ == testcode.MODULE
+    return isinstance(error, AssertionError) or not (plain or raising.original(error) is not None)
 
 
 def _operate_for(runner: TestRunner) -> Callable[[str, list[Any], dict[str, Any]], Any]:
