@@ -26,11 +26,12 @@ from llmrl.rewards.answers.brackets import split, split_with
 from llmrl.rewards.answers.collections import LIST, SET, Collection, collection
 from llmrl.rewards.answers.comparison import equal_expressions, proportional
 from llmrl.rewards.answers.expressions import read
+from llmrl.rewards.answers.measures import scale_of, without_unit
 from llmrl.rewards.answers.names import assignment
 from llmrl.rewards.answers.numbers import Quantity, close, quantity
 from llmrl.rewards.answers.relations import equal_sets, real_set
-from llmrl.rewards.answers.units import DEGREE, RADIAN, Unit, read_unit
-from llmrl.rewards.answers.values import Number, mp
+from llmrl.rewards.answers.units import DEGREE
+from llmrl.rewards.answers.values import mp
 from llmrl.rewards.answers.words import is_text, typeset
 
 Percent = Literal["unit", "ratio", "either"]
@@ -47,10 +48,6 @@ _APPROXIMATELY = re.compile(r"\\approx(?![a-zA-Z])")
 _EQUALS = re.compile(r"=|\\approx(?![a-zA-Z])|\\equiv(?![a-zA-Z])")
 _RELATION = re.compile(r"<|>|\\[lg]e(?![a-zA-Z])|\\ne(?![a-zA-Z])")
 _LEADS_TO = re.compile(r".*(?:\\Rightarrow|=>)", re.DOTALL)
-_UNIT_BEHIND = re.compile(
-    r"(?P<body>.*[\w)}\]!])\s*\\unit\{(?P<unit>[^{}]*(?:\{[^{}]*\}[^{}]*)*)\}(?P<more>.*)", re.DOTALL
-)
-_BLANK = re.compile(r"(?<=[\w)}\]!])\s+(?=[a-zA-Z]{2})")
 _VARIES = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]")
 _BINDS = re.compile(r"\\(?:int|iint|lim|det|sum|prod|begin)(?![a-zA-Z])")
 
@@ -104,7 +101,7 @@ def _quantities(equal: Equality, gold: str, found: str) -> bool | None:
 def _equal_quantities(gold: Quantity, found: Quantity, percent: Percent) -> bool:
     left, right = gold.value, found.value
     if gold.unit and found.unit:
-        scale = _scale(gold.unit, found.unit)
+        scale = scale_of(gold.unit, found.unit)
         if scale is None:
             return False
         if type(scale) is not Fraction:
@@ -118,15 +115,6 @@ def _equal_quantities(gold: Quantity, found: Quantity, percent: Percent) -> bool
 
 def _exact(value: Fraction) -> str:
     return f"({value.numerator})/({value.denominator})"
-
-
-def _scale(gold: Unit, found: Unit) -> Number | None:
-    """Return how many of the gold's units one of the found units is; None for units that do not convert."""
-    if {gold, found} == {DEGREE, RADIAN}:
-        return mp.pi / 180 if found == DEGREE else 180 / mp.pi
-    if not gold.converts_to(found):
-        return None
-    return Fraction(1) if None in (gold.measures, found.measures) else found.size / gold.size
 
 
 def _residues(equal: Equality, gold: str, found: str) -> bool | None:
@@ -314,32 +302,19 @@ def _words(equal: Equality, gold: str, found: str) -> bool | None:
 
 def _measured(equal: Equality, gold: str, found: str) -> bool | None:
     """Expressions with units; a unit on one side only is passed over, but degrees may stand for radians."""
-    (left, gold_unit), (right, found_unit) = _without_unit(gold), _without_unit(found)
+    (left, gold_unit), (right, found_unit) = without_unit(gold), without_unit(found)
     if gold_unit is None and found_unit is None:
         return None
     if DEGREE in (gold_unit, found_unit) and equal_expressions(gold, found):
         return True
     if gold_unit and found_unit:
-        scale = _scale(gold_unit, found_unit)
+        scale = scale_of(gold_unit, found_unit)
         return scale is not None and equal_expressions(left, right, scale=scale) is True
     if equal(left, right):
         return True
     if DEGREE not in (gold_unit, found_unit):
         return False
     return equal_expressions(left, right, scale=mp.pi / 180 if found_unit else 180 / mp.pi) is True
-
-
-def _without_unit(text: str) -> tuple[str, Unit | None]:
-    marked = _UNIT_BEHIND.fullmatch(text)
-    if marked:
-        return marked["body"], read_unit(f"{marked['unit']}{marked['more'].replace(chr(92) + 'unit', '')}")
-    if text.endswith(r"^\circ"):
-        return text.removesuffix(r"^\circ").strip(), DEGREE
-    for blank in _BLANK.finditer(text):
-        body, unit = text[: blank.start()], read_unit(text[blank.end() :])
-        if unit and not is_text(body) and read(body):
-            return body, unit
-    return text, None
 
 
 def _expressions(equal: Equality, gold: str, found: str) -> bool | None:

@@ -8,6 +8,7 @@ from llmrl.rewards.answers.brackets import split
 from llmrl.rewards.answers.collections import collection
 from llmrl.rewards.answers.expressions import read
 from llmrl.rewards.answers.fallback import parsed
+from llmrl.rewards.answers.measures import without_unit
 from llmrl.rewards.answers.names import assignment
 from llmrl.rewards.answers.numbers import quantity
 from llmrl.rewards.answers.relations import real_set
@@ -20,7 +21,7 @@ def understood(text: str) -> bool:
     """Return whether an answer in normal form is a number, a set, words, an expression, or several of these."""
     if not text:
         return False
-    _, value = assignment(text)
+    value, _ = without_unit(assignment(text)[1])
     if quantity(value) or is_text(value) or real_set(text) or read(value):
         return True
     many = collection(value)
