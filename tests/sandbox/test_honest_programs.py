@@ -52,6 +52,21 @@ HONEST = {
         "import sys\nsys.setrecursionlimit(10**6)\ndef f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(20000))",
         "20000",
     ),
+    "recursion without a limit of one's own": (
+        "def f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(50000))",
+        "50000",
+    ),
+    "recursion through the library": (
+        "import functools, sys\nsys.setrecursionlimit(10**6)\n"
+        "@functools.cache\ndef f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(100000))",
+        "100000",
+    ),
+    "recursion without end": (
+        "class A:\n  def __getattr__(self, name): return getattr(A(), name)\ntry: A().x\n"
+        "except RecursionError: print('caught')",
+        "caught",
+    ),
+    "long numbers": ("print(len(str(7**20000)), int('7' * 10000) % 1000)", "16902 777"),
     "large stack": (
         "import sys, threading\nthreading.stack_size(64 << 20); sys.setrecursionlimit(10**6)\n"
         "def f(n): return 0 if n == 0 else 1 + f(n - 1)\n"

@@ -23,6 +23,19 @@ def test_a_notebook_cell_shows_its_last_expression(sandbox: Sandbox) -> None:
     assert cell("def f(:") == (b"", b"")
 
 
+def test_a_preamble_runs_before_the_program(sandbox: Sandbox) -> None:
+    def ended(preamble: str, source: str) -> Execution:
+        return sandbox.run(Program({"preamble": preamble, "source": source}), PATIENT)
+
+    names = "from typing import *\nfrom collections import deque\nx = 1"
+    future = ended(names, "from __future__ import annotations\nimport sys\nprint(deque([x]), List, __name__)")
+    assert (future.stdout, future.report) == (b"deque([1]) typing.List __main__\n", b"compiled\n")
+    assert b'File "<program>", line 2' in ended(names, "x = 5\n1 / 0").stderr
+    broken = ended("import nothing_like_this", "print(1)")
+    assert (broken.exit_code, broken.stdout) == (1, b"")
+    assert broken.report == b"preamble: ModuleNotFoundError: No module named 'nothing_like_this'\n"
+
+
 def test_a_command_is_looked_up_and_run(forking: Sandbox) -> None:
     def command(*argv: str, **program) -> Execution:
         return forking.run(Program({"argv": argv}, runner="command", **program), PATIENT)
