@@ -106,7 +106,8 @@ def _bracketed(text: str) -> Collection | None:
 
 
 def _matrix(text: str) -> Collection | None:
-    match = _MATRIX.fullmatch(text.removeprefix("[").removesuffix("]").strip() if text.startswith("[") else text)
+    inner = text[1:-1].strip() if text[0] + text[-1] in ("[]", "()") else text
+    match = _MATRIX.fullmatch(inner)
     if match is None:
         return None
     rows = [split(row, _CELL) for row in _ROW.split(match["body"]) if row.strip()]

@@ -37,7 +37,8 @@ from llmrl.rewards.answers.words import is_text, typeset
 Percent = Literal["unit", "ratio", "either"]
 
 _CHOICE = re.compile(
-    r"(?i:option|choice|answer)?\s*(?:\(\s*(?P<inner>[A-J])\s*\)|(?P<bare>[A-J])\s*[).:])\s*(?P<text>.*)", re.DOTALL
+    r"(?i:option|choice|answer)?\s*(?:\(\s*(?P<inner>[A-Ja-j])\s*\)(?!\S)|(?P<bare>[A-Ja-j])\s*[).:](?!\S))\s*(?P<text>.*)",
+    re.DOTALL,
 )
 _LETTER = re.compile(r"(?i:(?:option|choice|answer)\s+)?\(?(?P<letter>[A-J])\)?")
 _RESIDUE = re.compile(
@@ -76,9 +77,9 @@ def _choices(equal: Equality, gold: str, found: str) -> bool | None:
     one, other = _choice(gold), _choice(found)
     if one and other:
         return one[0] == other[0] and (not (one[1] and other[1]) or equal(one[1], other[1]))
-    if one and one[1] and not other:
+    if one and one[1]:
         return equal(one[1], found)
-    return None
+    return equal(gold, other[1]) if other and other[1] else None
 
 
 def _choice(text: str) -> tuple[str, str] | None:
@@ -86,9 +87,7 @@ def _choice(text: str) -> tuple[str, str] | None:
     if letter:
         return letter["letter"], ""
     match = _CHOICE.fullmatch(text)
-    if match is None or (match["text"] and text[match.start("text") - 1] not in " )"):
-        return None
-    return match["inner"] or match["bare"], match["text"].strip()
+    return ((match["inner"] or match["bare"]).upper(), match["text"].strip()) if match else None
 
 
 def _quantities(equal: Equality, gold: str, found: str) -> bool | None:
