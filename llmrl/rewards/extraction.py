@@ -13,9 +13,9 @@ _BOX_OR_BRACE = re.compile(
     re.DOTALL,
 )
 _ANSWER_LINE = re.compile(
-    r"^[\s>*_#`-]*(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|ans)\b[\s*_`]*(?:is\b[\s*_`]*)?[:=\uff1a][\s*_`]*"
-    r"(?P<answer>[^\n]*?[^\s*_`.])[\s*_`.]*$",
-    re.IGNORECASE | re.MULTILINE,
+    r"[\s>*_#`-]*(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|ans)\b[\s*_`]*(?:is\b[\s*_`]*)?[:=\uff1a][\s*_`]*"
+    r"(?P<answer>[^\n]*?[^\s*_`.])[\s*_`.]*",
+    re.IGNORECASE,
 )
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
@@ -85,8 +85,15 @@ def has_box(text: str) -> bool:
 
 def answer_line(text: str) -> tuple[int, str] | None:
     """Return the place and the answer of the last line such as "**Answer: D**"."""
-    found = list(_ANSWER_LINE.finditer(text)) if "ans" in text.lower() else []
-    return (found[-1].start(), found[-1]["answer"].strip()) if found else None
+    lower = text.lower()
+    place = len(text)
+    while (place := lower.rfind("ans", 0, place)) >= 0:
+        start, end = text.rfind("\n", 0, place) + 1, text.find("\n", place)
+        line = _ANSWER_LINE.fullmatch(text, start, len(text) if end < 0 else end)
+        if line:
+            return start, line["answer"].strip()
+        place = start
+    return None
 
 
 def last_formula(text: str) -> str | None:

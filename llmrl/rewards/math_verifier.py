@@ -9,6 +9,7 @@ import functools
 import math
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, Literal
 
 from llmrl.marks import reads_answers
@@ -27,6 +28,7 @@ Extract = Literal["boxed_or_last", "boxed", "last_number", "tag"]
 
 MAX_ANSWER_CHARACTERS = 5000
 MAX_NESTING = 30
+_PLAIN = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?")
 _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|left|right|text|begin|end|pi|cdot|times|boxed|infty|circ|math[a-z]+|cup|cap|[lg]eq?|pm"
     r"|sum|int|theta|alpha|beta|sin|cos|tan|ln|log|angle|overline|langle|rangle|quad|dots|binom)(?![a-z]))"
@@ -98,7 +100,7 @@ def math_verifier(
     golds = gold_answers(answer)
     found = final_answer(completion, prompt, extract=extract, tag=tag, thoughts_end=thoughts_end)
     correct = found is not None and any(_correct(gold, found, percent) for gold in golds)
-    if not correct and found is not None and extract.startswith("boxed"):
+    if not correct and found is not None and extract.startswith("boxed") and completion.count("boxed") > 1:
         correct = _lists(golds, completion, prompt, percent, thoughts_end)
     return Score(float(correct), correct)
 
@@ -150,6 +152,8 @@ def _gold(answer: str) -> str:
 def _correct(gold: str, found: str, percent: Percent) -> bool:
     if gold == found:
         return True
+    if _PLAIN.fullmatch(gold) and _PLAIN.fullmatch(found):
+        return Fraction(gold) == Fraction(found)
     if len(found) > max(MAX_ANSWER_CHARACTERS, 2 * len(gold)):
         return False
     return _equal(gold, normal_form(found), percent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ class Collection:
         return self.brackets == other.brackets or {self.brackets, other.brackets} in _COMPARABLE
 
 
+@functools.lru_cache(maxsize=8192)
 def collection(text: str) -> Collection | None:
     r"""Return the several answers that `text`, in normal form, spells; None if it spells a single answer.
 

@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 from llmrl.rewards.answers.expressions import Expression, read
 from llmrl.rewards.answers.numbers import quantity
-from llmrl.rewards.answers.values import DIGITS, MORE_DIGITS, Number, is_real, mp, multiply, real, same, vanishes
+from llmrl.rewards.answers.values import (
+    DIGITS,
+    MORE_DIGITS,
+    Number,
+    divide,
+    is_real,
+    mp,
+    multiply,
+    real,
+    same,
+    vanishes,
+)
 
 POSITIVE_POINTS = 3
 POINTS = 5
@@ -29,16 +40,13 @@ def _value(symbol: str, point: int) -> Fraction:
     return size if point < POSITIVE_POINTS or digest[2] % 2 else -size
 
 
-def at_points(one: Expression, other: Expression) -> list[tuple[Number, Number, bool]]:
-    """Return the values of both at the points where both have one, and whether the point is positive."""
+def at_points(one: Expression, other: Expression) -> Iterator[tuple[Number, Number, bool]]:
+    """The values of both at the points where both have one, and whether the point is positive."""
     symbols = one.symbols | other.symbols
-    found = []
     for point in range(POINTS if symbols else 1):
-        values = {symbol: _value(symbol, point) for symbol in symbols}
-        pair = _both(one, other, values)
+        pair = _both(one, other, {symbol: _value(symbol, point) for symbol in symbols})
         if pair is not None:
-            found.append((*pair, point < POSITIVE_POINTS))
-    return found
+            yield *pair, point < POSITIVE_POINTS
 
 
 def _both(one: Expression, other: Expression, values: dict[str, Fraction]) -> tuple[Number, Number] | None:
@@ -48,7 +56,7 @@ def _both(one: Expression, other: Expression, values: dict[str, Fraction]) -> tu
         return None
 
 
-def equal_expressions(gold: str, found: str, *, scale: Number = 1) -> bool | None:
+def equal_expressions(gold: str, found: str, *, scale: Number = Fraction(1)) -> bool | None:
     """Return whether gold = scale * found; None if one of them cannot be read. The texts are in normal form.
 
     A decimal stands for an exact number that is no decimal if both agree to one part in a million.
@@ -56,21 +64,27 @@ def equal_expressions(gold: str, found: str, *, scale: Number = 1) -> bool | Non
     one, other = read(gold), read(found)
     if one is None or other is None:
         return None
-    pairs = at_points(one, other)
-    if scale != 1:
-        pairs = [(mine, multiply(theirs, scale), positive) for mine, theirs, positive in pairs]
-    if not pairs:
+    if not one.symbols and not other.symbols:
+        return _equal_numbers(one, other, scale, approximately=_is_decimal(gold) != _is_decimal(found))
+    compared = False
+    for mine, theirs, positive in at_points(one, other):
+        if (positive or _real((mine, theirs))) and not _agree(mine, multiply(theirs, scale)):
+            return False
+        compared = True
+    return compared
+
+
+def _equal_numbers(one: Expression, other: Expression, scale: Number, *, approximately: bool) -> bool:
+    pair = _both(one, other, {})
+    if pair is None:
         return False
-    symbols = one.symbols | other.symbols
-    if not symbols and _is_decimal(gold) != _is_decimal(found) and _near(*pairs[0][:2]):
+    mine, theirs = pair[0], multiply(pair[1], scale)
+    if approximately and _near(mine, theirs):
         return True
-    if not all(_agree(mine, theirs) for mine, theirs, positive in pairs if positive or _real((mine, theirs))):
+    if not _agree(mine, theirs):
         return False
-    return bool(symbols) or scale != 1 or _exact(pairs[0]) or _agree_in_more_digits(one, other)
-
-
-def _exact(pair: tuple[Number, Number, bool]) -> bool:
-    return type(pair[0]) is Fraction and type(pair[1]) is Fraction
+    exact = type(mine) is Fraction and type(theirs) is Fraction
+    return exact or type(scale) is not Fraction or _agree_in_more_digits(one, other, scale)
 
 
 def _real(values: Iterable[Number]) -> bool:
@@ -85,12 +99,12 @@ def _is_exact(value: Number) -> bool:
     return type(value) is Fraction and value != 0
 
 
-def _agree_in_more_digits(one: Expression, other: Expression) -> bool:
+def _agree_in_more_digits(one: Expression, other: Expression, scale: Fraction) -> bool:
     """Return whether two numbers agree in more digits too: those that differ by 1e-60 do not."""
     mp.dps = MORE_DIGITS
     try:
         pair = _both(one, other, {})
-        return pair is not None and _agree(*pair)
+        return pair is not None and _agree(pair[0], multiply(pair[1], scale))
     finally:
         mp.dps = DIGITS
 
@@ -101,9 +115,10 @@ def _is_decimal(text: str) -> bool:
 
 
 def _near(gold: Number, found: Number) -> bool:
-    if _exact((gold, found, True)):
+    if type(gold) is Fraction and type(found) is Fraction:
         return False
-    return bool(abs(real(gold) - real(found)) * _AGREEMENT <= abs(real(gold)))
+    one, other = real(gold), real(found)
+    return bool(abs(one - other) * _AGREEMENT <= max(abs(one), abs(other)))
 
 
 def proportional(gold: tuple[str, str], found: tuple[str, str]) -> Fraction | Number | None:
@@ -112,15 +127,16 @@ def proportional(gold: tuple[str, str], found: tuple[str, str]) -> Fraction | Nu
     if one is None or other is None or one.symbols != other.symbols or not one.symbols:
         return None
     ratio: Number | None = None
-    pairs = at_points(one, other)
-    for mine, theirs, _ in pairs:
+    points = 0
+    for mine, theirs, _ in at_points(one, other):
+        points += 1
         if vanishes(mine) or vanishes(theirs):
             return None
-        found_ratio = mine / theirs if _exact((mine, theirs, True)) else real(mine) / real(theirs)
+        found_ratio = divide(mine, theirs)
         if ratio is not None and not same(ratio, found_ratio):
             return None
         ratio = found_ratio
-    return ratio if len(pairs) > 1 else None
+    return ratio if points > 1 else None
 
 
 def _difference(sides: tuple[str, str]) -> Expression | None:

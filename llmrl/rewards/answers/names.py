@@ -2,6 +2,7 @@ r"""Names before an answer: "x = 5", "f(x) = 3x", "(x, y) = (3, 7)", "AD : DB = 
 
 from __future__ import annotations
 
+import functools
 import re
 
 from llmrl.rewards.answers.expressions import read
@@ -25,6 +26,7 @@ _RELATION = re.compile(r"[<>=]|\\(?:[lg]e|ne|approx)(?![a-z])")
 _DERIVED_NAME = re.compile(r"(?P<function>[^\W\d])'+\Z")
 
 
+@functools.lru_cache(maxsize=8192)
 def assignment(text: str) -> tuple[str, str]:
     """Return the name and value of "x = 5", or ("", text) for any other text.
 

@@ -6,6 +6,7 @@ their command.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
@@ -59,45 +60,48 @@ _FUNCTION_WORDS = (
 )
 _FUNCTION_WORD = re.compile(rf"(?:{'|'.join(_FUNCTION_WORDS.split())})")
 
+_SPELT_OTHERWISE = {
+    r"\frac": "dfrac tfrac cfrac", r"\binom": "dbinom tbinom", r"\le ": "leq leqslant leqq",
+    r"\ge ": "geq geqslant geqq",
+    r"\ne ": "neq", "<": "lt", ">": "gt", ":": "colon", r"\emptyset ": "varnothing oslash",
+    r"\mathbb{R}": "R Reals reals", r"^\circ ": "degree", "...": "dots ldots cdots", "(": "langle", ")": "rangle",
+    " or ": "lor vee", " and ": "land wedge", r"\setminus ": "backslash smallsetminus",
+    r"\approx ": "simeq approxeq thickapprox doteq", r"\{": "lbrace", r"\}": "rbrace", "|": "lvert rvert vert",
+    r"\epsilon ": "varepsilon", r"\phi ": "varphi", r"\Rightarrow ": "implies iff Leftrightarrow therefore",
+}  # fmt: skip
+_MEANING = {command: meaning for meaning, commands in _SPELT_OTHERWISE.items() for command in commands.split()}
+_COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _RENAMED = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\[dtc]frac" + _END, r"\\frac"),
-        (r"\\[dt]binom" + _END, r"\\binom"),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-        (r"\\leq(?:slant|q)?" + _END + r"|\\leqq|=<|<=", r"\\le "),
-        (r"\\geq(?:slant|q)?" + _END + r"|\\geqq|>=", r"\\ge "),
-        (r"\\neq" + _END + r"|!=|\\not\s*=", r"\\ne "),
-        (r"\\lt" + _END, "<"),
-        (r"\\gt" + _END, ">"),
-        (r"\\colon" + _END, ":"),
-        (r"\\(?:varnothing|oslash)" + _END, r"\\emptyset "),
-        (r"\\(?:mathbb|mathds|Bbb|mathbf)\s*\{?\s*R\s*\}?|\\(?:R|Reals|reals)" + _END, r"\\mathbb{R}"),
-        (r"\^\s*\{\s*\\circ\s*\}", r"^\\circ"),
-        (r"\\degree" + _END, r"^\\circ"),
-        (r"\^\s*\{\s*(\\prime(?:\s*\\prime)*)\s*\}|\^\s*(\\prime)" + _END, lambda m: "'" * m[0].count("prime")),
-        (r"\^\s*\{\s*('+)\s*\}", r"\1"),
-        (r"\\sqrt\s+(\d+|[a-zA-Z])", r"\\sqrt{\1}"),
-        (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
-        (r"\\(?:dots|ldots|cdots)" + _END + "|…", "..."),
-        (r"\\\{\s*\\\}", r"\\emptyset "),
-        (r"[,;]\s*\(?\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\\in\s*\\mathbb\s*\{?\s*[ZN]\s*\}?(?:\^\+|_\+)?\s*\)?\s*$", ""),
-        (r"\*\*", "^"),
-        (r"\{:\}", ":"),
-        (r"\\langle" + _END, "("),
-        (r"\\rangle" + _END, ")"),
-        (r"(:\s*\d\d)\\unit\{([^{}]*)\}", r"\1 \2"),
-        (r"\\(?:lor|vee)" + _END, " or "),
-        (r"\\(?:land|wedge)" + _END, " and "),
-        (r"\\(?:backslash|smallsetminus)" + _END, r"\\setminus "),
-        (r"\\(?:simeq|approxeq|thickapprox|doteq)" + _END, r"\\approx "),
-        (r"\\(?:lbrace)" + _END, r"\\{"),
-        (r"\\(?:rbrace)" + _END, r"\\}"),
-        (r"\\(?:lvert|rvert|vert)" + _END, "|"),
-        (r"\\(?:epsilon|varepsilon)" + _END, r"\\epsilon "),
-        (r"\\(?:phi|varphi)" + _END, r"\\phi "),
-        (r"\\(?:implies|Rightarrow|iff|Leftrightarrow|therefore)" + _END, r"\\Rightarrow "),
+    (needle, re.compile(pattern), replacement)
+    for needle, pattern, replacement in (
+        ("frac", r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        ("frac", r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+        ("<", r"<=", r"\\le "),
+        ("=<", r"=<", r"\\le "),
+        (">=", r">=", r"\\ge "),
+        ("!=", r"!=", r"\\ne "),
+        (r"\not", r"\\not\s*=", r"\\ne "),
+        (r"\mathbb", r"\\mathbb\s*\{?\s*R\s*\}?", r"\\mathbb{R}"),
+        (r"\mathbf", r"\\mathbf\s*\{?\s*R\s*\}?", r"\\mathbb{R}"),
+        (r"\circ", r"\^\s*\{\s*\\circ\s*\}", r"^\\circ"),
+        (
+            r"\prime",
+            r"\^\s*\{\s*(\\prime(?:\s*\\prime)*)\s*\}|\^\s*(\\prime)" + _END,
+            lambda match: "'" * match[0].count("prime"),
+        ),
+        ("'", r"\^\s*\{\s*('+)\s*\}", r"\1"),
+        (r"\sqrt", r"\\sqrt\s+(\d+|[a-zA-Z])", r"\\sqrt{\1}"),
+        (r"\sqrt", r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
+        ("…", "…", "..."),
+        (r"\}", r"\\\{\s*\\\}", r"\\emptyset "),
+        (
+            r"\in",  # x = 2k, k \in \mathbb{Z}
+            r"[,;]\s*\(?\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\\in\s*\\mathbb\s*\{?\s*[ZN]\s*\}?(?:\^\+|_\+)?\s*\)?\s*$",
+            "",
+        ),
+        ("**", r"\*\*", "^"),
+        ("{:}", r"\{:\}", ":"),
+        (r"\unit", r"(:\s*\d\d)\\unit\{([^{}]*)\}", r"\1 \2"),  # 4:30\unit{pm}
     )
 )
 _MATH_MODE = re.compile(r"(?<!\\)\\[()\[\]]|(?<!\\)\$\$")
@@ -112,10 +116,10 @@ _APPROXIMATELY = re.compile(r"(?:\\approx(?![a-zA-Z])|\\sim(?![a-zA-Z])|approxim
 _FOR_ALL = re.compile(
     r"[,;:]?\s*\(?\s*(?:\\forall(?![a-zA-Z])|\b(?:for|with)\s+(?:all|any|every|each|some)\b|\bwhere\b).*", re.DOTALL
 )
-_QUANTIFIED_SET = re.compile(r"\s*(?:real\s+(?:numbers?)?|values?)?")
 _CONDITION = re.compile(r"[^:]*(?:[<>]|\\[lg]e(?![a-zA-Z]))[^:]*:\s*([(\[].*[)\]])\s*", re.DOTALL)
 
 
+@functools.lru_cache(maxsize=8192)
 def normal_form(text: str) -> str:
     r"""Return one spelling for answers that differ only in typesetting, such as `$\dfrac12$.` and `\frac{1}{2}`."""
     if text.isascii() and text.isalnum():
@@ -171,8 +175,10 @@ def _upright(match: re.Match[str]) -> str:
 
 
 def _renamed(text: str) -> str:
-    for pattern, replacement in _RENAMED:
-        text = pattern.sub(replacement, text)
+    text = _COMMAND.sub(lambda match: _MEANING.get(match[1], match[0]), text)
+    for needle, pattern, replacement in _RENAMED:
+        if needle in text:
+            text = pattern.sub(replacement, text)
     return text
 
 

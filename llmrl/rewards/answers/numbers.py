@@ -2,6 +2,7 @@ r"""Exact numbers as they are written: "$1,200", "45%", "3 1/2 cm", "1.5 \times 
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -54,6 +55,7 @@ _VARIABLES = frozenset("nNjwvakKdcChHlbxyzpqrtu")
 """Letters that are a variable rather than a unit behind a number and a space."""
 
 
+@functools.lru_cache(maxsize=8192)
 def quantity(text: str, *, letters: bool = False) -> Quantity | None:
     """Return the exact number that `text`, in normal form, spells; None if it spells no number.
 
@@ -151,4 +153,4 @@ def close(gold: Fraction, found: Fraction) -> bool:
     """Return whether the numbers are equal, or one is a decimal that approximates the other, as 0.333333 does 1/3."""
     if gold == found or terminates(gold) == terminates(found):
         return gold == found
-    return abs(gold - found) * _AGREEMENT <= abs(gold)
+    return abs(gold - found) * _AGREEMENT <= max(abs(gold), abs(found))

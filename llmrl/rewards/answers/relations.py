@@ -5,13 +5,14 @@ The ends may hold symbols: each end is an expression, and two ends are one if th
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
 from llmrl.rewards.answers.brackets import closes_last, split, split_with
-from llmrl.rewards.answers.comparison import at_points, equal_expressions
+from llmrl.rewards.answers.comparison import equal_expressions
 from llmrl.rewards.answers.expressions import read
 from llmrl.rewards.answers.values import Number, ordered, real
 
@@ -59,6 +60,7 @@ class RealSet:
 WHOLE_LINE = (Interval(LOW, HIGH),)
 
 
+@functools.lru_cache(maxsize=8192)
 def real_set(text: str) -> RealSet | None:
     """Return the set of real numbers that `text`, in normal form, spells; None if it spells no such set."""
     if _WHOLE_LINE.fullmatch(text):
@@ -245,8 +247,7 @@ def _value(text: str) -> Number | None:
     expression = read(text)
     if expression is None or expression.symbols:
         return None
-    values = at_points(expression, expression)
     try:
-        return ordered(values[0][0]) if values else None
-    except ArithmeticError:
+        return ordered(expression.evaluate({}))
+    except (ArithmeticError, ValueError, TypeError):
         return None

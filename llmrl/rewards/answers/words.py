@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from llmrl.rewards.answers.tokens import FUNCTIONS, is_word
@@ -64,6 +65,7 @@ def _reads_as_word(run: str) -> bool:
     return len(run) > _MAX_PRODUCT or any(letter in "aeiouAEIOU" for letter in run[1:]) or not run.isascii()
 
 
+@functools.lru_cache(maxsize=8192)
 def typeset(text: str) -> str:
     """Return the text without spaces, the case of words and brackets round a choice's letter, for comparison."""
     if len(text) < 4:
