@@ -192,6 +192,11 @@ def test_rewards_that_fail_are_told_by_kind():
         ("puzzle24", 8, "warning: rewards.reasoning_gym: one row's gold on every row"),
         ("coin_flip", 60, "warning: rewards.reasoning_gym: '0' earns"),
         ("game_of_life", 8, "warning: rewards.reasoning_gym: another row's gold earns"),
+        (
+            "complex_arithmetic",
+            8,
+            "warning: rewards.reasoning_gym: 'nan' earns 1 on average and is right in 8",
+        ),
         ("graph_color", 8, "warning: rewards.reasoning_gym: 8 of 8 rows have no gold answer"),
         ("prime_factorization", 8, "reasoning_gym, weight 1: accepts their own answers, refuses garbage (8 rows)"),
     ],

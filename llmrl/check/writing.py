@@ -16,7 +16,7 @@ from llmrl.rewards.thoughts import tags_of
 from llmrl.types import Prompt
 
 OTHER_GOLD, SAME_GOLD = "another row's gold", "one row's gold on every row"
-ZERO, UNKNOWN, GARBAGE = "0", "I don't know.", "qqq zzz qqq"
+ZERO, NAN, UNKNOWN, GARBAGE = "0", "nan", "I don't know.", "qqq zzz qqq"
 
 _LARGE = re.compile(r"\d{4,}")
 
@@ -63,7 +63,7 @@ def wrong_answers(prompts: Sequence[Prompt]) -> dict[str, dict[str, str]]:
     for index, prompt in enumerate(prompts):
         others = (golds[(index + step) % len(golds)] for step in range(1, len(golds)))
         other = next((gold for gold in others if gold and gold != golds[index]), "")
-        wrong = {OTHER_GOLD: other, SAME_GOLD: most_common, ZERO: ZERO, UNKNOWN: UNKNOWN, GARBAGE: GARBAGE}
+        wrong = {OTHER_GOLD: other, SAME_GOLD: most_common} | {text: text for text in (ZERO, NAN, UNKNOWN, GARBAGE)}
         found[prompt.id] = {name: text for name, text in wrong.items() if text}
     return found
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from llmrl.errors import unknown_name
 from llmrl.marks import reads_answers
 from llmrl.rewards.extraction import last_line, last_tag, text_after
+from llmrl.rewards.guarded_eval import guarding
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.types import Score
 
@@ -92,7 +93,8 @@ class _Task:
     tuples: bool = False
 
     def score(self, answer: Any, entry: Mapping[str, Any]) -> float:
-        return float(self.dataset.score_answer(answer=answer, entry=entry))
+        with guarding("reasoning_gym"):
+            return float(self.dataset.score_answer(answer=answer, entry=entry))
 
 
 @functools.lru_cache(maxsize=256)

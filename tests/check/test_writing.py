@@ -43,7 +43,7 @@ def test_golds_are_never_made_by_str():
 def test_wrong_answers_are_other_rows_golds_and_constants():
     rows = [prompt(gold, number) for number, gold in enumerate(["5", "5", "7", None])]
     wrong = writing.wrong_answers(rows)
-    constants = {"0": "0", "I don't know.": "I don't know.", writing.GARBAGE: writing.GARBAGE}
+    constants = {text: text for text in ("0", "nan", "I don't know.", "qqq zzz qqq")}
     # the next row with another gold; 5 is the commonest
     assert wrong["train:0"] == {writing.OTHER_GOLD: "7", writing.SAME_GOLD: "5"} | constants
     assert wrong["train:2"] == {writing.OTHER_GOLD: "5", writing.SAME_GOLD: "5"} | constants

@@ -101,6 +101,30 @@ def test_a_text_that_a_scorer_fails_on_is_wrong(task, text):
     assert reasoning_gym(text, entry) == Score(0.0, False)
 
 
+EVALUATING = (
+    "binary_matrix countdown intermediate_integration n_queens polynomial_multiplication puzzle24 simple_integration "
+    "spiral_matrix string_insertion"
+)
+
+
+@pytest.mark.parametrize("task", EVALUATING.split())
+def test_a_scorer_that_evaluates_text_runs_no_code_of_the_model(task, tmp_path):
+    entry, file = entries(task, 1)[0], tmp_path / "written"
+    code = f"__import__('pathlib').Path('{file}').touch()"
+    library.create_dataset(task, size=1).score_answer(answer=code, entry=entry)
+    assert file.exists()  # without a guard
+    file.unlink()
+    assert reasoning_gym(code, entry).correct is False
+    assert not file.exists()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", ["9**9**9", "99999999999!", "factorial(factorial(50))", "(9**999)**999"])
+@pytest.mark.parametrize("task", ["binary_matrix", "countdown", "polynomial_multiplication"])
+def test_a_text_that_would_take_forever_is_wrong_at_once(task, text):
+    assert reasoning_gym(text, entries(task, 1)[0]).correct is False
+
+
 def test_a_row_whose_own_answer_the_scorer_fails_on_is_invalid():
     entry = entries("prime_factorization", 1)[0] | {"answer": "none"}
     with pytest.raises(ValueError, match="the scorer of prime_factorization fails on the row's own answer"):
