@@ -6,7 +6,7 @@ A recipe that violates a mark is refused before anything loads, with the reason.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -80,21 +80,26 @@ def runs_programs(function: Function) -> Function:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a verifier reads of a completion, and whether two such texts are the same answer.
+    """What a verifier reads of a completion and of a row's `answer`.
 
     read(completion, prompt, **settings) returns None for a completion without an answer; same(one, other, **settings)
-    compares two results of `read`. Both take all settings of the verifier.
+    compares two results of `read`. Both take all settings of the verifier. golds(answer) returns the gold answers, or
+    raises ValueError for a value that is none (default: llmrl.rewards.golds.gold_texts). understands(answer): whether
+    answers that are spelt otherwise can be found equal to the gold (default: always).
     """
 
     read: Callable[..., str | None]
-    same: Callable[..., bool]
+    same: Callable[..., bool] = lambda one, other, **settings: operator.eq(one, other)
+    golds: Callable[[Any], Sequence[str]] | None = None
+    understands: Callable[[Any], bool] | None = None
 
 
-def reads_answers(
-    read: Callable[..., str | None], same: Callable[..., bool] = lambda one, other, **settings: operator.eq(one, other)
-) -> Callable[[Function], Function]:
-    """Marks a verifier by its Reading: the check shows what `read` finds, and maj@k groups answers by `same`."""
-    return lambda function: _marked(function, "reading", Reading(read, same))
+def reads_answers(read: Callable[..., str | None], **others: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Marks a verifier by its Reading; others: same, golds, understands.
+
+    The check shows what `read` finds and counts the golds that are not understood, and maj@k groups answers by `same`.
+    """
+    return lambda function: _marked(function, "reading", Reading(read, **others))
 
 
 def measured_once_by(measure: Callable[..., Any]) -> Callable[[Function], Function]:

@@ -8,7 +8,7 @@ gold_texts([5, "V"])    ["5", "V"]          gold_texts({"value": 5})    ValueErr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ SHOWN_CHARACTERS = 80
 
 def gold_texts(gold: Any) -> list[str]:
     """The texts of a gold answer, any of which is right; raises ValueError for a value that is no answer."""
+    if hasattr(gold, "tolist"):  # numpy's arrays and scalars
+        gold = gold.tolist()
     texts = [_text(one) for one in gold] if isinstance(gold, list | tuple) else [_text(gold)]
     if not texts:
         raise ValueError("an empty list is no answer")
@@ -42,23 +44,24 @@ def check_golds(rewards: Iterable[Reward], prompts: Sequence[Prompt]) -> None:
         for prompt in prompts:
             if reader.scores(prompt.row):
                 golds.setdefault(prompt.id.partition(":")[0], {})[prompt.id] = prompt.row.get("answer")
-        faults += [fault for part, found in golds.items() if (fault := _fault_of_part(reader.name, part, found))]
+        faults += [fault for part, found in golds.items() if (fault := _fault_of_part(reader, part, found))]
     if faults:
         raise RecipeError(*faults)
 
 
-def _fault_of_part(reader: str, part: str, golds: Mapping[str, Any]) -> str | None:
-    faulty = {place: fault for place, gold in golds.items() if (fault := _fault(gold))}
+def _fault_of_part(reader: Reward, part: str, golds: Mapping[str, Any]) -> str | None:
+    read = reader.piece.mark("reading").golds or gold_texts
+    faulty = {place: fault for place, gold in golds.items() if (fault := _fault(read, gold))}
     if not faulty:
         return None
     first = "; ".join(f"{place}: {fault}" for place, fault in list(faulty.items())[:3])
-    rows = f"{len(faulty)} of {len(golds)} rows have an answer that rewards.{reader} cannot use"
+    rows = f"{len(faulty)} of {len(golds)} rows have an answer that rewards.{reader.name} cannot use"
     return f"data.{part}.answer: {rows}: {first}; expected {EXPECTED}"
 
 
-def _fault(gold: Any) -> str | None:
+def _fault(read: Callable[[Any], Any], gold: Any) -> str | None:
     try:
-        gold_texts(gold)
+        read(gold)
     except ValueError as error:
         return str(error)
     return None

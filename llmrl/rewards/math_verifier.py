@@ -6,7 +6,6 @@ completion ──thoughts──> ──extraction──> one answer ──normal
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -21,6 +20,7 @@ from llmrl.rewards.answers.normal_form import normal_form
 from llmrl.rewards.answers.understanding import understood
 from llmrl.rewards.answers.words import is_text, typeset
 from llmrl.rewards.extraction import answer_line, boxes, last_boxed, last_formula, last_number, last_tag
+from llmrl.rewards.golds import gold_texts
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.types import Score
 
@@ -75,7 +75,32 @@ def same_answer(one: str, other: str, *, percent: Percent = "unit", **settings: 
     return _equal(left, right, percent) or _equal(right, left, percent)
 
 
-@reads_answers(final_answer, same_answer)
+def gold_answers(answer: Any) -> tuple[str, ...]:
+    """Return the gold answers of a row in normal form, any of which is right; raises ValueError if it has none."""
+    return tuple(_gold(text) for text in gold_texts(answer))
+
+
+def is_understood(answer: Any) -> bool:
+    """Return whether spellings other than its own can equal the gold; raises ValueError if it is no gold."""
+    return all(understood(gold) for gold in gold_answers(answer))
+
+
+@functools.lru_cache(maxsize=4096)
+def _gold(answer: str) -> str:
+    found = boxes(answer)
+    gold = normal_form(", ".join(box for box in found if box) if found else answer)
+    if _DOUBLED.search(answer) and "\\\\\\" not in answer:
+        raise ValueError(f"the gold answer {answer[:200]!r} has doubled backslashes: its data was escaped twice")
+    if (
+        not gold.strip("$")
+        or None in found
+        or gold.count("{") - gold.count(r"\{") != gold.count("}") - gold.count(r"\}")
+    ):
+        raise ValueError(f"the gold answer {answer[:200]!r} cannot be read")
+    return gold
+
+
+@reads_answers(final_answer, same=same_answer, golds=gold_answers, understands=is_understood)
 def math_verifier(
     completion: str,
     answer: str | float | Sequence[str | float],
@@ -109,44 +134,6 @@ def warm_up() -> None:
     """Import math-verify and build its parser before the first grading."""
     parsed(r"\frac{\sqrt{2}}{2}")
     math_verifier(r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}")
-
-
-def gold_answers(answer: Any) -> tuple[str, ...]:
-    """Return the gold answers of a row in normal form, any of which is right; raises ValueError for anything else.
-
-    A gold is a text or a finite number; a list means any of its elements.
-    """
-    if isinstance(answer, list | tuple) or (hasattr(answer, "tolist") and getattr(answer, "ndim", 0)):
-        if not len(answer):
-            raise ValueError("the gold answer is an empty list")
-        return tuple(gold for one in answer for gold in gold_answers(one))
-    if hasattr(answer, "item"):  # numpy's scalars
-        answer = answer.item()
-    if isinstance(answer, str):
-        return (_gold(answer),)
-    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
-        raise ValueError(f"the gold answer is {answer!r} ({type(answer).__name__}), expected a text or a finite number")
-    return (_gold(str(int(answer) if answer == int(answer) else answer)),)
-
-
-def is_understood(answer: Any) -> bool:
-    """Return whether spellings other than its own can equal the gold; raises ValueError if it is no gold."""
-    return all(understood(gold) for gold in gold_answers(answer))
-
-
-@functools.lru_cache(maxsize=4096)
-def _gold(answer: str) -> str:
-    found = boxes(answer)
-    gold = normal_form(", ".join(box for box in found if box) if found else answer)
-    if _DOUBLED.search(answer) and "\\\\\\" not in answer:
-        raise ValueError(f"the gold answer {answer[:200]!r} has doubled backslashes: its data was escaped twice")
-    if (
-        not gold.strip("$")
-        or None in found
-        or gold.count("{") - gold.count(r"\{") != gold.count("}") - gold.count(r"\}")
-    ):
-        raise ValueError(f"the gold answer {answer[:200]!r} cannot be read")
-    return gold
 
 
 def _correct(gold: str, found: str, percent: Percent) -> bool:

@@ -53,7 +53,7 @@ def _same(one: str, other: str, *, thoughts_end: str | None = None) -> bool:
     return normalized(one) == normalized(other)
 
 
-@reads_answers(_read, _same)
+@reads_answers(_read, same=_same)
 def exact_match(completion: str, answer: Any, prompt: str = "", *, thoughts_end: str | None = None) -> bool:
     """Whether the completion's answer and one of the row's are equal after SQuAD's normalization.
 
@@ -66,7 +66,7 @@ def exact_match(completion: str, answer: Any, prompt: str = "", *, thoughts_end:
     return found is not None and any(_same(found, gold) for gold in golds)
 
 
-@reads_answers(_read, _same)
+@reads_answers(_read, same=_same)
 def f1(completion: str, answer: Any, prompt: str = "", *, thoughts_end: str | None = None) -> Score:
     """The F1 of the words that the completion's answer shares with the row's, the best over several; no verdict.
 

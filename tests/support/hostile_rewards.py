@@ -182,7 +182,7 @@ def _same(one: str, other: str, *, hang_on: str = "") -> bool:
     return float(one) <= float(other) < float(one) + 1  # on purpose not the same in either order
 
 
-@reads_answers(_read, _same)
+@reads_answers(_read, same=_same)
 def near(completion: str, prompt: str = "", *, hang_on: str = "") -> bool:
     return completion == "right"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -18,7 +17,7 @@ from llmrl.rewards.math_verifier import gold_answers, is_understood, math_verifi
 )
 def test_what_is_no_gold_is_a_fault_whatever_the_completion(gold):
     for completion in (r"\boxed{5}", r"\boxed{None}", r"\boxed{nan}", "", rf"\boxed{{{gold}}}"):
-        with pytest.raises(ValueError, match="gold answer"):
+        with pytest.raises(ValueError, match=r"gold answer|is no answer"):
             math_verifier(completion, gold)
 
 
@@ -72,8 +71,8 @@ def test_golds_of_every_kind(gold, completion, right):
 
 
 def test_numbers_of_other_libraries_are_no_golds():
-    for gold in (Decimal(5), Fraction(1, 2), 1 + 2j):
-        with pytest.raises(ValueError, match="expected a text or a finite number"):
+    for gold in (Fraction(1, 2), 1 + 2j):
+        with pytest.raises(ValueError, match="is no answer"):
             gold_answers(gold)
 
 
