@@ -40,6 +40,9 @@ def shape(completion):
 def crash(completion):
     raise RuntimeError("no such luck")
 
+def unsteady(size, seed):
+    return [{"question": str(time.perf_counter_ns()), "answer": "1"} for _ in range(size)]
+
 def slow(completion):
     time.sleep(60)
 
@@ -132,6 +135,13 @@ def test_dropped_rows_are_counted():
     assert faults == []
     assert "19 prompts of 4 to 4 tokens (at most 32); 1 rows dropped: their question is in eval too" in report
     assert "warning: data.train: 1 of 20 rows dropped as longer than rollout allows" in report
+
+
+def test_a_task_that_gives_other_rows_each_time_is_a_warning():
+    _, report = check({"data": {"train": {"path": None, "task": "own_rewards:unsteady", "size": 20}}})
+    assert "warning: data.train.task: own_rewards:unsteady gives other rows each time that it makes them" in report
+    _, report = check({"data": {"train": {"path": None, "task": "chain_sum", "prompt": "{metadata.source_index}="}}})
+    assert "each time" not in report
 
 
 def test_an_answer_that_the_vocabulary_lacks_is_a_warning():

@@ -22,6 +22,7 @@ from llmrl.templates import columns_of, templates_of
 from llmrl.types import Prompt
 
 SHOWN_CHARACTERS = 2000
+ROWS_MADE_TWICE = 3
 
 
 def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
@@ -45,6 +46,8 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
             rows = f"{dropped[part]} of {dropped[part] + len(found)} rows"
             report.warn(f"data.{part}: {rows} dropped as longer than rollout allows; nothing is ever cut short")
         _show(found[0], prompts.demonstrations, origin, report)
+        if source.task is not None:
+            _check_repeated(source, found, part, report)
         if source.chat:
             _check_template(source, origin, part, report)
         _check_answers(found, prompts.demonstrations, origin, part, report)
@@ -131,6 +134,16 @@ def _check_answers(
     if beyond:
         rows = f"{len(beyond)} of {len(answers)} answers"
         report.warn(f"data.{part}: the model's vocabulary cannot write {rows}, such as {beyond[0][:80]!r}")
+
+
+def _check_repeated(source: Rows, prompts: Sequence[Prompt], part: str, report: Report) -> None:
+    """Warn of a task that gives other rows each time, as one that does not draw them from its seed alone."""
+    again = load_rows(source.model_copy(update={"limit": ROWS_MADE_TWICE}), part)
+    rows = {f"{part}:{number}": row for number, row in enumerate(again)}
+    made = [prompt for prompt in prompts if prompt.id in rows]
+    if any({**rows[prompt.id], "answer": None} != {**prompt.row, "answer": None} for prompt in made):
+        others = "a resumed run and the processes of one run would each see others; write the rows to a file"
+        report.warn(f"data.{part}.task: {source.task} gives other rows each time that it makes them: {others}")
 
 
 def _check_template(source: Rows, origin: Origin, part: str, report: Report) -> None:
