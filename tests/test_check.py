@@ -237,6 +237,20 @@ def test_thoughts_that_the_template_opens_are_finished_before_an_answer():
     assert "accepts their own answers, refuses garbage (20 rows)" in report
 
 
+def test_golds_that_are_not_understood_are_counted():
+    write_rows("sums.jsonl", [*ROWS, {"question": "9+9", "answer": "<q"}, {"question": "8+9", "answer": "=z>"}])
+    faults, report = check()
+    assert faults == []
+    assert (
+        "warning: rewards.math_verifier: 2 of 22 golds are not understood, so of these only the same text is right: "
+        "train:20 '<q', train:21 '=z>'" in report
+    )
+    write_rows("sums.jsonl", [{"question": "9+9", "answer": "<q"}])
+    assert check()[0] == [
+        "rewards.math_verifier: 1 of 1 golds are not understood, so of these only the same text is right: train:0 '<q'"
+    ]
+
+
 def test_golds_that_are_no_answers_are_a_fault():
     write_rows("sums.jsonl", [*ROWS, {"question": "9+9", "answer": None}])
     assert check()[0] == [

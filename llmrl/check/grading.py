@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from llmrl.rewards.base import Reward, Rewards
 from llmrl.rewards.batched import Batched
-from llmrl.rewards.workers import Workers
+from llmrl.rewards.workers import CrashError, Workers
 from llmrl.types import Group
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 FIRST_ROUNDS = (1, 4, 16, 64)
 LARGEST_ROUND = 512
@@ -28,18 +32,39 @@ async def score_within(reward: Reward, groups: Sequence[Group], workers: Workers
     The first group is always scored, and none after a round in which every call failed. No call is repeated.
     """
     rewards = Rewards([replace(reward, retries=0)], workers=Batched(workers))
-    begun, done, took = time.monotonic(), 0, 0.0
-    for size in _rounds(len(groups)):
-        expected = took * size
-        if done and time.monotonic() - begun + expected > seconds:
+    return len(await _within(seconds, groups, rewards.score, all_failed))
+
+
+async def understood(reward: Reward, golds: Sequence[Any], workers: Workers, seconds: float) -> list[bool]:
+    """Whether the verifier's Reading understands each gold, of as many as can be expected to take `seconds`."""
+    understands, batched = reward.piece.mark("reading").understands, Batched(workers)
+
+    async def ask(gold: Any) -> bool:
+        try:
+            return bool(await batched.run(understands, [gold], {}, reward.deadline_seconds))
+        except (TimeoutError, ValueError, CrashError):
+            return False
+
+    return await _within(seconds, golds, ask)
+
+
+async def _within(
+    seconds: float,
+    items: Sequence[Item],
+    handle: Callable[[Item], Awaitable[Result]],
+    ends_with: Callable[[Sequence[Item]], bool] = lambda part: False,
+) -> list[Result]:
+    """The results of the items that were handled, in rounds of growing size."""
+    begun, took, results = time.monotonic(), 0.0, []
+    for size in _rounds(len(items)):
+        if results and time.monotonic() - begun + took * size > seconds:
             break
-        started = time.monotonic()
-        part = groups[done : done + size]
-        await asyncio.gather(*(rewards.score(group) for group in part))
-        took, done = (time.monotonic() - started) / size, done + size
-        if all_failed(part):
+        started, part = time.monotonic(), items[len(results) : len(results) + size]
+        results += await asyncio.gather(*(handle(item) for item in part))
+        took = (time.monotonic() - started) / size
+        if ends_with(part):
             break
-    return done
+    return results
 
 
 def all_failed(groups: Sequence[Group]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmrl.check import writing
-from llmrl.check.grading import all_failed, grades_cheaply, score_within
+from llmrl.check.grading import all_failed, grades_cheaply, score_within, understood
 from llmrl.check.report import Report
 from llmrl.check.verdict import Graded, judge
 from llmrl.data.prompts import LoadedPrompts
@@ -130,6 +130,7 @@ async def _check(writer: _Writer, rows: Sequence[Prompt], workers: Workers, temp
     scored = await score_within(reward, [one.group for one in graded], workers, SECONDS)
     writer = writer.only(_ways_read(reward, graded[:scored]))
     await _show_reading(writer, rows, workers, template, report)
+    await _count_understood(reward, rows, workers, report)
     if not all_failed([one.group for one in graded[:scored]]):
         wrong = writing.wrong_answers(rows[:: math.ceil(len(rows) / ROWS_FOR_WRONG_ANSWERS)])
         graded = [writer.all_answers(prompt, wrong.get(prompt.id, {})) for prompt in rows]
@@ -166,3 +167,21 @@ async def _show_reading(
         report.warn(f"rewards.{reward.name}: it cannot read {short(example)}: {error}")
         return
     report.say("reads", f"{'no answer' if found is None else short(found.strip())} in {short(example)}")
+
+
+async def _count_understood(reward: Reward, rows: Sequence[Prompt], workers: Workers, report: Report) -> None:
+    """Warn of golds that the verifier does not understand, of which nothing but the same text is right."""
+    reading = reward.piece.mark("reading")
+    asked = [prompt for prompt in rows if writing.golds_of(prompt)]
+    if reading is None or reading.understands is None or not asked:
+        return
+    found = await understood(reward, [prompt.row["answer"] for prompt in asked], workers, SECONDS)
+    lost = [prompt for prompt, is_understood in zip(asked, found, strict=False) if not is_understood]
+    if not lost:
+        return
+    first = ", ".join(f"{prompt.id} {short(prompt.row['answer'])}" for prompt in lost[:3])
+    text = f"{len(lost)} of {len(found)} golds are not understood, so of these only the same text is right: {first}"
+    if len(lost) == len(found):
+        report.faults.append(f"rewards.{reward.name}: {text}")
+    else:
+        report.warn(f"rewards.{reward.name}: {text}")
