@@ -248,11 +248,12 @@ LOADED, NAMED = ["answer", None, []], ["answer", {"dict": [["f"], [{"mine": 0}]]
         [LOADED, NAMED, ["answer"]],
         [LOADED, NAMED, {"answer": 3}],
         [LOADED, NAMED, ["raised", 5]],
-        [LOADED, NAMED, ["raised", {"error": [{"type": "eval"}, [], "", {}, None]}]],
-        [LOADED, NAMED, ["raised", {"error": [{"type": "int"}, [], "", {}, None]}]],
-        [LOADED, NAMED, ["raised", {"error": [{"type": "grader.InvalidError"}, [], "", {}, None]}]],
-        [LOADED, NAMED, ["raised", {"error": [{"type": "unittest.case.SkipTest"}, [], "", {}, None]}]],
-        [LOADED, NAMED, ["raised", {"error": [{"class": [1, "Odd", [{"type": "int"}]]}, [], "", {}, None]}]],
+        [LOADED, NAMED, ["raised", {"error": [{"type": "eval"}, [], "", {}, None, None]}]],
+        [LOADED, NAMED, ["raised", {"error": [{"type": "int"}, [], "", {}, None, None]}]],
+        [LOADED, NAMED, ["raised", {"error": [{"type": "grader.InvalidError"}, [], "", {}, None, None]}]],
+        [LOADED, NAMED, ["raised", {"error": [{"type": "unittest.case.SkipTest"}, [], "", {}, None, None]}]],
+        [LOADED, NAMED, ["raised", {"error": [{"class": [1, "Odd", [{"type": "int"}]]}, [], "", {}, None, None]}]],
+        [LOADED, NAMED, ["raised", {"error": [{"type": "ValueError"}, [], "", {}, None, 5]}]],
         [LOADED, NAMED, ["answer", 3, [[7, 1]]]],
         [LOADED, NAMED, ["answer", 3, "changes"]],
         [LOADED, NAMED, ["ask", "call", "not a list", {}]],
@@ -266,5 +267,5 @@ def test_messages_that_make_no_sense_end_the_program(messages):
 
 def test_a_forged_exception_is_still_the_programs():
     for name in ("AssertionError", "StopIteration", "KeyboardInterrupt", "SystemExit", "UnicodeDecodeError"):
-        message = ["raised", {"error": [{"type": name}, ["x"], "x", {"_remote": False, "args": [1]}, None]}]
+        message = ["raised", {"error": [{"type": name}, ["x"], "x", {"_remote": False, "args": [1]}, None, None]}]
         assert results(forged(LOADED, NAMED, message), "assert all(map(f, [0]))", stop=True) == ["error"]

@@ -29,6 +29,9 @@ SOURCE = r"""
         error.code = 5
         raise error
     def must(x): assert x > 0, 'must be positive'
+    def chained():
+        try: 1 / 0
+        except ZeroDivisionError as error: raise RuntimeError('r') from error
     def found(): return ValueError('z')
     def caught(f):
         try: f()
@@ -69,9 +72,10 @@ def test_exceptions_of_libraries_have_their_classes_and_attributes():
         "with pytest.raises(ValueError) as e:\n    coded()\nassert e.value.code == 5 and e.type is ValueError",
         "with pytest.raises(AssertionError, match='positive'):\n    must(0)",
         "assert type(found()) is ValueError and str(found()) == 'z'",
+        "with pytest.raises(RuntimeError) as e:\n    chained()\nassert type(e.value.__cause__) is ZeroDivisionError",
         "must(0)",
         setup="import decimal, json, pytest",
-    ) == ["passed"] * 9 + ["error"]
+    ) == ["passed"] * 10 + ["error"]
 
 
 def test_how_tests_fail_is_not_told_to_the_program():

@@ -90,7 +90,7 @@ def test_calls_take_arguments_by_name():
 
 
 TALKING = """
-    import os, sys, time, random
+    import datetime, os, sys, time, random
     from time import sleep
     def hello(): print('hi')
     def both(): sys.stderr.write('err'); print('x', end='', flush=True); sys.stdout.buffer.write(b'raw')
@@ -102,6 +102,7 @@ TALKING = """
     def later(): sleep(50); return 'done'
     def dice(): return random.randint(1, 6)
     def key(): return os.environ.get('KEY')
+    def today(): return datetime.date.today()
     def helper(): return 1
     def helped(): return helper() + 1
     class Clock:
@@ -143,6 +144,7 @@ def test_tests_replace_what_a_program_calls():
             "with patch('time.sleep') as slept, patch('time.time', return_value=5.0):\n    assert late() == 5.0\n"
             "slept.assert_called_with(100)",
             "with patch.object(random, 'randint', side_effect=[2, 4]):\n    assert [dice(), dice()] == [2, 4]",
+            "random.seed(3); first = dice(), dice(); random.seed(3); assert first == (dice(), dice()) == (2, 5)",
             "with patch.dict('os.environ', {'KEY': 'v'}):\n    assert key() == 'v'\nassert key() is None",
             "with patch('sys.stdin', io.StringIO('1 2\\n3')):\n    assert words() == ['1', '2', '3']",
             "with patch('sys.stdin', io.StringIO('7\\n8')):\n    assert lines() == ['7', '8']",
@@ -151,7 +153,7 @@ def test_tests_replace_what_a_program_calls():
             "with patch('builtins.input', return_value='4'):\n    pass\ntry:\n    double()\nexcept EOFError:\n    pass",
             setup="import io, os, random, time\nfrom unittest.mock import patch",
         )
-        == ["passed"] * 9
+        == ["passed"] * 10
     )
 
 
@@ -163,10 +165,13 @@ def test_tests_replace_names_of_the_program():
             "with patch('solution.sleep') as slept:\n    assert later() == 'done'\nslept.assert_called_once_with(50)",
             "with patch('solution.random.randint', return_value=3):\n    assert dice() == 3",
             "with patch.object(solution.Clock, 'now', return_value=10):\n    assert asked() == 10\nassert asked() > 10",
+            "with patch('solution.datetime.date', Frozen):\n    assert today() == datetime.date(2020, 1, 1)\n"
+            "assert today() > datetime.date(2020, 1, 1)",
             "with patch.object(main, 'helper', lambda: 10):\n    assert main.helped() == 11\nassert helped() == 2",
-            setup="import main, solution\nfrom unittest.mock import patch",
+            setup="import datetime, main, solution\nfrom unittest.mock import patch\n"
+            "class Frozen(datetime.date):\n    @classmethod\n    def today(cls):\n        return cls(2020, 1, 1)",
         )
-        == ["passed"] * 5
+        == ["passed"] * 6
     )
 
 

@@ -79,7 +79,7 @@ cheat(
 NAMES = iter(["grader.InvalidError", "unittest.case.SkipTest", "subprocess.Popen", "_pytest.outcomes.Skipped"])
 def f(x):
     for name in NAMES:
-        tell(["raised", {"error": [{"type": name}, ["id"], "x", {}, None]}])
+        tell(["raised", {"error": [{"type": name}, ["id"], "x", {}, None, None]}])
         tell(["answer", {"type": name}, []])
         tell(["answer", {"namedtuple": ["x, __import__('os')._exit(0)", ["__eq__"], [1]]}, []])
         tell(["answer", {"enum": ["E", {"type": "int"}, True, {"dict": [["__eq__"], [1]]}, "__eq__"]}, []])

@@ -138,7 +138,7 @@ class Connection:
             return wire.pack(["raised", self._encode(error)])
         except Exception:  # it holds more than can be sent, or its class has methods of its own
             name, text = raising.described(error)
-            return wire.pack(["raised", {"error": [{"type": name}, [text], text, {}, None]}])
+            return wire.pack(["raised", {"error": [{"type": name}, [text], text, {}, None, None]}])
 
     def _change(self, args: tuple[Any, ...], kwargs: dict[str, Any], different: list[Any]) -> None:
         places = {**dict(enumerate(args)), **kwargs}

@@ -27,6 +27,9 @@ class Patches:
 
     def __init__(self, *sources: str):
         modules = ("builtins", *watched(*sources))
+        self._seeds: list[tuple[Any, ...]] = []
+        if "random" in modules:
+            self._watch_seeds(importlib.import_module("random"))
         named: dict[str, Mapping[str, Any]] = {name: vars(importlib.import_module(name)) for name in modules}
         self._watches_environment = any("env" in source or "chdir" in source for source in sources)
         self._watched = [(name, names, dict(names)) for name, names in named.items()]
@@ -50,8 +53,20 @@ class Patches:
             if place not in self._told or self._told[place] is not value:
                 ask("patch", *place, value)
                 self._told[place] = value
+        while self._seeds:
+            ask("seed", *self._seeds.pop(0))
         if self._watches_environment:
             self._tell_environment(ask)
+
+    def _watch_seeds(self, random: Any) -> None:
+        """Have the tests' seeds of random numbers told to the program, whose random numbers are its own."""
+        plain = random.Random.seed
+
+        def seed(*given: Any) -> None:
+            self._seeds.append(given)
+            plain(random._inst, *given)
+
+        random.seed = seed
 
     def _tell_environment(self, ask: Callable[..., Any]) -> None:
         if (place := _place()) != self._place:

@@ -1,7 +1,7 @@
 """Exceptions of the other process: those of Python and its library are made again; other classes get a stand-in.
 
-An exception is sent as its class, its arguments, its text, its public attributes, and a reference to the object itself
-if its class belongs to the sender: [class, [argument, ...], text, {name: value}, reference or null].
+An exception is sent as its class, its arguments, its text, its public attributes, a reference to the object itself if
+its class belongs to the sender, and its cause: [class, [argument, ...], text, {name: value}, reference, exception].
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def encoded(error: BaseException, encode: Encode, refer: Encode) -> list:
     for name, value in vars(error).items():
         with contextlib.suppress(wire.WireError):
             names |= {} if name.startswith("_") else {name: encode(value)}
-    return [kind, args, text, names, refer(error) if "class" in kind else None]
+    cause = None if error.__cause__ is None else encode(error.__cause__)
+    return [kind, args, text, names, refer(error) if "class" in kind else None, cause]
 
 
 def _sendable(kind: type, encode: Encode) -> dict:
@@ -90,7 +91,7 @@ def _sendable(kind: type, encode: Encode) -> dict:
 
 def decoded(body: Any, decode: Encode) -> BaseException:
     """Make an exception again; raises TypeError or ValueError for data that is none."""
-    kind, args, text, names, itself = body
+    kind, args, text, names, itself, cause = body
     kind, args, names = decode(kind), decode(args), {name: decode(value) for name, value in names.items()}
     if not (isinstance(kind, type) and issubclass(kind, BaseException) and type(args) is list and type(text) is str):
         raise TypeError("expected an exception")
@@ -103,6 +104,7 @@ def decoded(body: Any, decode: Encode) -> BaseException:
     if type(kind) is Foreign:
         error.args = tuple(args)
         vars(error).update(_text=text, _original=decode(itself))
+    error.__cause__ = decode(cause)
     return error
 
 

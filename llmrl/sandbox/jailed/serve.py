@@ -41,6 +41,7 @@ def main(payload: dict, report: int, channel: int) -> None:
         "call": _call,
         "patch": surroundings.patch,
         "environment": surroundings.set_environment,
+        "seed": lambda *given: importlib.import_module("random").seed(*given),
         "chdir": surroundings.change_folder,
         "files": folder.apply,
     }

@@ -45,8 +45,12 @@ def name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+@functools.cache
 def found(path: str) -> Any:
-    """Import what a name in LIBRARY means; returns None for a type that has a name but no place."""
+    """Import what a name in LIBRARY means; returns None for a type that has a name but no place.
+
+    The answer stays the same when a test replaces the type for a while.
+    """
     module, _, own = path.rpartition(".")
     return getattr(importlib.import_module(module or "builtins"), own, None)
 
@@ -234,6 +238,11 @@ LIBRARY: dict[str, Kind] = {
     ),
 }
 """The types whose values are sent, by name; the most special comes first in a type's bases."""
+
+
+for _path in LIBRARY:
+    if _path.rpartition(".")[0] in sys.modules:
+        found(_path)
 
 
 def tag(kind: Any) -> str | None:
