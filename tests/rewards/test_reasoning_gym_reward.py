@@ -139,6 +139,7 @@ def test_a_row_whose_own_answer_the_scorer_fails_on_is_invalid():
         ("4", "2 + 2 =<think>", {}, False),
         ("so 4</think>4", "2 + 2 =<think>", {"extract": "all"}, True),
         ("5 [end] 4", "", {"thoughts_end": "[end]", "extract": "all"}, True),
+        ("4</answer>", "2 + 2 =<answer>", {"extract": "tag"}, True),
     ],
 )
 def test_thoughts_are_no_answer(completion, prompt, settings, correct):
