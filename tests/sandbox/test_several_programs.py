@@ -75,7 +75,7 @@ def test_a_program_leaves_nothing_behind_for_the_next(sandbox: Sandbox) -> None:
         open("json.py", "w").close()
         os.chdir("folder")
     """
-    clean = "False 28 False [] False 1000 18 SIG_DFL 0o40700 True"
+    clean = "False 28 False [] False 100000 18 SIG_DFL 0o40700 True"
     umask = os.umask(0o022)
     os.umask(umask)
     assert [printed(sandbox, source) for _ in range(3)] == [clean.replace(" 18 ", f" {umask} ")] * 3
