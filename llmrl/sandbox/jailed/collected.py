@@ -6,7 +6,6 @@ import ast
 import importlib
 import inspect
 import os
-import pathlib
 import types
 from collections.abc import Callable
 from typing import Any
@@ -99,7 +98,7 @@ def _summary(report: Any) -> str:
 
 def _node(session: Any, module: types.ModuleType) -> Any:
     """Return pytest's node of a module that no file holds."""
-    pytest = importlib.import_module("pytest")
+    pytest, pathlib = importlib.import_module("pytest"), importlib.import_module("pathlib")
     kind = type("Tests", (pytest.Module,), {"_getobj": lambda self: module})
     return kind.from_parent(session, path=pathlib.Path(f"/{module.__name__}.py"))
 

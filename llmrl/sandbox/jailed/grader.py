@@ -244,8 +244,9 @@ class Snippets:
             testcode.settle_hypothesis()
         exec(compile(self._helpers, "<helpers>", "exec", dont_inherit=True), self._namespace)
         self._namespace.update({name: testcode.imported(path) for name, path in self._imports.items()})
-        self.refresh()
-        exec(compile(self._setup, "<setup>", "exec", dont_inherit=True), self._namespace)
+        if self._setup:
+            self.refresh()
+            exec(compile(self._setup, "<setup>", "exec", dont_inherit=True), self._namespace)
 
     def refresh(self) -> None:
         """Ask for the program's objects again, since the program may have changed its variables."""
