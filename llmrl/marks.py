@@ -5,8 +5,9 @@ A recipe that violates a mark is refused before anything loads, with the reason.
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -83,15 +84,21 @@ class Reading:
     """What a verifier reads of a completion and of a row's `answer`.
 
     read(completion, prompt, **settings) returns None for a completion without an answer; same(one, other, **settings)
-    compares two results of `read`. Both take all settings of the verifier. golds(answer) returns the gold answers, or
-    raises ValueError for a value that is none (default: llmrl.rewards.golds.gold_texts). understands(answer): whether
-    answers that are spelt otherwise can be found equal to the gold (default: always).
+    compares two results of `read`. Both take all settings of the verifier, and `read` may take the data row as `row`.
+    golds(answer) returns the gold answers, or raises ValueError for a value that is none (default:
+    llmrl.rewards.golds.gold_texts). understands(answer): whether answers that are spelt otherwise can be found equal to
+    the gold (default: always).
     """
 
     read: Callable[..., str | None]
     same: Callable[..., bool] = lambda one, other, **settings: operator.eq(one, other)
     golds: Callable[[Any], Sequence[str]] | None = None
     understands: Callable[[Any], bool] | None = None
+
+    def of(self, completion: str, prompt: str, row: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+        """What `read` finds; `row` is given to a `read` that takes it."""
+        more = {"row": row} if "row" in inspect.signature(self.read).parameters else {}
+        return self.read(completion, prompt, **more, **settings)
 
 
 def reads_answers(read: Callable[..., str | None], **others: Callable[..., Any]) -> Callable[[Function], Function]:

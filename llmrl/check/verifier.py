@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from llmrl.check.grading import all_failed, grades_cheaply, score_within, unders
 from llmrl.check.report import Report
 from llmrl.check.verdict import Graded, judge
 from llmrl.data.prompts import LoadedPrompts
+from llmrl.pieces import Piece
 from llmrl.recipe import Recipe
 from llmrl.recipe_faults import short
 from llmrl.rewards.base import Reward, Rewards
@@ -158,15 +158,19 @@ async def _show_reading(
     closing, opening = writing.thought_tags(settings, template)
     if closing and closing in template:
         report.say("thoughts", f"the chat template ends them with {closing}")
-    if "row" in inspect.signature(reading.read).parameters:
-        settings["row"] = prompt.row
     example = writer.example(prompt, closing, opening)
     try:
-        found = await workers.run(reading.read, [example, prompt.text], settings, reward.deadline_seconds)
+        found = await workers.run(
+            _read, [reward.piece, example, prompt.text, dict(prompt.row)], {}, reward.deadline_seconds
+        )
     except Exception as error:
         report.warn(f"rewards.{reward.name}: it cannot read {short(example)}: {error}")
         return
     report.say("reads", f"{'no answer' if found is None else short(found.strip())} in {short(example)}")
+
+
+def _read(verifier: Piece, completion: str, prompt: str, row: Mapping[str, Any]) -> str | None:
+    return verifier.mark("reading").of(completion, prompt, row, verifier.settings)
 
 
 async def _count_understood(reward: Reward, rows: Sequence[Prompt], workers: Workers, report: Report) -> None:

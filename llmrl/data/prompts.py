@@ -28,6 +28,8 @@ from llmrl.types import Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+DEFAULT_ANSWER = "answer"
+
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _TEMPLATE_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 
@@ -129,10 +131,9 @@ class PromptBuilder:
         columns = {column: None for row in rows for column in row}
         self._prompt = _Field(source.prompt, columns, f"{key}.prompt")
         self._completion = _Field(source.completion, columns, f"{key}.completion") if source.completion else None
-        # rows to imitate need no answer, so there the default column may be absent
-        has_answer = source.answer is not None and not (
-            source.answer == "answer" and source.completion and "answer" not in columns
-        )
+        # the default column may be absent: from rows to imitate, or from rows of a task whose reward reads others
+        self._may_lack_answer = source.answer == DEFAULT_ANSWER and source.answer_after is None
+        has_answer = source.answer is not None and (source.answer in columns or not self._may_lack_answer)
         self._answer = _Field(cast(str, source.answer), columns, f"{key}.answer") if has_answer else None
         self.questions = [self._prompt.text(row, f"row {index}") for index, row in enumerate(rows)]
         self._examples, self._first = self._few_shot()
@@ -145,8 +146,7 @@ class PromptBuilder:
             token_ids = self._encode(text)
             self._refuse_unknown(token_ids, text, f"{self.key}.prompt", index)
             if len(token_ids) <= max_prompt_tokens:
-                row = {**self.rows[index], "answer": self._resolved_answer(self.rows[index], f"row {index}")}
-                prompts.append(Prompt(f"{self.part}:{index}", tuple(token_ids), text, row))
+                prompts.append(Prompt(f"{self.part}:{index}", tuple(token_ids), text, self._with_answer(index)))
         return prompts, len(self.rows) - self._first - len(prompts)
 
     def question(self, prompt: Prompt) -> str:
@@ -169,6 +169,12 @@ class PromptBuilder:
         self._refuse_unknown(token_ids, text, key, index)
         ends = [position for position, token in enumerate(token_ids) if token in self.stop_token_ids]
         return token_ids[: ends[0] + 1] if ends else [*token_ids, cast(int, self.tokenizer.eos_token_id)]
+
+    def _with_answer(self, index: int) -> Row:
+        row = self.rows[index]
+        if self._answer is None or (self._may_lack_answer and DEFAULT_ANSWER not in row):
+            return row
+        return {**row, "answer": self._resolved_answer(row, f"row {index}")}
 
     def _resolved_answer(self, row: Row, place: str) -> Any:
         if self._answer is None:

@@ -96,6 +96,19 @@ def answer_line(text: str) -> tuple[int, str] | None:
     return None
 
 
+def has_stated(text: str) -> bool:
+    """Return whether the text has a box, closed or not, or a line such as "Answer: D"."""
+    return has_box(text) or answer_line(text) is not None
+
+
+def last_stated(text: str) -> str | None:
+    r"""Return the text of the last `\boxed{}` or of the "Answer: ..." line behind it; None if the last box is open."""
+    line = answer_line(text)
+    if line and not has_box(text[line[0] :]):
+        return line[1]
+    return last_boxed(text)
+
+
 def last_formula(text: str) -> str | None:
     """Return the last formula between dollar signs or LaTeX's brackets, if no number follows it."""
     tail = text[-_FIRST_LOOK_CHARACTERS:]

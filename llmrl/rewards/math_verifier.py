@@ -19,7 +19,16 @@ from llmrl.rewards.answers.fallback import parsed
 from llmrl.rewards.answers.normal_form import normal_form
 from llmrl.rewards.answers.understanding import understood
 from llmrl.rewards.answers.words import is_text, typeset
-from llmrl.rewards.extraction import answer_line, boxes, last_boxed, last_formula, last_number, last_tag
+from llmrl.rewards.extraction import (
+    boxes,
+    has_box,
+    has_stated,
+    last_boxed,
+    last_formula,
+    last_number,
+    last_stated,
+    last_tag,
+)
 from llmrl.rewards.golds import gold_texts
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.types import Score
@@ -59,14 +68,12 @@ def final_answer(
 
 
 def _boxed_or_last(part: str) -> str | None:
-    r"""Return the last `\boxed{}` or the "Answer: ..." line behind it; without both, the last formula or number."""
-    line = answer_line(part)
-    after_line = part[line[0] :] if line else part
-    if line and r"\boxed" not in after_line and r"\fbox" not in after_line:
-        number = last_number(line[1]) if is_text(normal_form(line[1])) else None
-        return number or line[1]
-    found = boxes(part)
-    return found[-1] if found else last_formula(part) or last_number(part)
+    """Return the last box or the answer line behind it, of words their number; else the last formula or number."""
+    if not has_stated(part):
+        return last_formula(part) or last_number(part)
+    stated = last_stated(part)
+    number = last_number(stated) if stated and not has_box(part) and is_text(normal_form(stated)) else None
+    return number or stated
 
 
 def same_answer(one: str, other: str, *, percent: Percent = "unit", **settings: Any) -> bool:

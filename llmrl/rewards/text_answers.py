@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from llmrl.marks import reads_answers
-from llmrl.rewards.extraction import answer_line, last_boxed, last_tag
+from llmrl.rewards.extraction import last_stated, last_tag
 from llmrl.rewards.golds import gold_texts
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.types import Score
@@ -22,10 +22,9 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def stated_answer(text: str, prompt: str = "") -> str | None:
     r"""Return what a text gives as its answer, by the first of these that it has, the last one of its kind.
 
-    `<answer>Paris</answer>`, `\boxed{\text{Paris}}`, a line `Answer: Paris`, the words `the answer is Paris`.
+    `<answer>Paris</answer>`, `\boxed{\text{Paris}}` or a line `Answer: Paris`, the words `the answer is Paris`.
     """
-    line = answer_line(text)
-    found = (last_tag(text, "answer", prompt), last_boxed(text), line and line[1], _said(text))
+    found = (last_tag(text, "answer", prompt), last_stated(text), _said(text))
     answer = next((one for one in found if one is not None), None)
     return None if answer is None else _LATEX_TEXT.sub(r"\1", answer).strip()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmrl.pieces import Piece
@@ -27,13 +27,13 @@ async def answers_of(
 
     async def call(function: Callable[..., Any], *args: Any) -> Any:
         try:
-            return await workers.run(function, [verifier.function, *args], verifier.settings, deadline_seconds)
+            return await workers.run(function, [verifier, *args], {}, deadline_seconds)
         except (TimeoutError, ValueError, CrashError):
             return None
 
     texts = [(one.text, one.prompt.text) for one in trajectories]
-    distinct = list(dict.fromkeys(texts))
-    read = dict(zip(distinct, await asyncio.gather(*(call(_read, *text) for text in distinct)), strict=True))
+    rows = {text: dict(one.prompt.row) for text, one in zip(texts, trajectories, strict=True)}
+    read = dict(zip(rows, await asyncio.gather(*(call(_read, *text, row) for text, row in rows.items())), strict=True))
     answers = [read[text] for text in texts]
     numbers: dict[Any, int] = {}
     first: list[Any] = []
@@ -53,10 +53,10 @@ async def answers_of(
     return [None if answer is None else numbers[answer] for answer in answers]
 
 
-def _read(verifier: Callable[..., Any], completion: str, prompt: str, **settings: Any) -> str | None:
-    return verifier.reading.read(completion, prompt, **settings)  # pyright: ignore[reportFunctionMemberAccess]
+def _read(verifier: Piece, completion: str, prompt: str, row: Mapping[str, Any]) -> str | None:
+    return verifier.mark("reading").of(completion, prompt, row, verifier.settings)
 
 
-def _same(verifier: Callable[..., Any], one: str, other: str, **settings: Any) -> bool:
-    same = verifier.reading.same  # pyright: ignore[reportFunctionMemberAccess]
+def _same(verifier: Piece, one: str, other: str) -> bool:
+    same, settings = verifier.mark("reading").same, verifier.settings
     return bool(same(one, other, **settings) or same(other, one, **settings))

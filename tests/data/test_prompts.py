@@ -120,9 +120,12 @@ def test_answer_column_is_replaced_by_the_resolved_answer_but_the_completion_is_
 
 
 def test_rows_without_an_answer(tokenizer):
-    assert build(tokenizer, [{"q": "1"}], answer=None)[0].row == {"q": "1", "answer": None}
-    assert build(tokenizer, [{"q": "1"}], answer="answer", completion="q")[0].row == {"q": "1", "answer": None}
-    assert fault(tokenizer, [{"q": "1"}], answer="answer").startswith("data.train.answer: no column 'answer'")
+    assert build(tokenizer, [{"q": "1"}], answer=None)[0].row == {"q": "1"}
+    assert build(tokenizer, [{"q": "1"}], answer="answer", completion="q")[0].row == {"q": "1"}
+    assert build(tokenizer, [{"q": "1"}], answer="answer")[0].row == {"q": "1"}
+    mixed = build(tokenizer, [{"q": "1", "answer": 1}, {"q": "2", "tests": "assert f()"}], answer="answer")
+    assert [prompt.row.get("answer") for prompt in mixed] == [1, None]
+    assert fault(tokenizer, [{"q": "1"}], answer="gold").startswith("data.train.answer: no column 'gold'")
 
 
 def test_plain_few_shot_from_the_first_rows(tokenizer):

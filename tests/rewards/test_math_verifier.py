@@ -203,7 +203,7 @@ def test_pathological_is_wrong_and_quick(completion, gold):
 @pytest.mark.parametrize("gold", ["", "  ", "$", r"\frac{1}{", r"$\sqrt{$"])
 def test_unreadable_gold_raises_whatever_the_completion(gold):
     for completion in (r"\boxed{3}", rf"\boxed{{{gold}}}"):
-        with pytest.raises(ValueError, match="cannot be read"):
+        with pytest.raises(ValueError, match=r"cannot be read|is no answer"):
             math_verifier(completion, gold)
 
 
