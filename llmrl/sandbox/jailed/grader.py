@@ -54,6 +54,7 @@ def main(payload: dict, report: int, channel: int) -> None:
         {"tests": [source, ...], "setup": source, "helpers": source, "entry_point": name or None}
         {"calls": [{"name", "args", "expected": [each of these is right]}, ...], "float_tolerance": number}
 
+    A call may have "kwargs", and "numbered": the places of arguments whose keys are integers, which JSON lacks.
     "max_tests": the number of tests that count, from the first; "stop": whether to end at the first failed test.
     """
 
@@ -179,7 +180,16 @@ class Calls:
         """Run the tests."""
         run()
 
-    def _call(self, name: str, args: list[Any], expected: list[Any], kwargs: dict[str, Any] | None = None) -> None:
+    def _call(
+        self,
+        name: str,
+        args: list[Any],
+        expected: list[Any],
+        kwargs: dict[str, Any] | None = None,
+        numbered: tuple[int, ...] = (),
+    ) -> None:
+        for place in numbered:
+            args[place] = {int(key): value for key, value in args[place].items()}
         try:
             function = testcode.entry(name, self._runner.objects(testcode.owners(name)))
         except (NameError, AttributeError) as error:
