@@ -183,13 +183,14 @@ def function(x):
             "assert raw(function, 'get', function, '__globals__') == 'AttributeError'",
             "assert raw(function, 'get', 'text', 'format') == 'TypeError'",
             "assert raw(Node(), 'get', 'SECRET') == 'TypeError'",
+            "assert raw(function, 'type', function) == 'KeyError'",
             "assert raw(Node, 'set', Node, 'value', 2) == 'AttributeError'",
             "assert raw(Node, 'names', ['SECRET']) == 'TypeError'",
             "assert raw(function, 'format', function, '{0.__globals__}') == 'AttributeError'",
             "n = Node(); assert raw(n, 'get', n, '_secret') == 'AttributeError'; assert raw(n, 'get', n, 'value') == 1",
             setup=setup,
         )
-        == ["passed"] * 10
+        == ["passed"] * 11
     )
 
 

@@ -277,3 +277,24 @@ def test_a_preamble_that_fails_makes_the_tests_unusable(monkeypatch):
     assert results(source, "assert f([4]) == 2") == ["passed"]
     preamble = "import nothing_like_this"
     assert "preamble fails: ModuleNotFoundError: No module named" in invalid(source, "assert f([4]) == 2")
+
+
+def test_the_type_of_an_object_is_the_programs_class():
+    source = "class P: pass\nclass Q(P): pass\ndef f(): return 5"
+    tests = [
+        "assert type(P()) is P and type(Q()) is Q and type(Q()) is not P",
+        "assert type(P()).__name__ == 'P'",
+        "assert type(f()) is int and type('') is str and isinstance(int, type) and type(5) == int",
+        "assert type('R', (), {'x': 1})().x == f() - 4",
+        "assert type(Q()) is P",
+    ]
+    assert results(source, *tests) == ["passed"] * 4 + ["wrong"]
+
+
+def test_seeds_of_numpys_random_numbers_reach_the_program():
+    source = "import numpy as np\ndef f(): return np.random.rand()"
+    tests = [
+        "import numpy as np\nnp.random.seed(3)\nnumber = f()\nnp.random.seed(3)\nassert f() == number",
+        "import numpy as np\nnp.random.seed(3)\nnumber = np.random.rand()\nnp.random.seed(3)\nassert f() == number",
+    ]
+    assert results(source, *tests) == ["passed"] * 2

@@ -254,6 +254,8 @@ class Snippets:
             testcode.settle_hypothesis()
         exec(compile(self._helpers, "<helpers>", "exec", dont_inherit=True), self._namespace)
         self._namespace.update({name: testcode.imported(path) for name, path in self._imports.items()})
+        if "type" in self._names.used - self._names.bound:
+            self._namespace["type"] = remote_objects.TypeOf
         if self._setup:
             self.refresh()
             exec(compile(self._setup, "<setup>", "exec", dont_inherit=True), self._namespace)

@@ -29,7 +29,9 @@ class Patches:
         modules = ("builtins", *watched(*sources))
         self._seeds: list[tuple[Any, ...]] = []
         if "random" in modules:
-            self._watch_seeds(importlib.import_module("random"))
+            self._watch_seeds("random")
+        if any("random.seed" in source and "numpy" in source for source in sources):
+            self._watch_seeds("numpy.random")
         named: dict[str, Mapping[str, Any]] = {name: vars(importlib.import_module(name)) for name in modules}
         self._watches_environment = any("env" in source or "chdir" in source for source in sources)
         self._watched = [(name, names, dict(names)) for name, names in named.items()]
@@ -58,15 +60,16 @@ class Patches:
         if self._watches_environment:
             self._tell_environment(ask)
 
-    def _watch_seeds(self, random: Any) -> None:
+    def _watch_seeds(self, name: str) -> None:
         """Have the tests' seeds of random numbers told to the program, whose random numbers are its own."""
-        plain = random.Random.seed
+        module = importlib.import_module(name)
+        plain = module.seed
 
         def seed(*given: Any) -> None:
-            self._seeds.append(given)
-            plain(random._inst, *given)
+            self._seeds.append((name, *given))
+            plain(*given)
 
-        random.seed = seed
+        vars(module)["seed"] = seed
 
     def _tell_environment(self, ask: Callable[..., Any]) -> None:
         if (place := _place()) != self._place:

@@ -195,6 +195,21 @@ def sort(value: Any) -> str:
 _SORTS = {types.GeneratorType: "generator", types.CoroutineType: "coroutine"}
 
 
+class _AsksForType(type):
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs:
+            (value,) = args
+            return value._connection.ask("type", value) if isinstance(value, Remote) else type(value)
+        return type(*args, **kwargs)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, type)
+
+
+class TypeOf(type, metaclass=_AsksForType):
+    """The `type` of the tests' code: of an object of the program, the class that the program has."""
+
+
 def _binary(name: str) -> Callable[[Remote, Any], Any]:
     def method(self: Remote, other: Any) -> Any:
         return self._connection.ask(name, self, other) if isinstance(other, Remote) else NotImplemented

@@ -39,9 +39,10 @@ def main(payload: dict, report: int, channel: int) -> None:
         "module": lambda: module,
         "names": lambda names: {name: vars(module)[name] for name in names if name in vars(module)},
         "call": _call,
+        "type": type,  # asked by tests alone: a program that had their classes could call them
         "patch": surroundings.patch,
         "environment": surroundings.set_environment,
-        "seed": lambda *given: importlib.import_module("random").seed(*given),
+        "seed": lambda name, *given: importlib.import_module(name).seed(*given),
         "chdir": surroundings.change_folder,
         "files": folder.apply,
     }
