@@ -41,6 +41,7 @@ _PLAIN = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?")
 _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|left|right|text|begin|end|pi|cdot|times|boxed|infty|circ|math[a-z]+|cup|cap|[lg]eq?|pm"
     r"|sum|int|theta|alpha|beta|sin|cos|tan|ln|log|angle|overline|langle|rangle|quad|dots|binom)(?![a-z]))"
+    r"|(?<!\\)\\\\\(.*\\\\\)"
 )
 
 

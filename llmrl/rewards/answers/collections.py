@@ -52,7 +52,9 @@ class Collection:
 
     def comparable(self, other: Collection) -> bool:
         """Return whether both have the same brackets; a bare list may also be compared with a set or a tuple."""
-        return self.brackets == other.brackets or {self.brackets, other.brackets} in _COMPARABLE
+        kinds = {self.brackets, other.brackets}
+        listed = kinds == {LIST, "[]"} and len(self.elements) > 2  # [1, 2] is an interval
+        return len(kinds) == 1 or kinds in _COMPARABLE or listed
 
 
 @functools.lru_cache(maxsize=8192)
@@ -70,7 +72,7 @@ def collection(text: str) -> Collection | None:
     if len(parts) > 1:
         return Collection(parts, UNION)
     parts = split(text, _OR)
-    named = _named(text, parts)
+    named = _named_tuple(text) or _named(text, parts)
     if named:
         return named
     listed = [element for part in parts for element in _alternative(part)]
@@ -83,6 +85,15 @@ def _alternative(text: str) -> list[str]:
     if named:
         return [f"({', '.join(named.in_order_of_names())})"]
     return [one for element in elements_of(text) for one in _plus_minus(element)]
+
+
+def _named_tuple(text: str) -> Collection | None:
+    """Return the values of (x, y) = (2, 5) with their names."""
+    name, value = assignment(text)
+    names, values = (_bracketed(part) for part in (name, value)) if name.startswith("(") else (None, None)
+    if names is None or values is None or len(names.elements) != len(values.elements):
+        return None
+    return Collection(values.elements, TUPLE, names.elements)
 
 
 def _named(text: str, parts: tuple[str, ...]) -> Collection | None:

@@ -1,8 +1,10 @@
-"""Comparison of expressions by their values at points.
+r"""Comparison of expressions by their values at points.
 
-Two expressions are equal if their values agree at every point where both are real, and at every point with positive
-values. The symbols' values are fractions that depend on the symbols' names alone, so rational expressions are compared
-exactly, and every other value to 48 digits, to 200 where no symbol occurs.
+Two expressions are equal if their values agree at every point with positive values, and at every other point where no
+root or logarithm of a negative number occurs. Roots of several symbols are compared at positive points alone: in
+\sqrt{k/m} = \sqrt{km}/m the symbols are sizes of things. The symbols' values are fractions that depend on the
+symbols' names alone, so rational expressions are compared exactly, and every other value to 48 digits, to 200 where no
+symbol occurs.
 """
 
 from __future__ import annotations
@@ -43,10 +45,16 @@ def _value(symbol: str, point: int) -> Fraction:
 def at_points(one: Expression, other: Expression) -> Iterator[tuple[Number, Number, bool]]:
     """The values of both at the points where both have one, and whether the point is positive."""
     symbols = one.symbols | other.symbols
-    for point in range(POINTS if symbols else 1):
-        pair = _both(one, other, {symbol: _value(symbol, point) for symbol in symbols})
+    sizes = len(symbols) > 1 and (one.has_root or other.has_root)
+    for point in range(POSITIVE_POINTS if sizes else POINTS if symbols else 1):
+        positive = point < POSITIVE_POINTS
+        mp.trap_complex = not positive  # where roots of negative numbers occur, rules for roots do not hold
+        try:
+            pair = _both(one, other, {symbol: _value(symbol, point) for symbol in symbols})
+        finally:
+            mp.trap_complex = False
         if pair is not None:
-            yield *pair, point < POSITIVE_POINTS
+            yield *pair, positive
 
 
 def _both(one: Expression, other: Expression, values: dict[str, Fraction]) -> tuple[Number, Number] | None:

@@ -48,6 +48,7 @@ class Expression:
 
     evaluate: Evaluate
     symbols: frozenset[str]
+    has_root: bool = False
 
 
 @functools.lru_cache(maxsize=8192)
@@ -62,7 +63,7 @@ def read(text: str) -> Expression | None:
             return None
     except (UnreadableError, RecursionError, IndexError, ValueError, ArithmeticError):
         return None
-    return Expression(evaluate, frozenset(parser.symbols))
+    return Expression(evaluate, frozenset(parser.symbols), parser.has_root)
 
 
 class _Parser:
@@ -72,6 +73,7 @@ class _Parser:
         self.tokens = found
         self.place = 0
         self.symbols: set[str] = set()
+        self.has_root = False
         self.bound: list[str] = []
 
     def next(self) -> str:
@@ -237,6 +239,8 @@ class _Parser:
     def _symbol(self, name: str) -> Evaluate:
         while self.next() in ("_", "'"):
             name += "'" if self.take().text == "'" else f"_{self._subscript()}"
+        if name == "C" and self._two_arguments_follow():
+            return two(binomial, *self._arguments("(", ")"))
         if name in _FUNCTION_NAMES and self.next() == "(":
             return self._unknown_function(name)
         if name not in self.bound:
@@ -245,6 +249,13 @@ class _Parser:
                 return constant
             self.symbols.add(name)
         return lambda values: values[name]
+
+    def _two_arguments_follow(self) -> bool:
+        """Return whether "(n, k)" follows, as in C(n, k)."""
+        ahead = self.tokens[self.place : self.place + 5]
+        return [token.text for token in ahead[::2]] == ["(", ",", ")"] and all(
+            token.kind in ("number", "name") for token in ahead[1::2]
+        )
 
     def _unknown_function(self, name: str) -> Evaluate:
         arguments = self._arguments("(", ")")
@@ -300,7 +311,7 @@ class _Parser:
         return self._braced()
 
     def _read_sqrt(self) -> Evaluate:
-        degree = constant(Fraction(2))
+        self.has_root, degree = True, constant(Fraction(2))
         if self.next() == "(" and self._is_root_degree():
             self.take()
             degree = self.sum()

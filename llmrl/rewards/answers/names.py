@@ -8,9 +8,7 @@ import re
 from llmrl.rewards.answers.expressions import read
 
 _SUBSCRIPT = r"(?:_(?:\{[^{}]*\}|\w))?"
-_NAME = (
-    rf"\\?[^\W\d][\w']*?{_SUBSCRIPT}'*(?:\^\{{-1\}}|\^\{{\(\d+\)\}})?(?:\s*\(\s*[^\W\d]\w*(?:\s*,\s*[^\W\d]\w*)*\s*\))?"
-)
+_NAME = rf"\\?[^\W\d][\w']*?{_SUBSCRIPT}'*(?:\^\{{-1\}}|\^\{{\(\d+\)\}})?(?:\s*\(\s*-?\w+(?:\s*,\s*-?\w+)*\s*\))?"
 _MARKED = (
     r"(?:\\(?:angle|triangle|overline|widehat|vec|hat|bar|overrightarrow|arc|widetilde|tilde|dot)\s*\{?\s*|m\s*)*"
     rf"{_NAME}\s*\}}?"

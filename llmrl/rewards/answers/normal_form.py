@@ -112,6 +112,7 @@ _LABEL = re.compile(
     r"(?:the\s+)?(?:final\s+|correct\s+)?(?:answers?|ans\.?|result|solutions?|value)\s*(?:(?:is|are)\b\s*:?|[:=])\s*",
     re.IGNORECASE,
 )
+_WORDS_BEFORE = re.compile(r"[A-Za-z]{3,15}(?: [a-z]{2,15}){0,3}\s?:\s+(?=[^\s])")
 _APPROXIMATELY = re.compile(r"(?:\\approx(?![a-zA-Z])|\\sim(?![a-zA-Z])|approximately\b|approx\.?|about\b)\s*")
 _FOR_ALL = re.compile(
     r"[,;:]?\s*\(?\s*(?:\\forall(?![a-zA-Z])|\b(?:for|with)\s+(?:all|any|every|each|some)\b|\bwhere\b).*", re.DOTALL
@@ -190,6 +191,9 @@ def _trimmed(text: str) -> str:
     label = _LABEL.match(text)
     if label and label.end() < len(text):
         text = text[label.end() :].lstrip(" :=")
+    label = _WORDS_BEFORE.match(text) if ": " in text else None
+    if label and label.end() < len(text):
+        text = text[label.end() :]
     nearly = _APPROXIMATELY.match(text)
     if nearly and nearly.end() < len(text):
         text = text[nearly.end() :]

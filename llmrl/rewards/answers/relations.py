@@ -145,7 +145,7 @@ def _from_relation(text: str) -> RealSet | None:
         return None
     if len(sides) == 2:
         return _ray(sides[0], sides[1], operators[0])
-    if len(sides) == 3 and _SUBJECT.fullmatch(sides[1]):
+    if len(sides) == 3 and _is_subject(sides):
         left, right = operators
         if left in ("<", r"\le") and right in ("<", r"\le"):
             interval = Interval(sides[0], sides[2], left == r"\le", right == r"\le")
@@ -159,6 +159,14 @@ def _from_relation(text: str) -> RealSet | None:
         below = Interval(f"-({interval.high})", f"-({interval.low})", interval.high_closed, interval.low_closed)
         return RealSet((below, interval), size["name"])
     return None
+
+
+def _is_subject(sides: list[str]) -> bool:
+    """Return whether the side in the middle is a name, or a quantity that varies between ends that do not."""
+    if _SUBJECT.fullmatch(sides[1]):
+        return True
+    middle, ends = read(sides[1]), (_value(sides[0]), _value(sides[2]))
+    return middle is not None and bool(middle.symbols) and None not in ends
 
 
 def _ray(left: str, right: str, operator: str) -> RealSet | None:

@@ -23,7 +23,15 @@ def test_what_is_no_gold_is_a_fault_whatever_the_completion(gold):
 
 @pytest.mark.parametrize(
     "gold",
-    [r"\\left(\\frac{2}{7}, 3\\right)", r"\\frac{1}{2}", r"2\\pi", r"\\boxed{5}", r"3\\text{ cm}", r"$\\sqrt{2}$"],
+    [
+        r"\\left(\\frac{2}{7}, 3\\right)",
+        r"\\frac{1}{2}",
+        r"2\\pi",
+        r"\\boxed{5}",
+        r"3\\text{ cm}",
+        r"$\\sqrt{2}$",
+        r"\\(5\\)",
+    ],
 )
 def test_doubled_backslashes_are_a_fault(gold):
     with pytest.raises(ValueError, match="escaped twice"):
