@@ -15,6 +15,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import testcode
+
 PATCHERS = ("patch", "setattr", "delattr", "multiple")
 """The functions whose first argument names what they replace."""
 
@@ -83,7 +85,8 @@ class Patches:
 def watched(*sources: str) -> set[str]:
     """Return the modules of the standard library that test code imports, or of which it names a part to a patcher."""
     found = {"warnings"} if any("warn" in source for source in sources) else set()
-    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+    naming = [source for source in sources if any(word in source for word in ("import", *PATCHERS))]
+    for node in (node for source in naming for node in ast.walk(testcode.parsed(source))):
         match node:
             case ast.Import(names=aliases):
                 found |= {alias.name for alias in aliases}

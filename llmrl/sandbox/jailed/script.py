@@ -28,6 +28,8 @@ def run_preamble(source: str, module: types.ModuleType) -> None:
 
     Raises PreambleError if the source fails.
     """
+    if not source:
+        return
     try:
         exec(compile(source, "<preamble>", "exec", dont_inherit=True), vars(module))
     except BaseException as error:

@@ -68,16 +68,22 @@ def compiles(source: str) -> bool:
     return True
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    """Return the text's tree, which nobody may change; raises one of COMPILE_ERRORS."""
+    return ast.parse(source)
+
+
 def names(*sources: str) -> Names:
     """Return the names of a module that consists of these texts; raises one of COMPILE_ERRORS."""
     bound, used, called = set(), set(), set()
-    for source in sources:
+    for source in filter(None, sources):
         tables = list(_tables(symtable.symtable(source, "<tests>", "exec")))
         symbols = [symbol for table in tables for symbol in table.get_symbols() if symbol.is_global()]
         symbols += [symbol for symbol in tables[0].get_symbols() if not symbol.is_global()]
         bound |= {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
         used |= {symbol.get_name() for symbol in symbols if symbol.is_referenced()}
-        calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+        calls = (node.func for node in ast.walk(parsed(source)) if isinstance(node, ast.Call))
         called |= {function.id for function in calls if isinstance(function, ast.Name)}
     return Names(frozenset(bound), frozenset(used), frozenset(called))
 
@@ -155,7 +161,7 @@ class Item:
     """
 
     def __init__(self, source: str, namespace: dict[str, Any], session: collected.Session):
-        tree = ast.parse(source)
+        tree = parsed(source)
         self._code: types.CodeType = compile(tree, "<tests>", "exec", AWAIT, dont_inherit=True)
         self._namespace, self._session = namespace, session
         self._functions = _test_names(tree.body)
