@@ -135,7 +135,7 @@ class PromptBuilder:
         self._may_lack_answer = source.answer == DEFAULT_ANSWER and source.answer_after is None
         has_answer = source.answer is not None and (source.answer in columns or not self._may_lack_answer)
         self._answer = _Field(cast(str, source.answer), columns, f"{key}.answer") if has_answer else None
-        self.questions = [self._prompt.text(row, f"row {index}") for index, row in enumerate(rows)]
+        self.questions = [self._prompt.text(row, f"{part}:{index}") for index, row in enumerate(rows)]
         self._examples, self._first = self._few_shot()
 
     def build(self, max_prompt_tokens: int) -> tuple[list[Prompt], int]:
@@ -159,7 +159,7 @@ class PromptBuilder:
         if self._completion is None:
             raise RecipeError(f"{key}: required for demonstrations, and missing")
         index = _index(prompt)
-        text = self._completion.text(self.rows[index], f"row {index}")
+        text = self._completion.text(self.rows[index], prompt.id)
         if self.source.chat:
             whole = self._render(self.questions[index], text)
             if not whole.startswith(prompt.text):
@@ -174,7 +174,7 @@ class PromptBuilder:
         row = self.rows[index]
         if self._answer is None or (self._may_lack_answer and DEFAULT_ANSWER not in row):
             return row
-        return {**row, "answer": self._resolved_answer(row, f"row {index}")}
+        return {**row, "answer": self._resolved_answer(row, f"{self.part}:{index}")}
 
     def _resolved_answer(self, row: Row, place: str) -> Any:
         if self._answer is None:
@@ -243,31 +243,37 @@ class PromptBuilder:
         if unknown is None or unknown not in token_ids or cast(str, self.tokenizer.unk_token) in text:
             return
         missing = [c for c in dict.fromkeys(text) if unknown in self.tokenizer.encode(c, add_special_tokens=False)]
-        raise RecipeError(f"{key}: row {index} has characters that the vocabulary lacks: {''.join(missing)!r}")
+        raise RecipeError(f"{key}: {self.part}:{index} has characters that the vocabulary lacks: {''.join(missing)!r}")
 
 
 class _Field:
-    """One of prompt, answer, completion: reads the column, template or function that `spec` names from a row.
+    """One of prompt, answer, completion: reads the column, path, template or function that `spec` names from a row.
 
-    place: the row's name in faults ("row 17").
+    place: the row's name in faults ("train:17").
     """
 
     def __init__(self, spec: str, columns: Collection[str], key: str):
         self.key = key
-        if spec in columns:
-            self._read = lambda row, place: self._column(row, spec, place)
+        if spec in columns:  # also one that looks like a template or a function
+            self._read = self._named(spec, columns)
         elif "{" in spec or "}" in spec:
             self._read = self._template(spec, columns)
         elif _FUNCTION.fullmatch(spec):
             self._read = self._function(spec)
         else:
-            raise RecipeError(f"{key}: {NoColumnError(spec, columns)}")
+            self._read = self._named(spec, columns)
 
     def value(self, row: Row, place: str) -> Any:
         return self._read(row, place)
 
     def text(self, row: Row, place: str) -> str:
         return _text(self._read(row, place), f"{self.key}: {place}")
+
+    def _named(self, name: str, columns: Collection[str]) -> Callable[[Row, str], Any]:
+        """Read the column `name`, or the path `name` into a column."""
+        if name not in columns and name.partition(".")[0] not in columns:
+            raise RecipeError(f"{self.key}: {NoColumnError(name, columns)}")
+        return lambda row, place: self._column(row, name, place)
 
     def _column(self, row: Row, name: str, place: str) -> Any:
         try:
@@ -276,20 +282,18 @@ class _Field:
             raise RecipeError(f"{self.key}: {place}: {error}") from None
 
     def _template(self, spec: str, columns: Collection[str]) -> Callable[[Row, str], str]:
-        parts: list[tuple[str, bool]] = []  # (text, whether it names a column)
+        parts: list[tuple[str, Callable[[Row, str], Any] | None]] = []  # (text, what reads the column that it names)
         for match in _TEMPLATE_PART.finditer(spec):
             if match[0] in ("{", "}"):
                 where = f"character {match.start()} of {short(spec)}"
                 raise RecipeError(f"{self.key}: single '{match[0]}' at {where}; double it to mean a brace")
-            if match[1] is not None and match[1] not in columns and match[1].split(".")[0] not in columns:
-                raise RecipeError(f"{self.key}: {NoColumnError(match[1], columns)}")
             literal = match[0][0] if match[0] in ("{{", "}}") else match[0]
-            parts.append((literal, False) if match[1] is None else (match[1], True))
+            parts.append((literal, None) if match[1] is None else (match[1], self._named(match[1], columns)))
 
         def fill(row: Row, place: str) -> str:
             return "".join(
-                _text(self._column(row, text, place), f"{self.key}: {place}: column '{text}'") if is_column else text
-                for text, is_column in parts
+                text if read is None else _text(read(row, place), f"{self.key}: {place}: column '{text}'")
+                for text, read in parts
             )
 
         return fill

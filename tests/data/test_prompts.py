@@ -72,7 +72,29 @@ def test_a_template_reaches_into_a_column(tokenizer):
     nested = [{"m": {"e": {"x": "1+2"}}, "m.e.x": "0", "a": "3"}, {"m": {"e": {"x": "4+5"}}, "a": "9"}]
     # a column of that very name goes first
     assert [prompt.text for prompt in build(tokenizer, nested, prompt="{m.e.x}=")] == ["0=", "4+5="]
-    assert fault(tokenizer, nested[1:], prompt="{m.f.x}=") == "data.train.prompt: row 0: no column 'f' (columns: e)"
+    assert fault(tokenizer, nested[1:], prompt="{m.f.x}=") == "data.train.prompt: train:0: no column 'f' (columns: e)"
+
+
+def test_each_key_takes_a_path_into_a_column(tokenizer):
+    # as verl stores its rows: the golds in a mapping, which may be JSON text
+    golds = [{"ground_truth": ["2", "two"]}, '{"ground_truth": ["5", "five"]}']
+    data = [{"reward_model": gold, "x": {"q": "1+1", "s": "2#"}} for gold in golds]
+    builder = PromptBuilder(
+        tokenizer, rows(prompt="x.q", answer="reward_model.ground_truth", completion="x.s", few_shot=[data[1]]), data
+    )
+    prompts, _ = builder.build(1000)
+    assert [prompt.text for prompt in prompts] == ["1+12#\n\n1+1"] * 2
+    assert [prompt.row["answer"] for prompt in prompts] == [["2", "two"], ["5", "five"]]
+    assert builder.demonstration(prompts[0]) == [5, 20, EOS]  # 2 # <eos>
+    assert fault(tokenizer, [*ROWS, {"q": "1", "a": {"b": "2"}}], answer="a.b") == (
+        "data.train.answer: train:0: no column 'a.b' (columns: q, a)"
+    )
+    assert fault(tokenizer, [{"q": "1", "a": {"b": "2"}}, {"q": "1", "a": {"c": "2"}}], answer="a.b") == (
+        "data.train.answer: train:1: no column 'b' (columns: c)"
+    )
+    assert fault(tokenizer, [{"q": "1", "a": {"b": "2"}}], answer="aa.b").startswith(
+        "data.train.answer: no column 'aa.b'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,15 +102,15 @@ def test_a_template_reaches_into_a_column(tokenizer):
     [
         ({"prompt": "question"}, "data.train.prompt: no column 'question' (columns: q, a)"),
         ({"prompt": "{qq}="}, "data.train.prompt: no column 'qq'; did you mean 'q'? (columns: q, a)"),
-        ({"prompt": "{q.upper}"}, "data.train.prompt: row 0: no column 'q.upper' (columns: q, a)"),
+        ({"prompt": "{q.upper}"}, "data.train.prompt: train:0: no column 'q.upper' (columns: q, a)"),
         ({"prompt": "{q!r}"}, "data.train.prompt: no column 'q!r' (columns: q, a)"),
         ({"prompt": "{}"}, "data.train.prompt: no column '' (columns: q, a)"),
         ({"answer": "aa"}, "data.train.answer: no column 'aa'; did you mean 'a'? (columns: q, a)"),
         ({"completion": "sol"}, "data.train.completion: no column 'sol' (columns: q, a)"),
         ({"prompt": "{q} }"}, "data.train.prompt: single '}' at character 4 of '{q} }'; double it to mean a brace"),
         ({"prompt": "json:nope"}, "data.train.prompt: cannot import 'json:nope'"),
-        ({"prompt": "math:sqrt"}, "data.train.prompt: row 0: math:sqrt raised TypeError"),
-        ({"answer_after": "####"}, "data.train.answer_after: row 0: no '####' in its answer '2'"),
+        ({"prompt": "math:sqrt"}, "data.train.prompt: train:0: math:sqrt raised TypeError"),
+        ({"answer_after": "####"}, "data.train.answer_after: train:0: no '####' in its answer '2'"),
         ({"few_shot": 3}, "data.train.few_shot: 3 examples taken from 3 rows leave none to train on"),
         ({"few_shot": [{"q": "1"}]}, "data.train.answer: few_shot[0]: no column 'a' (columns: q)"),
     ],
@@ -99,10 +121,10 @@ def test_faults_name_key_and_nearest(tokenizer, settings, expected):
 
 def test_faults_of_single_rows(tokenizer):
     assert fault(tokenizer, [{"q": "1", "a": "2"}, {"a": "2"}]) == (
-        "data.train.prompt: row 1: no column 'q' (columns: a)"
+        "data.train.prompt: train:1: no column 'q' (columns: a)"
     )
     assert fault(tokenizer, [{"q": "1", "a": "2"}, {"q": None, "a": "2"}]) == (
-        "data.train.prompt: row 1: column 'q': expected text, got NoneType None"
+        "data.train.prompt: train:1: column 'q': expected text, got NoneType None"
     )
 
 
@@ -239,10 +261,10 @@ def test_chat_faults(tokenizer):
 
 def test_characters_outside_the_vocabulary_are_refused(tokenizer):
     assert fault(tokenizer, [{"q": "1", "a": "2"}, {"q": "xéx", "a": "2"}]) == (
-        "data.train.prompt: row 1 has characters that the vocabulary lacks: 'xé'"
+        "data.train.prompt: train:1 has characters that the vocabulary lacks: 'xé'"
     )
     builder = PromptBuilder(tokenizer, rows(completion="a"), [{"q": "1", "a": "two"}])
-    with pytest.raises(RecipeError, match=r"data\.train\.completion: row 0 has characters .* 'two'"):
+    with pytest.raises(RecipeError, match=r"data\.train\.completion: train:0 has characters .* 'two'"):
         builder.demonstration(builder.build(100)[0][0])
 
 
