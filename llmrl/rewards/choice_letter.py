@@ -19,11 +19,13 @@ _ALONE = re.compile(r"[\s*_`$)\]}>.\"']*$|[*_`]*[).:\]](?!\s*(?:is|are|was|were|
 """What follows an option that is alone, or that is marked off from its text; "(A) is wrong" is a sentence."""
 _CHOSEN = re.compile(
     r"\b(?:option|choice)(?:\s+(?:is|must be|should be|would be)\b|:)[:\s]*([^\n]+)"
-    r"|\b(?:choose|select|pick|is|with)[:\s]+(?=[*_`(\[]*(?:option\s+)?[*_`(\[]*[A-Z][)\]*_`.\s]*$)([^\n]+)"
-    r"|(?:^|(?<=[\s*_`(\[]))(?=[A-Z][)\]*_`]*\s+is\s+(?:the\s+)?(?:correct|right|best)\b)([^\n]+)",
+    r"|\b(?:choose|select|pick|is|with|[Tt]herefore|[Tt]hus|[Hh]ence|[Ss]o(?=,))[,:\s]+"
+    r"(?=[*_`(\[]*(?:option\s+)?[*_`(\[]*[A-Z][)\]*_`.\s]*$)([^\n]+)"
+    r"|(?:^|(?<=[\s*_`(\[]))(?=[A-Z][)\]*_`]*\s+is\s+(?:the\s+)?(?:correct|right|best)\b)([^\n]+)"
+    r"|答案(?:应该|应)?[是为\uff1a:\s]+[*_`(\uff08\[]*([A-Z])(?!\w|[)\uff09\]*_`\s]*[\u3001\uff0c,/&]\s*[A-Z]\b)",
     re.MULTILINE,
 )
-"""Words that name the chosen option: "the correct option is (D)", "I choose D.", "D is correct"."""
+"""Words that name the chosen option: "the correct option is (D)", "I choose D.", "D is correct", and in Chinese."""
 
 
 def _read(
@@ -45,10 +47,10 @@ def choice_letter(
     r"""Whether the completion chooses the option that the row names.
 
     The letter is read after the thoughts: from `<answer>D</answer>`, `\boxed{D}`, `Answer: D`, `the answer is (D)`,
-    `D is correct`, or from the last or the first line where it stands alone or before its option's text (`D. Paris`).
-    Two letters (`A or B`) are no choice. answer: a letter, alone or before its option's text, its place in `choices`
-    as an integer, 0 for the first, or a list of which any is right; raises ValueError for anything else. choices: the
-    letters of the options. thoughts_end: see `after_thoughts`.
+    `Therefore, D.`, `D is correct`, `答案是D`, or from the last or the first line where it stands alone or before its
+    option's text (`D. Paris`). Two letters (`A or B`) are no choice. answer: a letter, alone or before its option's
+    text, its place in `choices` as an integer, 0 for the first, or a list of which any is right; raises ValueError for
+    anything else. choices: the letters of the options. thoughts_end: see `after_thoughts`.
     """
     golds = [_gold(one, choices) for one in (answer if isinstance(answer, list | tuple) else [answer])]
     return _read(completion, prompt, choices=choices, thoughts_end=thoughts_end) in golds

@@ -58,6 +58,7 @@ def exact_match(completion: str, answer: Any, prompt: str = "", *, thoughts_end:
 
     The completion's answer is what `stated_answer` finds after its thoughts, else all of that part. answer: text, or a
     list of texts of which any is right; raises ValueError for anything else. thoughts_end: see `after_thoughts`.
+    The normalization drops signs and decimal points, so that -5 equals 5; numbers belong to `math_verifier`.
     Source: SQuAD, arXiv 1606.05250.
     """
     golds = gold_texts(answer)

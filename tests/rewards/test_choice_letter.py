@@ -45,6 +45,13 @@ def chosen(completion: str, prompt: str = "", **settings: str) -> str | None:
         "I choose (D)",
         "I'd go with D.",
         "It must be (D)",
+        "The correct choice is D.",
+        "Therefore, D.",
+        "A is wrong. Thus **D**",
+        "Therefore, A is wrong.\nSo, (D).",
+        "答案是D。",
+        "答案\uff1aD",
+        "A不对\uff0c正确答案应该是\uff08D\uff09\uff0c因为A错。",
         "Let us see.\n\nD",
         "D\n\nBecause it is the capital.",
         "D. Paris\nBecause it is the capital.",
@@ -72,6 +79,15 @@ def test_the_option_that_is_chosen(completion):
         "The answer is Paris",
         "A. one\nB. two\nC. three\nD. four",
         "(A) is wrong, hence not that.",
+        "Therefore, A is wrong.",
+        "Therefore, A or B.",
+        "Thus, A cat.",
+        "And so I",
+        "答案不是A。",
+        "答案是A吗\uff1f",
+        "答案是A或B。",
+        "答案是A\uff0cB。",
+        "答案\uff1aA、B",
         r"\boxed{A",
         "<think>D",
     ],
@@ -105,7 +121,9 @@ def test_letters_beyond_the_choices_are_no_options():
         choice_letter("A", "E", choices="ABCD")
 
 
-@pytest.mark.parametrize("part", ["*", "(A", "answer is ", "A) ", "option ", "A. x\n", "is (", r"\boxed{", "<"])
+@pytest.mark.parametrize(
+    "part", ["*", "(A", "answer is ", "A) ", "option ", "A. x\n", "is (", r"\boxed{", "<", "答案是", "thus, A "]
+)
 def test_long_texts_are_read_in_no_time(part):
     started = time.monotonic()
     chosen(part * 20_000 + "D")

@@ -44,6 +44,11 @@ def test_exact_match(completion, right):
     assert exact_match(completion, ["La tour", "The Eiffel Tower"]) is right
 
 
+def test_signs_and_decimal_points_do_not_count():
+    assert exact_match("The answer is -5", "5") and exact_match("1.5", "15")
+    assert not exact_match("6", "5")
+
+
 def test_f1():
     # "cat sat on mat" and "cat on red mat": 3 words shared of 4 and 4, articles aside: 2 * 3 / 8
     assert f1("The cat sat on a mat.", "a cat on the red mat") == Score(0.75)
