@@ -17,6 +17,12 @@ _ANSWER_LINE = re.compile(
     r"(?P<answer>[^\n]*?[^\s*_`.])[\s*_`.]*",
     re.IGNORECASE,
 )
+_ANSWER_HEADING = re.compile(r"\s*(?:#+\s*|\*\*)(?:the\s+)?(?:final\s+|correct\s+)?answer[\s*_`:]*", re.IGNORECASE)
+_SAID = re.compile(
+    r"\b(?:answer|choice|option)\s+(?:is|must be|should be|would be)\b:?\s*(?P<said>[^\n]+)", re.IGNORECASE
+)
+_SAID_LETTER = re.compile(r"[\s*_`$]*(?P<option>\(?[A-J]\)?|\([A-J]\)\s[^\n]*?)[\s*_`$.!]*")
+_BRIEF = re.compile(r"[\s*_`$#]*(?P<answer>[^\s*_`$#.!]{1,20})[\s*_`$.]*")
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
@@ -24,7 +30,7 @@ _NUMBER = re.compile(
     rf"(?:\\[dt]?frac\s*\{{\s*-?(?:{_DIGITS})\s*\}}\s*\{{\s*(?:{_DIGITS})\s*\}}"
     rf"|(?:{_DIGITS})(?:\s*/\s*(?:{_DIGITS})|\s*\\[dt]?frac\s*\{{\d+\}}\s*\{{\d+\}}|\s\d+/\d+)?)"
     r"(?:[eE][+-]?\d{1,3}(?!\w)|\s*(?:\\times|×|\*)\s*10\s*\^\s*\{?-?\d{1,3}\}?)?"  # noqa: RUF001
-    r"(?P<percent>\s*\\?%)?"
+    r"(?P<percent>\s*\\?%)?(?:\s+(?:hundred|thousand|million|billion|trillion)\b)?"
 )
 _LETTER = r"[_a-zA-Z\u00c0-\u024f\u0370-\u058f]"  # of scripts that put spaces between words and numbers
 _IN_WORD = re.compile(rf"(?:{_LETTER}|\d\.?|[\w.)}}\]][_^]\{{?-?)$")
@@ -41,6 +47,10 @@ _FORMULA = re.compile(
     r"\$\$([^$]+)\$\$|(?<![\\$])\$(?=[^\s$]|[^$\n]*\\)((?:[^$\\\n]|\\.)+)(?<![$])\$(?![\d$])|\\\((.+?)\\\)|\\\[(.+?)\\\]",
     re.DOTALL,
 )
+_DASHES = str.maketrans("\u2212\u2013", "--")
+_NEGATIVE = re.compile(r"(?<!\w)(?:negative|minus)\s+(?=[\d$])", re.IGNORECASE)
+_SAID_BEFORE = re.compile(r"(?:\b(?:is|are|be|get|equals|answer)|:)\s*[*_`$\\]*\s?$")
+_EXCLAIMED = re.compile(r"[*_`$]*!(?![!\d])")
 _FIRST_LOOK_CHARACTERS = 2000
 
 
@@ -92,6 +102,9 @@ def answer_line(text: str) -> tuple[int, str] | None:
         line = _ANSWER_LINE.fullmatch(text, start, len(text) if end < 0 else end)
         if line:
             return start, line["answer"].strip()
+        below = text[end:].strip().partition("\n")[0] if end >= 0 else ""
+        if below and _ANSWER_HEADING.fullmatch(text, start, end):
+            return start, below.strip("*_` ")
         place = start
     return None
 
@@ -115,8 +128,23 @@ def last_formula(text: str) -> str | None:
     found = list(_FORMULA.finditer(tail)) if "$" in tail or "\\" in tail else []
     if not found or re.search(r"\d", tail[found[-1].end() :]):
         return None
-    inside = next(part for part in found[-1].groups() if part is not None).strip(" .;,\n")
-    return inside or None
+    insides = [next(part for part in one.groups() if part is not None).strip(" .;,\n") for one in found]
+    # the exponent of cm$^2$ belongs to the text before it
+    return next((inside for inside in reversed(insides) if inside and inside[0] not in "^_"), None)
+
+
+def last_said(text: str) -> str | None:
+    """Return what follows the last "the answer is" on its line, or a text that is one word alone."""
+    found = list(_SAID.finditer(text[-_FIRST_LOOK_CHARACTERS:]))
+    brief = _BRIEF.fullmatch(text)
+    return found[-1]["said"].strip(" *_`.!") if found else brief and brief["answer"]
+
+
+def last_letter(text: str) -> str | None:
+    """Return the letter of "the answer is (B)." at the end of a text."""
+    found = list(_SAID.finditer(text[-200:]))
+    letter = _SAID_LETTER.fullmatch(found[-1]["said"]) if found and not text[-200:][found[-1].end() :].strip() else None
+    return letter and letter["option"].strip()
 
 
 def last_tag(text: str, tag: str, prompt: str = "") -> str | None:
@@ -152,6 +180,7 @@ def last_number(text: str) -> str | None:
     text = text.replace("{,}", ",").replace(r",\!", ",")
     width = _FIRST_LOOK_CHARACTERS
     text = _ASIDE.sub("", text) if "(" in text else text
+    text = _NEGATIVE.sub("-", text.translate(_DASHES)) if not text.isascii() or "in" in text or "neg" in text else text
     while True:  # the tail almost always holds a number; a longer look costs time only when it does not
         window = text[-width:]
         whole = len(text) <= width
@@ -161,7 +190,10 @@ def last_number(text: str) -> str | None:
             start = match.start() + len(match.group("sign") or "")
             if not match.group("currency") and _IN_WORD.search(window, max(0, start - 8), start):
                 continue
-            if _IN_ROOT.search(window, max(0, start - 16), start) or _FACTOR_FOLLOWS.match(window, match.end()):
+            exclaimed = _EXCLAIMED.match(window, match.end()) and _SAID_BEFORE.search(window, max(0, start - 12), start)
+            if _IN_ROOT.search(window, max(0, start - 16), start):
+                return None
+            if _FACTOR_FOLLOWS.match(window, match.end()) and not exclaimed:
                 return None
             return _signed(window, match)
         if whole:

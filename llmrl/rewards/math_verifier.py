@@ -15,6 +15,7 @@ from llmrl.marks import reads_answers
 from llmrl.rewards.answers.brackets import nesting
 from llmrl.rewards.answers.collections import LIST, SET, collection
 from llmrl.rewards.answers.equality import Equality, Percent
+from llmrl.rewards.answers.expressions import read
 from llmrl.rewards.answers.fallback import parsed
 from llmrl.rewards.answers.normal_form import normal_form
 from llmrl.rewards.answers.understanding import understood
@@ -25,7 +26,9 @@ from llmrl.rewards.extraction import (
     has_stated,
     last_boxed,
     last_formula,
+    last_letter,
     last_number,
+    last_said,
     last_stated,
     last_tag,
 )
@@ -36,7 +39,9 @@ from llmrl.types import Score
 Extract = Literal["boxed_or_last", "boxed", "last_number", "tag"]
 
 MAX_ANSWER_CHARACTERS = 5000
+MAX_SAID_CHARACTERS = 60
 MAX_NESTING = 30
+_END_TOKEN = re.compile(r"(?:<\|[^|<>]{1,30}\|>|</s>)\s*\Z")
 _PLAIN = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?")
 _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|left|right|text|begin|end|pi|cdot|times|boxed|infty|circ|math[a-z]+|cup|cap|[lg]eq?|pm"
@@ -58,6 +63,7 @@ def final_answer(
     part = after_thoughts(completion, prompt, thoughts_end=thoughts_end)
     if part is None:
         return None
+    part = _END_TOKEN.sub("", part)
     if extract == "tag":
         inside = last_tag(part, tag, prompt)
         return inside if inside is None or not boxes(inside) else last_boxed(inside)
@@ -71,7 +77,10 @@ def final_answer(
 def _boxed_or_last(part: str) -> str | None:
     """Return the last box or the answer line behind it, of words their number; else the last formula or number."""
     if not has_stated(part):
-        return last_formula(part) or last_number(part)
+        said = last_said(part)
+        if said and said.isascii() and len(said) <= MAX_SAID_CHARACTERS and read(normal_form(said)):
+            return said
+        return last_letter(part) or last_formula(part) or last_number(part) or said
     stated = last_stated(part)
     number = last_number(stated) if stated and not has_box(part) and is_text(normal_form(stated)) else None
     return number or stated

@@ -20,7 +20,7 @@ _MATRIX = re.compile(
     r"\\begin\s*\{(?:[pb]|small)?(?P<kind>matrix|array|cases)\}(?:\s*\{[lcr|]+\})?(?P<body>.*)\\end\s*\{\w+\}",
     re.DOTALL,
 )
-_ROW = re.compile(r"\\\\")
+_ROW = re.compile(r"\\\\(?:\s*\[[^\[\]]*\])?")
 _CELL = re.compile("&")
 
 LIST, SET, TUPLE, UNION, ROW, COLUMN = "", "{}", "()", "union", "row", "column"

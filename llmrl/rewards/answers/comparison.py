@@ -29,25 +29,45 @@ from llmrl.rewards.answers.values import (
     vanishes,
 )
 
-POSITIVE_POINTS = 3
-POINTS = 5
+POSITIVE_SIZES = (1, 7, 60, 900)
+SIZES = (2, 9, 300)
+"""About how far from zero the points lie: those with positive values, and those with signs of their own."""
+
+INTEGERS = (*range(1, 14), 29, 30, 97, 100)
+"""The values at points for floors and ceilings, which for other numbers follow other rules."""
 _AGREEMENT = 1_000_000
 
 
 @functools.lru_cache(maxsize=4096)
 def _value(symbol: str, point: int) -> Fraction:
-    """Return the symbol's value at a point; the first points are positive."""
+    """Return the symbol's value at a point: positive at the first ones, then negative, then of either sign."""
     digest = hashlib.blake2b(f"{symbol} {point}".encode(), digest_size=4).digest()
-    size = Fraction(1009 + int.from_bytes(digest[:2], "big") % 3001, 1511)
-    return size if point < POSITIVE_POINTS or digest[2] % 2 else -size
+    size = Fraction(1009 + int.from_bytes(digest[:2], "big") % 1009, 1511) * (*POSITIVE_SIZES, *SIZES)[point]
+    turn = point - len(POSITIVE_SIZES)
+    if turn < 0:
+        return size
+    bit = hashlib.blake2b(symbol.encode(), digest_size=1).digest()[0] % 2
+    return -size if turn == 0 or bit == turn % 2 else size
+
+
+@functools.lru_cache(maxsize=4096)
+def _integer(symbol: str, point: int) -> Fraction:
+    digest = hashlib.blake2b(symbol.encode(), digest_size=2).digest()
+    return Fraction(INTEGERS[(point * (1 + 2 * (digest[0] % 3)) + digest[1]) % len(INTEGERS)])
 
 
 def at_points(one: Expression, other: Expression) -> Iterator[tuple[Number, Number, bool]]:
     """The values of both at the points where both have one, and whether the point is positive."""
     symbols = one.symbols | other.symbols
+    if one.has_steps or other.has_steps or not symbols:
+        for point in range(len(INTEGERS) if symbols else 1):
+            pair = _both(one, other, {symbol: _integer(symbol, point) for symbol in symbols})
+            if pair is not None:
+                yield *pair, True
+        return
     sizes = len(symbols) > 1 and (one.has_root or other.has_root)
-    for point in range(POSITIVE_POINTS if sizes else POINTS if symbols else 1):
-        positive = point < POSITIVE_POINTS
+    for point in range(len(POSITIVE_SIZES) + (0 if sizes else len(SIZES))):
+        positive = point < len(POSITIVE_SIZES)
         mp.trap_complex = not positive  # where roots of negative numbers occur, rules for roots do not hold
         try:
             pair = _both(one, other, {symbol: _value(symbol, point) for symbol in symbols})

@@ -23,7 +23,7 @@ from typing import Literal
 
 from llmrl.rewards.answers import fallback
 from llmrl.rewards.answers.brackets import split, split_with
-from llmrl.rewards.answers.collections import LIST, SET, Collection, collection
+from llmrl.rewards.answers.collections import LIST, SET, TUPLE, Collection, collection
 from llmrl.rewards.answers.comparison import equal_expressions, proportional
 from llmrl.rewards.answers.expressions import read
 from llmrl.rewards.answers.measures import scale_of, without_unit
@@ -37,7 +37,7 @@ from llmrl.rewards.answers.words import is_text, typeset
 Percent = Literal["unit", "ratio", "either"]
 
 _CHOICE = re.compile(
-    r"(?i:option|choice|answer)?\s*(?:\(\s*(?P<inner>[A-Ja-j])\s*\)(?!\S)|(?P<bare>[A-Ja-j])\s*[).:](?!\S))\s*(?P<text>.*)",
+    r"(?i:option|choice|answer)?\s*(?:\(\s*(?P<inner>[A-J])\s*\)(?!\S)|(?P<bare>[A-J])\s*[).:](?!\S))\s*(?P<text>(?!and\b|or\b|[,+*/-]).*)",
     re.DOTALL,
 )
 _LETTER = re.compile(r"(?i:(?:option|choice|answer)\s+)?\(?(?P<letter>[A-J])\)?")
@@ -50,6 +50,12 @@ _EQUALS = re.compile(r"=|\\approx(?![a-zA-Z])|\\equiv(?![a-zA-Z])")
 _RELATION = re.compile(r"<|>|\\[lg]e(?![a-zA-Z])|\\ne(?![a-zA-Z])")
 _LEADS_TO = re.compile(r".*(?:\\Rightarrow|=>)", re.DOTALL)
 _VARIES = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]")
+_DERIVATIVE = re.compile(
+    r"\\frac\s*\{\s*d\s*(?:\^\s*\{?(?P<order>[1-9])\}?)?\s*(?P<function>[a-zA-Z])\s*\}\s*\{\s*d\s*[a-zA-Z]\s*(?:\^\s*\{?[1-9]\}?)?\s*\}"
+)
+_SYMBOL = re.compile(r"\\?[a-zA-Z]\w?(?:_\{?\w+\}?)?")
+_INSIDE = re.compile(r"\([^()]*(?:\([^()]*\)[^()]*)*\)|\[[^\[\]]*\]|_\{?\w+\}?")
+MAX_NAME_CHARACTERS = 40
 _BINDS = re.compile(r"\\(?:int|iint|lim|det|sum|prod|begin)(?![a-zA-Z])")
 
 
@@ -74,7 +80,8 @@ class Equality:
 
 def _choices(equal: Equality, gold: str, found: str) -> bool | None:
     """A letter is equal to the letter with its option's text, and that text to both."""
-    one, other = _choice(gold), _choice(found)
+    one = _choice(gold)
+    other = _choice(found[:1].upper() + found[1:] if one and not one[1] else found)
     if one and other:
         return one[0] == other[0] and (not (one[1] and other[1]) or equal(one[1], other[1]))
     if one and one[1]:
@@ -98,18 +105,18 @@ def _quantities(equal: Equality, gold: str, found: str) -> bool | None:
 
 
 def _equal_quantities(gold: Quantity, found: Quantity, percent: Percent) -> bool:
-    left, right = gold.value, found.value
+    scale = Fraction(1)
     if gold.unit and found.unit:
-        scale = scale_of(gold.unit, found.unit)
-        if scale is None:
+        found_scale = scale_of(gold.unit, found.unit)
+        if found_scale is None:
             return False
-        if type(scale) is not Fraction:
-            return equal_expressions(_exact(left), _exact(right), scale=scale) is True
-        right *= scale
+        if type(found_scale) is not Fraction:
+            return equal_expressions(_exact(gold.value), _exact(found.value), scale=found_scale) is True
+        scale = found_scale
     if gold.percent == found.percent or percent == "unit":
-        return close(left, right)
-    ratios = (left / (100 if gold.percent else 1), right / (100 if found.percent else 1))
-    return close(*ratios) or (percent == "either" and close(left, right))
+        return close(gold, found, scale)
+    share = Fraction(100) if gold.percent else Fraction(1, 100)
+    return close(gold, found, scale * share) or (percent == "either" and close(gold, found, scale))
 
 
 def _exact(value: Fraction) -> str:
@@ -123,6 +130,9 @@ def _residues(equal: Equality, gold: str, found: str) -> bool | None:
     one, other = _RESIDUE.fullmatch(gold), _RESIDUE.fullmatch(found)
     if one is None and other is None:
         return None
+    alone = None if one and other else one or other
+    if alone and quantity(alone["value"].rpartition("\\equiv")[2].strip()) is None:
+        return False
     left, right = (_LEADS.sub("", match["value"] if match else text) for match, text in ((one, gold), (other, found)))
     if one and other:
         if not equal(one["modulus"], other["modulus"]):
@@ -131,10 +141,12 @@ def _residues(equal: Equality, gold: str, found: str) -> bool | None:
         if all(number is not None and number.value.denominator == 1 for number in numbers):
             first, second, modulus = (number.value for number in numbers if number)
             return bool(modulus) and (first - second) % modulus == 0
+    if (r"\equiv" in left) != (r"\equiv" in right):
+        return False
     return equal(left.strip(), right.strip())
 
 
-_LEADS = re.compile(r"^.*\\equiv(?![a-zA-Z])\s*")
+_LEADS = re.compile(r"^\s*\\?[a-zA-Z]\w*(?:_\{?\w+\}?)?\s*\\equiv(?![a-zA-Z])\s*")
 
 
 def _sets_of_numbers(equal: Equality, gold: str, found: str) -> bool | None:
@@ -162,6 +174,9 @@ def _same_name(one: str, other: str) -> bool:
     """Return whether two names may name one thing: y and f(x) do, and a name in words may be any other."""
     if not one or not other:
         return False
+    bare, other_bare = (re.sub(r"\(\w\)\Z", "", name) for name in (one, other))
+    if bare == other_bare and bare.isalpha():
+        return True
     shapes = {"y" if name == "y" or re.fullmatch(r"[f-h]\(\w\)", name) else name for name in (one, other)}
     return len(shapes) == 1 or any(name.isalpha() and len(name) > 3 for name in (one, other))
 
@@ -170,6 +185,10 @@ def _several(equal: Equality, gold: str, found: str) -> bool | None:
     one, other = collection(gold), collection(found)
     if one is None and other is None:
         return None
+    if other and other.brackets == SET and len(other.elements) == 1 and one is None:
+        return gold != r"\emptyset" and equal(gold, other.elements[0])
+    if one and one.brackets == SET and len(one.elements) == 1 and (other is None or other.brackets == TUPLE):
+        return found != r"\emptyset" and equal(one.elements[0], found)
     if (one is None and r"\begin" in gold) or (other is None and r"\begin" in found):
         return None  # a product or a sum of matrices
     return _equal_collections(equal, one or Collection((gold,)), other or Collection((found,)))
@@ -251,8 +270,10 @@ def _sides(text: str, operator: re.Pattern[str]) -> list[str] | None:
 
 def _equations(equal: Equality, gold: str, found: str) -> bool | None:
     """Equations are equal if one is a multiple of the other, left side less right side."""
+    if "'" in gold + found:
+        gold, found = _with_primes(gold), _with_primes(found)
     one, other = split(gold, _EQUALS), split(found, _EQUALS)
-    if len(one) != 2 or len(other) != 2 or _value_of(gold) is not None:
+    if len(one) != 2 or len(other) != 2 or _is_constant(one[0]):
         return None
     if proportional((one[0], one[1]), (other[0], other[1])) is not None:
         return True
@@ -260,6 +281,11 @@ def _equations(equal: Equality, gold: str, found: str) -> bool | None:
     if any(read(side) is None for side in (*one, *other)):
         return any(all(equal(mine, theirs) for mine, theirs in zip(*way, strict=True)) for way in ways)
     return False
+
+
+def _with_primes(text: str) -> str:
+    """Return the text with y'' for the derivative that is written as a fraction, whatever its variable is."""
+    return _DERIVATIVE.sub(lambda match: match["function"] + "'" * int(match["order"] or 1), text)
 
 
 def _values(equal: Equality, gold: str, found: str) -> bool | None:
@@ -285,9 +311,18 @@ def _value_of(text: str) -> str | None:
         return None
     first, *between, value = parts
     named = bool(assignment(f"{first} = 0")[0]) and len(parts) > 2
+    if not between and _is_constant(first) and _SYMBOL.fullmatch(value) and not _is_constant(value):
+        return first  # 24 = x
+    named = named or (_names_quantity(first) and _is_constant(value))
     if named or all(_is_constant(part) for part in parts):
         return value
     return value if all(equal_expressions(part, value) for part in (first, *between)) else None
+
+
+def _names_quantity(text: str) -> bool:
+    """Return whether a side without numbers and powers names a quantity: x + y, P(X = 2), \\cos\\theta, [ABC]."""
+    outside = _INSIDE.sub("", text)
+    return len(text) <= MAX_NAME_CHARACTERS and not re.search(r"\d|\^", outside) and bool(re.search("[a-zA-Z]", text))
 
 
 def _is_constant(text: str) -> bool:
@@ -322,8 +357,28 @@ def _expressions(equal: Equality, gold: str, found: str) -> bool | None:
 
 
 Rule = Callable[[Equality, str, str], bool | None]
+
+
+def _ratios(equal: Equality, gold: str, found: str) -> bool | None:
+    """Ratios are equal if their terms are proportional; 2:5 is also 2/5."""
+    one, other = _RATIO.fullmatch(gold), _RATIO.fullmatch(found)
+    if one is None or any(_MINUTES.search(text) for text in (gold, found)):
+        return None
+    left = [int(term) for term in re.split(r"\s*:\s*", gold)]
+    if other is None:
+        value = quantity(found) if len(left) == 2 and left[1] and not re.search(r":\s*\d\d\Z", gold) else None
+        return value.value == Fraction(*left) if value and not value.decimal and not value.unit else None
+    right = [int(term) for term in re.split(r"\s*:\s*", found)]
+    same = len(left) == len(right) and any(left) and any(right)
+    return same and all(a * sum(right) == b * sum(left) for a, b in zip(left, right, strict=True))
+
+
+_MINUTES = re.compile(r":\s*0\d")
+_RATIO = re.compile(r"\d{1,9}(?:\s*:\s*\d{1,9})+")
+
 RULES: tuple[Rule, ...] = (
     _choices,
+    _ratios,
     _quantities,
     _residues,
     _sets_of_numbers,

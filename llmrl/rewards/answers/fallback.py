@@ -17,6 +17,10 @@ MAX_CHARACTERS = 600
 MAX_NESTING = 30
 _NEEDED = re.compile(r"\\(?:int|iint|lim|begin|det|cup|cap|setminus)(?![a-zA-Z])")
 
+_CALCULATED = re.compile(r"\\(?:begin|det|cup|cap|setminus)(?![a-zA-Z])(?!.*\\begin.*[a-zA-Z].*\\end)")
+"""What a plain gold may be equal to; an integral or a limit that is not worked out is no answer."""
+
+_SLOW = re.compile(r"\\(?:int|iint|lim)(?![a-zA-Z])")
 _LETTER = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]")
 _EXPLODES = re.compile(
     r"\^\s*[{(]*\s*-?\s*\d[\d,]{4}"  # 2^{100000}
@@ -28,7 +32,7 @@ _EXPLODES = re.compile(
 
 def equal(gold: str, found: str) -> bool:
     """Return whether math-verify takes two expressions in normal form as equal."""
-    if not (_NEEDED.search(gold) or _NEEDED.search(found)):
+    if not (_NEEDED.search(gold) or _CALCULATED.search(found)) or len(_SLOW.findall(found)) > 1:
         return False
     letters = set(_LETTER.findall(gold)) | set(_LETTER.findall(found))
     if len(letters) > len({letter.lower() for letter in letters}):

@@ -36,7 +36,7 @@ def assignment(text: str) -> tuple[str, str]:
     if sign is None or not _NAMED.fullmatch(text[: sign.start()].strip()):
         return "", text
     name, value = "".join(text[: sign.start()].split()), text[sign.end() :].strip()
-    if not value or _RELATION.search(value):
+    if not value or _RELATION.search(value) or (sign.group() == r"\in" and value[0] not in "([{\\"):
         return "", text
     derived = _DERIVED_NAME.match(name)
     if derived:

@@ -25,7 +25,8 @@ _CHARACTERS = str.maketrans(
         "°": r"^\circ", "∅": r"\emptyset ", "“": '"', "”": '"', "’": "'", "‘": "'", "′": "'", "″": "''",  # noqa: RUF001
         "≈": r"\approx ", "≠": r"\ne ", "∈": r"\in ", "ℝ": r"\mathbb{R}", "∩": r"\cap ", "⟨": r"\langle ",  # noqa: RUF001
         "⟩": r"\rangle ", "∀": r"\forall ", "θ": r"\theta ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
-        "⌉": r"\rceil ", "∨": r"\lor ", "∧": r"\land ", "→": r"\to ", "∖": r"\setminus ",  # noqa: RUF001
+        "⌉": r"\rceil ", "∠": r"\angle ", "¬": r"\neg ",
+        "∨": r"\lor ", "∧": r"\land ", "→": r"\to ", "∖": r"\setminus ",  # noqa: RUF001
         "，": ",", "；": ";", "：": ":",  # noqa: RUF001
     }
 )  # fmt: skip
@@ -39,7 +40,7 @@ _COLOURED = re.compile(rf"\\textcolor{_END}\s*\{{[^{{}}]*\}}")
 _LAYOUT = re.compile(
     r"(?<!\\)\\[,!;: >/]|~|\\(?:q?quad|enspace|thinspace|(?:neg)?(?:thin|med|thick)space|left|right|middle"
     r"|[bB]igg?[lrm]?"
-    r"|(?:display|text|script|scriptscript)style|(?:no)?limits|(?:math)?strut|no(?:number|indent)|hfill|allowbreak"
+    r"|(?:display|text|script|scriptscript)style|(?:no)?limits|(?:math)?strut|checkmark|blacksquare|no(?:number|indent)|hfill|allowbreak"
     r"|tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|cal|boldmath|limits)"
     + _END
 )
@@ -49,10 +50,11 @@ _WRAPPERS = re.compile(
 )
 _TEXT_GROUP = re.compile(
     rf"(?P<before>\S?)(?P<space>\s*)\\(?:text|textbf|textit|textrm|textsf|textnormal|mathrm|rm|operatorname\*?|mbox"
-    rf"|si){_END}\s*\{{(?P<text>[^{{}}]*)\}}(?P<power>\s*\^\s*(?:\{{\s*-?\d+\s*\}}|\d))?"
+    rf"|si){_END}\s*\{{(?P<text>[^{{}}]*(?:\^\s*\{{[^{{}}]*\}}[^{{}}]*)*)\}}(?P<power>\s*\^\s*(?:\{{\s*-?\d+\s*\}}|\d))?"
     r"(?P<goes_on>(?=\s*[\w(]))?"
 )
 _ENDS_VALUE = re.compile(r"[\w)\]}!%]")
+_REAL_LINE = re.compile(r"\\(?:mathbf|mathds|Bbb|mathrm)\s*\{\s*R\s*\}(?!\s*[\^_\w])")
 _ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|equation\*?|split|displaymath|math)\}")
 _FUNCTION_WORDS = (
     "arcsinh arccosh arctanh arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sin cos tan cot sec csc "
@@ -65,11 +67,15 @@ _SPELT_OTHERWISE = {
     r"\ge ": "geq geqslant geqq",
     r"\ne ": "neq", "<": "lt", ">": "gt", ":": "colon", r"\emptyset ": "varnothing oslash",
     r"\mathbb{R}": "R Reals reals", r"^\circ ": "degree", "...": "dots ldots cdots", "(": "langle", ")": "rangle",
-    " or ": "lor vee", " and ": "land wedge", r"\setminus ": "backslash smallsetminus",
+    r"\lor ": "vee", r"\land ": "wedge", r"\to ": "rightarrow longrightarrow", r"\neg ": "lnot",
+    r"\overline": "bar", r"\dot ": "dot", r"\setminus ": "backslash smallsetminus",
     r"\approx ": "simeq approxeq thickapprox doteq", r"\{": "lbrace", r"\}": "rbrace", "|": "lvert rvert vert",
-    r"\epsilon ": "varepsilon", r"\phi ": "varphi", r"\Rightarrow ": "implies iff Leftrightarrow therefore",
+    r"\epsilon ": "varepsilon", r"\phi ": "varphi", r"\Rightarrow ": "implies therefore",
 }  # fmt: skip
 _MEANING = {command: meaning for meaning, commands in _SPELT_OTHERWISE.items() for command in commands.split()}
+_BASE_WORDS = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "sixteen": 16,
+}  # fmt: skip
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _RENAMED = tuple(
     (needle, re.compile(pattern), replacement)
@@ -99,6 +105,16 @@ _RENAMED = tuple(
             r"[,;]\s*\(?\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\\in\s*\\mathbb\s*\{?\s*[ZN]\s*\}?(?:\^\+|_\+)?\s*\)?\s*$",
             "",
         ),
+        (r"\lor", r"\\lor(?![a-zA-Z])(?=.*(?:[<>=\d]|\\[lgn]e))", " or "),
+        (r"\land", r"\\land(?![a-zA-Z])(?=.*(?:[<>=\d]|\\[lgn]e))", " and "),
+        (")_", r"\((\d+)\)_", r"\1_"),
+        (
+            "_",
+            r"_\{?\s*(two|three|four|five|six|seven|eight|nine|ten|sixteen)\b\s*\}?",
+            lambda m: f"_{{{_BASE_WORDS[m[1]]}}}",
+        ),
+        ("/d", r"(?<![a-zA-Z\\])d([a-zA-Z])/d([a-zA-Z])(?![a-zA-Z])", r"\\frac{d\1}{d\2}"),
+        (" to ", r"(?<=\d) to (?=\d)", ":"),
         ("**", r"\*\*", "^"),
         ("{:}", r"\{:\}", ":"),
         (r"\unit", r"(:\s*\d\d)\\unit\{([^{}]*)\}", r"\1 \2"),  # 4:30\unit{pm}
@@ -117,6 +133,7 @@ _APPROXIMATELY = re.compile(r"(?:\\approx(?![a-zA-Z])|\\sim(?![a-zA-Z])|approxim
 _FOR_ALL = re.compile(
     r"[,;:]?\s*\(?\s*(?:\\forall(?![a-zA-Z])|\b(?:for|with)\s+(?:all|any|every|each|some)\b|\bwhere\b).*", re.DOTALL
 )
+_NO_SOLUTION = re.compile(r"(?i)(?:there (?:is|are) )?no (?:real )?solutions?|the empty set|empty set")
 _CONDITION = re.compile(r"[^:]*(?:[<>]|\\[lg]e(?![a-zA-Z]))[^:]*:\s*([(\[].*[)\]])\s*", re.DOTALL)
 
 
@@ -134,11 +151,7 @@ def normal_form(text: str) -> str:
     for quote in _QUOTES:
         if text.startswith(quote) and text.rstrip(".").endswith(quote) and len(text) > 2 * len(quote):
             text = text.rstrip(".")[len(quote) : -len(quote)]
-    if "\\" in text:
-        text = _commands(text)
-    elif "**" in text or "=" in text:
-        text = _renamed(text)
-    return _trimmed(text)
+    return _trimmed(_commands(text) if "\\" in text else _renamed(text))
 
 
 def _characters(text: str) -> str:
@@ -151,6 +164,7 @@ def _characters(text: str) -> str:
 
 
 def _commands(text: str) -> str:
+    text = _REAL_LINE.sub(r"\\mathbb{R}", text)
     for _ in range(4):  # groups may nest
         text, count = _TEXT_GROUP.subn(_upright, text)
         text, wrapped = _WRAPPERS.subn(r" \1 ", text)
@@ -186,8 +200,7 @@ def _renamed(text: str) -> str:
 def _trimmed(text: str) -> str:
     """Return the text without a label before it, an "about" before it and a "for all x" behind it."""
     text = " ".join(text.split()).rstrip(" .;,:").lstrip(" :=")
-    if text.endswith("\\") and not text.endswith("\\\\"):
-        text = text[:-1].rstrip()
+    text = text.rstrip("\\ ") if text.endswith("\\") else text
     label = _LABEL.match(text)
     if label and label.end() < len(text):
         text = text[label.end() :].lstrip(" :=")
@@ -201,5 +214,7 @@ def _trimmed(text: str) -> str:
         tail = _FOR_ALL.search(text)
         if tail and tail.start() > 0 and re.search(r"[\d=)}\]]", text[: tail.start()]):
             text = text[: tail.start()].rstrip(" .;,:")
+    if _NO_SOLUTION.fullmatch(text):
+        return r"\emptyset"
     condition = _CONDITION.fullmatch(text) if ":" in text else None  # x > 1: (1, 2)
     return condition[1] if condition else text

@@ -83,7 +83,7 @@ def quantity(text: str, *, letters: bool = False) -> Quantity | None:
         return None
     value *= Fraction(10) ** exponent
     negative = "-" in (match["sign"], match["inner_sign"])
-    decimal = "." in text[: match.start("unit")]
+    decimal = "." in text[: match.start("unit")] and match["head"] is None
     return Quantity(-value if negative else value, bool(match["percent"]), unit, decimal)
 
 
@@ -149,8 +149,9 @@ def terminates(value: Fraction) -> bool:
     return denominator == 1
 
 
-def close(gold: Fraction, found: Fraction) -> bool:
-    """Return whether the numbers are equal, or one is a decimal that approximates the other, as 0.333333 does 1/3."""
-    if gold == found or terminates(gold) == terminates(found):
-        return gold == found
-    return abs(gold - found) * _AGREEMENT <= max(abs(gold), abs(found))
+def close(gold: Quantity, found: Quantity, scale: Fraction) -> bool:
+    """Return whether gold = scale * found, or one is a decimal that approximates the other, as 0.333333 does 1/3."""
+    one, other = gold.value, found.value * scale
+    if one == other or gold.decimal == found.decimal or terminates(other if gold.decimal else one):
+        return one == other
+    return abs(one - other) * _AGREEMENT <= max(abs(one), abs(other))

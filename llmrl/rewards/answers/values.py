@@ -119,10 +119,7 @@ def binomial(total: Number, chosen: Number) -> Number:
             taken = min(taken, most - taken)
             if taken * most.bit_length() > MAX_BITS // 8:
                 raise TooLargeError("a binomial coefficient")
-            result = Fraction(1)
-            for place in range(taken):
-                result = result * (most - place) / (place + 1)
-            return result
+            return Fraction(math.comb(most, taken))
         return Fraction(0)
     return mp.binomial(real(total), real(chosen))
 

@@ -74,6 +74,5 @@ def typeset(text: str) -> str:
             return choice[1].upper()
     if is_text(text):
         text = text.casefold().removesuffix("s")
-        if _CLOCK_OR_RATIO.fullmatch(text):
-            return text.replace(".", "").replace(" ", "")
+        return text.replace(".", "").replace(" ", "") if _CLOCK_OR_RATIO.fullmatch(text) else text
     return _SPACE_NOT_BETWEEN_DIGITS.sub("", text)

@@ -46,7 +46,7 @@ KINDS: dict[str, list[tuple[str, str, bool]]] = {
         ("101_2", "101_3", False),
         ("2132_5", r"2132_{5}", True),
         ("2132_5", r"2132_7", False),
-        (r"110_{2}", r"110_{\text{two}}", False),
+        (r"110_{2}", r"110_{\text{two}}", True),
         ("12_7", "9", True),
         ("2132_5", "2132", False),
     ],
