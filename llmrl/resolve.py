@@ -19,7 +19,7 @@ from llmrl.fields import BY_NAME, PACKED, PROVIDED, names
 from llmrl.pieces import Piece, bind, catalogue, resolve
 from llmrl.probe import probe, probe_allocation, probe_controller, unread
 from llmrl.recipe import Recipe
-from llmrl.rewards.base import Reward
+from llmrl.rewards.base import Reward, verdict_faults
 from llmrl.rewards.catalogue import CATALOGUE as REWARDS
 from llmrl.rollout import weight_transport
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
@@ -85,6 +85,7 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     distinct = {id(piece): piece for piece in providers.values()}.values()
     faults += [fault for piece in distinct for fault in _unread_provider(piece, own)]
     faults = faults or [*refused(recipe, algorithm), *_source_faults(recipe, outside["source"])]
+    faults += _reward_faults(recipe)
     if faults:
         raise RecipeError(*faults)
     return Pieces(algorithm, providers=providers, **outside)
@@ -191,12 +192,23 @@ def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
     return faults
 
 
+def _reward_faults(recipe: Recipe) -> list[str]:
+    """The faults of rewards that read verdicts which no other reward gives."""
+    try:
+        return verdict_faults(_rewards(recipe))
+    except RecipeError:  # told where the rewards are made
+        return []
+
+
+def _rewards(recipe: Recipe) -> list[Reward]:
+    return [Reward.from_spec(name, settings or {}) for name, settings in recipe.rewards.items()]
+
+
 def check_grades(recipe: Recipe, algorithm: Algorithm) -> None:
     """Raises RecipeError if a piece reads grades that the rewards do not give, or not one for each output."""
     if not (algorithm.predicts_grades or "grades" in algorithm.needs):
         return
-    rewards = [Reward.from_spec(name, settings or {}) for name, settings in recipe.rewards.items()]
-    giving = {reward.name: reward.grades for reward in rewards if reward.grades}
+    giving = {reward.name: reward.grades for reward in _rewards(recipe) if reward.grades}
     if not giving:
         known = ", ".join(name for name, function in REWARDS.items() if hasattr(function, "grades"))
         raise RecipeError(

@@ -18,9 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from llmrl.check import machine
 from llmrl.check.writing import GARBAGE
+from llmrl.errors import RecipeError
 from llmrl.models.loading import materialize
 from llmrl.recipe_file import Plan, load_plan
 from llmrl.recipe_layers import merge
+from llmrl.resolve import resolve_pieces
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -270,6 +272,26 @@ def test_a_reward_that_reads_verdicts_is_given_them():
     faults, report = check({"rewards": {"cosine_length": {"max_characters": 16}}})
     assert faults == []
     assert "cosine_length, weight 1: no verifier; ran without failure (20 rows)" in report
+
+
+@pytest.mark.parametrize("reward", ["cosine_length", "group_length"])
+def test_a_reward_that_reads_verdicts_needs_one_that_gives_them(reward):
+    changes = {"rewards": {"math_verifier": None, reward: {}, "tag_count": {}}}
+    message = f"rewards.{reward}: reads the verdict of another reward, and none gives any; add a verifier, such as"
+    faults, _ = check(changes)
+    assert len(faults) == 1 and faults[0].startswith(message)
+    with pytest.raises(RecipeError, match=message):
+        resolve_pieces(next(iter(plan_of(changes).stages.values())))
+
+
+def test_whether_own_rewards_give_verdicts_is_found_by_grading():
+    changes = {"rewards": {"math_verifier": None, "own_rewards:shape": {}, "cosine_length": {"max_characters": 16}}}
+    assert check(changes)[0] == [
+        "rewards.cosine_length: reads the verdict of another reward, and own_rewards:shape gave none on these rows; "
+        "return a bool or a Score with `correct`, or add a verifier"
+    ]
+    changes["rewards"]["own_rewards:odd"] = {}
+    assert check(changes)[0] == []
 
 
 def test_a_demonstration_is_what_is_graded():

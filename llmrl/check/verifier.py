@@ -52,13 +52,15 @@ def check_rewards(
         return
     sources = {"train": recipe.data.train, "eval": recipe.data.eval or recipe.data.train}
     template = str(origin.tokenizer.chat_template or "") if recipe.data.train.chat else ""
+    gave: dict[str, bool | None] = {}
     for reward in rewards.rewards:
         if "episode" in reward.piece.data:
             report.skipped(f"rewards.{reward.name}", "it reads the episode, which a gold answer alone does not make")
             continue
         ways = {part: writing.ways(source, reward.piece.settings) for part, source in sources.items()}
         writer = _Writer(reward, ways, prompts.demonstrations, origin.tokenizer)
-        asyncio.run(_check(writer, rows, workers, template, report))
+        gave[reward.name] = asyncio.run(_check(writer, rows, workers, template, report))
+    _check_verdicts(rewards.rewards, gave, report)
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,15 @@ class _Writer:
         return Trajectory(prompt, [Turn(ACTOR, token_ids)], "stop", text, scores=verdict)
 
 
-async def _check(writer: _Writer, rows: Sequence[Prompt], workers: Workers, template: str, report: Report) -> None:
+async def _check(
+    writer: _Writer, rows: Sequence[Prompt], workers: Workers, template: str, report: Report
+) -> bool | None:
+    """Check one reward; returns whether it gave verdicts, or None if it gave nothing at all."""
     reward = writer.reward
     rows = [prompt for prompt in rows if reward.scores(prompt.row)]
     if not rows:
         report.warn(f"rewards.{reward.name}: no row of the data is one of its rows, {dict(reward.rows)}")
-        return
+        return None
     rows = rows if grades_cheaply(reward) else rows[:ROWS_OF_A_JUDGE]
     graded = [Graded(prompt, writer.golds(prompt)) for prompt in rows[:ROWS_TO_FIND_WAYS]]
     scored = await score_within(reward, [one.group for one in graded], workers, SECONDS)
@@ -136,6 +141,18 @@ async def _check(writer: _Writer, rows: Sequence[Prompt], workers: Workers, temp
         graded = [writer.all_answers(prompt, wrong.get(prompt.id, {})) for prompt in rows]
         scored = await score_within(reward, [one.group for one in graded], workers, SECONDS)
     judge(reward, graded[:scored], len(rows), report)
+    if any(one.verdicts(reward.name) for one in graded[:scored]):
+        return True
+    return False if any(t.scores for one in graded[:scored] for t in one.group.trajectories) else None
+
+
+def _check_verdicts(rewards: Sequence[Reward], gave: Mapping[str, bool | None], report: Report) -> None:
+    """Add a fault for each reward that needs verdicts, if all others that might give them gave numbers alone."""
+    asked = [reward.name for reward in rewards if reward.may_give_verdicts]
+    if asked and all(gave.get(name) is False for name in asked):
+        found = f"reads the verdict of another reward, and {', '.join(asked)} gave none on these rows"
+        hint = "return a bool or a Score with `correct`, or add a verifier"
+        report.faults += [f"rewards.{reward.name}: {found}; {hint}" for reward in rewards if reward.needs_verdicts]
 
 
 def _ways_read(reward: Reward, graded: Sequence[Graded]) -> list[str]:

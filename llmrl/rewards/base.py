@@ -37,12 +37,15 @@ from llmrl.errors import RecipeError, gathered, nearest
 from llmrl.pieces import Piece, bind, resolve
 from llmrl.rewards.cache import ResultCache, cache_key
 from llmrl.rewards.catalogue import CATALOGUE as REWARDS
+from llmrl.rewards.catalogue import VERIFIERS
 from llmrl.rewards.results import NO_REWARD, as_score, of_each, shown
+from llmrl.rewards.shaping import group_length
 from llmrl.rewards.votes import answers_of
 from llmrl.rewards.workers import Workers
 from llmrl.types import Failure, Group, Score, Trajectory
 
 KEY = "rewards"
+NO_VERDICTS = "reads the verdict of another reward, and none gives any; add a verifier, such as math_verifier: {}"
 BUILT_IN_DATA = frozenset(
     {"completion", "prompt", "row", "stop_reason", "completion_tokens", "completion_ids"}
     | {"episode", "correct", "group"}
@@ -85,6 +88,17 @@ class Reward:
     def reads_verdicts(self) -> bool:
         """Whether the function may read what other rewards say."""
         return self.per_group or "correct" in self.piece.data
+
+    @property
+    def needs_verdicts(self) -> bool:
+        """Whether the function is of no use without another reward's verdict."""
+        return "correct" in self.piece.data or self.piece.function is group_length
+
+    @property
+    def may_give_verdicts(self) -> bool:
+        """Whether other rewards may read its verdicts: of a function that is not built in, only a call can tell."""
+        without = set(REWARDS.values()).difference(VERIFIERS)
+        return not self.reads_verdicts and self.piece.function not in without
 
     @property
     def module(self) -> str:
@@ -158,6 +172,13 @@ def _check_names(name: str, own: Mapping[str, Any]) -> None:
         raise RecipeError(*faults)
 
 
+def verdict_faults(rewards: Sequence[Reward]) -> list[str]:
+    """A sentence for each reward that needs verdicts, if no other can give any."""
+    if any(reward.may_give_verdicts for reward in rewards):
+        return []
+    return [f"{KEY}.{reward.name}: {NO_VERDICTS}" for reward in rewards if reward.needs_verdicts]
+
+
 def value_at(row: Mapping[str, Any], name: str) -> Any:
     """The value of the row's column, or of the path into one; None if there is none."""
     try:
@@ -217,14 +238,24 @@ class Rewards:
             raise RecipeError(*faults)
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Raises RecipeError for columns that rows lack, and for rows that no reward scores."""
+        """Raises RecipeError for columns or needed verdicts that rows lack, and for rows that no reward scores."""
         faults = [fault for reward in self.rewards for fault in reward.faults(rows)]
         unscored = [row for row in rows if not any(reward.scores(row) for reward in self.rewards)]
         if unscored:
-            values = ", ".join(f"{name} {value_at(unscored[0], name)!r}" for name in self.row_columns)
-            faults.append(f"{KEY}: {len(unscored)} of {len(rows)} rows are scored by none, the first with {values}")
+            found = f"{len(unscored)} of {len(rows)} rows are scored by none"
+            faults.append(f"{KEY}: {found}, the first with {self._chosen_by(unscored[0])}")
+        giving = [reward for reward in self.rewards if reward.may_give_verdicts]
+        for reward in self.rewards if giving else ():  # without any, the recipe is refused before there are rows
+            scored = [row for row in rows if reward.needs_verdicts and reward.scores(row)]
+            lacking = [row for row in scored if not any(one.scores(row) for one in giving)]
+            if lacking:
+                found = f"reads verdicts, and no other reward gives one in {len(lacking)} of its {len(scored)} rows"
+                faults.append(f"{KEY}.{reward.name}: {found}, the first with {self._chosen_by(lacking[0])}")
         if faults:
             raise RecipeError(*faults)
+
+    def _chosen_by(self, row: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {value_at(row, name)!r}" for name in self.row_columns)
 
     def answers(self, groups: Sequence[Group]) -> list[list[int | None]] | None:
         """Of each group's trajectories the numbers of their answers, equal where a verifier takes two as the same.

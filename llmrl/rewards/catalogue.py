@@ -25,16 +25,14 @@ from llmrl.rewards.shaping import (
 )
 from llmrl.rewards.text_answers import exact_match, f1
 
+VERIFIERS = (math_verifier, code_verifier, reasoning_gym, choice_letter, exact_match, instruction_following)
+"""The built-in rewards that give verdicts; the others give none."""
+
 CATALOGUE: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        math_verifier,
-        code_verifier,
-        reasoning_gym,
-        choice_letter,
-        exact_match,
+        *VERIFIERS,
         f1,
-        instruction_following,
         format_pattern,
         think_format,
         think_answer_format,

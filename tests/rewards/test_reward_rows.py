@@ -88,6 +88,21 @@ def test_columns_are_asked_of_the_rows_that_a_reward_scores(workers):
     ]
 
 
+def test_a_needed_verdict_is_asked_of_each_row(workers):
+    code = {"data_source": "apps", "answer": "1"}
+    specs = {"math_verifier": {"rows": {"data_source": "gsm8k"}}, "tag_count": None, "cosine_length": None}
+    with pytest.raises(RecipeError) as caught:
+        Rewards.from_specs(specs, workers=workers).check_rows([MATHS, code, code])
+    assert caught.value.faults == [
+        "rewards.cosine_length: reads verdicts, and no other reward gives one in 2 of its 3 rows, the first with "
+        "data_source 'apps'"
+    ]
+    specs["cosine_length"] = {"rows": {"data_source": "gsm8k"}}
+    Rewards.from_specs(specs, workers=workers).check_rows([MATHS, code])
+    specs["exact_match"] = specs["cosine_length"] = None
+    Rewards.from_specs(specs, workers=workers).check_rows([MATHS, code])
+
+
 def test_rows_that_no_reward_scores_are_a_fault_before_training(workers):
     with pytest.raises(RecipeError, match="rewards: 2 of 3 rows are scored by none, the first with data_source 'new'"):
         made(workers, BY_SOURCE).check_rows([MATHS, {"data_source": "new"}, {}])
