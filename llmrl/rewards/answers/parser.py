@@ -26,7 +26,7 @@ from llmrl.rewards.answers.values import (
 
 MAX_TERMS = 1000
 MAX_TERMS_INSIDE = 30
-"""The most terms of a sum, and of a sum in the body of another."""
+"""The most terms of a sum, and of each of two sums of which one is in the other."""
 
 _FUNCTION_NAMES = frozenset("fghFGH")
 _ENDS = frozenset((")", "}", "|", ",", "&", "\\rfloor", "\\rceil", "\\choose", "\\rangle", "=", "<", ">", ";", ":"))
@@ -43,7 +43,7 @@ class Parser:
         self.place = 0
         self.symbols: set[str] = set()
         self.has_root = self.has_steps = False
-        self.bars = 0
+        self.bars = self.sums = 0
         self.bound: list[str] = []
 
     def next(self) -> str:
@@ -351,7 +351,7 @@ class Parser:
         self.has_steps = True
         if len(self.bound) > 1:
             raise UnreadableError("sums nested too deep")
-        most = MAX_TERMS_INSIDE if self.bound else MAX_TERMS
+        outside = len(self.bound)
         self.expect("_")
         self.expect("{")
         name = self.take().text
@@ -361,8 +361,11 @@ class Parser:
         self.expect("^")
         last = self._braced()
         self.bound.append(name)
+        nested = self.sums
         body = self.product()
         self.bound.pop()
+        most = MAX_TERMS_INSIDE if outside or self.sums > nested else MAX_TERMS
+        self.sums += 1
 
         def evaluate(values: Values) -> Number:
             low, high = whole(first(values)), whole(last(values))

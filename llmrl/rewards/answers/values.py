@@ -14,7 +14,7 @@ from mpmath import MPContext
 
 DIGITS = 60
 MORE_DIGITS = 220
-MAX_BITS = 200_000
+MAX_BITS = 60_000
 """The most bits of an exact number; a number with more bits in front of or behind its point is refused."""
 
 mp: Any = MPContext()
