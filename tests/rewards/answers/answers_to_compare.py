@@ -1,4 +1,4 @@
-r"""Expressions, equations, sets, words and labels to compare: kind by kind, (gold, answer, whether the answer is right)."""
+r"""Expressions, equations, sets and words to compare: kind by kind, (gold, answer, whether the answer is right)."""
 
 from __future__ import annotations
 
