@@ -73,6 +73,7 @@ _BEGUN = re.compile(
 _PYTHON = re.compile(r"py(thon)?[\s\d.]*", re.IGNORECASE)
 _INTEGER = re.compile(r"-?[0-9]+")
 _NOTHING = object()
+_PLAIN = frozenset({type(None), bool, int, float, str})
 _NOT_LITERAL = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 """What reading a text as a Python literal may raise."""
 
@@ -93,8 +94,7 @@ def read_tests(tests: Any, *, setup: Any = None, entry_point: Any = None) -> Tes
     NAMES. Raises ValueError, with the reason, for any other format and for an empty list of tests. Sources: the
     loaders of APPS, TACO, LiveCodeBench, MBPP and HumanEval.
     """
-    with any_digits():
-        return _read(_plain(tests), _joined(_plain(setup)), _entry_point(_plain(entry_point)))
+    return _read(_plain(tests), _joined(_plain(setup)), _entry_point(_plain(entry_point)))
 
 
 @contextlib.contextmanager
@@ -147,10 +147,10 @@ def _from_mapping(value: dict[Any, Any], setup: str, name: str | None) -> Tests:
     if language is not None and not _PYTHON.fullmatch(str(language)):
         raise ValueError(f"tests of programs in {_shown(language)}, expected python")
     name = _function(value) or name
-    setup = "\n".join(filter(None, [setup, *(_joined(value.get(key)) for key in SETUPS)]))
-    inner = _first(value, CASES)
-    if inner is not None:
-        return _read(inner, setup, name)
+    setup = "\n".join(filter(None, [setup, *map(_joined, _held(value, SETUPS))]))
+    inner = _held(value, CASES)
+    if inner:
+        return _read(inner[0], setup, name)
     if isinstance(value.get("input"), str) and "output" in value:
         return _from_cases([value], name)
     inputs, outputs = (_listed(_loaded(one)) for one in _sides(value, "tests", "inputs and outputs"))
@@ -183,10 +183,10 @@ def _from_cases(cases: list[dict[Any, Any]], entry_point: str | None) -> Tests:
 
 
 def _sides(value: dict[Any, Any], what: str, expected: str) -> tuple[Any, Any]:
-    sides = [next((value[key] for key in keys if key in value), _NOTHING) for keys in (INPUTS, OUTPUTS)]
-    if _NOTHING in sides:
+    given, results = [key for key in INPUTS if key in value], [key for key in OUTPUTS if key in value]
+    if not given or not results:
         raise ValueError(f"{what} with the keys {sorted(map(str, value))}: expected {expected}")
-    return sides[0], sides[1]
+    return value[given[0]], value[results[0]]
 
 
 def _runs(pairs: Sequence[tuple[Any, Any]]) -> StdinTests:
@@ -194,11 +194,11 @@ def _runs(pairs: Sequence[tuple[Any, Any]]) -> StdinTests:
 
 
 def _lines(value: Any, what: str) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return "\n".join(value)
-    if not isinstance(value, str):
-        raise ValueError(f"{what} for stdin is {_shown(value)}, expected a text or a list of lines")
-    return value
+    raise ValueError(f"{what} for stdin is {_shown(value)}, expected a text or a list of lines")
 
 
 def _calls(name: str, pairs: Sequence[tuple[Any, Any]]) -> CallTests:
@@ -245,13 +245,13 @@ def _literals(text: str) -> tuple[list[Any], dict[str, Any]]:
     return [_NOTHING], {}
 
 
-def _first(value: dict[Any, Any], keys: Sequence[str]) -> Any:
-    return next((value[key] for key in keys if value.get(key) is not None), None)
+def _held(value: dict[Any, Any], keys: Sequence[str]) -> list[Any]:
+    return [value[key] for key in keys if key in value and value[key] is not None]
 
 
 def _function(value: dict[Any, Any]) -> str | None:
+    named = next(filter(None, map(_entry_point, _held(value, NAMES))), None)
     inner = _loaded(value.get("metadata"))
-    named = next(filter(None, (_entry_point(value.get(key)) for key in NAMES)), None)
     return named or (_function(inner) if isinstance(inner, dict) else None)
 
 
@@ -299,7 +299,7 @@ def _text(value: str, what: str) -> str:
 
 def _listed(value: Any) -> Any:
     """Turn a mapping with the keys 0, 1, ... into the list of its values."""
-    if isinstance(value, dict) and value and {str(key) for key in value} == {str(one) for one in range(len(value))}:
+    if isinstance(value, dict) and {"0", 0} & value.keys() and {*map(str, value)} == {*map(str, range(len(value)))}:
         return [value[key] for key in sorted(value, key=int)]
     return value
 
@@ -312,6 +312,7 @@ def _loaded(value: Any) -> Any:
     return value if found is _NOTHING else found
 
 
+@any_digits()
 def _value(text: str) -> Any:
     """Return the value of JSON text or of a Python literal; _NOTHING for other texts."""
     try:
@@ -328,12 +329,12 @@ def _plain(value: Any) -> Any:
     """Turn arrays into lists and mappings into dicts at any depth; raises ValueError for data that JSON lacks."""
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, list | tuple):
+        return [item if type(item) in _PLAIN else _plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key if type(key) is int else str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, str | int | float):
-        return value
     raise ValueError(f"tests hold {_shown(value)}, which JSON does not have")
 
 
