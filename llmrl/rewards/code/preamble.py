@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import functools
 import importlib
+import importlib.util
 import re
 
 from llmrl.rewards.code.case_formats import CallTests, CodeTests, StdinTests, Tests
@@ -17,6 +18,9 @@ OPENED = (
 
 OF_SYS = ("argv", "stdin", "stdout", "stderr", "maxsize", "getrecursionlimit", "setrecursionlimit")
 """What a program may use of sys as it stands."""
+
+SORTED = ("SortedDict", "SortedList", "SortedSet")
+"""Classes of sortedcontainers, which LeetCode gives too; they are left out where the package is not installed."""
 
 NODES = {
     "ListNode": """
@@ -61,4 +65,6 @@ def judge_names() -> dict[str, str]:
         public = getattr(found, "__all__", [name for name in vars(found) if not name.startswith("_")])
         names |= {name: f"from {module} import {name}" for name in public}
     names |= {module: f"import {module}" for module in ("sys", *OPENED)}
+    if importlib.util.find_spec("sortedcontainers"):
+        names |= {name: f"from sortedcontainers import {name}" for name in SORTED}
     return {name: code for name, code in names.items() if name not in vars(builtins)} | NODES

@@ -8,7 +8,7 @@ import pytest
 from graded_programs import outcome
 
 from llmrl.rewards.code.case_formats import CallTests, CodeTests, StdinTests
-from llmrl.rewards.code.preamble import OF_SYS, OPENED, judge_names, preamble_for
+from llmrl.rewards.code.preamble import OF_SYS, OPENED, SORTED, judge_names, preamble_for
 
 CALL = {"fn_name": "f", "inputs": [[3]], "outputs": [6]}
 STDIN = {"inputs": ["3"], "outputs": ["6"]}
@@ -23,6 +23,7 @@ BODIES = {
     "texts": "x = ascii_lowercase, string.digits, re.sub('a', 'b', 'a')",
     "modules": "x = datetime.datetime(2020, 1, 2), copy.deepcopy([1]), random.seed(0), operator.add(1, 2), sys.maxsize",
     "builtins": "x = pow(2, 5, 7), sum([1]), abs(-1), max(1, 2), min([1]), open, int, all([]), any([]), round(1.5)",
+    "sorted": "x = SortedList([2, 1])[0], SortedDict({2: 1}).peekitem(0), SortedSet([1]) | {2}",
     "nodes": "x = ListNode(1, ListNode()).next.val, TreeNode(1).left",
 }
 
@@ -103,6 +104,15 @@ def test_which_preamble():
     assert preamble_for(CallTests("f", ()), source, "") == ""
 
 
+def test_sorted_containers_are_left_out_where_they_are_not_installed(monkeypatch):
+    judge_names.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    try:
+        assert not judge_names().keys() & set(SORTED) and "deque" in judge_names()
+    finally:
+        judge_names.cache_clear()
+
+
 def test_a_judge_names_what_these_statements_name():
     """The judges' header, of which each name has the same meaning here, but for Python's own names."""
     modules = ("sys", *OPENED)
@@ -114,4 +124,4 @@ def test_a_judge_names_what_these_statements_name():
         found: dict[str, object] = {}
         exec(given[name], found)
         assert found[name] is expected[name], name
-    assert given.keys() - expected.keys() == {*OF_SYS, "ListNode", "TreeNode"}
+    assert given.keys() - expected.keys() == {*OF_SYS, *SORTED, "ListNode", "TreeNode"}
