@@ -238,7 +238,7 @@ def forged(*messages: object) -> str:
         """
 
 
-LOADED, NAMED = ["answer", None, []], ["answer", {"dict": [["f"], [{"mine": 0}]]}, []]
+LOADED, NAMED = ["answer", None], ["answer", {"dict": [["f"], [{"mine": 0}]]}]
 
 
 @pytest.mark.parametrize(
@@ -255,8 +255,10 @@ LOADED, NAMED = ["answer", None, []], ["answer", {"dict": [["f"], [{"mine": 0}]]
         [LOADED, NAMED, ["raised", {"error": [{"type": "unittest.case.SkipTest"}, [], "", {}, None, None]}]],
         [LOADED, NAMED, ["raised", {"error": [{"class": [1, "Odd", [{"type": "int"}]]}, [], "", {}, None, None]}]],
         [LOADED, NAMED, ["raised", {"error": [{"type": "ValueError"}, [], "", {}, None, 5]}]],
-        [LOADED, NAMED, ["answer", 3, [[7, 1]]]],
-        [LOADED, NAMED, ["answer", 3, "changes"]],
+        [LOADED, NAMED, ["answer", 3, {"shared": [7, True, 1]}]],
+        [LOADED, NAMED, ["answer", 3, {"shared": ["7", True, []]}]],
+        [LOADED, NAMED, ["answer", 3, {"shared": [7, []]}]],
+        [LOADED, NAMED, ["answer", 3, {"shared": [7, True, {"tuple": []}]}]],
         [LOADED, NAMED, ["ask", "call", "not a list", {}]],
         [LOADED, NAMED, ["ask", "call", [{"yours": 0}], {}]],
     ],

@@ -2,20 +2,20 @@
 
 One process asks and the other answers. While the other works on its answer it may ask back, so calls nest as in one
 program. Plain data is copied (see wire). Any other object stays with its owner, and the other process has a Remote of
-it. If a call changes an argument in place, the caller's object is changed too.
+it. Each message ends with the containers that have changed since the last one (see containers).
 
-    ["ask", operation, [argument, ...], {name: argument}]
-    ["answer", value, [[place, argument as it is now], ...]]      or      ["raised", exception (see raising)]
+    ["ask", operation, [argument, ...], {name: argument}, container, ...]
+    ["answer", value, container, ...]      or      ["raised", exception (see raising), container, ...]
 """
 
 from __future__ import annotations
 
 import socket
 from _thread import RLock  # an import of threading would make every program's start slower
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import changes
+import containers
 import raising
 import wire
 from remote_objects import STAND_INS, Lent, Remote, sort
@@ -52,28 +52,34 @@ class Connection:
         self._lent: dict[int, Any] = {}
         self._numbers: dict[int, int] = {}  # keys are ids, which stay valid because _lent keeps the objects
         self._remotes: dict[int, Any] = {}
+        self._containers = containers.Containers()
         self._lock = RLock()
         self._idle = False
 
     def ask(self, operation: str, /, *args: Any, **kwargs: Any) -> Any:
         """Ask for an operation; returns the answer or raises the other process's exception, or Gone if it has ended."""
-        self._settle_once()
-        question = ["ask", operation, [self._encode(one) for one in args]]
-        packed = wire.pack([*question, {name: self._encode(one) for name, one in kwargs.items()}])
         if self._idle:
             raise RuntimeError("the other side waits for nothing")
         with self._lock:
+            self._settle_once()
+            packed, _given = self._packed(
+                lambda: [
+                    "ask",
+                    operation,
+                    [self._encode(one) for one in args],
+                    {name: self._encode(one) for name, one in kwargs.items()},
+                ]
+            )
             self.questions += 1
             self._send(packed)
             while True:
                 match self._receive():
-                    case ["ask", str(asked), list(positional), dict(named)]:
-                        self._answer(asked, positional, named)
-                    case ["answer", value, list(different)]:
-                        self._change(args, kwargs, different)
-                        return self._decode(value)
-                    case ["raised", error]:
-                        error = self._decode(error)
+                    case ["ask", str(asked), list(positional), dict(named), *changed]:
+                        self._answer(changed, asked, positional, named)
+                    case ["answer", value, *changed]:
+                        return self._received(changed, [value])[0][0]
+                    case ["raised", error, *changed]:
+                        ((error,), _) = self._received(changed, [error])
                         if not isinstance(error, BaseException):
                             self._lose("not an exception")
                         raise raising.raised(error, operation)
@@ -90,8 +96,8 @@ class Connection:
                 return
             self._idle = False
             match message:
-                case ["ask", str(asked), list(positional), dict(named)]:
-                    self._answer(asked, positional, named)
+                case ["ask", str(asked), list(positional), dict(named), *changed]:
+                    self._answer(changed, asked, positional, named)
                 case _:
                     return
 
@@ -100,27 +106,27 @@ class Connection:
         self._remotes[remote._number] = made = kind(self, remote._number)
         return made
 
+    def shown(self, error: BaseException) -> BaseException:
+        """Return what the other process may know of an exception."""
+        return AssertionError() if self._hides(error) else error
+
     def lent(self, value: Any) -> bool:
         """Return whether the other process has a Remote of this very object."""
         return id(value) in self._numbers
 
-    def _answer(self, operation: str, positional: list[Any], named: dict[str, Any]) -> None:
-        args = [self._decode(one) for one in positional]
-        kwargs = {name: self._decode(one) for name, one in named.items()}
-        places = {**dict(enumerate(args)), **kwargs}
+    def _answer(self, changed: list[Any], operation: str, positional: list[Any], named: dict[str, Any]) -> None:
+        values, given = self._received(changed, [*positional, *named.values()])
+        args, kwargs = values[: len(positional)], dict(zip(named, values[len(positional) :], strict=True))
         try:
-            before = {place: self._encode(one) for place, one in places.items() if changes.may_change(one)}
             try:
                 value = self._operate(operation, args, kwargs)
             finally:
                 self._settle_once()
-            now = {place: self._encode(places[place]) for place in before}
-            different = [[place, data] for place, data in now.items() if data != before[place]]
-            packed = wire.pack(["answer", self._encode(value), different])
+            packed, _ = self._packed(lambda: ["answer", self._encode(value)], given)
         except Gone:
             raise
         except BaseException as error:
-            packed = self._packed_error(AssertionError() if self._hides(error) else error)
+            packed = self._packed_error(self.shown(error), given)
         self._send(packed)
 
     def _settle_once(self) -> None:
@@ -133,21 +139,44 @@ class Connection:
         finally:
             self._settling = False
 
-    def _packed_error(self, error: BaseException) -> bytes:
+    def _packed_error(self, error: BaseException, given: list[containers.Shared]) -> bytes:
         try:
-            return wire.pack(["raised", self._encode(error)])
+            return self._packed(lambda: ["raised", self._encode(error)], given)[0]
         except Exception:  # it holds more than can be sent, or its class has methods of its own
             name, text = raising.described(error)
             return wire.pack(["raised", {"error": [{"type": name}, [text], text, {}, None, None]}])
 
-    def _change(self, args: tuple[Any, ...], kwargs: dict[str, Any], different: list[Any]) -> None:
-        places = {**dict(enumerate(args)), **kwargs}
-        for change in different:
-            match change:
-                case [int() | str() as place, data] if place in places:
-                    changes.changed(places[place], self._decode(data))
-                case _:
-                    self._lose("not a change")
+    def _packed(
+        self, message: Callable[[], list[Any]], given: Iterable[containers.Shared] = ()
+    ) -> tuple[bytes, list[containers.Shared]]:
+        """Return a message with what has changed before its values are sent, and the containers in it.
+
+        given: those in the question that the message answers, which may be too large to be remembered.
+        """
+        try:
+            changed = [data for value in self._containers.changed(given) for data in self._change(value)]
+            packed = wire.pack([*message(), *changed])
+        except BaseException:
+            self._containers.lost()
+            raise
+        finally:
+            exchanged = self._containers.exchanged()
+        return packed, exchanged
+
+    def _change(self, value: Any) -> list[Any]:
+        """Return the data of a changed container, none if it now holds what cannot be sent."""
+        try:
+            return [self._encode(value)]
+        except wire.WireError:
+            self._containers.lost()
+            self._containers.forget(value)
+            return []
+
+    def _received(self, changed: list[Any], parts: list[Any]) -> tuple[list[Any], list[containers.Shared]]:
+        """Return the values in a message, as they are after its changes, and the containers in the message."""
+        for data in changed:
+            self._decode(data)
+        return [self._decode(part) for part in parts], self._containers.exchanged()
 
     def _encode(self, value: Any) -> Any:
         return self._reference(value.value) if type(value) is Lent else wire.encode(value, self._reference)
@@ -158,7 +187,9 @@ class Connection:
         except wire.WireError as error:
             self._lose(str(error))
 
-    def _reference(self, value: Any) -> dict[str, Any]:
+    def _reference(self, value: Any, content: Any = None) -> dict[str, Any]:
+        if content is not None:
+            return self._containers.sent(value, content)
         remote = value if isinstance(value, Remote) else raising.original(value)
         if remote is not None:
             return {"yours": remote._number}
@@ -176,6 +207,8 @@ class Connection:
         return {sort(value): number}
 
     def _referred(self, tag: str, body: Any) -> Any:
+        if tag == "shared":
+            return self._containers.arrived(*body)
         if tag == "yours":
             return self._lent[body]
         if tag == "error":

@@ -118,9 +118,13 @@ class Remote:
     def __enter__(self) -> Any:
         return self._connection.ask("enter", self)
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        """Leave the block without suppressing an exception, so that an assertion that fails inside it has failed."""
-        self._connection.ask("leave", self, error)
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        return self._leave("leave", error)
+
+    def _leave(self, operation: str, error: BaseException | None) -> bool:
+        """Leave a block; an exception that is hidden from the other process, such as of an assertion, goes on."""
+        shown = None if error is None else self._connection.shown(error)
+        return self._connection.ask(operation, self, shown) is True and shown is error
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self._connection.ask("aiter", self)
@@ -131,8 +135,8 @@ class Remote:
     async def __aenter__(self) -> Any:
         return self._connection.ask("aenter", self)
 
-    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        self._connection.ask("aleave", self, error)
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        return self._leave("aleave", error)
 
     @property
     def __signature__(self) -> Any:
@@ -274,12 +278,13 @@ def _enter(manager: Any) -> Any:
     return type(manager).__enter__(manager)
 
 
-def _leave(manager: Any, error: BaseException | None) -> None:
-    type(manager).__exit__(manager, type(error) if error else None, error, None)
+def _leave(manager: Any, error: BaseException | None) -> bool:
+    return bool(type(manager).__exit__(manager, None if error is None else type(error), error, None))
 
 
-def _leave_asynchronously(manager: Any, error: BaseException | None) -> None:
-    coroutines.finish(type(manager).__aexit__(manager, type(error) if error else None, error, None))
+def _leave_asynchronously(manager: Any, error: BaseException | None) -> bool:
+    kind = None if error is None else type(error)
+    return bool(coroutines.finish(type(manager).__aexit__(manager, kind, error, None)))
 
 
 def _signature(function: Callable[..., Any]) -> Any:

@@ -239,6 +239,19 @@ LIBRARY: dict[str, Kind] = {
 }
 """The types whose values are sent, by name; the most special comes first in a type's bases."""
 
+SHARED = frozenset(
+    {
+        "collections.Counter",
+        "collections.OrderedDict",
+        "collections.defaultdict",
+        "collections.deque",
+        "array.array",
+        "types.SimpleNamespace",
+        "numpy.ndarray",
+    }
+)
+"""The containers among them, which can be changed in place."""
+
 
 for _path in LIBRARY:
     if _path.rpartition(".")[0] in sys.modules:

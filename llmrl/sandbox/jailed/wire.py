@@ -3,6 +3,7 @@
 A message is its length (4 bytes, big endian) and that many bytes of JSON. JSON's own values stand for themselves; any
 other value is an object of one pair, a tag and its content: {"tuple": [1, 2]}. An object that cannot be copied is sent
 as a reference: {"mine": number} from its owner, {"yours": number} back to the owner, and the other tags in REFERENCES.
+A container that can be changed in place has what identifies it beside its content (see containers).
 
 Subclasses of builtin types are read by the base type's own methods and arrive as the base type; values of the standard
 library and numpy have a table of their own (see values). Decoding makes exact types and, through its caller,
@@ -27,8 +28,9 @@ PLAIN = frozenset({type(None), bool, str, float})
 NESTED = frozenset({list, dict})
 
 REFERENCES = frozenset({"mine", "yours", "generator", "coroutine", "awaitable", "class", "error"})
+SHARED = frozenset({list, dict, set, bytearray})
 
-Refer = Callable[[Any], dict[str, Any]]
+Refer = Callable[..., Any]
 Resolve = Callable[[str, Any], Any]
 
 
@@ -72,7 +74,11 @@ def _exactly(channel: socket.socket, count: int) -> bytes:
 
 
 def encode(value: Any, refer: Refer, depth: int = MAX_DEPTH) -> Any:
-    """Return `value` as JSON data; `refer` makes the reference to an object that is no data, or raises WireError."""
+    """Return `value` as JSON data.
+
+    refer(value): makes the reference to an object that is no data, or raises WireError. refer(value, content): returns
+    the data of a container that can be changed in place.
+    """
     kind = type(value)
     if kind in PLAIN:
         return value
@@ -80,15 +86,26 @@ def encode(value: Any, refer: Refer, depth: int = MAX_DEPTH) -> Any:
         raise WireError(f"data nested deeper than {MAX_DEPTH}")
     if isinstance(value, type) and values.known(values.name(value)) is value:
         return {"type": values.name(value)}
+    if kind in SHARED:
+        return refer(value, _ENCODERS[kind](value, refer, depth - 1))
     if kind in _ENCODERS:
         return _ENCODERS[kind](value, refer, depth - 1)
     tag = values.tag(kind)
     if tag is not None:
         parts = values.LIBRARY[tag].parts(value)
         if values.LIBRARY[tag].admits(parts):
-            return {tag: _list(parts, refer, depth - 1)}
+            content = {tag: [_part(part, refer, depth - 1) for part in parts]}
+            return refer(value, content) if tag in values.SHARED else content
     base = next((base for base in _ENCODERS if issubclass(kind, base)), None)
-    return refer(value) if base is None else _ENCODERS[base](value, refer, depth - 1)
+    if base is None:
+        return refer(value)
+    content = _ENCODERS[base](value, refer, depth - 1)
+    return refer(value, content) if base in SHARED else content
+
+
+def _part(value: Any, refer: Refer, depth: int) -> Any:
+    """Encode a part of a value; a container that was made to hold parts is no container of the value's."""
+    return _ENCODERS[type(value)](value, refer, depth) if type(value) in SHARED else encode(value, refer, depth)
 
 
 def _int(value: int, refer: Refer, depth: int) -> Any:
@@ -155,6 +172,9 @@ def decode(data: Any, resolve: Resolve, depth: int = 2 * MAX_DEPTH) -> Any:
         ((tag, body),) = data.items()
         if tag in REFERENCES:
             return resolve(tag, body)
+        if tag == "shared":
+            number, changed, content = body
+            return resolve(tag, [number, changed, decode(content, resolve, depth - 1)])
         if tag in values.LIBRARY:
             return _decode_value(tag, body, resolve, depth - 1)
         return _DECODERS[tag](body, resolve, depth - 1)
