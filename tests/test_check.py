@@ -110,6 +110,7 @@ def test_a_sound_recipe_is_told_in_numbers(folder):
         "answer       '0'",
         "a completion ends at <eos>",
         "math_verifier, weight 1: accepts their own answers, refuses garbage (20 rows)",
+        "spelt otherwise (as '\\\\boxed{$0$}') 20",
         "advantage: grpo(normalize_std=True, std_floor=1e-06, batch_std=False, whiten=False)  log_ratio: token",
         "log_ratio: token  policy_loss: ppo_clip(",
         "0.001 x kl_k3",
@@ -195,6 +196,22 @@ def test_rewards_that_fail_are_told_by_kind():
         "(1 of 1 rows, the first is train:0)",
     ]
     assert "own_rewards:shape, weight 0.5: no verifier; ran without failure (1 rows)" in report
+
+
+def test_tests_that_cannot_be_used_are_a_fault_in_all_rows_and_else_a_warning():
+    program = "print(1)"
+    sound, broken = ({"question": "1", "answer": program, "tests": {"inputs": [""], "outputs": o}} for o in (["1"], []))
+    changes = {"rewards": {"math_verifier": None, "code_verifier": {}}}
+    build = {"model": {"build": BUILD | {"characters": BUILD["characters"] + "print()"}}}
+    why = "the tests in 'tests' cannot be used: inputs and outputs must be lists of one length: [''], []"
+    write_rows("sums.jsonl", [broken, sound, sound, broken])
+    faults, report = check(changes | build)
+    assert faults == []
+    assert f"{why} (2 of 4 rows, the first are train:0, train:3)" in report
+    assert "golds accepted: in a code block 2" in report and "spelt otherwise" not in report
+    write_rows("sums.jsonl", [broken, broken])
+    [fault] = check(changes | build)[0]
+    assert fault.endswith(f"{why} (2 of 2 rows, the first are train:0, train:1)")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def grades_cheaply(reward: Reward) -> bool:
 async def score_within(reward: Reward, groups: Sequence[Group], workers: Workers, seconds: float) -> int:
     """Score the groups in order, as many as can be expected to take `seconds`; returns how many were scored.
 
-    The first group is always scored, and none after a round in which every call failed. No call is repeated.
+    The first group is always scored, and none after a round that `all_failed`. No call is repeated.
     """
     rewards = Rewards([replace(reward, retries=0)], workers=Batched(workers))
     return len(await _within(seconds, groups, rewards.score, all_failed))
@@ -68,9 +68,12 @@ async def _within(
 
 
 def all_failed(groups: Sequence[Group]) -> bool:
-    """Whether there are trajectories, and the reward failed on every one."""
-    trajectories = [one for group in groups for one in group.trajectories]
-    return bool(trajectories) and all(one.failure for one in trajectories)
+    """Whether there are trajectories, and the reward crashed or ran out of time on every one.
+
+    A failure of another kind comes quickly, and the next row may be one that the reward can use.
+    """
+    failures = [one.failure for group in groups for one in group.trajectories]
+    return bool(failures) and all(failure and failure.kind != "invalid" for failure in failures)
 
 
 def _rounds(count: int) -> Iterable[int]:

@@ -89,9 +89,10 @@ class _Writer:
         return {way: [self._answer(prompt, gold, way) for gold in golds] for way in self._ways(prompt) if golds}
 
     def all_answers(self, prompt: Prompt, wrong: Mapping[str, str]) -> Graded:
-        """The row's gold answers, in another spelling too, and the wrong ones, both in the first way."""
+        """The row's gold answers, and in the first way the wrong ones, and for a reader of golds golds respelt."""
         first = next(iter(self._ways(prompt)))
-        golds = writing.golds_of(prompt) if prompt.id not in self.demonstrations else []
+        reads_golds = self.reward.piece.mark("reading") and "answer" in self.reward.columns
+        golds = writing.golds_of(prompt) if reads_golds and prompt.id not in self.demonstrations else []
         respelt = [self._answer(prompt, writing.spelt_otherwise(gold), first) for gold in golds]
         answers = {name: self._answer(prompt, text, first, right=False) for name, text in wrong.items()}
         if writing.UNKNOWN in wrong:  # a sentence without an answer stands in no answer's place
