@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grading_without_sandbox import STACK, results
+from grading_without_sandbox import STACK, invalid, results
 
 
 def test_arguments_are_changed_in_place():
@@ -167,3 +167,35 @@ def test_a_module_that_raises_fails_every_test():
     assert results("1 / 0", "assert f(1) == 1", "assert f(2) == 2") == ["error", "error"]
     assert results("import sys; sys.exit(0)", "assert f(1) == 1") == ["error"]
     assert results("def f(:", "assert f(1) == 1") == ["ended"]
+
+
+RECORDS = """
+    from dataclasses import dataclass, field
+    @dataclass
+    class Point:
+        x: int
+        tags: list = field(default_factory=list)
+    class Plain:
+        pass
+    def same(x): return x
+    """
+
+
+def test_dataclasses_of_the_program_are_taken_apart():
+    assert results(
+        RECORDS,
+        "assert asdict(Point(1, ['a'])) == {'x': 1, 'tags': ['a']} and astuple(Point(2)) == (2, [])",
+        "assert [one.name for one in fields(Point)] == ['x', 'tags'] and is_dataclass(Point(1))",
+        "assert dataclasses.replace(Point(1), x=5).x == 5 and not is_dataclass(Plain())",
+        "assert asdict(Point(1)) == {'x': 2, 'tags': []}",
+        "@dataclasses.dataclass\nclass Own:\n    y: int\nassert asdict(Own(same(3))) == {'y': 3}",
+        setup="import dataclasses\nfrom dataclasses import asdict, astuple, fields, is_dataclass",
+    ) == ["passed", "passed", "passed", "wrong", "passed"]
+
+
+def test_what_cannot_cross_says_so():
+    assert invalid(RECORDS, "class Own(Plain):\n    pass\nassert Own()") == (
+        "a test fails by itself: a class of the tests cannot extend a class of the program"
+    )
+    frame = "class DataFrame:\n    pass\nDataFrame.__module__ = 'pandas'\nsame(DataFrame())"
+    assert "a DataFrame cannot be sent between a program and its tests" in invalid(RECORDS, frame)

@@ -196,7 +196,7 @@ class Connection:
         if isinstance(value, BaseException):
             return {"error": raising.encoded(value, self._encode, self._lend)}
         if not self._lends(value):
-            raise wire.WireError(f"a {type(value).__name__} cannot be sent to another process")
+            raise wire.WireError(f"a {type(value).__name__} cannot be sent between a program and its tests")
         return self._lend(value)
 
     def _lend(self, value: Any) -> dict[str, Any]:

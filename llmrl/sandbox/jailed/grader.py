@@ -154,7 +154,7 @@ class TestRunner:
 
     def _failure(self, error: BaseException, *, asked: bool) -> Result:
         name, text = raising.described(error)
-        message = f"{name}: {text}"
+        message = text if name == "Exception" and text else f"{name}: {text}"
         if isinstance(error, connection.Gone | AbsentError) or raising.was_raised_remotely(error):
             return "error", message
         by_itself = isinstance(error, ImportError | wire.WireError)
@@ -221,6 +221,7 @@ class Snippets:
             raise InvalidError(f"the tests do not compile: {error}") from None
         self.tests = [test for item in items for test in item.tests()]
         self._uses_hypothesis = any("hypothesis" in source for source in sources)
+        self._uses_dataclasses = any("dataclasses" in source for source in sources)
         self._needs_pytest = any(item.needs_pytest for item in items)
         self._checks = any(item.checks for item in items)
         if self._checks and not self._entry_point:
@@ -248,6 +249,8 @@ class Snippets:
 
     def prepare(self) -> None:
         """Fill the namespace, then run the setup in it."""
+        if self._uses_dataclasses:  # before patches, which tell the program what is replaced from then on
+            remote_objects.reach_dataclasses()
         self._runner.patches = patches.Patches(*self._sources)
         sys.modules.update({name: ProgramModule(name, self._runner.program, self._imported) for name in PROGRAMS})
         if self._uses_hypothesis:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import coroutines
 import values
+import wire
 
 if TYPE_CHECKING:
     from connection import Connection
@@ -115,6 +116,9 @@ class Remote:
     def __subclasscheck__(self, kind: Any) -> bool:
         return isinstance(kind, Remote) and self._connection.ask("issubclass", kind, self) is True
 
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        raise wire.WireError("a class of the tests cannot extend a class of the program")
+
     def __enter__(self) -> Any:
         return self._connection.ask("enter", self)
 
@@ -212,6 +216,22 @@ class _AsksForType(type):
 
 class TypeOf(type, metaclass=_AsksForType):
     """The `type` of the tests' code: of an object of the program, the class that the program has."""
+
+
+def reach_dataclasses() -> None:
+    """Have the functions of dataclasses done by the program for its objects."""
+    module = importlib.import_module("dataclasses")
+    for name in ("asdict", "astuple", "fields", "is_dataclass", "replace"):
+        setattr(module, name, _reaching(name, getattr(module, name)))
+
+
+def _reaching(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+    def function(value: Any, /, **given: Any) -> Any:
+        if isinstance(value, Remote):
+            return value._connection.ask("dataclass", name, value, **given)
+        return plain(value, **given)
+
+    return function
 
 
 def _binary(name: str) -> Callable[[Remote, Any], Any]:
