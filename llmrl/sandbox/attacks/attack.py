@@ -15,6 +15,8 @@ from llmrl.sandbox.limits import Execution, Limits
 
 QUICK = Limits(cpu_seconds=1.0, wall_seconds=40.0, memory_mb=192, processes=8, open_files=32, output_kb=256, disk_mb=8)
 LOOP_SECONDS = 0.3
+LOOK_SECONDS = 0.2
+"""More than the time between two looks at a program where limits are kept by looking."""
 """The CPU limit of attacks that only compute: a lower limit makes the suite shorter and no such attack weaker."""
 
 HOSTILE = Path(__file__).parent / "hostile.py"

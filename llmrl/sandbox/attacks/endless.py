@@ -17,7 +17,7 @@ import threading
 import time
 from dataclasses import replace
 
-from llmrl.sandbox.attacks.attack import LOOP_SECONDS, QUICK, Attack, add, attack, ended_by
+from llmrl.sandbox.attacks.attack import LOOK_SECONDS, LOOP_SECONDS, QUICK, Attack, add, attack, ended_by
 from llmrl.sandbox.attacks.hostile import breached, show, targets, trying
 from llmrl.sandbox.limits import Limits
 
@@ -32,9 +32,10 @@ def fork_bomb():
 
 @attack()
 def many_processes():
-    """Have more processes at once than are allowed."""
+    """Have more processes at once than are allowed, for longer than it takes to look at them."""
     for count in range(1000):
         if count > targets.limits["processes"] + 4:
+            time.sleep(LOOK_SECONDS)
             breached(f"{count} processes")
         if os.fork() == 0:
             time.sleep(60)
@@ -42,11 +43,12 @@ def many_processes():
 
 @attack()
 def many_threads():
-    """Have a thousand threads at once."""
+    """Have a thousand threads at once, for longer than it takes to look at them."""
     threading.stack_size(1 << 16)
     for count in range(1, 1001):
         threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
         if count == 1000:
+            time.sleep(LOOK_SECONDS)
             breached("1000 threads")
 
 

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 
-from llmrl.sandbox.attacks.attack import attack, ended_by
+from llmrl.sandbox.attacks.attack import LOOK_SECONDS, attack, ended_by
 from llmrl.sandbox.attacks.hostile import attempt, breached, call, hide_memory, libc, targets, trying
 
 
@@ -125,7 +125,7 @@ def full_disk():
             written += file.write(block)
         if written > 2 * targets.limits["disk_mb"] << 20:
             passed = passed or time.monotonic()
-            if time.monotonic() > passed + 0.2:
+            if time.monotonic() > passed + LOOK_SECONDS:
                 return breached(f"{written >> 20} MB")
 
 
