@@ -81,7 +81,7 @@ def runs_programs(function: Function) -> Function:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a verifier reads of a completion and of a row's `answer`.
+    """The way in which a verifier reads a completion and a row's `answer`.
 
     read(completion, prompt, **settings) returns None for a completion without an answer; same(one, other, **settings)
     compares two results of `read`. Both take all settings of the verifier, and `read` may take the data row as `row`.
@@ -96,7 +96,7 @@ class Reading:
     understands: Callable[[Any], bool] | None = None
 
     def of(self, completion: str, prompt: str, row: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-        """What `read` finds; `row` is given to a `read` that takes it."""
+        """The result of `read`, which is given `row` if it takes it."""
         more = {"row": row} if "row" in inspect.signature(self.read).parameters else {}
         return self.read(completion, prompt, **more, **settings)
 

@@ -51,7 +51,7 @@ def seeds_overlap(one: Rows, other: Rows) -> bool:
 
 
 def way_out(key: str, other: Rows) -> str:
-    """What to set so that a task's rows are not those of `other`, of which seed s + i begins at row i of seed s."""
+    """The advice that keeps a task's rows apart from those of `other`, whose seed s + i begins at row i of seed s."""
     return f"near seeds give the same rows, shifted: set {key} to {other.seed + other.size} or more"
 
 

@@ -1,4 +1,4 @@
-"""What a reward's grades of gold and of wrong answers say about it."""
+"""The faults and warnings that follow from a reward's grades of gold and of wrong answers."""
 
 from __future__ import annotations
 

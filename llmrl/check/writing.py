@@ -80,7 +80,7 @@ def thought(prompt_text: str, closing: str, opening: str) -> str:
 
 
 def opened_thought(prompt_text: str, settings: Mapping[str, Any]) -> str:
-    """What must come before an answer where the prompt has opened the thoughts: a finished thought; else nothing."""
+    """A finished thought, which comes before an answer where the prompt has opened the thoughts; else nothing."""
     tags = tags_of(settings.get("thoughts_end")).items()
     opened = [pair for pair in tags if pair[1] and prompt_text.rstrip().endswith(pair[1])]
     return thought(prompt_text, *opened[0]) if opened else ""

@@ -18,9 +18,7 @@ _ANSWER_LINE = re.compile(
     re.IGNORECASE,
 )
 _ANSWER_HEADING = re.compile(r"\s*(?:#+\s*|\*\*)(?:the\s+)?(?:final\s+|correct\s+)?answer[\s*_`:]*", re.IGNORECASE)
-_SAID = re.compile(
-    r"\b(?:answer|choice|option)\s+(?:is|must be|should be|would be)\b:?\s*(?P<said>[^\n]+)", re.IGNORECASE
-)
+_SAID = re.compile(r"\b(?:answer|choice|option)\s+(?:is|must be|should be|would be)\b:?\s*", re.IGNORECASE)
 _SAID_LETTER = re.compile(r"[\s*_`$]*(?P<option>\(?[A-J]\)?|\([A-J]\)\s[^\n]*?)[\s*_`$.!]*")
 _BRIEF = re.compile(r"[\s*_`$#]*(?P<answer>[^\s*_`$#.!]{1,20})[\s*_`$.]*")
 
@@ -134,16 +132,23 @@ def last_formula(text: str) -> str | None:
 
 
 def last_said(text: str) -> str | None:
-    """Return what follows the last "the answer is" on its line, or a text that is one word alone."""
-    found = list(_SAID.finditer(text[-_FIRST_LOOK_CHARACTERS:]))
+    """Return what follows the last "the answer is" on its line."""
+    ends = [match.end() for match in _SAID.finditer(text)]
+    return text[ends[-1] :].split("\n", 1)[0].strip(" *_`.!") or None if ends else None
+
+
+def only_word(text: str) -> str | None:
+    """Return the text, without markdown, if it is one word."""
     brief = _BRIEF.fullmatch(text)
-    return found[-1]["said"].strip(" *_`.!") if found else brief and brief["answer"]
+    return brief and brief["answer"]
 
 
 def last_letter(text: str) -> str | None:
-    """Return the letter of "the answer is (B)." at the end of a text."""
-    found = list(_SAID.finditer(text[-200:]))
-    letter = _SAID_LETTER.fullmatch(found[-1]["said"]) if found and not text[-200:][found[-1].end() :].strip() else None
+    """Return the letter, or "(B) and its text", of "the answer is (B)." at the end of a text."""
+    said = last_said(text)
+    if said is None or said not in text.rstrip().rpartition("\n")[2]:
+        return None
+    letter = _SAID_LETTER.fullmatch(said)
     return letter and letter["option"].strip()
 
 

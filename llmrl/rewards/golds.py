@@ -1,4 +1,4 @@
-"""What a gold answer may be: text, a finite number, or a list of those, of which any is right.
+"""Gold answers: text, a finite number, or a list of those, of which any is right.
 
 gold_texts("5 cm")      ["5 cm"]            gold_texts(None)            ValueError
 gold_texts(5.0)         ["5"]               gold_texts(float("nan"))    ValueError

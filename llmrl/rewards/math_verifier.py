@@ -31,6 +31,7 @@ from llmrl.rewards.extraction import (
     last_said,
     last_stated,
     last_tag,
+    only_word,
 )
 from llmrl.rewards.golds import gold_texts
 from llmrl.rewards.thoughts import after_thoughts
@@ -77,7 +78,7 @@ def final_answer(
 def _boxed_or_last(part: str) -> str | None:
     """Return the last box or the answer line behind it, of words their number; else the last formula or number."""
     if not has_stated(part):
-        said = last_said(part)
+        said = last_said(part) or only_word(part)
         if said and said.isascii() and len(said) <= MAX_SAID_CHARACTERS and read(normal_form(said)):
             return said
         return last_letter(part) or last_formula(part) or last_number(part) or said

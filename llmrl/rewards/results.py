@@ -1,4 +1,4 @@
-"""What a reward function may return, made into a Score, a Failure, or nothing."""
+"""The results of reward functions, made into a Score, a Failure, or nothing."""
 
 from __future__ import annotations
 

@@ -8,12 +8,11 @@ from collections import Counter
 from typing import Any
 
 from llmrl.marks import reads_answers
-from llmrl.rewards.extraction import last_stated, last_tag
+from llmrl.rewards.extraction import last_said, last_stated, last_tag
 from llmrl.rewards.golds import gold_texts
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.types import Score
 
-_ANSWER_IS = re.compile(r"\banswer\s+(?:is|must be|should be|would be)\b[:\s]*", re.IGNORECASE)
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -24,15 +23,9 @@ def stated_answer(text: str, prompt: str = "") -> str | None:
 
     `<answer>Paris</answer>`, `\boxed{\text{Paris}}` or a line `Answer: Paris`, the words `the answer is Paris`.
     """
-    found = (last_tag(text, "answer", prompt), last_stated(text), _said(text))
+    found = (last_tag(text, "answer", prompt), last_stated(text), last_said(text))
     answer = next((one for one in found if one is not None), None)
     return None if answer is None else _LATEX_TEXT.sub(r"\1", answer).strip()
-
-
-def _said(text: str) -> str | None:
-    """What follows the last "the answer is" on its line, or on the next line that is not blank."""
-    ends = [match.end() for match in _ANSWER_IS.finditer(text)]
-    return text[ends[-1] :].split("\n", 1)[0].strip().rstrip(".") or None if ends else None
 
 
 def normalized(text: str) -> str:

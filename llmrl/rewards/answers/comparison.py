@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 from llmrl.rewards.answers.expressions import Expression, read
-from llmrl.rewards.answers.numbers import quantity
+from llmrl.rewards.answers.numbers import AGREEMENT, quantity
 from llmrl.rewards.answers.values import (
     DIGITS,
     MORE_DIGITS,
@@ -35,7 +35,6 @@ SIZES = (2, 9, 300)
 
 INTEGERS = (*range(1, 14), 29, 30, 97, 100)
 """The values at points for floors and ceilings, which for other numbers follow other rules."""
-_AGREEMENT = 1_000_000
 
 
 @functools.lru_cache(maxsize=4096)
@@ -146,7 +145,7 @@ def _near(gold: Number, found: Number) -> bool:
     if type(gold) is Fraction and type(found) is Fraction:
         return False
     one, other = real(gold), real(found)
-    return bool(abs(one - other) * _AGREEMENT <= max(abs(one), abs(other)))
+    return bool(abs(one - other) * AGREEMENT <= max(abs(one), abs(other)))
 
 
 def proportional(gold: tuple[str, str], found: tuple[str, str]) -> Fraction | Number | None:

@@ -2,15 +2,17 @@ r"""Whether two answers in normal form are equal: the first rule that applies de
 
 identical text                      \dfrac12 = \frac{1}{2}
 choices                             C = C) 14
+ratios                              2:5 = 4:10
 written numbers                     1,200.50 = 1200.5;  36 km/h = 10 m/s;  50% by the `percent` setting
 residues                            3 \mod 7 = 10 \pmod 7
 sets of real numbers                3 < x is (3, \infty)
 names                               x = 5 and 5: the value, if the names do not differ
 several answers                     sets, tuples, matrices, lists: element by element, as many as the gold has
-equations and relations             both sides count: 2x = y is y - 2x = 0
+relations and equations             both sides count: 2x = y is y - 2x = 0
 an expression and its value         A = \pi r^2 = 25\pi is 25\pi
+expressions with units              36\pi cm = 36\pi;  90^\circ = \frac{\pi}{2}
 words                               the same words
-expressions                         by their values; 90^\circ = \frac{\pi}{2}
+expressions                         by their values
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from llmrl.rewards.answers.expressions import read
 from llmrl.rewards.answers.measures import scale_of, without_unit
 from llmrl.rewards.answers.names import assignment
 from llmrl.rewards.answers.numbers import Quantity, close, quantity
-from llmrl.rewards.answers.relations import equal_sets, real_set
+from llmrl.rewards.answers.relations import OPERATOR, TURNED, equal_sets, real_set
 from llmrl.rewards.answers.units import DEGREE
 from llmrl.rewards.answers.values import mp
 from llmrl.rewards.answers.words import is_text, typeset
@@ -47,7 +49,6 @@ _RESIDUE = re.compile(
 )
 _APPROXIMATELY = re.compile(r"\\approx(?![a-zA-Z])")
 _EQUALS = re.compile(r"=|\\approx(?![a-zA-Z])|\\equiv(?![a-zA-Z])")
-_RELATION = re.compile(r"<|>|\\[lg]e(?![a-zA-Z])|\\ne(?![a-zA-Z])")
 _LEADS_TO = re.compile(r".*(?:\\Rightarrow|=>)", re.DOTALL)
 _VARIES = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]")
 _DERIVATIVE = re.compile(
@@ -56,6 +57,10 @@ _DERIVATIVE = re.compile(
 _SYMBOL = re.compile(r"\\?[a-zA-Z]\w?(?:_\{?\w+\}?)?")
 _INSIDE = re.compile(r"\([^()]*(?:\([^()]*\)[^()]*)*\)|\[[^\[\]]*\]|_\{?\w+\}?")
 MAX_NAME_CHARACTERS = 40
+_LEADS = re.compile(r"^\s*\\?[a-zA-Z]\w*(?:_\{?\w+\}?)?\s*\\equiv(?![a-zA-Z])\s*")
+MAX_ELEMENTS = 50
+_MINUTES = re.compile(r":\s*0\d")
+_RATIO = re.compile(r"\d{1,9}(?:\s*:\s*\d{1,9})+")
 _BINDS = re.compile(r"\\(?:int|iint|lim|det|sum|prod|begin)(?![a-zA-Z])")
 
 
@@ -146,9 +151,6 @@ def _residues(equal: Equality, gold: str, found: str) -> bool | None:
     return equal(left.strip(), right.strip())
 
 
-_LEADS = re.compile(r"^\s*\\?[a-zA-Z]\w*(?:_\{?\w+\}?)?\s*\\equiv(?![a-zA-Z])\s*")
-
-
 def _sets_of_numbers(equal: Equality, gold: str, found: str) -> bool | None:
     one = real_set(gold)
     other = real_set(found) if one else None
@@ -234,12 +236,9 @@ def _distinct(equal: Equality, many: Collection) -> list[str]:
     return kept
 
 
-MAX_ELEMENTS = 50
-
-
 def _relations(equal: Equality, gold: str, found: str) -> bool | None:
     """Relations between expressions: y > 2x is 2x < y."""
-    one, other = _sides(gold, _RELATION), _sides(found, _RELATION)
+    one, other = _sides(gold, OPERATOR), _sides(found, OPERATOR)
     if one is None and other is None:
         return None
     if one is None or other is None or len(one) != len(other):
@@ -247,17 +246,14 @@ def _relations(equal: Equality, gold: str, found: str) -> bool | None:
     if len(one) > 3:
         return all(equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
     (left, operator, right), (found_left, found_operator, found_right) = one, other
-    turned = (found_right, _TURNED[found_operator], found_left)
+    turned = (found_right, TURNED[found_operator], found_left)
     for first, same, second in (other, turned):
         if same == operator and equal(left, first) and equal(right, second):
             return True
     ratio = proportional((left, right), (found_left, found_right))
     if ratio is None:
         return False
-    return operator == (found_operator if ratio > 0 else _TURNED[found_operator])
-
-
-_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
+    return operator == (found_operator if ratio > 0 else TURNED[found_operator])
 
 
 def _sides(text: str, operator: re.Pattern[str]) -> list[str] | None:
@@ -372,9 +368,6 @@ def _ratios(equal: Equality, gold: str, found: str) -> bool | None:
     same = len(left) == len(right) and any(left) and any(right)
     return same and all(a * sum(right) == b * sum(left) for a, b in zip(left, right, strict=True))
 
-
-_MINUTES = re.compile(r":\s*0\d")
-_RATIO = re.compile(r"\d{1,9}(?:\s*:\s*\d{1,9})+")
 
 RULES: tuple[Rule, ...] = (
     _choices,

@@ -11,24 +11,10 @@ from typing import Any
 
 from llmrl.rewards.answers.values import Number, divide, exponential, mp, ordered, power, real, whole
 
-RELATIONS = frozenset(
-    [
-        "\\le",
-        "\\ge",
-        "\\ne",
-        "\\in",
-        "\\approx",
-        "\\equiv",
-        "\\cup",
-        "\\cap",
-        "\\setminus",
-        "\\mid",
-        "\\mod",
-        "\\pmod",
-        "\\bmod",
-        "\\to",
-    ]
-)
+RELATIONS = frozenset({
+    r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\equiv", r"\cup", r"\cap", r"\setminus", r"\mid", r"\mod", r"\pmod",
+    r"\bmod", r"\to",
+})  # fmt: skip
 LARGE = frozenset(("\\sum", "\\prod"))
 DERIVATIVE = re.compile(
     r"\{ (?:d|\\partial)(?: \^ (?:\{ )?(?P<order>\d)(?: \})?)? ?(?P<function>\w+(?: _ \w)?)? \} "

@@ -10,6 +10,7 @@ import functools
 import re
 import unicodedata
 
+from llmrl.rewards.answers.tokens import FUNCTIONS
 from llmrl.rewards.answers.units import read_unit
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "0123456789-n")
@@ -56,11 +57,7 @@ _TEXT_GROUP = re.compile(
 _ENDS_VALUE = re.compile(r"[\w)\]}!%]")
 _REAL_LINE = re.compile(r"\\(?:mathbf|mathds|Bbb|mathrm)\s*\{\s*R\s*\}(?!\s*[\^_\w])")
 _ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|equation\*?|split|displaymath|math)\}")
-_FUNCTION_WORDS = (
-    "arcsinh arccosh arctanh arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sin cos tan cot sec csc "
-    "ln log lg exp gcd lcm min max det floor ceil"
-)
-_FUNCTION_WORD = re.compile(rf"(?:{'|'.join(_FUNCTION_WORDS.split())})")
+_NAMED_FUNCTIONS = FUNCTIONS | {"det"}
 
 _SPELT_OTHERWISE = {
     r"\frac": "dfrac tfrac cfrac", r"\binom": "dbinom tbinom", r"\le ": "leq leqslant leqq",
@@ -182,7 +179,7 @@ def _upright(match: re.Match[str]) -> str:
     unit = read_unit(stripped) if follows and stripped and match["goes_on"] is None else None
     if unit and (unit.measures is not None or len(stripped) > 2):
         return f"{before}\\unit{{{stripped}{power.replace(' ', '')}}}".replace("{^{", "^{")
-    if _FUNCTION_WORD.fullmatch(stripped):
+    if stripped in _NAMED_FUNCTIONS:
         return f"{before}{space}\\{stripped} {power}"
     if len(stripped) == 1 and power:
         return f"{before}{space}{stripped}{power}"

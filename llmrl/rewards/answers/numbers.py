@@ -11,7 +11,8 @@ from llmrl.rewards.answers.units import Unit, read_unit
 
 MAX_DIGITS = 4000
 MAX_EXPONENT = 4000
-_AGREEMENT = 1_000_000  # a decimal stands for 1/3 when it agrees to one part in a million
+AGREEMENT = 1_000_000
+"""A decimal stands for a number that is no decimal if both agree to one part in so many."""
 
 
 @dataclass(frozen=True)
@@ -154,4 +155,4 @@ def close(gold: Quantity, found: Quantity, scale: Fraction) -> bool:
     one, other = gold.value, found.value * scale
     if one == other or gold.decimal == found.decimal or terminates(other if gold.decimal else one):
         return one == other
-    return abs(one - other) * _AGREEMENT <= max(abs(one), abs(other))
+    return abs(one - other) * AGREEMENT <= max(abs(one), abs(other))

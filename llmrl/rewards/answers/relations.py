@@ -16,8 +16,8 @@ from llmrl.rewards.answers.comparison import equal_expressions
 from llmrl.rewards.answers.expressions import read
 from llmrl.rewards.answers.values import Number, ordered, real
 
-_OPERATOR = re.compile(r"<|>|\\[lg]e(?![a-zA-Z])|\\ne(?![a-zA-Z])")
-_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
+OPERATOR = re.compile(r"<|>|\\[lg]e(?![a-zA-Z])|\\ne(?![a-zA-Z])")
+TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
 _OR = re.compile(r"\bor\b|\\cup(?![a-z])")
 _AND = re.compile(r"\band\b")
 _COMMA = re.compile(r"[,;]")
@@ -87,7 +87,7 @@ def _alternatives(text: str) -> RealSet | None:
     parts = split(text, _AND)
     if len(parts) > 1:
         return _intersection([real_set(part) for part in parts])
-    if _OPERATOR.search(text):
+    if OPERATOR.search(text):
         commas = split(text, _COMMA)
         if len(commas) > 1:
             found = [real_set(part) for part in commas]
@@ -139,7 +139,7 @@ def _all_but(points: tuple[str, ...] | list[str]) -> RealSet | None:
 
 
 def _from_relation(text: str) -> RealSet | None:
-    parts = split_with(text, _OPERATOR)
+    parts = split_with(text, OPERATOR)
     sides, operators = [side for side, _ in parts], [operator for _, operator in parts[:-1]]
     if not all(sides):
         return None
@@ -171,7 +171,7 @@ def _is_subject(sides: list[str]) -> bool:
 
 def _ray(left: str, right: str, operator: str) -> RealSet | None:
     if not _SUBJECT.fullmatch(left) or (_SUBJECT.fullmatch(right) and _names_before(right, left)):
-        left, right, operator = right, left, _TURNED[operator]
+        left, right, operator = right, left, TURNED[operator]
     if not _SUBJECT.fullmatch(left):
         return None
     size = _ABSOLUTE.fullmatch(left)

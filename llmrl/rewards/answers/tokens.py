@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["number", "name", "command", "function", "sign"]
 
-FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arccot",
-        "arcsec",
-        "arccsc",
-        "sinh",
-        "cosh",
-        "tanh",
-        "coth",
-        "arcsinh",
-        "arccosh",
-        "arctanh",
-        "ln",
-        "log",
-        "lg",
-        "exp",
-        "gcd",
-        "lcm",
-        "min",
-        "max",
-        "abs",
-        "floor",
-        "ceil",
-        "sqrt",
-        "cbrt",
-    ]
-)
+FUNCTIONS = frozenset({
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc",
+    "sinh", "cosh", "tanh", "coth", "arcsinh", "arccosh", "arctanh", "ln", "log", "lg", "exp",
+    "gcd", "lcm", "min", "max", "abs", "floor", "ceil", "sqrt", "cbrt",
+})  # fmt: skip
 _SPELT = {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh", "asinh": "arcsinh",
     "acosh": "arccosh", "atanh": "arctanh", "ceiling": "ceil", "cosec": "csc", "cotg": "cot", "tg": "tan",
@@ -55,62 +23,50 @@ _GREEK_NAMES = frozenset(_GREEK.split()) | frozenset(word.capitalize() for word 
 _CONSTANTS = {"pi": "\\pi", "infinity": "\\infty", "inf": "\\infty", "oo": "\\infty"}
 _PLAIN_WORDS = sorted((*FUNCTIONS, *_SPELT, *_GREEK_NAMES, *_CONSTANTS), key=len, reverse=True)
 _MEANING = {
-    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "\\lfloor": "\\lfloor", "\\colon": ":", "\\{": "(",
+    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "\\colon": ":", "\\{": "(",
     "\\}": ")", "\\lbrack": "(", "\\rbrack": ")", "[": "(", "]": ")", "\\lparen": "(", "\\rparen": ")",
 }  # fmt: skip
 
 _TOKEN = re.compile(
-    r"(?P<number>(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)(?:[eE](?P<exponent>[-+]?\d{1,4})(?![\w(]))?"
-    r"|(?P<repeating>\d*\.\d*\\overline\s*\{\d+\})"
+    r"\s*(?:(?P<number>(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)(?:[eE](?P<exponent>[-+]?\d{1,4})(?![\w(]))?"
     r"|\\operatorname\*?\s*\{(?P<operator>\w+)\}"
     r"|\\(?:mathrm|text|mathbf)\s*\{(?P<upright>\w+)\}"
     rf"|(?P<word>{'|'.join(_PLAIN_WORDS)})"
-    r"|(?P<command>\\[a-zA-Z]+|\\.)|(?P<letter>[^\W\d_])|(?P<sign>[^\s\w]|_)"
+    r"|(?P<command>\\[a-zA-Z]+|\\.)|(?P<letter>[^\W\d_])|(?P<sign>[^\s\w]|_))\s*"
 )
-_REPEATING = re.compile(r"(\d*\.\d*)\\overline\s*\{\s*\d+\s*\}")
+_REPEATING = re.compile(r"\s*\d*\.\d*\\overline\s*\{\s*\d+\s*\}\s*")
 
 
 class UnreadableError(ValueError):
     """The text is no expression that can be read."""
 
 
-@dataclass(frozen=True)
-class Token:
-    """A token; spaced: whether blank space stands before it."""
+class Token(NamedTuple):
+    """A token of a text."""
 
     kind: Kind
     text: str
-    spaced: bool = False
 
 
 def tokens(text: str) -> list[Token]:
     """Return the tokens of a text in normal form; raises UnreadableError for a character that begins none."""
     found: list[Token] = []
+    text = text.strip()
     place = 0
-    length = len(text)
-    while place < length:
-        spaced = text[place].isspace()
-        while place < length and text[place].isspace():
-            place += 1
-        if place == length:
-            break
+    while place < len(text):
         repeating = _REPEATING.match(text, place)
-        match = _TOKEN.match(text, place)
-        if repeating is not None:
-            found.append(Token("number", repeating.group(), spaced))
-            place = repeating.end()
-            continue
+        match = repeating or _TOKEN.match(text, place)
         if match is None:
             raise UnreadableError(f"{text[place]!r} in {text[:80]!r}")
-        found.append(_token(match, spaced))
+        found.append(Token("number", match.group().strip()) if repeating else _token(match))
         place = match.end()
     return found
 
 
-def _token(match: re.Match[str], spaced: bool) -> Token:
+def _token(match: re.Match[str]) -> Token:
     if match["number"] is not None:
         exponent = f"e{match['exponent']}" if match["exponent"] else ""
-        return Token("number", match["number"].replace(",", "") + exponent, spaced)
+        return Token("number", match["number"].replace(",", "") + exponent)
     word = match["word"] or match["operator"] or match["upright"]
     if word is None and match["command"] and match["command"][1:].isalpha():
         command = match["command"][1:]
@@ -118,17 +74,17 @@ def _token(match: re.Match[str], spaced: bool) -> Token:
     if word is not None:
         word = _SPELT.get(word, word)
         if word in FUNCTIONS:
-            return Token("function", word, spaced)
+            return Token("function", word)
         if word in _CONSTANTS:
-            return Token("command", _CONSTANTS[word], spaced)
-        return Token("name", word, spaced)
+            return Token("command", _CONSTANTS[word])
+        return Token("name", word)
     if match["letter"] is not None:
-        return Token("name", match["letter"], spaced)
+        return Token("name", match["letter"])
     text = match["command"] or match["sign"]
     text = _MEANING.get(text, text)
     if text.startswith("\\") and text[1:] in _GREEK_NAMES:
-        return Token("name", text[1:], spaced)
-    return Token("command" if text.startswith("\\") else "sign", text, spaced)
+        return Token("name", text[1:])
+    return Token("command" if text.startswith("\\") else "sign", text)
 
 
 def is_word(letters: str) -> bool:

@@ -13,25 +13,10 @@ from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
-_BASES = [
-    "m",
-    "kg",
-    "s",
-    "A",
-    "K",
-    "mol",
-    "dollar",
-    "euro",
-    "month",
-    "celsius",
-    "fahrenheit",
-    "degree",
-    "rupee",
-    "yen",
-    "sterling",
-    "am",
-    "pm",
-]
+_BASES = frozenset({
+    "m", "kg", "s", "A", "K", "mol", "dollar", "euro", "month", "celsius", "fahrenheit", "degree", "rupee", "yen",
+    "sterling", "am", "pm",
+})  # fmt: skip
 _SYMBOLS = {  # symbols keep their case, and those of _PREFIXED take prefixes
     "g": (Fraction(1, 1000), "kg"), "L": (Fraction(1, 1000), "m^3"), "l": (Fraction(1, 1000), "m^3"), "Hz": (1, "s^-1"),
     "N": (1, "kg m s^-2"), "J": (1, "kg m^2 s^-2"), "W": (1, "kg m^2 s^-3"), "Pa": (1, "kg m^-1 s^-2"),
@@ -180,7 +165,7 @@ def _symbol(bare: str) -> tuple[dict[str, int], Fraction] | None:
         return {bare: 1}, Fraction(1)
     if bare in _SYMBOLS:
         return _defined(*_SYMBOLS[bare])
-    if len(bare) > 1 and bare[0] in _PREFIXES and bare[1:] in _PREFIXED and bare.lower() not in ("min", "ft", "pt"):
+    if len(bare) > 1 and bare[0] in _PREFIXES and bare[1:] in _PREFIXED:
         measures, size = ({bare[1:]: 1}, Fraction(1)) if bare[1:] in _BASES else _defined(*_SYMBOLS[bare[1:]])
         return measures, size * Fraction(10) ** _PREFIXES[bare[0]]
     return None

@@ -13,35 +13,10 @@ _CLOCK_OR_RATIO = re.compile(r"\d+(?:\s*:\s*\d+)+(?:\s*[AaPp]\.?\s?[Mm]\.?)?")
 _RUN = re.compile(r"(?<!\\)[^\W\d_]{2,}")
 _CHOICE = re.compile(r"\(?([A-Ea-e])\)?")
 _SPACE_NOT_BETWEEN_DIGITS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
-_SHORT_WORDS = frozenset(
-    [
-        "no",
-        "on",
-        "or",
-        "is",
-        "at",
-        "in",
-        "to",
-        "of",
-        "it",
-        "as",
-        "by",
-        "we",
-        "up",
-        "so",
-        "he",
-        "me",
-        "my",
-        "an",
-        "am",
-        "be",
-        "do",
-        "go",
-        "if",
-        "us",
-        "ok",
-    ]
-)
+_SHORT_WORDS = frozenset({
+    "no", "on", "or", "is", "at", "in", "to", "of", "it", "as", "by", "we", "up", "so", "he", "me", "my", "an", "am",
+    "be", "do", "go", "if", "us", "ok",
+})  # fmt: skip
 _MAX_PRODUCT = 4
 
 

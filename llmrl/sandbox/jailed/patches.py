@@ -1,4 +1,4 @@
-"""What the tests replace for a while: names in library modules, such as input, and the process's environment.
+"""The replacements that tests make for a while: names in library modules, such as input, and the process's environment.
 
 The program's process has modules of its own. Before the program is asked anything, it is told what has been replaced
 since, and it then calls the tests' replacement.

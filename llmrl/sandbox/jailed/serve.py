@@ -93,7 +93,7 @@ class Forwarded(io.RawIOBase):
 
 
 class Surroundings:
-    """What this process has of what the tests replace for a while: names in modules, and environment variables."""
+    """The tests' replacements in this process: names in modules, and environment variables."""
 
     def __init__(self):
         self._originals: dict[tuple[str, str], Any] = {}
