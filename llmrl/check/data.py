@@ -14,8 +14,6 @@ from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.models.loading import character_tokenizer
 from llmrl.recipe import Recipe, Rows
 from llmrl.resolve import Pieces
-from llmrl.rewards.base import Rewards
-from llmrl.rewards.golds import check_golds
 from llmrl.run.models import Origin
 from llmrl.run.sampling import load_stage_prompts
 from llmrl.templates import columns_of, templates_of
@@ -65,14 +63,6 @@ def check_sources(recipe: Recipe, faults: list[str]) -> None:
             with gathered(faults):
                 plain = source.model_copy(update={"chat": False, "system_prompt": None})
                 PromptBuilder(stand_in, plain, load_rows(source, part), part=part)
-
-
-def check_rows(rewards: Rewards, prompts: LoadedPrompts, *, samples: bool) -> None:
-    """Raises RecipeError if rows lack a column or a gold answer that a reward needs; samples: training rows too."""
-    graded = [*(prompts.train if samples else ()), *prompts.eval]
-    if graded:
-        rewards.check_rows([prompt.row for prompt in graded])
-        check_golds(rewards.rewards, graded)
 
 
 def check_providers(prompts: LoadedPrompts, pieces: Pieces) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llmrl.check.data import check_data, check_providers, check_rows, check_sources
+from llmrl.check.data import check_data, check_providers, check_sources
 from llmrl.check.hub import cache_only_if_unreachable
 from llmrl.check.machine import Sized, check_disk, check_engines, check_machine, device_text
 from llmrl.check.model import ModelFound, check_model, keep_outline, with_critic
@@ -25,6 +25,7 @@ from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.resolve import Pieces, check_grades, resolve_pieces
 from llmrl.rewards.base import Rewards
+from llmrl.rewards.golds import check_graded
 from llmrl.rewards.workers import Workers
 from llmrl.run.sandbox_check import check_isolation
 from llmrl.sandbox import Tier
@@ -129,7 +130,7 @@ class _Checker:
             _say_arithmetic(recipe, samples, len(prompts.train) if prompts else None, report)
         if found and prompts and rewards:
             with gathered(report.faults):
-                check_rows(rewards, prompts, samples=samples)
+                check_graded(rewards, prompts.graded(samples=samples))
                 check_rewards(rewards, recipe, prompts, found.origin, self.workers, report, samples=samples)
         else:
             report.skipped("rewards", "not run, because of the faults before")

@@ -13,10 +13,10 @@ from llmrl.check.grading import all_failed, grades_cheaply, score_within, unders
 from llmrl.check.report import Report
 from llmrl.check.verdict import Graded, judge
 from llmrl.data.prompts import LoadedPrompts
-from llmrl.pieces import Piece
 from llmrl.recipe import Recipe
 from llmrl.recipe_faults import short
 from llmrl.rewards.base import Reward, Rewards
+from llmrl.rewards.votes import read_answer
 from llmrl.rewards.workers import Workers
 from llmrl.run.models import Origin
 from llmrl.types import ACTOR, Prompt, Score, Trajectory, Turn
@@ -179,16 +179,12 @@ async def _show_reading(
     example = writer.example(prompt, closing, opening)
     try:
         found = await workers.run(
-            _read, [reward.piece, example, prompt.text, dict(prompt.row)], {}, reward.deadline_seconds
+            read_answer, [reward.piece, example, prompt.text, dict(prompt.row)], {}, reward.deadline_seconds
         )
     except Exception as error:
         report.warn(f"rewards.{reward.name}: it cannot read {short(example)}: {error}")
         return
     report.say("reads", f"{'no answer' if found is None else short(found.strip())} in {short(example)}")
-
-
-def _read(verifier: Piece, completion: str, prompt: str, row: Mapping[str, Any]) -> str | None:
-    return verifier.mark("reading").of(completion, prompt, row, verifier.settings)
 
 
 async def _count_understood(reward: Reward, rows: Sequence[Prompt], workers: Workers, report: Report) -> None:

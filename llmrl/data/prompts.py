@@ -51,6 +51,10 @@ class LoadedPrompts:
     dropped_overlap: int = 0
     dropped_long_eval: int = 0
 
+    def graded(self, *, samples: bool) -> list[Prompt]:
+        """The prompts whose answers rewards grade: those of eval, and of train where the stage samples."""
+        return [*(self.train if samples else ()), *self.eval]
+
 
 def load_prompts(
     tokenizer: PreTrainedTokenizerBase,

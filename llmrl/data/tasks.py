@@ -15,6 +15,7 @@ from typing import Any
 from llmrl.errors import RecipeError, first_line, unknown_name
 from llmrl.pieces import resolve
 from llmrl.recipe import Rows
+from llmrl.rewards.reasoning_gym import TASK_SETTINGS
 
 Settings = Mapping[str, Any]
 
@@ -65,7 +66,7 @@ def _from_library(source: Rows, key: str) -> list[dict[str, Any]]:
     except Exception as error:  # a task refuses settings by assertions, or fails on them in any way
         raise RecipeError(f"{key}.settings: {task} refuses {source.settings}: {first_line(error)}") from None
     texts = {name: json.dumps(one) for name, one in made_with.items()}
-    return [row | {"task_settings": texts[row["metadata"]["source_dataset"]]} for row in rows]
+    return [row | {TASK_SETTINGS: texts[row["metadata"]["source_dataset"]]} for row in rows]
 
 
 def _check(task: str, settings: Settings, task_key: str, key: str, written_as: Mapping[str, str]) -> None:

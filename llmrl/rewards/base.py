@@ -25,7 +25,7 @@ import asyncio
 import inspect
 import math
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
@@ -221,21 +221,10 @@ class Rewards:
     def weights(self) -> dict[str, float]:
         return {reward.name: reward.weight for reward in self.rewards}
 
-    def required_columns(self) -> set[str]:
-        """The data columns that the functions take by name."""
-        return {column for reward in self.rewards for column in reward.columns}
-
     @property
     def row_columns(self) -> list[str]:
         """The columns by which the rewards choose their rows."""
         return list(dict.fromkeys(name for reward in self.rewards for name in reward.rows))
-
-    def check_columns(self, columns: Iterable[str]) -> None:
-        """Raises RecipeError if a reward of all rows takes a column that the data lacks."""
-        row = dict.fromkeys(columns)
-        faults = [fault for reward in self.rewards if not reward.rows for fault in reward.faults([row])]
-        if faults:
-            raise RecipeError(*faults)
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Raises RecipeError for columns or needed verdicts that rows lack, and for rows that no reward scores."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmrl.errors import RecipeError
 
 if TYPE_CHECKING:
-    from llmrl.rewards.base import Reward
+    from llmrl.rewards.base import Reward, Rewards
     from llmrl.types import Prompt
 
 EXPECTED = "text, a finite number, or a list of these of which any is right"
@@ -30,6 +30,13 @@ def gold_texts(gold: Any) -> list[str]:
     if not texts:
         raise ValueError("an empty list is no answer")
     return texts
+
+
+def check_graded(rewards: Rewards, prompts: Sequence[Prompt]) -> None:
+    """Raises RecipeError if prompts that are graded lack a column or a gold answer that a reward needs."""
+    if prompts:
+        rewards.check_rows([prompt.row for prompt in prompts])
+        check_golds(rewards.rewards, prompts)
 
 
 def check_golds(rewards: Iterable[Reward], prompts: Sequence[Prompt]) -> None:

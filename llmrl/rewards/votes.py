@@ -33,7 +33,9 @@ async def answers_of(
 
     texts = [(one.text, one.prompt.text) for one in trajectories]
     rows = {text: dict(one.prompt.row) for text, one in zip(texts, trajectories, strict=True)}
-    read = dict(zip(rows, await asyncio.gather(*(call(_read, *text, row) for text, row in rows.items())), strict=True))
+    read = dict(
+        zip(rows, await asyncio.gather(*(call(read_answer, *text, row) for text, row in rows.items())), strict=True)
+    )
     answers = [read[text] for text in texts]
     numbers: dict[Any, int] = {}
     first: list[Any] = []
@@ -53,7 +55,8 @@ async def answers_of(
     return [None if answer is None else numbers[answer] for answer in answers]
 
 
-def _read(verifier: Piece, completion: str, prompt: str, row: Mapping[str, Any]) -> str | None:
+def read_answer(verifier: Piece, completion: str, prompt: str, row: Mapping[str, Any]) -> str | None:
+    """Return what a verifier that is marked by `reads_answers` reads of a completion."""
     return verifier.mark("reading").of(completion, prompt, row, verifier.settings)
 
 

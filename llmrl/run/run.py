@@ -24,7 +24,7 @@ from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.resolve import Pieces, resolve_pieces
 from llmrl.rewards.base import Rewards
-from llmrl.rewards.golds import check_golds
+from llmrl.rewards.golds import check_graded
 from llmrl.rewards.workers import Workers
 from llmrl.rollout import weight_transport
 from llmrl.rollout.collect import Collector
@@ -269,12 +269,10 @@ class _Run:
 def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -> LoadedPrompts:
     """The stage's prompts; raises RecipeError if a reward cannot score one that is graded, or use its gold answer."""
     prompts = load_stage_prompts(recipe, origin)
-    graded = [*(prompts.train if pieces.samples else ()), *prompts.eval]
     for view in recipe.by_role.values():
         if view.rewards:
             rewards = Rewards.from_specs(view.rewards, workers=workers)
-            rewards.check_rows([prompt.row for prompt in graded])
-            check_golds(rewards.rewards, graded)
+            check_graded(rewards, prompts.graded(samples=pieces.samples))
     return prompts
 
 

@@ -94,7 +94,7 @@ def test_built_ins_through_the_pool(math_workers):
         "overlong_penalty": {"max_tokens": 10, "buffer_tokens": 4},
     }
     rewards = Rewards.from_specs(specs, workers=math_workers)
-    assert rewards.required_columns() == {"answer"}
+    assert {name for one in rewards.rewards for name in one.columns} == {"answer"}
     one = group(r"\boxed{5}", "5", row={"answer": "5"}, tokens=8)
     score(rewards, one)
     # 8 tokens: (8 - 6) / 4 = 0.5 over; the first is right and boxed, the second right but not boxed
@@ -276,11 +276,11 @@ def test_a_hanging_group_does_not_block_the_loop_or_another_group(workers):
 
 def test_required_columns_and_a_missing_one(workers):
     rewards = Rewards.from_specs({"math_verifier": None, HOSTILE + "everything": None}, workers=workers)
-    assert rewards.required_columns() == {"answer", "points"}
+    assert {name for one in rewards.rewards for name in one.columns} == {"answer", "points"}
     with pytest.raises(RecipeError, match=r"rewards.math_verifier: the data has no column 'answer'; did you mean"):
         score(rewards, group("a", row={"answers": 1, "points": 2}))
     with pytest.raises(RecipeError) as caught:
-        rewards.check_columns(["question"])
+        rewards.check_rows([{"question": "?"}])
     assert len(caught.value.faults) == 2
     assert "columns: question" in caught.value.faults[0]
 
