@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import NOBODY, OWN, PLACES, Place, as_unprivileged, needs, unprivileged_python, why_not
+from places import NOBODY, OWN, PLACES, Place, as_unprivileged, in_own_process, needs, unprivileged_python, why_not
 
 from llmrl.rewards.code.trial import grade
 from llmrl.sandbox import Execution, Limits, Program, Sandbox
@@ -34,17 +34,14 @@ except SandboxError as error:
 
 @functools.cache
 def results_or_reason(place: Place) -> dict[str, Result] | str:
-    """Run all attacks at one place, once for all tests; returns the reason if this place has no sandbox."""
-    if place.user == OWN:
-        if reason := why_not(place.tier):
-            return reason
-        found = suite.run(place.tier, at_once=AT_ONCE)
-    else:
-        printed = as_unprivileged(SUITE, place.tier.name)
-        if isinstance(printed, str):
-            return printed
-        found = [Result(**{**one, "breaches": tuple(one["breaches"])}) for one in printed]
-    return {one.name: one for one in found}
+    """Run all attacks at one place, once for all tests; returns the reason if this place has no sandbox.
+
+    They run in a process of their own, since the threads and files that other tests leave would come and go in this one.
+    """
+    printed = (in_own_process if place.user == OWN else as_unprivileged)(SUITE, place.tier.name)
+    if isinstance(printed, str):
+        return printed
+    return {one["name"]: Result(**{**one, "breaches": tuple(one["breaches"])}) for one in printed}
 
 
 def results(place: Place) -> dict[str, Result]:

@@ -77,6 +77,13 @@ def unprivileged_python() -> tuple[str, str] | None:
     return None
 
 
+def in_own_process(program: str, *arguments: str) -> Any:
+    """Run a program in a process of its own and return the JSON that it prints."""
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def as_unprivileged(program: str, *arguments: str, before: tuple[str, ...] = ()) -> Any:
     """Run a program as an unprivileged user with this llmrl and return the JSON that it prints.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from llmrl.sandbox.attacks import endless, escapes, forgeries, others, secrets, sockets, space
 from llmrl.sandbox.attacks.attack import ATTACKS, Attack
@@ -77,11 +78,17 @@ def run(
     outlived = _still(lambda: sum(os.path.exists(f"/proc/{pid}") for pid in jailed))
     breaches = [f"{left} processes were left"] if left else []
     breaches += [f"{outlived} processes outlived the sandbox"] if outlived else []
-    after = trainer_state()
-    breaches += [f"changed: {name}" for name in before if before[name] != after[name]]
+    if _still(lambda: len(_changes(before))):
+        breaches += _changes(before)
     results.append(Result(AFTERWARDS, "Harm the trainer by all attacks together", "", tuple(breaches)))
     on_result(results[-1])
     return results
+
+
+def _changes(before: dict[str, Any]) -> list[str]:
+    """Return what of this process and its machine is not as it was before."""
+    after = trainer_state()
+    return [f"changed: {name}: {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
 
 
 def _still(count: Callable[[], int]) -> int:
