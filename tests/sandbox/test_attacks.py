@@ -36,7 +36,7 @@ except SandboxError as error:
 def results_or_reason(place: Place) -> dict[str, Result] | str:
     """Run all attacks at one place, once for all tests; returns the reason if this place has no sandbox.
 
-    They run in a process of their own, since the threads and files that other tests leave would come and go in this one.
+    They run in a process of their own: the threads and files of other tests would come and go in this one.
     """
     printed = (in_own_process if place.user == OWN else as_unprivileged)(SUITE, place.tier.name)
     if isinstance(printed, str):
