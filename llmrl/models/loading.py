@@ -100,7 +100,8 @@ def load_language_model(
     gradient_checkpointing: bool = False,
 ) -> PreTrainedModel | PeftModel:
     """A causal language model for training: weights in `dtype`, no dropout, no key-value cache; sdpa attention,
-    or eager where the architecture caps its attention scores, which sdpa leaves out.
+    or eager where the architecture caps its attention scores, which sdpa leaves out. All rows of its embeddings are
+    trained, the padding token's too.
 
     With `lora`, adapters (drawn from torch's global generator) are the only trainable weights; their own dropout
     stays. Raises RecipeError if `folder` holds no such model or `lora.target_modules` match nothing usable.
@@ -119,6 +120,9 @@ def load_language_model(
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"model: cannot load '{folder}' as a language model: {first_line(error)}") from None
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.padding_idx = None  # its row gets no gradient, but where pad is eos it is the end-of-turn token's
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model if lora is None else add_lora(model, lora)

@@ -259,6 +259,21 @@ def test_loaded_for_training(tmp_path, dtype, expected):
     assert torch.equal(logits(model, [3, 4, 5]), logits(model, [3, 4, 5]))  # no dropout anywhere
 
 
+@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
+def test_the_end_of_turn_token_is_trained_where_it_is_the_padding_too(architecture, tmp_path):
+    """A chat's earlier turns end with it, so its embedding is read, and its gradient has to be the right one."""
+    folder = build(tmp_path / "model", architecture=architecture, tie_word_embeddings=False)
+    gradients = []
+    for padding in (0, 1):  # 1 is the end-of-sequence token
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": padding}))
+        model = load_language_model(folder)
+        model(torch.tensor([[3, 4, 1, 5, 6, 1, 7]])).logits[:, -1].logsumexp(-1).sum().backward()
+        gradients.append(model.get_input_embeddings().weight.grad)
+    assert gradients[0][1].abs().max() > 1e-4
+    assert torch.equal(gradients[1], gradients[0])
+
+
 def test_gradient_checkpointing_gives_the_same_gradients(built):
     gradients = []
     for checkpointing in (False, True):
