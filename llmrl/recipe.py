@@ -92,7 +92,11 @@ class Rows(Strict):
     of the row ("my_module:my_function").
     """
 
-    path: str | None = Field(default=None, description="a .jsonl, .parquet or .csv file")
+    path: str | list[str] | None = Field(
+        default=None,
+        description="files: .jsonl, .json, .csv (each also .gz) or .parquet; a folder, a pattern such as data/*.jsonl, "
+        "or a list of these",
+    )
     dataset: str | None = Field(default=None, description="a name for datasets.load_dataset, or its saved folder")
     task: str | None = Field(default=None, description="a reasoning-gym task, or module:function")
     subset: str | None = Field(default=None, description="of the dataset")

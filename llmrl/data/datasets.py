@@ -2,98 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
-from typing import Any
 
+from llmrl.data.files import Row, read_files
 from llmrl.data.tasks import rows_of_task
-from llmrl.errors import RecipeError, first_line, nearest, unknown_name
+from llmrl.errors import RecipeError, first_line, unknown_name
 from llmrl.recipe import Rows
-
-Row = dict[str, Any]
 
 
 def load_rows(source: Rows, part: str = "train") -> list[Row]:
     """The rows of `source`, at most `source.limit` of them; `part` ("train" or "eval") names them in faults.
 
-    A task's rows are generated (llmrl/data/tasks.py).
+    Files are read in llmrl/data/files.py; a task's rows are generated in llmrl/data/tasks.py.
     Raises RecipeError: missing or unreadable source, unknown task, setting or split, no rows.
     """
     key = f"data.{part}"
     if source.path is not None:
-        rows = _from_file(Path(source.path), f"{key}.path", source.limit)
+        rows = read_files(source.path, f"{key}.path", source.limit)
     elif source.task is not None:
         rows = rows_of_task(source, key)
     else:
         rows = _from_dataset(source, key)
     if not rows:
         raise RecipeError(f"{key}: {source.path or source.dataset or source.task} has no rows")
-    return rows
-
-
-def _from_file(path: Path, key: str, limit: int | None) -> list[Row]:
-    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".csv": _read_csv}
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path(".")
-        guess = nearest(path.name, [f.name for f in folder.iterdir() if f.suffix in readers])
-        raise RecipeError(f"{key}: no file '{path}'" + (f"; did you mean '{folder / guess}'?" if guess else ""))
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise RecipeError(f"{key}: '{path}' ends in '{path.suffix}', expected one of {', '.join(readers)}")
-    try:
-        return reader(path, key, limit)
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{key}: '{path}' is not UTF-8 text: {error}") from None
-
-
-def _read_jsonl(path: Path, key: str, limit: int | None) -> list[Row]:
-    rows: list[Row] = []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if len(rows) == limit:
-                break
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise RecipeError(
-                    f"{key}: {path}:{number}: not valid JSON: {error.msg} (column {error.colno})"
-                ) from None
-            if not isinstance(row, dict):
-                raise RecipeError(f"{key}: {path}:{number}: expected an object, got {type(row).__name__}")
-            rows.append(row)
-    return rows
-
-
-def _read_parquet(path: Path, key: str, limit: int | None) -> list[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise RecipeError(f"{key}: cannot read '{path}' as parquet: {first_line(error)}") from None
-    return (table if limit is None else table.slice(0, limit)).to_pylist()
-
-
-def _read_csv(path: Path, key: str, limit: int | None) -> list[Row]:
-    """Every value stays text: an answer written 007 is not 7."""
-    rows: list[Row] = []
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
-        try:
-            for row in reader:
-                if len(rows) == limit:
-                    break
-                if None in row or None in row.values():
-                    expected = len(reader.fieldnames or ())
-                    fault = f"expected {expected} values, as the header has"
-                    raise RecipeError(f"{key}: {path}:{reader.line_num}: {fault}")
-                rows.append(row)
-        except csv.Error as error:
-            raise RecipeError(f"{key}: {path}:{reader.reader.line_num}: not valid CSV: {error}") from None
     return rows
 
 
