@@ -11,45 +11,91 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Row = Mapping[str, Any]
 RECENT = 5
 
 
-@dataclass(frozen=True)
-class Range:
-    """The bounds of a metric in a healthy run.
+class Point(NamedTuple):
+    """A metric's value in one row."""
 
-    of: the unit of the bounds: 1, the stage's first value, or the largest of the RECENT values before. rows: how many
-    consecutive values have to lie outside. least: no value up to it is too high. when: whether a row can be judged.
+    value: float
+    row: Row
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A way in which a metric leaves its healthy values.
+
+    says: in words; advice: what to try, if that is not the metric's advice. when: whether a row can be judged.
+    """
+
+    says: str
+    advice: str = ""
+    when: Callable[[Row], bool] = lambda row: True
+
+    def since(self, points: Sequence[Point]) -> int | None:
+        """The place of the first of the stage's judged values at which the trouble that the last shows began."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Outside(Trouble):
+    """Values that lie outside of bounds, `rows` of them one after the other.
+
+    of: the unit of the bounds: 1, or the largest of the RECENT values before. least: no value up to it is too high.
     """
 
     low: float = -math.inf
     high: float = math.inf
-    of: Literal["one", "first", "recent"] = "one"
+    of: Literal["one", "recent"] = "one"
     rows: int = 1
     least: float = -math.inf
-    when: Callable[[Row], bool] = lambda row: True
 
-    def is_left(self, values: Sequence[float]) -> bool:
-        """Whether the last of a stage's values lie outside."""
-        last = range(len(values) - self.rows, len(values))
-        return last.start >= 0 and all(self._is_outside(values, place) for place in last)
+    def since(self, points: Sequence[Point]) -> int | None:
+        first = len(points)
+        while first > 0 and self._is_outside(points, first - 1):
+            first -= 1
+        return first if len(points) - first >= self.rows else None
 
-    def _is_outside(self, values: Sequence[float], place: int) -> bool:
-        before = values[max(place - RECENT, 0) : place]
-        unit = {"one": 1.0, "first": values[0], "recent": max(before, default=math.inf)}[self.of]
-        return values[place] < self.low * unit or values[place] > max(self.high * unit, self.least)
+    def _is_outside(self, points: Sequence[Point], place: int) -> bool:
+        value, before = points[place].value, [point.value for point in points[max(place - RECENT, 0) : place]]
+        unit = max(before, default=math.inf) if self.of == "recent" else 1.0
+        return value < self.low * unit or value > max(self.high * unit, self.least)
+
+
+@dataclass(frozen=True)
+class Fallen(Trouble):
+    """A share of successes p that has fallen below the stage's start, further than chance explains.
+
+        last < 0.9 first    and    first - last > 2.5 sqrt(2 p (1 - p) / draws),    p = (first + last) / 2
+
+    first, last: the means of the first and of the last `window` values. draws: the metric that counts the independent
+    draws behind a value; a window has their sum. Completions of one prompt are alike, so they count as one draw.
+    """
+
+    draws: str = ""
+    window: int = 1
+
+    def since(self, points: Sequence[Point]) -> int | None:
+        if len(points) < 2 * self.window:
+            return None
+        begun, ended = points[: self.window], points[-self.window :]
+        first, last = (sum(point.value for point in part) / self.window for part in (begun, ended))
+        draws = max(1.0, sum(float(point.row.get(self.draws, 1)) for point in ended))
+        mean = (first + last) / 2
+        error = math.sqrt(2 * mean * (1 - mean) / draws) if 0 < mean < 1 else 0.0
+        return len(points) - self.window if last < 0.9 * first and first - last > 2.5 * error else None
 
 
 @dataclass(frozen=True)
 class Metric:
     """One metric. A name such as reward/<name> stands for every name with a text in place of the brackets.
 
-    healthy: the values of a run that learns, in words; advice: for a run with others. range: a value outside causes
-    a warning. heading: the column's in the live table; a metric without one is not shown there. hides_zero: a 0 is not
-    shown, since it says nothing.
+    healthy: the values of a run that learns, in words; advice: for a run with others. troubles: each causes a warning.
+    heading: the column's in the live table; a metric without one is not shown there. hides_zero: a 0 is not shown,
+    since it says nothing.
     """
 
     name: str
@@ -58,7 +104,7 @@ class Metric:
     healthy: str = ""
     advice: str = ""
     format: str = ".3f"
-    range: Range | None = None
+    troubles: tuple[Trouble, ...] = ()
     heading: str = ""
     hides_zero: bool = False
 
@@ -94,8 +140,19 @@ def _has_groups(row: Row) -> bool:
     return row.get("trajectories", 0) > row.get("groups_kept", math.inf)
 
 
+def _is_open(row: Row) -> bool:
+    """A task that is nearly solved leaves little contrast and little entropy, and should."""
+    return _was_sampled(row) and row.get("accuracy", 0.0) < NEARLY_SOLVED
+
+
+def _lacks_contrast(row: Row) -> bool:
+    """Groups without contrast are a trouble of their own, which leaves no gradient."""
+    return _has_groups(row) and row.get("groups_mixed", 1.0) == 0.0
+
+
 LOWER_RATE = "Lower training.learning_rate"
 NEVER_ZERO = 1e-12
+NEARLY_SOLVED, SOLVED = 0.9, 0.99
 
 PROGRESS = (
     Metric("step", "The training step that the row describes; 0 is before the first.", format="d", heading="step"),
@@ -107,9 +164,16 @@ SAMPLES = (
            heading="reward"),
     Metric("accuracy", "The share of sampled trajectories that all verifiers call correct.", "share", "rises",
            f"{LOWER_RATE}, and check that no reward pays for what the verifier calls wrong.",
-           range=Range(low=0.5, of="first", rows=5), heading="accuracy"),
+           troubles=(
+               Fallen("accuracy has fallen below its start", draws="groups_sampled", window=RECENT),
+               Outside("the task is solved, so nothing is left to learn", high=SOLVED, rows=5,
+                       advice="Stop here, or train on harder data; if `eval/accuracy` is far lower, the reward is "
+                              "exploited or the training data is remembered."),
+           ), heading="accuracy"),
     Metric("reward_std", "The standard deviation of the reward over all sampled trajectories.", "", "above 0",
-           "All answers are worth the same, so nothing can be learned: look at groups_mixed."),
+           "The reward is constant, or the task is too hard or too easy for this model: look at samples in rollouts/.",
+           troubles=(Outside("all answers earn the same reward, so nothing can be learned", low=NEVER_ZERO, rows=5,
+                             when=lambda row: _is_open(row) and not _has_groups(row)),)),
     Metric("reward/<name>", "The mean value of one reward function, before its weight."),
     Metric("outcome/<name>/<outcome>", "The share of trajectories that a verifier says ended in this way.", "share"),
     Metric("turn_reward", "The mean reward that the environment gave for a turn."),
@@ -121,11 +185,12 @@ SAMPLES = (
     Metric("truncated", "The share of trajectories cut short, by a limit of tokens or of the environment.", "share",
            "near 0",
            "Answers are cut and count as wrong: raise rollout.max_completion_tokens, or teach the model to stop.",
-           range=Range(high=0.3, rows=3), heading="truncated", hides_zero=True),
+           troubles=(Outside("answers are cut short", high=0.3, rows=3),), heading="truncated", hides_zero=True),
     Metric("groups_mixed", "The share of groups whose outcomes differ; others teach a group-relative method nothing.",
            "share", "well above 0",
            "The task is too hard or too easy for this model: warm it up, change the data, or raise rollout.group_size.",
-           range=Range(low=NEVER_ZERO, rows=5, when=_has_groups)),
+           troubles=(Outside("hardly any group has outcomes that differ, so hardly anything can be learned", low=0.05,
+                             rows=5, when=lambda row: _is_open(row) and _has_groups(row)),)),
     Metric("groups_sampled", "The groups that were sampled, refills included.", "groups", format=".0f"),
     Metric("groups_kept", "The groups that `keep` left something of.", "groups", "rollout.prompts_per_step",
            "Raise rollout.max_refills, or choose data on which outcomes differ more often.", format=".0f"),
@@ -135,17 +200,19 @@ SAMPLES = (
     Metric("failures/<source>/<kind>", "The failures of one source, by kind: timeout, crash or invalid.",
            "trajectories", "0",
            "These trajectories are left out of training; the `failure` column of the rollouts has the message.",
-           format=".0f", range=Range(high=0.0)),
+           format=".0f", troubles=(Outside("trajectories fail", high=0.0),)),
 )  # fmt: skip
 EVALUATION = (
     Metric("eval/accuracy", "The share of held-out prompts whose greedy answer is correct.", "share", "rises",
            f"{LOWER_RATE}; if `accuracy` still rises, the model remembers its training data or exploits the reward.",
-           range=Range(low=0.8, of="first", rows=2), heading="eval acc"),
+           troubles=(Fallen("held-out accuracy has fallen below its start", draws="eval/prompts"),),
+           heading="eval acc"),
     Metric("eval/reward", "The mean reward of the greedy answers.", "", "rises", "See eval/accuracy."),
     Metric("eval/completion_tokens", "The mean length of the greedy answers.", "tokens", format=".1f"),
     Metric("eval/prompts", "The held-out prompts that were asked.", "prompts", format=".0f"),
     Metric("eval/failures", "The answers that could not be graded; they are left out.", "trajectories", "0",
-           "The message is in the `failure` column of the evaluation's rollouts.", format=".0f", range=Range(high=0.0)),
+           "The message is in the `failure` column of the evaluation's rollouts.", format=".0f",
+           troubles=(Outside("held-out answers fail to be graded", high=0.0),)),
     Metric("eval/pass@<k>", "The chance that at least one of k samples is correct, estimated without bias.", "share",
            "pass@1 rises and no other falls",
            "Larger k that fall while pass@1 rises mean that answers become alike: keep the entropy up."),
@@ -161,15 +228,18 @@ POLICY = (
     Metric("policy_loss", "The part of a coupled loss that has no regularizers in it."),
     Metric("kl_k3", "The estimated distance to the reference; never negative.", "nats per token", "grows slowly",
            f"{LOWER_RATE}, or give kl_k3 more weight under regularizers.",
-           format=".4f", range=Range(high=5.0, of="recent", least=0.3), heading="KL"),
+           format=".4f", heading="KL",
+           troubles=(Outside("the policy leaps away from its reference", high=5.0, of="recent", least=0.3),)),
     Metric("kl_k1", "The unbiased estimate of the distance to the reference.", "nats per token", format=".4f"),
     Metric("kl_k2", "Half the mean squared log-ratio to the reference.", "nats per token", format=".4f"),
     Metric("entropy", "The mean entropy of the policy's next token.", "nats per token", "falls slowly",
            f"The samples of a prompt become alike: {LOWER_RATE.lower()}, raise clip_high, or add entropy_bonus.",
-           range=Range(low=0.01, rows=5, when=_was_sampled), heading="entropy"),
+           troubles=(Outside("the entropy is gone", low=0.01, rows=5, when=_is_open),), heading="entropy"),
     Metric("grad_norm", "The norm of the policy's gradient before it is clipped.", "", "steady, above 0",
-           "At 0 nothing is learned: look at groups_mixed; after spikes lower training.learning_rate.",
-           range=Range(low=NEVER_ZERO, rows=3)),
+           "At 0 nothing is learned: look at advantage_std and token_weight, and at what `trained` and LoRA leave "
+           "trainable; after spikes lower training.learning_rate.",
+           troubles=(Outside("there is no gradient", low=NEVER_ZERO, rows=3,
+                             when=lambda row: not _lacks_contrast(row)),)),
     Metric("learning_rate", "The policy's learning rate in the step's last update.", format=".2e"),
     Metric("advantage_std", "The standard deviation of the tokens' advantages.", "", "above 0", "See groups_mixed."),
     Metric("advantage_max", "The largest size of an advantage.", "", "a few standard deviations",
@@ -209,7 +279,7 @@ MISMATCH = (
     Metric("mismatch_mean", "The mean difference between the trainer's and the sampler's log-probabilities.",
            "nats per token", "fp32 1e-6, bf16 1e-2",
            "Trainer and sampler are different models: check top_p, top_k and dtype, or use truncated_is.",
-           format=".1e", range=Range(high=0.1, rows=3), heading="mismatch"),
+           format=".1e", troubles=(Outside("sampler and trainer disagree", high=0.1, rows=3),), heading="mismatch"),
     Metric("mismatch_max", "The largest such difference.", "nats", "fp32 1e-4, bf16 1", "Do as for mismatch_mean.",
            format=".1e"),
     Metric("mismatch_k3", "The estimated divergence of the sampler from the trainer.", "nats per token", "bf16 1e-3",
@@ -229,7 +299,8 @@ CRITIC = (
     Metric("value_clip_fraction", "The share of values that moved further than the clip.", "share", "a few percent",
            "Use fewer updates_per_step, or widen the clip of value_loss."),
     Metric("returns_outside", "The share of targets that lie outside the critic's bins.", "share", "0",
-           "Widen low and high of value and value_loss.", range=Range(high=0.05, rows=3)),
+           "Widen low and high of value and value_loss.",
+           troubles=(Outside("returns lie outside of the critic's bins", high=0.05, rows=3),)),
     Metric("grade_accuracy", "How often the critic names the verifier's outcome.", "share", "rises",
            "Do as for value_loss."),
     Metric("grade_probability", "The mean probability that it gives that outcome at a token.", "share", "rises",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from llmrl.metrics import NEVER_ZERO, RECENT, SECTIONS, Metric, Range
+from llmrl.metrics import NEVER_ZERO, RECENT, SECTIONS, Fallen, Metric, Outside, Trouble
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 INTRODUCTION = """\
@@ -20,8 +20,16 @@ INTRODUCTION = """\
 like. In a run of several roles the second and later ones have their name before their metrics, as in
 `critiquer/reward`.
 
-The console warns of a value in the column "warning", once a run and metric, and says what to do. It warns late rather
-than early, since single steps are noisy: not every value that passes without a warning is healthy.
+The console warns of a value in the column "warning", once a run, with the step at which it began and what to try, and
+`warnings.jsonl` in the run's folder keeps the warning:
+
+    warning: answers are cut short: truncated 0.531 at step 8 of rl, since step 6 (healthy: near 0). Answers are cut and
+    count as wrong: raise rollout.max_completion_tokens, or teach the model to stop.
+
+It warns late rather than early, since single steps are noisy: not every value that passes without a warning is healthy.
+A share "below its start by more than chance" has fallen by over 2.5 standard errors of the difference, with one draw a
+prompt. Entropy and contrast within groups are not judged once 90 % of the answers are correct, since a task that is
+solved leaves neither.
 
 A loss of your own may give statistics with its `TokenLoss`; they are written under the names that it gives them.
 """
@@ -37,21 +45,26 @@ def page() -> str:
 
 
 def _row(metric: Metric) -> str:
-    warning = _left(metric.range) if metric.range else ""
+    warning = "; ".join(map(_condition, metric.troubles))
     cells = [f"`{metric.name}`", metric.unit, metric.meaning, metric.healthy, warning, metric.advice]
     return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
 
 
-def _left(bounds: Range) -> str:
-    """The values that leave a range, in words."""
-    unit = {"one": "", "first": " times the stage's first", "recent": f" times the last {RECENT} values' largest"}
-    low = f"below {bounds.low:g}{unit[bounds.of]}" if bounds.low > NEVER_ZERO else "0"
-    found = [low] if bounds.low > -math.inf else []
-    if bounds.high < math.inf:
-        found += [f"above {bounds.high:g}{unit[bounds.of]}"]
-    if bounds.least > -math.inf:
-        found += [f"and above {bounds.least:g}"]
-    return " ".join(found) + (f", {bounds.rows} rows in a row" if bounds.rows > 1 else "")
+def _condition(trouble: Trouble) -> str:
+    """The values that show a trouble, in words."""
+    if isinstance(trouble, Fallen):
+        several = f"mean of {trouble.window} rows " if trouble.window > 1 else ""
+        return f"{several}below 0.9 times the stage's first, by more than chance"
+    assert isinstance(trouble, Outside)
+    unit = {"one": "", "recent": f" times the last {RECENT} values' largest"}[trouble.of]
+    found = []
+    if trouble.low > -math.inf:
+        found.append(f"below {trouble.low:g}{unit}" if trouble.low > NEVER_ZERO else "0")
+    if trouble.high < math.inf:
+        found.append(f"above {trouble.high:g}{unit}")
+    if trouble.least > -math.inf:
+        found.append(f"and above {trouble.least:g}")
+    return " ".join(found) + (f", {trouble.rows} rows in a row" if trouble.rows > 1 else "")
 
 
 if __name__ == "__main__":

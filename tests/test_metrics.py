@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from llmrl.metrics import METRICS, Range, metric_of
+from llmrl.metrics import METRICS, Fallen, Outside, Point, metric_of
 from llmrl.run_folder.reader import RunReader
 
 ROOT = Path(__file__).parent.parent
@@ -129,7 +129,7 @@ def test_every_entry_is_whole():
         sentences = [metric.meaning, *filter(None, [metric.advice])]
         assert all(text[0].isupper() and text.endswith(".") for text in sentences), metric.name
         assert metric.healthy or not metric.advice, metric.name
-        assert metric.advice or not metric.range, metric.name
+        assert all(metric.advice or trouble.advice for trouble in metric.troubles), metric.name
         assert format(1, metric.format)
 
 
@@ -140,28 +140,43 @@ def test_a_zero_that_says_nothing_is_not_shown():
 
 
 @pytest.mark.parametrize(
-    ("bounds", "values", "left"),
+    ("bounds", "values", "since"),
     [
-        (Range(high=0.3), [0.3], False),
-        (Range(high=0.3), [0.31], True),
-        (Range(low=1.0), [0.9], True),
-        (Range(high=0.3, rows=2), [0.31], False),
-        (Range(high=0.3, rows=2), [0.2, 0.31], False),
-        (Range(high=0.3, rows=2), [0.31, 0.31], True),
-        (Range(high=0.3, rows=2), [0.31, 0.31, 0.2], False),
-        (Range(low=0.5, of="first"), [0.4, 0.2], False),
-        (Range(low=0.5, of="first"), [0.4, 0.19], True),
-        (Range(high=5.0, of="recent"), [9.0], False),  # nothing to compare with
-        (Range(high=5.0, of="recent"), [9.0, 1.0, 1.0, 1.0, 1.0, 46.0], True),
-        (Range(high=5.0, of="recent"), [10.0, 1.0, 1.0, 1.0, 1.0, 46.0], False),
-        (Range(high=5.0, of="recent"), [10.0, 1.0, 1.0, 1.0, 1.0, 1.0, 5.1], True),  # the 10 is too long ago
-        (Range(high=5.0, of="recent", least=0.3), [0.01, 0.3], False),
-        (Range(high=5.0, of="recent", least=0.3), [0.01, 0.31], True),
-        (Range(low=0.0, high=1.0), [float("nan")], False),
+        (Outside("", high=0.3), [0.3], None),
+        (Outside("", high=0.3), [0.31], 0),
+        (Outside("", low=1.0), [0.9], 0),
+        (Outside("", high=0.3, rows=2), [0.31], None),
+        (Outside("", high=0.3, rows=2), [0.2, 0.31], None),
+        (Outside("", high=0.3, rows=2), [0.31, 0.31], 0),
+        (Outside("", high=0.3, rows=2), [0.31, 0.31, 0.2], None),
+        (Outside("", high=5.0, of="recent"), [9.0], None),  # nothing to compare with
+        (Outside("", high=5.0, of="recent"), [9.0, 1.0, 1.0, 1.0, 1.0, 46.0], 5),
+        (Outside("", high=5.0, of="recent"), [10.0, 1.0, 1.0, 1.0, 1.0, 46.0], None),
+        (Outside("", high=5.0, of="recent"), [10.0, 1.0, 1.0, 1.0, 1.0, 1.0, 5.1], 6),  # the 10 is too long ago
+        (Outside("", high=5.0, of="recent", least=0.3), [0.01, 0.3], None),
+        (Outside("", high=5.0, of="recent", least=0.3), [0.01, 0.31], 1),
+        (Outside("", low=0.0, high=1.0), [float("nan")], None),
     ],
 )
-def test_a_range_is_left_by_values_outside_of_it(bounds, values, left):
-    assert bounds.is_left(values) is left
+def test_bounds_are_left_by_values_outside_of_them(bounds, values, since):
+    assert bounds.since([Point(value, {}) for value in values]) == since
+
+
+@pytest.mark.parametrize(
+    ("values", "draws", "window", "since"),
+    [
+        ([1.0, 0.85], 1000, 1, 1),  # p = 0.925: 2.5 sqrt(2 x 0.925 x 0.075 / 1000) = 0.029
+        ([1.0, 0.85], 10, 1, None),  # and 0.295
+        ([0.5, 0.46], 10**6, 1, None),  # by more than chance, but not below 0.45
+        ([0.5, 0.44], 10**6, 1, 1),
+        ([0.2, 0.0], 1, 1, None),  # nothing is known of a single draw
+        ([1.0, 0.6, 0.8], 100, 2, None),  # two windows of two need four values
+        ([0.9, 0.7, 0.5, 0.3], 100, 2, 2),  # 0.8 and 0.4: p = 0.6, 2.5 sqrt(2 x 0.24 / 200) = 0.122
+    ],
+)
+def test_a_share_has_fallen_where_chance_does_not_explain_it(values, draws, window, since):
+    fallen = Fallen("", draws="draws", window=window)
+    assert fallen.since([Point(value, {"draws": draws}) for value in values]) == since
 
 
 def test_the_page_is_current():

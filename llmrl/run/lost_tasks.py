@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from llmrl.rewards.base import value_at
+from llmrl.run.warnings import Warned
 from llmrl.types import Group, Trajectory
 
 TASK_COLUMNS = ("data_source", "source_dataset", "metadata.source_dataset")
@@ -22,8 +23,9 @@ class LostTasks:
         self._columns = tuple(dict.fromkeys((*columns, *TASK_COLUMNS)))
         self._lost: set[tuple[str, str]] = set()
 
-    def see(self, groups: Sequence[Group], *, where: str, step: int) -> list[str]:
-        """The warnings of one step; where: what the groups are for, as a word of the sentence."""
+    def see(self, groups: Sequence[Group], *, where: str, metric: str, stage: str, step: int) -> list[Warned]:
+        """The warnings of one step; where: what the groups are for, as a word of the sentence; metric: the one that
+        counts their failures."""
         tasks: dict[str, list[Trajectory]] = {}
         for group in groups:
             tasks.setdefault(self._task(group), []).extend(group.trajectories)
@@ -35,10 +37,9 @@ class LostTasks:
             elif (where, task) not in self._lost:
                 self._lost.add((where, task))
                 reason, count = Counter(f"{f.source} {f.kind}: {f.message}" for f in failures).most_common(1)[0]
-                warnings.append(
-                    f"warning: all {len(failures)} {where} trajectories{task} failed at step {step}, "
-                    f"{count} of them by {reason}"
-                )
+                message = f"all {len(failures)} {where} trajectories{task} failed at step {step}, "
+                message += f"{count} of them by {reason}"
+                warnings.append(Warned(stage, step, step, metric, float(len(failures)), message))
         return warnings
 
     def _task(self, group: Group) -> str:

@@ -1,4 +1,4 @@
-"""Shows a running run: a live table on a terminal, a line per step elsewhere, and warnings."""
+"""Shows a running run: a live table on a terminal, a line per step elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from llmrl.metrics import METRICS, Metric
-from llmrl.run.warnings import Watch
 
 COLUMNS = tuple(metric for metric in METRICS if metric.heading)
 ROWS_SHOWN = 12
@@ -29,7 +28,7 @@ class RunProgress:
     def __init__(self, console: Console, *, shown: bool, roles: Sequence[str] = ()):
         self._console = console
         self._shown = shown
-        self._watch = Watch(roles)
+        self.roles = tuple(roles)
         self._columns = (*COLUMNS, *(_of_role(c, role) for role in roles for c in COLUMNS if c.name == "reward"))
         self._rows: list[dict[str, Any]] = []
         self._bar = Progress(
@@ -69,7 +68,7 @@ class RunProgress:
             self._console.print(f"stage {name}: {steps} steps", highlight=False)
 
     def row(self, row: dict[str, Any]) -> None:
-        """Show one step's metrics, and warn of those that leave their healthy range."""
+        """Show one step's metrics."""
         self._rows = [*self._rows, row][-ROWS_SHOWN:]
         if self._task is not None:
             self._bar.update(self._task, completed=row["step"])
@@ -78,8 +77,6 @@ class RunProgress:
         elif self._shown:
             cells = [f"{column.heading} {text}" for column in self._columns if (text := _cell(column, row))]
             self._console.print("  ".join(cells) + self._left(row["step"]), highlight=False, soft_wrap=True)
-        for warning in self._watch.see(row):
-            self.say(warning)
 
     def _left(self, step: int) -> str:
         made = step - self._done

@@ -46,6 +46,7 @@ from llmrl.run.sampling import (
 )
 from llmrl.run.sandbox_check import check_isolation
 from llmrl.run.stage import Stage, StopAsked, measuring_once
+from llmrl.run.warnings import Watch
 from llmrl.run_folder import layout
 from llmrl.run_folder.atomic import partial_of, publish, writing
 from llmrl.run_folder.writer import RunFolder
@@ -179,23 +180,34 @@ class _Run:
         checkpoints = Checkpoints(self.plan.run_dir / layout.CHECKPOINTS, self.ranks)
         checkpoints.sweep()
         done = folder.reader.done(stages)
+        watch = Watch(self.progress.roles)
         for name in stages:
             if name in done:
                 self.progress.say(f"stage {name}: done before")
                 continue
             if any(self.ranks.gather(self.signals.received is not None, "agreeing whether to stop")):
                 raise StopAsked(f"stopped before stage {name}")
-            stage = self._stage(name, checkpoints)
+            stage = self._stage(name, checkpoints, watch)
             latest = checkpoints.latest(name) if resume else None
             if latest:
                 stage.resume(latest)
                 self.progress.say(f"stage {name}: resumed after step {stage.step}")
             folder.rewind(list(stages), name, stage.step if latest else None)
+            for row in folder.reader.metrics if latest else ():
+                watch.see(row)
             stage.run()
             self._finish(stage, folder.reader.stage_model(name))
         folder.finish(list(stages)[-1])
+        self._say_end()
 
-    def _stage(self, name: str, checkpoints: Checkpoints) -> Stage:
+    def _say_end(self) -> None:
+        """Print where the model is, and how many warnings there were."""
+        reader = self.folder.reader
+        if warned := dict.fromkeys(warning["metric"] for warning in reader.warnings):
+            self.progress.say(f"warnings of this run, in {reader.path / layout.WARNINGS}: {', '.join(warned)}")
+        self.progress.say(f"the trained model is {reader.path / layout.FINAL}")
+
+    def _stage(self, name: str, checkpoints: Checkpoints, watch: Watch) -> Stage:
         recipe, pieces = self.plan.stages[name], self.pieces[name]
         views = recipe.by_role
         first = next(iter(views))
@@ -229,6 +241,7 @@ class _Run:
             checkpoints=checkpoints,
             transport=_transport(recipe),
             collector=collector,
+            watch=watch,
             lost_tasks=LostTasks([name for one in rewards_of(collector).values() for name in one.row_columns]),
             prepare=measuring_once(measured_once, stream) if measured_once else None,
             stop_asked=lambda: self.signals.received is not None,

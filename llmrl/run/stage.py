@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from llmrl.run.measured_once import MeasuredOnce
 from llmrl.run.models import Origin
 from llmrl.run.progress import RunProgress
 from llmrl.run.sampling import rewards_of
+from llmrl.run.warnings import Warned, Watch
 from llmrl.run_folder.writer import RunFolder
 from llmrl.train.provide import provide
 from llmrl.train.roles import Role
@@ -61,6 +62,7 @@ class Stage:
     checkpoints: Checkpoints
     transport: Transport
     collector: Collector | None = None
+    watch: Watch = field(default_factory=Watch)
     lost_tasks: LostTasks = field(default_factory=LostTasks)
     prepare: Callable[[Stage], None] | None = None
     stop_asked: Callable[[], bool] = lambda: False
@@ -146,7 +148,7 @@ class Stage:
             "tokens_per_second": tokens / seconds,
         }
         self.folder.save_rollouts(collected.sampled, stage=self.name, step=self.step)
-        self._warn_of_lost(collected.sampled, "training")
+        self._warn_of_lost(collected.sampled, "training", "failures")
         every = self.recipe.evaluation.every
         last = self.step == self.recipe.training.steps
         if last or (every and self.step % every == 0):
@@ -222,12 +224,16 @@ class Stage:
         answers = {name: rewards.answers for name, rewards in rewards_of(self.collector).items()}
         metrics, groups = evaluate(self.collector, prompts, settings, params, answers)
         self.folder.save_rollouts(groups, stage=self.name, step=self.step, kind="eval")
-        self._warn_of_lost(groups, "evaluation")
+        self._warn_of_lost(groups, "evaluation", "eval/failures")
         return metrics
 
-    def _warn_of_lost(self, groups: Sequence[Group], where: str) -> None:
-        for warning in self.lost_tasks.see(groups, where=where, step=self.step):
-            self.progress.say(warning)
+    def _warn_of_lost(self, groups: Sequence[Group], where: str, metric: str) -> None:
+        self._warn(self.lost_tasks.see(groups, where=where, metric=metric, stage=self.name, step=self.step))
+
+    def _warn(self, warnings: Sequence[Warned]) -> None:
+        for warning in warnings:
+            self.folder.warn(asdict(warning))
+            self.progress.say(f"warning: {warning.message}")
 
     def _checkpoint(self, row: dict[str, Any]) -> None:
         """Save, then prune; a step whose row lacks the metric (nothing was evaluated) cannot be the best."""
@@ -254,6 +260,7 @@ class Stage:
         row = {"stage": self.name} | row
         self.folder.log(row)
         self.progress.row(row)
+        self._warn(self.watch.see(row))
 
 
 def measuring_once(measured_once: MeasuredOnce, stream: Any) -> Callable[[Stage], None]:

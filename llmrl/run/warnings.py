@@ -1,14 +1,30 @@
-"""Warnings of a run: a metric that leaves its healthy range is named once, with what to do about it."""
+"""Warnings of a run: a metric that leaves its healthy values is named once, with what to do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from llmrl.metrics import Metric, Row, metric_of
+from llmrl.metrics import Metric, Point, Row, Trouble, metric_of
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A warning as it is said and recorded.
+
+    step: the one that showed the trouble; since: the one at which it began. metric, value: what shows it.
+    """
+
+    stage: str
+    step: int
+    since: int
+    metric: str
+    value: float
+    message: str
 
 
 class Watch:
-    """Sees the rows of a run, in order, and warns of each metric once.
+    """Sees the rows of a run, in order, and warns of each trouble of a metric once.
 
     roles: the roles whose metrics begin with `<role>/`.
     """
@@ -16,24 +32,28 @@ class Watch:
     def __init__(self, roles: Sequence[str] = ()):
         self._roles = tuple(roles)
         self._stage = ""
-        self._values: dict[str, list[float]] = {}
-        self._warned: set[str] = set()
+        self._points: dict[tuple[str, int], list[Point]] = {}
+        self._warned: set[tuple[str, int]] = set()
 
-    def see(self, row: Row) -> list[str]:
+    def see(self, row: Row) -> list[Warned]:
         """The warnings of one row."""
         stage = row.get("stage", "")
         if stage != self._stage:  # each stage's values are compared with its own
-            self._stage, self._values = stage, {}
+            self._stage, self._points = stage, {}
         found = []
         for name, value in row.items():
             metric = metric_of(name, self._roles)
-            if metric is None or metric.range is None or not metric.range.when(self._of_role(name, row)):
-                continue
-            values = self._values.setdefault(name, [])
-            values.append(value)
-            if name not in self._warned and metric.range.is_left(values):
-                self._warned.add(name)
-                found.append(_warning(name, metric, row))
+            own = self._of_role(name, row) if metric and metric.troubles else row
+            for place, trouble in enumerate(metric.troubles if metric else ()):
+                key = (name, place)
+                if key in self._warned or not trouble.when(own):
+                    continue
+                points = self._points.setdefault(key, [])
+                points.append(Point(float(value), own))
+                begun = trouble.since(points)
+                if metric and begun is not None:
+                    self._warned.add(key)
+                    found.append(_warned(name, metric, trouble, row, points[begun].row["step"]))
         return found
 
     def _of_role(self, name: str, row: Row) -> Row:
@@ -45,13 +65,16 @@ class Watch:
         return {**row, **own}
 
 
-def warnings_of(rows: Iterable[Row], roles: Sequence[str] = ()) -> list[str]:
+def warnings_of(rows: Iterable[Row], roles: Sequence[str] = ()) -> list[Warned]:
     """All warnings of a run's rows."""
     watch = Watch(roles)
     return [warning for row in rows for warning in watch.see(row)]
 
 
-def _warning(name: str, metric: Metric, row: Row) -> str:
-    place = f"after step {row['step']}" + (f" of {row['stage']}" if "stage" in row else "")
+def _warned(name: str, metric: Metric, trouble: Trouble, row: Row, since: int) -> Warned:
+    stage, step = row.get("stage", ""), row["step"]
     value = format(row[name], metric.format)
-    return f"warning: {name} {value} {place} (healthy: {metric.healthy}). {metric.advice}"
+    place = f"at step {step}" + (f" of {stage}" if stage else "") + (f", since step {since}" if since < step else "")
+    advice = trouble.advice or metric.advice
+    message = f"{trouble.says}: {name} {value} {place} (healthy: {metric.healthy}). {advice}"
+    return Warned(stage, step, since, name, float(row[name]), message)

@@ -2,6 +2,7 @@
 
 recipe.yaml        the resolved plan             environment.json   versions, device, command
 metrics.jsonl      a row per step                rollouts/          a parquet file per step
+warnings.jsonl     what was warned of
 checkpoints/       to resume from                stages/            each finished stage's model
 final/             the trained model
 """
@@ -14,6 +15,7 @@ from typing import Literal, NamedTuple
 RECIPE = "recipe.yaml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
+WARNINGS = "warnings.jsonl"
 ROLLOUTS = "rollouts"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"

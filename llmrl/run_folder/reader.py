@@ -35,8 +35,13 @@ class RunReader:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, of all stages in order; a last line that a kill cut short is left out."""
-        lines = self._text(layout.METRICS).splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return self._lines(layout.METRICS)
+
+    @property
+    def warnings(self) -> list[dict[str, Any]]:
+        """The run's warnings in order, each with its stage, step, metric, value and message, and the step `since`
+        which it holds."""
+        return self._lines(layout.WARNINGS)
 
     @property
     def in_use(self) -> bool:
@@ -84,6 +89,10 @@ class RunReader:
         """The folder of the trained model; None until the run is finished."""
         folder = self.path / layout.FINAL
         return folder if folder.is_dir() else None
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        lines = self._text(name).splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def _text(self, name: str) -> str:
         file = self.path / name

@@ -69,16 +69,24 @@ class RunFolder:
         def beyond(name: str, number: int) -> bool:
             return name in later or (name == stage and number > reached)
 
-        kept = [row for row in self.reader.metrics if not beyond(row["stage"], row["step"])]
-        self._write(layout.METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+        for file, rows in ((layout.METRICS, self.reader.metrics), (layout.WARNINGS, self.reader.warnings)):
+            kept = [row for row in rows if not beyond(row["stage"], row["step"])]
+            self._write(file, "".join(json.dumps(row) + "\n" for row in kept))
         for name, file in self.reader.rollout_files():
             if beyond(name.stage, name.step) and name.kind != "once":  # static values are measured once
                 file.unlink()
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl."""
+        self._append(layout.METRICS, row)
+
+    def warn(self, row: dict[str, Any]) -> None:
+        """Append one warning to warnings.jsonl."""
+        self._append(layout.WARNINGS, row)
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
         if self._writes:
-            with (self.path / layout.METRICS).open("a", encoding="utf-8") as file:
+            with (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())  # a checkpoint must not outlive the rows of its steps

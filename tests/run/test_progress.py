@@ -55,13 +55,6 @@ def test_a_terminal_shows_the_last_rows_and_only_columns_that_have_a_value():
     assert "truncated" not in last
 
 
-def test_a_warning_stands_once_below_its_row():
-    rows = [{"step": step, "failures": 1.0, "failures/judge/timeout": 1.0} for step in (1, 2)]
-    lines = [line.partition("  left")[0] for line in shown(terminal=False, rows=rows).splitlines()[2:]]
-    assert lines[0] == "step 1  failed 1" and lines[2:] == ["step 2  failed 1"]
-    assert lines[1].startswith("warning: failures/judge/timeout 1 after step 1 (healthy: 0). ")
-
-
 def test_other_ranks_are_silent():
     row = {"step": 1, "loss": 1.0, "failures/judge/timeout": 1.0}
     for terminal in (True, False):

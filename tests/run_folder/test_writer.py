@@ -23,6 +23,14 @@ def test_steps_after_a_checkpoint_are_forgotten_and_those_of_later_stages(folder
     assert recorded(folder) == (left, files)
 
 
+def test_warnings_of_steps_that_are_done_again_are_forgotten(folder):
+    told = [{"stage": "rl", "step": step, "metric": "truncated"} for step in (1, 2)]
+    for warning in told:
+        folder.warn(warning)
+    folder.rewind(["sft", "rl"], "rl", 1)
+    assert folder.reader.warnings == told[:1]
+
+
 def test_a_stage_without_a_checkpoint_is_forgotten_from_its_first_row(folder, record):
     record(folder, ("sft", 0), ("sft", 1), ("rl", 0))
     folder.rewind(["sft", "rl"], "rl", None)
