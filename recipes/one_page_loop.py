@@ -23,6 +23,7 @@ from llmrl.envs.base import AuthorText
 from llmrl.envs.single_turn import single_turn
 from llmrl.models.loading import load_language_model, load_tokenizer, materialize
 from llmrl.models.policy import Policy
+from llmrl.models.text import decoder
 from llmrl.ops.advantages.group import grpo
 from llmrl.ops.log_ratios import token
 from llmrl.ops.policy_losses.clipped import ppo_clip
@@ -95,7 +96,7 @@ def main(steps: int = STEPS) -> list[float]:
     # what samples: the same weights, given anew before every step; environments and verifiers run meanwhile
     text = AuthorText(
         encode=lambda text, *, special=False: tokenizer.encode(text, add_special_tokens=False),
-        decode=lambda token_ids: tokenizer.decode(token_ids, skip_special_tokens=True),
+        decode=decoder(tokenizer, {tokenizer.eos_token_id}),
     )
     author = Author(TransformersSampler(sampled, tokenizer), LargerDigit(), text)
     env = bind("single_turn", single_turn, {}, key="env")

@@ -13,6 +13,7 @@ from llmrl.check.grading import all_failed, grades_cheaply, score_within, unders
 from llmrl.check.report import Report
 from llmrl.check.verdict import Graded, judge
 from llmrl.data.prompts import LoadedPrompts
+from llmrl.models.text import Decode, decoder
 from llmrl.recipe import Recipe
 from llmrl.recipe_faults import short
 from llmrl.rewards.base import Reward, Rewards
@@ -52,13 +53,14 @@ def check_rewards(
         return
     sources = {"train": recipe.data.train, "eval": recipe.data.eval or recipe.data.train}
     template = str(origin.tokenizer.chat_template or "") if recipe.data.train.chat else ""
+    decode = decoder(origin.tokenizer, origin.stop_token_ids)
     gave: dict[str, bool | None] = {}
     for reward in rewards.rewards:
         if "episode" in reward.piece.data:
             report.skipped(f"rewards.{reward.name}", "it reads the episode, which a gold answer alone does not make")
             continue
         ways = {part: writing.ways(source, reward.piece.settings) for part, source in sources.items()}
-        writer = _Writer(reward, ways, prompts.demonstrations, origin.tokenizer)
+        writer = _Writer(reward, ways, prompts.demonstrations, origin.tokenizer, decode)
         gave[reward.name] = asyncio.run(_check(writer, rows, workers, template, report))
     _check_verdicts(rewards.rewards, gave, report)
 
@@ -74,6 +76,7 @@ class _Writer:
     ways: Mapping[str, Mapping[str, tuple[str, str]]]
     demonstrations: Mapping[str, list[int]]
     tokenizer: Any
+    decode: Decode
 
     def only(self, names: Sequence[str]) -> _Writer:
         """The same writer with the ways of these names alone; with all of its ways if there are no names."""
@@ -83,7 +86,7 @@ class _Writer:
     def golds(self, prompt: Prompt) -> dict[str, list[Trajectory]]:
         """Way -> the row's gold answers, written in that way."""
         if prompt.id in self.demonstrations:
-            text = self.tokenizer.decode(self.demonstrations[prompt.id], skip_special_tokens=True)
+            text = self.decode(self.demonstrations[prompt.id])
             return {"demonstration": [self._trajectory(prompt, text, right=True)]}
         golds = writing.golds_of(prompt)
         return {way: [self._answer(prompt, gold, way) for gold in golds] for way in self._ways(prompt) if golds}

@@ -24,7 +24,8 @@ def _no_template(messages: Sequence[Mapping[str, Any]]) -> list[int]:
 class AuthorText:
     """The conversions between one author's tokens and text.
 
-    decode: token ids -> text without special tokens. chat: messages -> the tokens of a prompt that asks for an answer.
+    decode: token ids -> text, special tokens included, without the stop token that ends it (llmrl/models/text.py).
+    chat: messages -> the tokens of a prompt that asks for an answer.
     vocabulary: how many tokens there are, where that is known.
     """
 
@@ -62,7 +63,7 @@ class Env(Protocol):
     The function that makes it takes, by name, any of
 
         prompt             the Prompt
-        encode, decode     the first author's Encode, and its token ids -> text without special tokens
+        encode, decode     the first author's Encode, and AuthorText.decode
         authors            every role's AuthorText, by name
 
     An environment may have an attribute `stop`, a tuple of strings that end a completion besides those of the recipe.

@@ -12,6 +12,7 @@ from torch import Tensor
 from llmrl.batch import Batch
 from llmrl.data.packing import pack
 from llmrl.errors import RecipeError
+from llmrl.models.text import completes
 from llmrl.templates import Template
 from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
@@ -68,13 +69,11 @@ def _gold(group: Group, tokenizer: Any, template: str) -> list[int]:
 
 def _segment_ends(token_ids: Tensor, tokens: list[int], tokenizer: Any, delimiter: str) -> list[int]:
     """Columns of the tokens that complete a delimiter, and of the last token."""
-    unread, ends = "", []
-    for column in tokens:
-        unread += tokenizer.decode([int(token_ids[column])])
-        if delimiter in unread:
+    sampled, start, ends = token_ids[tokens].tolist(), 0, []
+    for place, column in enumerate(tokens):
+        if completes(tokenizer, sampled[start : place + 1], [delimiter]):
             ends.append(column)
-            unread = unread.rsplit(delimiter, 1)[1]
-        unread = unread[-len(delimiter) :]  # earlier text can no longer be part of a delimiter
+            start = place + 1
     return ends if ends and ends[-1] == tokens[-1] else [*ends, tokens[-1]]
 
 

@@ -42,7 +42,6 @@ Extract = Literal["boxed_or_last", "boxed", "last_number", "tag"]
 MAX_ANSWER_CHARACTERS = 5000
 MAX_SAID_CHARACTERS = 60
 MAX_NESTING = 30
-_END_TOKEN = re.compile(r"(?:<\|[^|<>]{1,30}\|>|</s>)\s*\Z")
 _PLAIN = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?")
 _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|left|right|text|begin|end|pi|cdot|times|boxed|infty|circ|math[a-z]+|cup|cap|[lg]eq?|pm"
@@ -64,7 +63,6 @@ def final_answer(
     part = after_thoughts(completion, prompt, thoughts_end=thoughts_end)
     if part is None:
         return None
-    part = _END_TOKEN.sub("", part)
     if extract == "tag":
         inside = last_tag(part, tag, prompt)
         return inside if inside is None or not boxes(inside) else last_boxed(inside)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from llmrl.models.text import completes
 from llmrl.rollout.sampler import Completion, SamplingParams
 
 Request = tuple[list[int], SamplingParams, asyncio.Future[Completion]]
@@ -111,12 +112,7 @@ class TransformersSampler:
 def _ended(token_ids: list[int], params: SamplingParams, tokenizer: PreTrainedTokenizerBase) -> bool:
     if token_ids[-1] in params.stop_token_ids:
         return True
-    if not params.stop:
-        return False
-    longest = max(map(len, params.stop))  # a token decodes to at least one byte, so older ones cannot matter
-    text = str(tokenizer.decode(token_ids[-4 * longest - 4 :]))
-    before = str(tokenizer.decode(token_ids[-4 * longest - 4 : -1]))
-    return any(text.count(stop) > before.count(stop) for stop in params.stop)
+    return completes(tokenizer, token_ids, params.stop)
 
 
 class _RowStops(StoppingCriteria):

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +15,11 @@ from llmrl.data.prompts import LoadedPrompts, load_prompts
 from llmrl.data.stream import PromptStream
 from llmrl.engines.ranks import Ranks
 from llmrl.envs.base import AuthorText, Encode
+from llmrl.models.text import decoder
 from llmrl.pieces import Piece, resolve
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces
 from llmrl.rewards.base import Rewards
-from llmrl.rewards.thoughts import TAGS
 from llmrl.rewards.workers import Workers
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 from llmrl.rollout.collect import Collector, SampleGroups
@@ -93,7 +92,7 @@ def make_collector(
         name: Author(
             samplers[name],
             Rewards.from_specs(view.rewards, workers=workers) if view.rewards else None,
-            author_text(origins[name].tokenizer),
+            author_text(origins[name]),
         )
         for name, view in recipe.by_role.items()
     }
@@ -181,24 +180,14 @@ def load_stage_prompts(recipe: Recipe, origin: Origin) -> LoadedPrompts:
     )
 
 
-def author_text(tokenizer: Any) -> AuthorText:
-    """The conversions between tokens and text for one author's tokenizer."""
+def author_text(origin: Origin) -> AuthorText:
+    """The conversions between tokens and text of an author whose model starts from `origin`."""
+    tokenizer: Any = origin.tokenizer
 
     def chat(messages: Sequence[Mapping[str, Any]]) -> list[int]:
         return list(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False))
 
-    return AuthorText(encoder(tokenizer), decoder(tokenizer), chat, len(tokenizer))
-
-
-def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
-    """The function that decodes tokens without special ones, save those that open or end thoughts."""
-    tags = [tag for pair in TAGS.items() for tag in pair]
-    added = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special = added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    hidden = {token_id for token_id, text in special.items() if not any(text in tag for tag in tags)}
-    if len(hidden) == len(special):
-        return partial(tokenizer.decode, skip_special_tokens=True)
-    return lambda token_ids: tokenizer.decode([one for one in token_ids if one not in hidden])
+    return AuthorText(encoder(tokenizer), decoder(tokenizer, origin.stop_token_ids), chat, len(tokenizer))
 
 
 def encoder(tokenizer: Any) -> Encode:

@@ -27,7 +27,7 @@ class Tokenizer:
         assert not add_special_tokens
         return [CHARACTERS.index(character) for character in text]
 
-    def decode(self, token_ids: list[int]) -> str:
+    def decode(self, token_ids: list[int], **settings: bool) -> str:
         return "".join(TOKENS[token] for token in token_ids)
 
 

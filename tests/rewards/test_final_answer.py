@@ -60,7 +60,6 @@ from llmrl.rewards.math_verifier import final_answer, math_verifier, same_answer
         ("The answer is (B).", "(B)"),
         ("**B**", "B"),
         ("The answer is x+1.", "x+1"),
-        ("The answer is 24<|eot_id|>", "24"),
         ("no number", None),
     ],
 )

@@ -17,10 +17,12 @@ import torch
 
 from llmrl.models.loading import load_language_model
 from llmrl.models.policy import Policy, merged_weights
+from llmrl.models.text import decoder
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
 
 CHARACTERS = "0123456789+-*/= abcdef"  # with <pad> 0, <eos> 1 and <unk> 2: 25 tokens
 LONGER = {"e": "e|x", "f": "f|"}  # tokens of several characters, which a stop string may end in
+TEXTS = ["<pad>", "<eos>", "<unk>", *(LONGER.get(text, text) for text in CHARACTERS)]
 CONFIG: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -205,7 +207,7 @@ class SamplerContract:
                 assert mismatch(lm, [context], [after], 1.0) < TOLERANCE
         assert cut > 6
 
-    def test_end_of_sequence_ends_nothing_unless_asked(self, sampler):
+    def test_end_of_sequence_ends_nothing_unless_asked(self, sampler, tokenizer):
         prompts = [PROMPTS[i % 6] for i in range(30)]
         params = SamplingParams(max_tokens=40)
         free = sample_all(sampler, prompts, params)
@@ -216,6 +218,10 @@ class SamplerContract:
                 end = before.token_ids.index(EOS) + 1 if EOS in before.token_ids else 40
                 assert after.token_ids == before.token_ids[:end]
                 assert after.stop_reason == ("stop" if EOS in after.token_ids else "length")
+        decode = decoder(tokenizer, (EOS,))
+        for completion in (*free, *sample_all(sampler, prompts, replace(params, stop_token_ids=(EOS,)))):
+            texts = [TEXTS[token] for token in completion.token_ids]
+            assert decode(completion.token_ids) == "".join(texts[:-1] if texts[-1] == "<eos>" else texts)
 
     def test_greedy_is_the_argmax_and_has_no_logprobs(self, sampler, lm):
         greedy, drawn = SamplingParams(max_tokens=15, temperature=0.0), SamplingParams(max_tokens=9, seed=5)

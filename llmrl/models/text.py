@@ -1,0 +1,41 @@
+"""Text of sampled tokens: the same for rewards, votes, environments, rollout files and the console."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+Decode = Callable[[Sequence[int]], str]
+
+
+def decoder(tokenizer: Any, stop_token_ids: Collection[int]) -> Decode:
+    """The function that decodes a turn: every token as it is written, special ones too, save a stop token at the end.
+
+        <think> 8 </think> 9 <|im_end|>    "<think>8</think>9"          where <|im_end|> stops a completion
+        <think> 8                          "<think>8"                   cut short
+        9 <|im_end|> 9                     "9<|im_end|>9"               an earlier stop token is text
+
+    Bytes that are no whole character, as where a completion was cut, become U+FFFD.
+    """
+    stops = frozenset(stop_token_ids)
+
+    def decode(token_ids: Sequence[int]) -> str:
+        ended = len(token_ids) > 0 and token_ids[-1] in stops
+        return as_written(tokenizer, token_ids[:-1] if ended else token_ids)
+
+    return decode
+
+
+def as_written(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """The text of all these tokens; no space is taken out."""
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def completes(tokenizer: Any, token_ids: Sequence[int], texts: Collection[str]) -> bool:
+    """Whether the last token completes one of the texts."""
+    if not texts:
+        return False
+    longest = max(map(len, texts))  # a token decodes to at least one byte, so older ones cannot matter
+    window = token_ids[-4 * longest - 4 :]
+    after, before = as_written(tokenizer, window), as_written(tokenizer, window[:-1])
+    return any(after.count(text) > before.count(text) for text in texts)
