@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -84,13 +86,55 @@ def test_a_function_that_cannot_be_sent_is_an_error(workers):
         run(workers, lambda completion: 1.0, "a")
 
 
-def test_all_processes_lost_at_once(workers):
-    async def massacre():
-        calls = [workers.run(hostile_rewards.killed, ("",), {}, 10.0) for _ in range(4)]
-        return await asyncio.gather(*calls, return_exceptions=True)
+FATES = {
+    "fine": 1.0,
+    "hang": "TimeoutError: ran past its deadline of 1.5 seconds",
+    "deaf": "TimeoutError: ran past its deadline of 1.5 seconds",
+    "exit": "CrashError: its process died with exit code 3",
+    "kill": "CrashError: its process died with exit code -9",
+}
 
-    assert all(isinstance(error, CrashError) for error in asyncio.run(massacre()))
-    assert run(workers, hostile_rewards.length, "abc") == 3.0
+
+def test_every_call_has_its_own_fate_also_while_the_trainer_computes(workers):
+    """The parent's threads get little time, so a process's end is often seen before what it had said."""
+    texts = ["hang", "deaf", *["exit", "kill"] * 4, *["fine"] * 30]
+    random.Random(0).shuffle(texts)
+    over = threading.Event()
+
+    def compute() -> None:
+        while not over.is_set():
+            sum(range(1000))
+
+    async def fate(text: str) -> float | str:
+        try:
+            return await workers.run(hostile_rewards.fate, [text], {}, 1.5)
+        except (TimeoutError, CrashError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    async def together() -> list[float | str]:
+        return await asyncio.gather(*map(fate, texts))
+
+    computing = threading.Thread(target=compute)
+    computing.start()
+    try:
+        assert asyncio.run(together()) == [FATES[text] for text in texts]
+    finally:
+        over.set()
+        computing.join()
+
+
+def test_what_a_hanging_function_started_ends_with_it(workers, tmp_path):
+    with pytest.raises(TimeoutError):
+        run(workers, hostile_rewards.hang_with_a_child, "", str(tmp_path / "child"), deadline=2.0)
+    child = int((tmp_path / "child").read_text())
+    assert ended(child), "the child was still there 5 seconds after its parent"
+
+
+def test_a_process_that_died_while_it_had_nothing_to_do_costs_no_call():
+    with Workers(1) as pool:
+        process = int(run(pool, hostile_rewards.process_id, ""))
+        os.kill(process, signal.SIGKILL)
+        assert run(pool, hostile_rewards.length, "abc") == 3.0
 
 
 def test_close_then_run_starts_again():
@@ -158,12 +202,17 @@ def test_processes_do_not_outlive_a_killed_parent(tmp_path):
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         parent.send_signal(signal.SIGKILL)
+    assert ended(child), "the process was still there 5 seconds after its parent"
+
+
+def ended(pid: int) -> bool:
+    """Whether the process ends within 5 seconds; else it is killed."""
     for _ in range(50):
-        if not running(child):
-            return
+        if not running(pid):
+            return True
         time.sleep(0.1)
-    os.kill(child, signal.SIGKILL)
-    pytest.fail("the process was still there 5 seconds after its parent")
+    os.kill(pid, signal.SIGKILL)
+    return False
 
 
 def running(pid: int) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -45,6 +46,30 @@ def exit_on_die(completion: str) -> float:
 def killed(completion: str) -> float:
     os.kill(os.getpid(), signal.SIGKILL)
     return 1.0
+
+
+def fate(completion: str) -> float:
+    """Return 1, or do as the completion says."""
+    if completion == "exit":
+        os._exit(3)
+    if completion == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if completion == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while completion in ("hang", "deaf"):
+        pass
+    return 1.0
+
+
+def hang_with_a_child(completion: str, file: str) -> float:
+    """Start a process, write its id to `file`, and wait for it."""
+    child = subprocess.Popen(["sleep", "60"])
+    Path(file).write_text(str(child.pid))
+    return float(child.wait())
+
+
+def process_id(completion: str) -> float:
+    return float(os.getpid())
 
 
 def hundred_gigabytes(completion: str) -> float:
