@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmrl.axes import BY_KEY, CREDIT, LOSS
 from llmrl.errors import unknown_name
-from llmrl.fields import BUDGET, tiny_data
+from llmrl.fields import BUDGET, BY_NAME, tiny_data
 from llmrl.ops import controllers
 from llmrl.pieces import Piece, bind, catalogue
 from llmrl.types import Credit, TokenLoss
@@ -20,7 +20,8 @@ CONTROLLERS = frozenset(catalogue(controllers))
 
 
 def readable(key: str, provided: Collection[str] = ()) -> frozenset[str]:
-    """The data that a piece under `key` may read; provided: the fields of the recipe's own providers."""
+    """The data that a piece under `key` may read; provided: what the recipe's own providers and controllers
+    bring."""
     axis = BY_KEY[key]
     whole = axis.reads | (CONTROLLERS if axis.controlled else frozenset())
     return whole | frozenset(provided) if axis.moments else whole
@@ -45,8 +46,8 @@ def probe(
 ) -> list[str]:
     """The faults of pieces under their keys: data that nobody provides, settings out of range, wrong results.
 
-    outputs: numbers per token of the critic. rewards: how many reward functions there are. provided: fields that the
-    recipe's own providers bring.
+    outputs: numbers per token of the critic. rewards: how many reward functions there are. provided: what the
+    recipe's own providers and controllers bring.
     """
     faults: list[str] = []
     for key, piece in placed:
@@ -113,13 +114,41 @@ def probe_allocation(piece: Piece) -> list[str]:
     ]
 
 
+class _AnyMetric(dict[str, float]):
+    """Metrics of a step in which everything was measured."""
+
+    def __missing__(self, name: str) -> float:
+        return 0.5
+
+    def get(self, name: str, default: Any = None) -> float:
+        return self[name]
+
+
 def probe_controller(piece: Piece) -> list[str]:
-    """The fault of a controller that cannot start."""
+    """The fault of a controller that cannot start or take a step, or that gives no state."""
+    known = BY_KEY["controllers"].reads | BY_NAME.keys()
+    if unknown := [name for name in piece.data if name not in known]:
+        place = f"controllers.{piece.name}"
+        return [unknown_name(place, name, known, "data, for its positional parameter,") for name in unknown]
+    state: Any = {}
     try:
-        start(piece)
-    except Exception as error:
+        for metrics in ({}, _AnyMetric()):
+            state = piece({**dict.fromkeys(piece.data), "state": state, "metrics": metrics})
+            if fault := _state_fault(state):
+                return [f"controllers.{piece.name}: {fault}"]
+    except Exception as error:  # a user's function may raise anything
         return [_raised(f"controllers.{piece.name}", error)]
     return []
+
+
+def _state_fault(state: Any) -> str | None:
+    if not isinstance(state, Mapping):
+        return f"gave {type(state).__name__}, expected a dict of numbers with its output as `value`"
+    if wrong := [key for key, value in state.items() if not isinstance(value, int | float)]:
+        return f"gave {type(state[wrong[0]]).__name__} as {wrong[0]!r}, expected a number"
+    if not any(key == "value" or key.startswith("value/") for key in state):
+        return f"gave no output: expected `value`, or `value/0` and more, among {', '.join(state) or 'nothing'}"
+    return None
 
 
 def _raised(place: str, error: Exception) -> str:

@@ -80,8 +80,10 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
         faults += probe_allocation(outside["allocate"])
     algorithm = Algorithm(**found, samples="collector" in outside["source"].data)
     own = providers.keys() - BY_NAME.keys()
-    faults += probe(algorithm.placed(), outputs=recipe.critic.outputs, rewards=len(recipe.rewards), provided=own)
-    faults += [fault for piece in algorithm.running_controllers.values() for fault in probe_controller(piece)]
+    brought = own | (algorithm.controllers.keys() - BY_KEY["controllers"].pieces.keys())
+    tried = {name: piece for name, piece in algorithm.controllers.items() if name in algorithm.needs | brought}
+    faults += probe(algorithm.placed(), outputs=recipe.critic.outputs, rewards=len(recipe.rewards), provided=brought)
+    faults += [fault for piece in tried.values() for fault in probe_controller(piece)]
     distinct = {id(piece): piece for piece in providers.values()}.values()
     faults += [fault for piece in distinct for fault in _unread_provider(piece, own)]
     faults = faults or [*refused(recipe, algorithm), *_source_faults(recipe, outside["source"])]
@@ -99,7 +101,9 @@ def _of_axis(axis: Axis, spec: Any) -> Any:
         chain = _chain(axis, spec)
         if axis.key == "controllers":  # a controller runs if a piece reads it; the recipe only has its settings
             named = {piece.name: piece for piece in chain}
-            return {name: named.get(name) or bind(name, f, {}, key=axis.key) for name, f in axis.pieces.items()}
+            built_in = {name: named.get(name) or bind(name, f, {}, key=axis.key) for name, f in axis.pieces.items()}
+            own = {piece.function.__name__: piece for piece in chain if piece.name not in built_in}
+            return built_in | own
         return chain
     return _weighted(axis, spec)
 

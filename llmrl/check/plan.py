@@ -17,6 +17,7 @@ from llmrl.check.model import ModelFound, check_model, keep_outline, with_critic
 from llmrl.check.overlap import Asked, check_overlap
 from llmrl.check.pieces import check_pieces
 from llmrl.check.report import Report
+from llmrl.check.trial import Tried, check_by_trial
 from llmrl.check.verifier import check_rewards
 from llmrl.data.prompts import LoadedPrompts
 from llmrl.errors import RecipeError, gathered, unknown_name
@@ -69,6 +70,7 @@ class _Checker:
     """Checks stage after stage.
 
     outlines: of each stage that could be read, a folder with its output's tokenizer. asked: the questions of each.
+    prompts, tried: of the stage that is being checked.
     """
 
     plan: Plan
@@ -78,6 +80,7 @@ class _Checker:
     outlines: dict[str, Path] = field(default_factory=dict)
     prompts: LoadedPrompts | None = None
     asked: dict[str, Asked] = field(default_factory=dict)
+    tried: dict[str, Tried] = field(default_factory=dict)
 
     def check(self, name: str, report: Report) -> list[Sized] | None:
         """Everything about one stage; returns the models that it holds, or None if a shape cannot be known."""
@@ -85,6 +88,7 @@ class _Checker:
         views = recipe.by_role
         first = next(iter(views))
         sized: list[Sized] = []
+        self.tried = {}
         faults: dict[str, list[str]] = {role: [] for role in views}
         for role, view in views.items():
             if recipe.roles:
@@ -93,6 +97,8 @@ class _Checker:
             found = self._role(name, role, view, own, leads=role == first)
             sized += [found] if found else []
         report.faults += of_roles(faults)
+        if self.prompts and len(self.tried) == len(views) and self.tried[first].pieces.samples:
+            check_by_trial(recipe, self.tried, self.prompts.train[0], report)
         if len(sized) < len(views):
             report.skipped("memory", "the model or the algorithm is not known")
             return None
@@ -137,7 +143,10 @@ class _Checker:
         if prompts and pieces:
             with gathered(report.faults):
                 check_providers(prompts, pieces)
-        return Sized(role, recipe, pieces, found.shape) if found and pieces else None
+        if not (found and pieces):
+            return None
+        self.tried[role] = Tried(recipe, pieces, found.origin)
+        return Sized(role, recipe, pieces, found.shape)
 
     def _model(self, name: str, role: str, recipe: Recipe, pieces: Pieces | None, report: Report) -> ModelFound | None:
         owner = recipe.model.role

@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -83,24 +83,24 @@ class Collector:
         params.seed: the step's seed, from which every completion's seed is derived. Raises RunStopped if nothing is
         left after the last round, or if a round passes its deadline.
         """
-        kept: list[list[Group]] = []
+        questions: list[list[Group]] = []
         sampled: list[Group] = []
         started = time.monotonic()
         for refill in range(max_refills + 1):
-            asked = prompts.take(count - len(kept))
+            asked = prompts.take(count - len(questions))
             groups = sample_groups(asked, replace(params, seed=derive_seed(params.seed, refill)))
             sampled += groups
             for _, of_question in itertools.groupby(groups, key=lambda group: group.place):
-                chosen = [left for group in of_question if (left := _kept(group, keep)).trajectories]
+                chosen = [left for group in of_question if (left := kept(group, keep)).trajectories]
                 if chosen:
-                    kept.append(chosen)
-            if len(kept) >= count:
+                    questions.append(chosen)
+            if len(questions) >= count:
                 break
-        if not kept:
+        if not questions:
             raise RunStopped(
                 f"nothing to train on after {max_refills + 1} rounds of {count} prompts; {_why_nothing(sampled, keep)}"
             )
-        seconds, groups = time.monotonic() - started, [group for chosen in kept for group in chosen]
+        seconds, groups = time.monotonic() - started, [group for chosen in questions for group in chosen]
         return Collected(groups, metrics_of(sampled, groups, list(self.authors), seconds), sampled)
 
     def sample(
@@ -166,19 +166,26 @@ class Collector:
             await counted(waiting, "rewards", scorer.score(scorable))
 
 
-def _kept(group: Group, keep: Mapping[str, Piece]) -> Group:
-    """The group with the trajectories that its author's keep function leaves; none of an untrained author."""
+def kept(group: Group, keep: Mapping[str, Piece]) -> Group:
+    """The group with the trajectories that its author's keep function leaves; none of an untrained author.
+
+    Raises RunStopped if the function raises, or gives anything but trajectories of the group.
+    """
     scored = replace(group, trajectories=[t for t in group.trajectories if not t.failure])
     if group.author not in keep or not scored.trajectories:
         return replace(group, trajectories=[])
     piece = keep[group.author]
     unknown = dict.fromkeys(piece.data, math.nan)
     try:
-        left = list(piece(unknown | group.known | {"group": scored}))
+        given = piece(unknown | group.known | {"group": scored})
+        left = list(given) if isinstance(given, Iterable) else None
     except Exception as error:  # a user's function may raise anything
         raise RunStopped(f"keep: {piece.name}: {type(error).__name__}: {error}") from error
-    if bad := [one for one in left if not isinstance(one, Trajectory)]:
-        raise RunStopped(f"keep: {piece.name}: gave {type(bad[0]).__name__}, expected trajectories of the group")
+    if left is None:
+        raise RunStopped(f"keep: {piece.name}: gave {type(given).__name__}, expected a list of trajectories")
+    if bad := [one for one in left if not any(one is own for own in scored.trajectories)]:
+        other = "a trajectory of no such group" if isinstance(bad[0], Trajectory) else type(bad[0]).__name__
+        raise RunStopped(f"keep: {piece.name}: gave {other}, expected trajectories of the group")
     return replace(group, trajectories=left)
 
 

@@ -1,0 +1,126 @@
+"""A trial of the environment in an episode, and of `keep` on the group of its answers: what sampling calls.
+
+The authors follow a script: they answer with the row's gold answer, and with garbage.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmrl.check.report import Report
+from llmrl.check.writing import GARBAGE, golds_of
+from llmrl.errors import RunStopped
+from llmrl.recipe import Recipe
+from llmrl.resolve import Pieces
+from llmrl.rollout.collect import Collector, kept
+from llmrl.rollout.play import Author
+from llmrl.rollout.sampler import Completion, SamplingParams
+from llmrl.run.models import Origin
+from llmrl.run.sampling import author_text, params_of
+from llmrl.types import Group, Prompt, Score
+
+SECONDS = 30.0
+GRACE = 5.0
+EPISODES = 2
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A role of the stage that is tried: its recipe, its pieces, its model's starting point."""
+
+    recipe: Recipe
+    pieces: Pieces
+    origin: Origin
+
+
+def check_by_trial(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt, report: Report) -> None:
+    """Play episodes of one question with scripted answers, and let every trained role's `keep` choose from them."""
+    env = next(iter(roles.values())).pieces.env
+    ended: list[list[Group] | Exception] = []
+    play = threading.Thread(target=lambda: ended.append(_played(recipe, roles, prompt)), daemon=True)
+    play.start()  # a thread can be left behind, should the environment never give the event loop back
+    play.join(SECONDS + GRACE)
+    if not ended:
+        report.faults.append(f"env: {env.name}: a trial episode holds up the event loop for more than {SECONDS:g} s")
+        return
+    groups = ended[0]
+    if isinstance(groups, Exception):
+        report.faults.append(f"env: {env.name}: in a trial episode: {groups}")
+        return
+    failures = {id(t.episode): t.failure for group in groups for t in group.trajectories if t.failure}
+    if len(failures) == EPISODES:
+        report.faults.append(f"env: {env.name}: {next(iter(failures.values())).message}, in a trial episode")
+        return
+    for failure in failures.values():
+        report.warn(f"env: {env.name}: {failure.message}, in one of {EPISODES} trial episodes")
+    keep = {name: role.pieces.keep for name, role in roles.items() if role.recipe.trained}
+    for group in groups:
+        try:
+            kept(group, keep)
+        except RunStopped as error:
+            report.faults.append(f"{error}, in a trial on a group of {len(group.trajectories)}")
+
+
+def _played(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt) -> list[Group] | Exception:
+    """The scored groups of the question's trial episodes, or why there are none."""
+    answers = [*golds_of(prompt)[:1], GARBAGE]
+    authors = {
+        name: Author(_Scripted(role.origin, answers), _Verdicts(list(role.recipe.rewards)), _text(role.origin))
+        for name, role in roles.items()
+    }
+    collector = Collector(
+        authors,
+        make_env=next(iter(roles.values())).pieces.env,
+        deadline_seconds=SECONDS,
+        env_retries=0,
+        max_prompt_tokens=recipe.rollout.max_prompt_tokens,
+    )
+    params = params_of(recipe, {name: role.origin for name, role in roles.items()})(recipe.seed)
+    try:
+        return collector.sample([prompt], group_size=EPISODES, params=params)
+    except Exception as error:  # a user's environment may raise anything
+        return error
+    finally:
+        collector.close()
+
+
+def _text(origin: Origin) -> Any:
+    return author_text(origin.tokenizer)
+
+
+class _Scripted:
+    """A Sampler that gives the same texts, one after the other."""
+
+    policy_version = 0
+
+    def __init__(self, origin: Origin, answers: Sequence[str]):
+        tokenizer: Any = origin.tokenizer
+        end = list(origin.stop_token_ids[:1])
+        self._answers = itertools.cycle([tokenizer.encode(text, add_special_tokens=False) + end for text in answers])
+
+    async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
+        answer = next(self._answers)
+        given = answer[: params.max_tokens]
+        return Completion(given, [-0.5] * len(given), "stop" if given == answer else "length", 0)
+
+    def load_weights(self, weights: Any, policy_version: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Verdicts:
+    """A Scorer that calls every second trajectory right, under the names of the recipe's rewards."""
+
+    def __init__(self, names: Sequence[str]):
+        self._names = names
+
+    async def score(self, group: Group) -> None:
+        for place, trajectory in enumerate(group.trajectories):
+            right = place % 2 == 0
+            trajectory.scores = {name: Score(float(right), right) for name in self._names}
+            trajectory.components = {name: float(right) for name in self._names}
+            trajectory.reward = float(right) * len(self._names)
