@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
@@ -16,6 +17,12 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the exception's type if it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def short(value: Any) -> str:
+    """A value on one line of at most 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class RecipeError(Exception):

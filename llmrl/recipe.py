@@ -7,9 +7,11 @@ into `updates_per_step` optimizer steps; `tokens_per_micro_batch` limits the tok
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -85,6 +87,23 @@ class Model(Strict):
         return self
 
 
+_LOST_COMMANDS = {"\a": "a", "\b": "b", "\f": "f", "\v": "v", "\x1b": "e"}
+
+
+def _no_lost_command(text: str) -> str:
+    """Refuse the control characters that YAML makes of LaTeX commands in double quotes, such as "\\boxed" of "\\b"."""
+    found = re.search(r"([\a\b\f\v\x1b]|\t(?=ext|imes|frac|heta|o\b))(\w*)", text)
+    if found:
+        command = f"\\{_LOST_COMMANDS.get(found[1], 't')}{found[2]}"
+        raise ValueError(
+            f"YAML reads '{command}' in double quotes as a control character; write '\\{command}' or use single quotes"
+        )
+    return text
+
+
+RowText = Annotated[str, AfterValidator(_no_lost_command)]
+
+
 class Rows(Strict):
     """Where rows come from and how they become prompts.
 
@@ -106,12 +125,14 @@ class Rows(Strict):
     seed: NonNegativeInt = Field(default=0, description="of the task's rows")
     limit: PositiveInt | None = Field(default=None, description="use only the first rows")
     shuffle: bool = Field(default=True, description="a new order each epoch, from the recipe's seed")
-    prompt: str = Field(default="question", description="what the model is asked")
-    answer: str | None = Field(default="answer", description="the gold answer, which rewards read as `answer`")
+    prompt: RowText = Field(default="question", description="what the model is asked")
+    answer: RowText | None = Field(default="answer", description="the gold answer, which rewards read as `answer`")
     answer_after: str | None = Field(default=None, description="the answer is what follows this in its column")
-    completion: str | None = Field(default=None, description="the demonstration, for learn_from: demonstrations")
+    completion: RowText | None = Field(default=None, description="the demonstration, for learn_from: demonstrations")
     chat: bool = Field(default=False, description="render through the model's chat template")
-    system_prompt: str | None = Field(default=None, description="the conversation's first message; needs chat: true")
+    system_prompt: RowText | None = Field(
+        default=None, description="the conversation's first message; needs chat: true"
+    )
     few_shot: NonNegativeInt | list[dict[str, Any]] = Field(
         default=0, description="solved examples put before each prompt: written out, or the first k rows"
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from llmrl.errors import nearest
+from llmrl.errors import nearest, short
 from llmrl.recipe import Recipe
 
 FILE_KEYS = ("include", "method", "stages")
@@ -30,6 +30,8 @@ def faults_of(error: ValidationError) -> list[str]:
             start, message = "" if key == "recipe" else f"{key}: ", item["msg"].removeprefix("Value error, ")
         else:
             start, message = f"{key}: {short(item['input'])} is not valid: ", item["msg"]
+            if item["type"] == "string_type" and isinstance(item["input"], dict):
+                message += '; to YAML {name} without quotes is a mapping, so put it in quotes: "{name}"'
         faults.setdefault(start, []).append(message)
     return [start + "; or: ".join(messages) for start, messages in faults.items()]
 
@@ -43,12 +45,6 @@ def _key_of(location: tuple[int | str, ...]) -> list[str]:
             break
         where.append(str(part))
     return where
-
-
-def short(value: Any) -> str:
-    """A value on one line of at most 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def keys_at(path: list[str]) -> list[str]:

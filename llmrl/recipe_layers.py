@@ -15,9 +15,9 @@ import yaml
 from pydantic import BaseModel
 
 from llmrl.axes import ONE_PIECE
-from llmrl.errors import RecipeError, nearest
+from llmrl.errors import RecipeError, nearest, short
 from llmrl.recipe import Recipe
-from llmrl.recipe_faults import keys_at, short
+from llmrl.recipe_faults import keys_at
 
 Layer = dict[str, Any]
 
@@ -66,10 +66,20 @@ def parse_yaml(text: str, name: str) -> Layer:
     except RecipeError as error:
         raise RecipeError(*(f"{name}: {fault}" for fault in error.faults)) from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(
+            f"{name}: not valid YAML: {' '.join(str(error).split())}{_about_quotes(text, error)}"
+        ) from None
     if not isinstance(layer, dict):
         raise RecipeError(f"{name}: expected a mapping of keys to values, got {type(layer).__name__}")
     return layer
+
+
+def _about_quotes(text: str, error: yaml.YAMLError) -> str:
+    """A hint, if the line that YAML stops at has a template without quotes."""
+    mark = getattr(error, "problem_mark", None)
+    line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+    found = re.search(r"[:\[,]\s*(\{[\w.]+\}[^,}\]]*)", line)
+    return f'; put a text with braces in quotes: "{found[1].strip()}"' if found else ""
 
 
 def merge(lower: Layer, upper: Layer) -> Layer:

@@ -1,24 +1,89 @@
-"""Templates of a data row's columns, as settings of pieces: "{answer}"."""
+r"""Templates of a data row's columns: "{question}\nAnswer:", "{messages.0.content}", "Answer in \boxed{{}}."
+
+A name in braces is a column, or a path into one (llmrl/columns.py); doubled braces stand for single ones.
+"""
 
 from __future__ import annotations
 
 import inspect
-import string
+import re
 import typing
-from typing import Annotated
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from llmrl.columns import NoColumnError, column
+from llmrl.errors import short
 from llmrl.pieces import Piece
 
+_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
+_COMMAND = re.compile(r"\\[A-Za-z]+$")
+_PATH = re.compile(r"[^\W\d][\w.-]*")
 
-def columns_of(template: str) -> list[str]:
-    """The columns that a template names; raises ValueError if it is no template."""
-    return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+
+@dataclass(frozen=True)
+class _Part:
+    """Text, or the name of a column; braces: how to write the name's braces if they were meant as text."""
+
+    text: str
+    is_column: bool = False
+    braces: str = ""
+
+
+class RowTemplate:
+    """A template, read; raises ValueError for a brace without its counterpart, and for an empty name."""
+
+    def __init__(self, template: str):
+        self.parts: list[_Part] = []
+        for match in _PART.finditer(template):
+            before, found, name = template[: match.start()], match[0], match[1]
+            where = f"at character {match.start()} of {short(template)}"
+            if found in ("{", "}"):
+                raise ValueError(f"single '{found}' {where}; double it to mean a brace")
+            if name is None:
+                self.parts.append(_Part(found[0] if found in ("{{", "}}") else found))
+                continue
+            if not name.strip():
+                raise ValueError(f"'{found}' {where} names no column; to mean braces write '{{{found}}}'")
+            is_text = bool(_COMMAND.search(before)) or not _PATH.fullmatch(name)
+            self.parts.append(_Part(name, True, f"{{{found}}}" if is_text else ""))
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns, and the paths into columns, that the template names."""
+        return [part.text for part in self.parts if part.is_column]
+
+    def check(self, columns: Collection[str]) -> None:
+        """Raises ValueError for a name that is none of the columns, nor a path into one."""
+        for part in self.parts:
+            if part.is_column and part.text not in columns and part.text.partition(".")[0] not in columns:
+                hint = f"; to mean braces write '{part.braces}'" if part.braces else ""
+                raise ValueError(f"{NoColumnError(part.text, columns)}{hint}")
+
+    def fill(self, row: Mapping[str, Any]) -> str:
+        """Return the template with the row's values; raises ValueError for one that is missing or no text."""
+        return "".join(_value(row, part.text) if part.is_column else part.text for part in self.parts)
+
+
+def text_of(value: Any) -> str:
+    """Return a value as text; raises ValueError if it is neither text nor a number."""
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise ValueError(f"expected text, got {type(value).__name__} {short(value)}")
+
+
+def _value(row: Mapping[str, Any], name: str) -> str:
+    value = column(row, name)
+    try:
+        return text_of(value)
+    except ValueError as error:
+        raise ValueError(f"column '{name}': {error}") from None
 
 
 def _valid(text: str) -> str:
-    columns_of(text)
+    RowTemplate(text)
     return text
 
 

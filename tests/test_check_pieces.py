@@ -281,8 +281,8 @@ READS_ANSWERS = {"advantage_shaping": {"rectify": {}}}
         ("{answer}", None),
         ("so \\boxed{{{answer}}}", None),
         ("no column", None),
-        ("{anser}", "no column in all rows named 'anser'; did you mean 'answer'?"),
-        ("{note}", "no column in all rows named 'note'; valid: answer, grade, question"),
+        ("{anser}", "no column 'anser'; did you mean 'answer'? (columns: question, answer, grade)"),
+        ("{note}", "no column 'note' (columns: question, answer, grade)"),
         ("{grade}", "column 'grade' is empty in 1 rows, the first is train:1"),
     ],
 )
@@ -306,8 +306,8 @@ def test_a_gold_answer_that_is_no_template_is_refused_before_the_data_is_read():
     with pytest.raises(RecipeError) as caught:
         resolve_pieces(wrong)
     assert caught.value.faults == [
-        "providers.answer_logprobs.answer: '\\\\boxed{answer' is not valid: Value error, expected '}' before end of "
-        "string"
+        "providers.answer_logprobs.answer: '\\\\boxed{answer' is not valid: Value error, single '{' at character 6 of "
+        "'\\\\boxed{answer'; double it to mean a brace"
     ]
 
 

@@ -9,6 +9,8 @@ ROW = {
     "model.style": "own",
     "note": '["a"]',
     "number": 5,
+    "messages": [{"content": "a"}, '{"content": ["b", "c"]}'],
+    "none": [],
 }
 
 
@@ -21,6 +23,9 @@ ROW = {
         ("model.truth", '{"inputs": [1], "meta": {"name": "f"}}'),  # the end of a path stays as it is
         ("model.truth.inputs", [1]),
         ("model.truth.meta.name", "f"),
+        ("note.0", "a"),  # of a list as JSON text
+        ("messages.0.content", "a"),
+        ("messages.1.content.-1", "c"),
     ],
 )
 def test_a_path_reads_through_mappings_and_json(name, value):
@@ -30,14 +35,17 @@ def test_a_path_reads_through_mappings_and_json(name, value):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("numbre", "no column 'numbre'; did you mean 'number'? (columns: model, model.style, note, number)"),
+        ("numbre", "no column 'numbre'; did you mean 'number'? (columns: model, model.style, note, number,"),
         ("model.trut", "no column 'trut'; did you mean 'truth'? (columns: truth, text)"),
         ("model.truth.input", "no column 'input'; did you mean 'inputs'? (columns: inputs, meta)"),
-        ("model.text.inner", "no column 'model.text.inner' (columns: model, model.style, note, number)"),
-        ("note.inner", "no column 'note.inner' (columns: model, model.style, note, number)"),
+        ("model.text.inner", "no column 'model.text.inner' (columns: model, model.style, note, number,"),
+        ("note.inner", "no item 'inner' in a list, whose items are 0 to 0"),
+        ("messages.2", "no item '2' in a list, whose items are 0 to 1"),
+        ("messages.1.content.-3", "no item '-3' in a list, whose items are 0 to 1"),
+        ("none.0", "no item '0' in a list, which is empty"),
         (
             "number.inner",
-            "no column 'number.inner'; did you mean 'number'? (columns: model, model.style, note, number)",
+            "no column 'number.inner'; did you mean 'number'? (columns: model, model.style, note, number,",
         ),
     ],
 )

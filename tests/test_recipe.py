@@ -74,6 +74,13 @@ def test_rows_have_one_origin_and_a_system_prompt_needs_chat():
     assert Rows(path="a.jsonl", system_prompt="Be brief.", chat=True)
 
 
+def test_a_latex_command_that_yaml_made_a_control_character_is_refused():
+    for text, command in (("\boxed{{}}", "boxed"), ("\frac{{1}}{{2}}", "frac"), ("5 \text{{ cm}}", "text")):
+        written = f"YAML reads '\\{command}' in double quotes as a control character; write '\\\\{command}' or use"
+        assert written in fault(Rows, path="a.jsonl", prompt=text)
+    assert Rows(path="a.jsonl", prompt="a\tb\ttotal\n\\boxed{{}}")
+
+
 @pytest.mark.parametrize(
     ("part", "key", "value"),
     [

@@ -322,6 +322,11 @@ def test_name_and_folder_follow_from_the_file(load):
         ("training: {steps: many}", "training.steps: 'many' is not valid: Input should be a valid integer"),
         ("training: {dtype: fp8}", "training.dtype: 'fp8' is not valid: Input should be 'fp32' or 'bf16'"),
         ("keep: 5", "keep: 5 is not valid: Input should be a valid string; or: Input should be a valid dictionary"),
+        (
+            "data: {train: {prompt: {question}}}",
+            "data.train.prompt: {} is not valid: Input should be a valid string; "
+            'to YAML {name} without quotes is a mapping, so put it in quotes: "{name}"',
+        ),
         ("data: null", "data: required, and missing"),
         ("method: grppo", "method: no method named 'grppo'; did you mean 'grpo'?"),
         ("method: [a]", "method: no method named '['a']'; valid: a2c, apo_asymmetric, aspo"),
@@ -353,6 +358,8 @@ def test_all_faults_are_told_at_once(faults):
         ("- a\n- b\n", "expected a mapping of keys to values, got list"),
         ("", "expected a mapping of keys to values, got NoneType"),
         ("? [a]\n: 1\n", "not valid YAML"),
+        ("data:\n  prompt: {question} is\n", 'put a text with braces in quotes: "{question} is"'),
+        ("data: {prompt: {question}=, seed: 1}\n", 'put a text with braces in quotes: "{question}="'),
     ],
 )
 def test_files_that_are_no_recipe(faults, text, message):

@@ -8,15 +8,16 @@ from typing import Any
 from llmrl.check.overlap import seeds_overlap, way_out
 from llmrl.check.report import Report
 from llmrl.check.writing import golds_of
+from llmrl.columns import column
 from llmrl.data.datasets import load_rows
 from llmrl.data.prompts import LoadedPrompts, PromptBuilder
-from llmrl.errors import RecipeError, gathered, unknown_name
+from llmrl.errors import RecipeError, gathered
 from llmrl.models.loading import character_tokenizer
 from llmrl.recipe import Recipe, Rows
 from llmrl.resolve import Pieces
 from llmrl.run.models import Origin
 from llmrl.run.sampling import load_stage_prompts
-from llmrl.templates import columns_of, templates_of
+from llmrl.templates import RowTemplate, templates_of
 from llmrl.types import Prompt
 
 SHOWN_CHARACTERS = 2000
@@ -78,19 +79,22 @@ def check_providers(prompts: LoadedPrompts, pieces: Pieces) -> None:
 
 
 def _template_faults(key: str, template: str, prompts: Sequence[Prompt]) -> list[str]:
-    columns = _columns_of_all(prompts)
-    for name in columns_of(template):
-        if name not in columns:
-            return [unknown_name(key, name, columns, "column in all rows")]
-        empty = [prompt.id for prompt in prompts if prompt.row[name] in (None, "")]
-        if empty:
-            return [f"{key}: column '{name}' is empty in {len(empty)} rows, the first is {empty[0]}"]
+    """The first fault of a template, or of the values that it names in the rows."""
+    filled = RowTemplate(template)
+    try:
+        filled.check(_columns_of_all(prompts))
+        for name in filled.columns:
+            empty = [prompt.id for prompt in prompts if column(prompt.row, name) in (None, "")]
+            if empty:
+                return [f"{key}: column '{name}' is empty in {len(empty)} rows, the first is {empty[0]}"]
+    except ValueError as error:
+        return [f"{key}: {error}"]
     return []
 
 
 def _columns_of_all(prompts: Sequence[Prompt]) -> list[str]:
     everywhere = set.intersection(*(set(prompt.row) for prompt in prompts))
-    return [column for column in prompts[0].row if column in everywhere]
+    return [name for name in prompts[0].row if name in everywhere]
 
 
 def _show(prompt: Prompt, demonstrations: dict[str, list[int]], origin: Origin, report: Report) -> None:

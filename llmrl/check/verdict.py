@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from llmrl.check import writing
 from llmrl.check.report import Report
-from llmrl.recipe_faults import short
+from llmrl.errors import short
 from llmrl.rewards.base import Reward
 from llmrl.rewards.results import NO_REWARD
 from llmrl.types import Group, Prompt, Score, Trajectory

@@ -13,9 +13,9 @@ from llmrl.check.grading import all_failed, grades_cheaply, score_within, unders
 from llmrl.check.report import Report
 from llmrl.check.verdict import Graded, judge
 from llmrl.data.prompts import LoadedPrompts
+from llmrl.errors import short
 from llmrl.models.text import Decode, decoder
 from llmrl.recipe import Recipe
-from llmrl.recipe_faults import short
 from llmrl.rewards.base import Reward, Rewards
 from llmrl.rewards.votes import read_answer
 from llmrl.rewards.workers import Workers

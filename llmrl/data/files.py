@@ -19,8 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from llmrl.errors import RecipeError, first_line, nearest
-from llmrl.recipe_faults import short
+from llmrl.errors import RecipeError, first_line, nearest, short
 
 Row = dict[str, Any]
 
@@ -187,7 +186,7 @@ def _read_parquet(path: Path, key: str, limit: int | None) -> list[Row]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path, partitioning=None)
+        table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
         raise RecipeError(f"{key}: cannot read '{path}' as parquet: {first_line(error)}") from None
     return (table if limit is None else table.slice(0, limit)).to_pylist()

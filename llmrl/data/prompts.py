@@ -12,17 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from jinja2 import TemplateError
 
 from llmrl.columns import NoColumnError, column
 from llmrl.data.datasets import Row, load_rows
-from llmrl.errors import RecipeError
+from llmrl.errors import RecipeError, short
 from llmrl.pieces import resolve
 from llmrl.recipe import Data, Rows
-from llmrl.recipe_faults import short
 from llmrl.rewards.golds import EXPECTED, gold_texts
+from llmrl.templates import RowTemplate, text_of
 from llmrl.types import Prompt
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 DEFAULT_ANSWER = "answer"
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_TEMPLATE_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 
 
 @dataclass(frozen=True)
@@ -258,66 +258,44 @@ class _Field:
 
     def __init__(self, spec: str, columns: Collection[str], key: str):
         self.key = key
-        if spec in columns:  # also one that looks like a template or a function
-            self._read = self._named(spec, columns)
-        elif "{" in spec or "}" in spec:
-            self._read = self._template(spec, columns)
-        elif _FUNCTION.fullmatch(spec):
+        self._read: Callable[[Row], Any]
+        if spec not in columns and not ("{" in spec or "}" in spec) and _FUNCTION.fullmatch(spec):
             self._read = self._function(spec)
-        else:
-            self._read = self._named(spec, columns)
+            return
+        try:
+            if spec in columns or not ("{" in spec or "}" in spec):  # also one that looks like a template or a function
+                if spec not in columns and spec.partition(".")[0] not in columns:
+                    raise NoColumnError(spec, columns)
+                self._read = partial(column, name=spec)
+            else:
+                template = RowTemplate(spec)
+                template.check(columns)
+                self._read = template.fill
+        except ValueError as error:
+            raise RecipeError(f"{key}: {error}") from None
 
     def value(self, row: Row, place: str) -> Any:
-        return self._read(row, place)
-
-    def text(self, row: Row, place: str) -> str:
-        return _text(self._read(row, place), f"{self.key}: {place}")
-
-    def _named(self, name: str, columns: Collection[str]) -> Callable[[Row, str], Any]:
-        """Read the column `name`, or the path `name` into a column."""
-        if name not in columns and name.partition(".")[0] not in columns:
-            raise RecipeError(f"{self.key}: {NoColumnError(name, columns)}")
-        return lambda row, place: self._column(row, name, place)
-
-    def _column(self, row: Row, name: str, place: str) -> Any:
         try:
-            return column(row, name)
-        except NoColumnError as error:
+            return self._read(row)
+        except ValueError as error:
             raise RecipeError(f"{self.key}: {place}: {error}") from None
 
-    def _template(self, spec: str, columns: Collection[str]) -> Callable[[Row, str], str]:
-        parts: list[tuple[str, Callable[[Row, str], Any] | None]] = []  # (text, what reads the column that it names)
-        for match in _TEMPLATE_PART.finditer(spec):
-            if match[0] in ("{", "}"):
-                where = f"character {match.start()} of {short(spec)}"
-                raise RecipeError(f"{self.key}: single '{match[0]}' at {where}; double it to mean a brace")
-            literal = match[0][0] if match[0] in ("{{", "}}") else match[0]
-            parts.append((literal, None) if match[1] is None else (match[1], self._named(match[1], columns)))
+    def text(self, row: Row, place: str) -> str:
+        try:
+            return text_of(self.value(row, place))
+        except ValueError as error:
+            raise RecipeError(f"{self.key}: {place}: {error}") from None
 
-        def fill(row: Row, place: str) -> str:
-            return "".join(
-                text if read is None else _text(read(row, place), f"{self.key}: {place}: column '{text}'")
-                for text, read in parts
-            )
-
-        return fill
-
-    def _function(self, spec: str) -> Callable[[Row, str], Any]:
+    def _function(self, spec: str) -> Callable[[Row], Any]:
         function = resolve(spec, {}, key=self.key, what="function").function
 
-        def call(row: Row, place: str) -> Any:
+        def call(row: Row) -> Any:
             try:
                 return function(row)
             except Exception as error:
-                raise RecipeError(f"{self.key}: {place}: {spec} raised {type(error).__name__}: {error}") from error
+                raise ValueError(f"{spec} raised {type(error).__name__}: {error}") from error
 
         return call
-
-
-def _text(value: Any, where: str) -> str:
-    if isinstance(value, str | int | float):
-        return str(value)
-    raise RecipeError(f"{where}: expected text, got {type(value).__name__} {short(value)}")
 
 
 def _gold(answer: Any, where: str) -> str:

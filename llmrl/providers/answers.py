@@ -13,7 +13,7 @@ from llmrl.batch import Batch
 from llmrl.data.packing import pack
 from llmrl.errors import RecipeError
 from llmrl.models.text import completes
-from llmrl.templates import Template
+from llmrl.templates import RowTemplate, Template
 from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
 
@@ -58,12 +58,9 @@ def answer_logprobs(
 
 def _gold(group: Group, tokenizer: Any, template: str) -> list[int]:
     try:
-        text = template.format_map(dict(group.prompt.row))
-    except KeyError as error:
-        columns = ", ".join(group.prompt.row)
-        raise RecipeError(
-            f"providers.answer_logprobs.answer: the data has no column {error}; columns: {columns}"
-        ) from None
+        text = RowTemplate(template).fill(group.prompt.row)
+    except ValueError as error:
+        raise RecipeError(f"providers.answer_logprobs.answer: {group.prompt.id}: {error}") from None
     return tokenizer.encode(text, add_special_tokens=False)
 
 

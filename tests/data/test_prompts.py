@@ -104,7 +104,23 @@ def test_each_key_takes_a_path_into_a_column(tokenizer):
         ({"prompt": "{qq}="}, "data.train.prompt: no column 'qq'; did you mean 'q'? (columns: q, a)"),
         ({"prompt": "{q.upper}"}, "data.train.prompt: train:0: no column 'q.upper' (columns: q, a)"),
         ({"prompt": "{q!r}"}, "data.train.prompt: no column 'q!r' (columns: q, a)"),
-        ({"prompt": "{}"}, "data.train.prompt: no column '' (columns: q, a)"),
+        ({"prompt": "{q.1}"}, "data.train.prompt: train:0: no column 'q.1' (columns: q, a)"),
+        (
+            {"prompt": r"{q} \boxed{}"},
+            r"data.train.prompt: '{}' at character 10 of '{q} \\boxed{}' names no column; to mean braces write '{{}}'",
+        ),
+        (
+            {"prompt": r"\frac{q}{2}"},
+            "data.train.prompt: no column '2' (columns: q, a); to mean braces write '{{2}}'",
+        ),
+        (
+            {"prompt": r"{q} \text{so}"},
+            "data.train.prompt: no column 'so' (columns: q, a); to mean braces write '{{so}}'",
+        ),
+        (
+            {"prompt": '{q} {"answer": 2}'},
+            """data.train.prompt: no column '"answer": 2' (columns: q, a); to mean braces write '{{"answer": 2}}'""",
+        ),
         ({"answer": "aa"}, "data.train.answer: no column 'aa'; did you mean 'a'? (columns: q, a)"),
         ({"completion": "sol"}, "data.train.completion: no column 'sol' (columns: q, a)"),
         ({"prompt": "{q} }"}, "data.train.prompt: single '}' at character 4 of '{q} }'; double it to mean a brace"),
