@@ -12,18 +12,31 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+import llmrl
+from llmrl.ending import Commands, ended
 from llmrl.engines.catalogue import engine_kind
 from llmrl.engines.launch import launch
-from llmrl.errors import RecipeError, RunStopped
+from llmrl.errors import RecipeError
 from llmrl.recipe_file import Plan, load_plan
 from llmrl.run_folder import layout
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Post-train language models."
-)
+app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
 
 RecipePath = Annotated[Path, typer.Argument(help="a recipe file")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.steps=20")]
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    """Post-train language models."""
+    if version:
+        print(f"llmrl {llmrl.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -127,14 +140,8 @@ def show_sandbox(
 
 
 def main() -> None:
-    """Entry point: faults a user can mend are printed without a traceback."""
-    try:
-        app()
-    except (RecipeError, RunStopped) as error:
-        console = Console(stderr=True)
-        for fault in str(error).splitlines():
-            console.print(f"llmrl: {fault}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+    """Entry point of the command `llmrl`."""
+    sys.exit(ended(app))
 
 
 def _refuse_single_process(plan: Plan, nproc: int) -> None:

@@ -28,6 +28,7 @@ from llmrl.axes import AXES, ONE, Axis
 from llmrl.pieces import PieceSpec
 from llmrl.types import ACTOR
 
+NonEmpty = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 PieceSettings = dict[str, dict[str, Any] | None]
 
@@ -127,7 +128,7 @@ class Rows(Strict):
     shuffle: bool = Field(default=True, description="a new order each epoch, from the recipe's seed")
     prompt: RowText = Field(default="question", description="what the model is asked")
     answer: RowText | None = Field(default="answer", description="the gold answer, which rewards read as `answer`")
-    answer_after: str | None = Field(default=None, description="the answer is what follows this in its column")
+    answer_after: NonEmpty | None = Field(default=None, description="the answer is what follows this in its column")
     completion: RowText | None = Field(default=None, description="the demonstration, for learn_from: demonstrations")
     chat: bool = Field(default=False, description="render through the model's chat template")
     system_prompt: RowText | None = Field(

@@ -21,13 +21,12 @@ import yaml
 from pydantic import ValidationError
 
 from llmrl.axes import AXES
-from llmrl.errors import RecipeError, gathered, unknown_name
+from llmrl.errors import RecipeError, gathered, short, unknown_name
 from llmrl.metrics import METRICS
 from llmrl.recipe import Recipe
 from llmrl.recipe_faults import faults_of
 from llmrl.recipe_layers import (
     Layer,
-    UniqueKeys,
     interpolated,
     merge,
     nested,
@@ -35,6 +34,7 @@ from llmrl.recipe_layers import (
     read_layers,
     sets,
     without_nulls,
+    yaml_value,
 )
 from llmrl.types import ENVIRONMENT
 
@@ -311,11 +311,8 @@ def _override(layer: Layer, overrides: list[str], under: Layer) -> Layer:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise RecipeError(f"override '{override}': expected key=value, such as training.steps=20")
-        try:
-            value = yaml.load(text, UniqueKeys)
-        except yaml.YAMLError:
-            raise RecipeError(f"override '{override}': {text!r} is not valid YAML") from None
+            raise RecipeError(f"override {short(override)}: expected key=value, such as training.steps=20")
+        value = yaml_value(text, f"override {short(override)}")
         path = key.split(".")
         setting = [stage for stage, fragment in stages.items() if sets(fragment, path)]
         if setting and path[0] != "stages":

@@ -20,6 +20,8 @@ from llmrl.recipe import Recipe
 from llmrl.recipe_faults import keys_at
 
 Layer = dict[str, Any]
+LARGEST, DEEPEST, MOST_VALUES = 2**63 - 1, 50, 100_000
+TOO_DEEP = f"nested deeper than {DEEPEST} levels"
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -32,7 +34,24 @@ class UniqueKeys(yaml.SafeLoader):
             raise RecipeError(f"line {node.start_mark.line + 1}: key written twice: {', '.join(sorted(twice))}")
         return super().construct_mapping(node, deep=deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        try:
+            value = super().construct_yaml_int(node)
+        except ValueError:  # Python reads no more than 4,300 digits
+            value = LARGEST + 1
+        if abs(value) > LARGEST:
+            raise RecipeError(f"line {node.start_mark.line + 1}: {short(node.value)} is beyond 64 bits")
+        return value
 
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        text = super().construct_yaml_str(node)
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise RecipeError(f"line {node.start_mark.line + 1}: {short(text)} holds half of a surrogate pair")
+        return text
+
+
+UniqueKeys.add_constructor("tag:yaml.org,2002:int", UniqueKeys.construct_yaml_int)
+UniqueKeys.add_constructor("tag:yaml.org,2002:str", UniqueKeys.construct_yaml_str)
 UniqueKeys.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
@@ -61,25 +80,53 @@ def read_layers(path: Path, including: tuple[Path, ...] = ()) -> list[Layer]:
 
 def parse_yaml(text: str, name: str) -> Layer:
     """The mapping that a YAML text holds; raises RecipeError that names the text's file."""
-    try:
-        layer = yaml.load(text, UniqueKeys)
-    except RecipeError as error:
-        raise RecipeError(*(f"{name}: {fault}" for fault in error.faults)) from None
-    except yaml.YAMLError as error:
-        raise RecipeError(
-            f"{name}: not valid YAML: {' '.join(str(error).split())}{_about_quotes(text, error)}"
-        ) from None
+    layer = yaml_value(text, name)
     if not isinstance(layer, dict):
         raise RecipeError(f"{name}: expected a mapping of keys to values, got {type(layer).__name__}")
     return layer
 
 
-def _about_quotes(text: str, error: yaml.YAMLError) -> str:
+def _about_quotes(text: str, error: Exception) -> str:
     """A hint, if the line that YAML stops at has a template without quotes."""
     mark = getattr(error, "problem_mark", None)
     line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
     found = re.search(r"[:\[,]\s*(\{[\w.]+\}[^,}\]]*)", line)
     return f'; put a text with braces in quotes: "{found[1].strip()}"' if found else ""
+
+
+def yaml_value(text: str, name: str) -> Any:
+    """The value that a YAML text holds; raises RecipeError that begins with `name`."""
+    try:
+        value = yaml.load(text, UniqueKeys)
+        _check_size(value)
+        return value
+    except RecipeError as error:
+        raise RecipeError(*(f"{name}: {fault}" for fault in error.faults)) from None
+    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
+        raise RecipeError(f"{name}: not valid YAML: {_said(error)}{_about_quotes(text, error)}") from None
+    except RecursionError:
+        raise RecipeError(f"{name}: {TOO_DEEP}") from None
+
+
+def _said(error: Exception) -> str:
+    """An error of a YAML text on one line, with the place if the error has one."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    text = " ".join(str(problem or error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {text}" if mark else text
+
+
+def _check_size(value: Any) -> None:
+    """Raises RecipeError for what no reader could walk through: anchors can make a text endless that is short."""
+    left, count = [(value, 0)], 0
+    while left:
+        value, depth = left.pop()
+        count += 1
+        if depth > DEEPEST:
+            raise RecipeError(TOO_DEEP)
+        if count > MOST_VALUES:
+            raise RecipeError(f"holds more than {MOST_VALUES} values, with what its anchors stand for")
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left += [(one, depth + 1) for one in inner]
 
 
 def merge(lower: Layer, upper: Layer) -> Layer:

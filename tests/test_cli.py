@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llmrl import __version__
 from llmrl.cli import main
 
 LLMRL = Path(sys.executable).parent / "llmrl"
@@ -70,9 +71,25 @@ def test_a_bad_file_exits_with_2(run):
     assert (code, faults) == (2, "llmrl: sond.yaml: no such recipe file; did you mean 'sound.yaml'?\n")
 
 
-def test_a_bad_flag_exits_with_2(run):
-    code, _, faults = run("check", "sound.yaml", "--dmp")
-    assert code == 2 and "--dmp" in faults
+def test_the_version_and_the_help_are_told(run):
+    assert run("--version") == (0, f"llmrl {__version__}\n", "")
+    for arguments in ([], ["--help"]):
+        code, out, faults = run(*arguments)
+        assert (code, faults) == (0, "") and "Train the model of a recipe." in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["check", "sound.yaml", "--dmp"], "No such option: --dmp (Possible options: --dump, --no-dump)"),
+        (["chek"], "No such command 'chek'. Did you mean 'check'?"),
+        (["check"], "Missing argument 'recipe'."),
+    ],
+)
+def test_a_bad_command_line_exits_with_2_and_one_line(run, arguments, fault):
+    code, out, faults = run(*arguments)
+    command = "check --help" if arguments[0] == "check" else "--help"
+    assert (code, out, faults) == (2, "", f"llmrl: {fault} (llmrl {command})\n")
 
 
 def test_a_dump_is_a_recipe(run, folder):

@@ -267,7 +267,11 @@ def test_an_override_reaches_all_stages_or_the_one_it_names(load):
         ("stages.wam.seed=1", "override 'stages.wam.seed': no stage named 'wam'; did you mean 'warm'?"),
         ("seed", "override 'seed': expected key=value, such as training.steps=20"),
         ("=3", "override '=3': expected key=value, such as training.steps=20"),
-        ("seed=[", "override 'seed=[': '[' is not valid YAML"),
+        (
+            "seed=[",
+            "override 'seed=[': not valid YAML: line 1, column 2: "
+            "expected the node content, but found '<stream end>'",
+        ),
     ],
 )
 def test_overrides_that_cannot_be_meant(faults, override, message):

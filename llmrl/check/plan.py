@@ -29,6 +29,7 @@ from llmrl.rewards.base import Rewards
 from llmrl.rewards.golds import check_graded
 from llmrl.rewards.workers import Workers
 from llmrl.run.sandbox_check import check_isolation
+from llmrl.run_folder.atomic import check_place
 from llmrl.sandbox import Tier
 
 
@@ -52,6 +53,8 @@ def check_plan(plan: Plan, *, ranks: int, console: Console) -> int:
             found = checker.check(name, report)
             sized += found or []
             unsized += found is None
+    with gathered(last.faults):
+        check_place(plan.run_dir, "run_dir")
     if not unsized:
         check_disk(plan.run_dir, sized, last)
     else:

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from llmrl.errors import RunStopped
+from llmrl.errors import RecipeError, RunStopped
+
+
+def check_place(folder: Path, key: str) -> None:
+    """Raises RecipeError beginning with `key` if the folder cannot be made, or cannot be written in."""
+    there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    if not there.is_dir():
+        raise RecipeError(f"{key}: '{folder}' cannot be a folder: '{there}' is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RecipeError(f"{key}: '{folder}' cannot be written: no permission to write in '{there}'")
 
 
 def partial_of(target: Path) -> Path:

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from llmrl.errors import RunStopped
-from llmrl.run_folder.atomic import partial_of, publish, remove, sweep, writing
+from llmrl.errors import RecipeError, RunStopped
+from llmrl.run_folder.atomic import check_place, partial_of, publish, remove, sweep, writing
 
 
 def test_a_folder_has_its_name_only_when_it_is_published(tmp_path):
@@ -78,3 +78,14 @@ def test_what_torch_met_when_it_was_writing_is_what_is_said(tmp_path):
 def test_other_errors_pass(tmp_path):
     with pytest.raises(KeyError), writing("it", tmp_path):
         raise KeyError("a bug")
+
+
+def test_a_folder_that_cannot_be_made_is_a_fault(tmp_path, monkeypatch):
+    check_place(tmp_path / "runs/first", "run_dir")
+    (tmp_path / "notes.txt").write_text("text")
+    for folder in (tmp_path / "notes.txt", tmp_path / "notes.txt/run/deep"):
+        with pytest.raises(RecipeError, match=f"^run_dir: '{folder}' cannot be a folder: '.*notes.txt' is a file$"):
+            check_place(folder, "run_dir")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # the tests may run as root, who may write anywhere
+    with pytest.raises(RecipeError, match=f"^run_dir: .*: no permission to write in '{tmp_path}'$"):
+        check_place(tmp_path / "runs/first", "run_dir")
