@@ -69,7 +69,7 @@ def _played(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt) -> list[
     """The scored groups of the question's trial episodes, or why there are none."""
     answers = [*golds_of(prompt)[:1], GARBAGE]
     authors = {
-        name: Author(_Scripted(role.origin, answers), _Verdicts(list(role.recipe.rewards)), _text(role.origin))
+        name: Author(_Scripted(role.origin, answers), _Verdicts(list(role.recipe.rewards)), author_text(role.origin))
         for name, role in roles.items()
     }
     collector = Collector(
@@ -86,10 +86,6 @@ def _played(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt) -> list[
         return error
     finally:
         collector.close()
-
-
-def _text(origin: Origin) -> Any:
-    return author_text(origin.tokenizer)
 
 
 class _Scripted:
