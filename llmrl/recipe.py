@@ -207,7 +207,10 @@ class Training(Strict):
     tokens_per_micro_batch: PositiveInt = Field(
         default=8192, description="tokens through the model at once: memory, never the result"
     )
-    padding_free: bool = Field(default=False, description="run a micro-batch as one packed row instead of padded rows")
+    padding_free: bool = Field(
+        default=False,
+        description="run a micro-batch as one packed row; refused where its rows would see each other",
+    )
     gradient_checkpointing: bool = Field(default=False, description="less memory for a second forward pass")
     threads: PositiveInt | None = Field(
         default=None, description="CPU threads of each rank; default: cores / ranks, too many where runs share cores"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from checking import checked, shared_workers
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -23,6 +24,7 @@ from llmrl.models.loading import materialize
 from llmrl.recipe_file import Plan, load_plan
 from llmrl.recipe_layers import merge
 from llmrl.resolve import resolve_pieces
+from llmrl.run.run import run_plan
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -406,6 +408,17 @@ def test_trajectories_must_fit_the_models_positions():
     assert faults == [
         "rollout: max_prompt_tokens 32 + max_completion_tokens 100 = 132, more than the model's 128 positions"
     ]
+
+
+def test_packed_rows_that_see_each_other_are_a_fault_before_a_model_loads(monkeypatch):
+    build = {"architecture": "qwen3_5_text", "config": {"layer_types": ["linear_attention", "full_attention"]}}
+    changes = {"model": {"build": build}, "training": {"padding_free": True}}
+    expected = "training.padding_free: true, but 'qwen3_5_text' models let packed rows see each other"
+    faults, _ = check(changes)
+    assert len(faults) == 1 and expected in faults[0]
+    monkeypatch.setattr("llmrl.run.models.load_language_model", None)
+    with pytest.raises(RecipeError, match=expected):
+        run_plan(plan_of(changes), resume=False, console=Console(quiet=True))
 
 
 # stages

@@ -19,6 +19,7 @@ from llmrl.algorithm import Algorithm
 from llmrl.check.report import Report, count_text
 from llmrl.errors import RecipeError
 from llmrl.models.loading import add_lora, load_tokenizer, outline, stop_token_ids
+from llmrl.models.padding_free import try_padding_free
 from llmrl.models.routing import require_routers
 from llmrl.recipe import Model, Recipe
 from llmrl.resolve import Pieces
@@ -79,6 +80,7 @@ def check_model(
     named = f"{_named(recipe, earlier)}: {config.model_type}, {count_text(shape.parameters)} parameters, {trained}"
     report.say("model", f"{named}; {len(tokenizer)} tokens; a completion ends at {ends}")
     _check_positions(config, recipe, "the model's")
+    _check_packing(config, recipe, report)
     if pieces:
         _check_routers(config, pieces.algorithm)
     return ModelFound(origin, config, shape)
@@ -101,6 +103,7 @@ def with_critic(found: ModelFound, recipe: Recipe, earlier: Path | None, report:
             size = config.get_text_config().vocab_size
             raise RecipeError(f"critic.model: its vocabulary of {size} lacks some of the policy's {tokens} tokens")
         _check_positions(config, recipe, "the critic's")
+        _check_packing(config, recipe, report)
     shape = _shape(config, recipe, critic=True)
     start = recipe.critic.model or "from the policy's start"
     report.say("critic", f"{start}: {config.model_type}, {count_text(shape.parameters)} parameters")
@@ -157,6 +160,12 @@ def _check_positions(config: Any, recipe: Recipe, whose: str) -> None:
             f"rollout: max_prompt_tokens {recipe.rollout.max_prompt_tokens} + max_completion_tokens "
             f"{recipe.rollout.max_completion_tokens} = {longest}, more than {whose} {limit} positions"
         )
+
+
+def _check_packing(config: Any, recipe: Recipe, report: Report) -> None:
+    """Raises RecipeError if rows are to be packed and the architecture lets them see each other."""
+    if recipe.training.padding_free and not try_padding_free(config):
+        report.skipped("padding_free", "a small model of this architecture cannot be made; training tries the real one")
 
 
 def _check_routers(config: Any, algorithm: Algorithm) -> None:

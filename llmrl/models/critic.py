@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmrl.models.outputs import Places, run_backbone, without_peft
+from llmrl.models.outputs import Places, backbone_of, run_backbone
+from llmrl.models.padding_free import require_separate_rows
 
 
 class ValueHead(nn.Module):
@@ -34,13 +35,18 @@ class ValueHead(nn.Module):
 
 
 class Critic(nn.Module):
-    """A value network with a backbone of its own: the given language model without its LM head."""
+    """A value network with a backbone of its own: the given language model without its LM head.
+
+    Raises RecipeError if with padding_free its packed rows see each other.
+    """
 
     def __init__(self, lm: nn.Module, head: ValueHead, *, padding_free: bool = False):
         super().__init__()
-        self.backbone = without_peft(lm).base_model
+        self.backbone = backbone_of(lm)
         self.head = head
         self.padding_free = padding_free
+        if padding_free:
+            require_separate_rows(self.backbone)
 
     def forward(
         self, token_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, **asked: object

@@ -34,7 +34,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.hub import cached_file
 
 from llmrl.errors import RecipeError, first_line, nearest, unknown_name
@@ -100,8 +100,8 @@ def load_language_model(
     gradient_checkpointing: bool = False,
 ) -> PreTrainedModel | PeftModel:
     """A causal language model for training: weights in `dtype`, no dropout, no key-value cache; sdpa attention,
-    or eager where the architecture caps its attention scores, which sdpa leaves out. All rows of its embeddings are
-    trained, the padding token's too.
+    or eager where the architecture has no other, or caps its attention scores, which sdpa leaves out. All rows of its
+    embeddings are trained, the padding token's too.
 
     With `lora`, adapters (drawn from torch's global generator) are the only trainable weights; their own dropout
     stays. Raises RecipeError if `folder` holds no such model or `lora.target_modules` match nothing usable.
@@ -113,10 +113,8 @@ def load_language_model(
             for name, value in vars(part).items():
                 if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
                     setattr(part, name, 0.0)
-        caps = getattr(config.get_text_config(), "attn_logit_softcapping", None)
-        attention = "eager" if caps else "sdpa"
         model = AutoModelForCausalLM.from_pretrained(
-            str(folder), config=config, dtype=DTYPES[dtype], attn_implementation=attention
+            str(folder), config=config, dtype=DTYPES[dtype], attn_implementation=_attention(config)
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"model: cannot load '{folder}' as a language model: {first_line(error)}") from None
@@ -126,6 +124,12 @@ def load_language_model(
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model if lora is None else add_lora(model, lora)
+
+
+def _attention(config: PretrainedConfig) -> Literal["sdpa", "eager"]:
+    caps = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "eager" if caps or not getattr(architecture, "_supports_sdpa", True) else "sdpa"
 
 
 def export(

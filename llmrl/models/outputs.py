@@ -19,6 +19,12 @@ def without_peft(lm: nn.Module) -> Any:
     return lm.get_base_model() if isinstance(lm, PeftModel) else lm
 
 
+def backbone_of(lm: nn.Module) -> Any:
+    """The language model without its LM head."""
+    model = without_peft(lm)
+    return getattr(model, "model", model) if model.base_model is model else model.base_model
+
+
 @dataclass(frozen=True)
 class Places:
     """The places of a micro-batch's R response tokens, row after row: rows and columns are [R] int64.

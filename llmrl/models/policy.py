@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from llmrl.errors import RecipeError
 from llmrl.models.critic import ValueHead
-from llmrl.models.outputs import Places, gradient_norm, run_backbone, weighted_gradients, without_peft
+from llmrl.models.outputs import Places, backbone_of, gradient_norm, run_backbone, weighted_gradients, without_peft
+from llmrl.models.padding_free import require_separate_rows
 from llmrl.models.routing import require_routers, router_choices, router_drift
 from llmrl.ops.shared.logprobs import entropies, log_probabilities, token_logprobs
 
@@ -41,7 +42,8 @@ class Policy(nn.Module):
     padding_free: run the rows as one packed row with restarting positions instead of padding them.
     value_head: a critic on this policy's hidden states; with detach_values its gradient stops at them (VL-DAC,
     arXiv 2508.04280). adapter: which of the adapters on one base is this policy's; default: the active one.
-    Raises RecipeError if the model changes its logits in a way that `_scale` does not know.
+    Raises RecipeError if the model changes its logits in a way that `_scale` does not know, or if with padding_free its
+    packed rows see each other.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Policy(nn.Module):
         # from the slices that this process needs to those that the head runs in; ZeRO-3 makes them equal on all ranks
         self.agree_on_slices: Callable[[int], int] = lambda count: count
         self._check_logits()
+        if padding_free:
+            require_separate_rows(backbone_of(lm))
 
     def activate(self) -> None:
         """Make this policy's adapter the one that runs and is trained, where several share a base."""
@@ -109,7 +113,7 @@ class Policy(nn.Module):
         known = known or {}
         places = Places.of(response_mask)
         hidden, router_logits = run_backbone(
-            self.inner.base_model,
+            backbone_of(self.lm),
             token_ids,
             attention_mask,
             padding_free=self.padding_free,
@@ -228,7 +232,7 @@ class Policy(nn.Module):
         self.lm.eval()
         token_ids = torch.tensor([[0, 1]], device=next(self.lm.parameters()).device)
         own = self.inner(input_ids=token_ids, use_cache=False).logits
-        hidden, _ = run_backbone(self.inner.base_model, token_ids, token_ids >= 0, padding_free=self.padding_free)
+        hidden, _ = run_backbone(backbone_of(self.lm), token_ids, token_ids >= 0)
         ours = self._scale(self.inner.get_output_embeddings()(hidden))
         self.lm.train(was_training)
         if not torch.allclose(ours.float(), own.float(), rtol=1e-2, atol=1e-5):

@@ -18,6 +18,7 @@ from llmrl.errors import RecipeError
 from llmrl.fields import BY_NAME, CURRENT, PROVIDED, REFERENCE, names
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.loading import add_adapter, load_language_model, load_tokenizer, materialize, stop_token_ids
+from llmrl.models.padding_free import try_padding_free
 from llmrl.models.policy import Policy
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces, check_grades
@@ -50,6 +51,8 @@ def _prepare_origin(recipe: Recipe, target: Path, ranks: Ranks) -> Origin:
     ranks.barrier("preparing the model folder")
     folder = materialize(recipe.model, target, recipe.seed)
     tokenizer = load_tokenizer(folder, recipe.model.chat_template)
+    if recipe.training.padding_free:
+        try_padding_free(AutoConfig.from_pretrained(str(folder)))
     return Origin(folder, tokenizer, stop_token_ids(tokenizer, *_generation_configs(folder)))
 
 

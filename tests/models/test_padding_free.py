@@ -1,0 +1,119 @@
+"""Rows beside each other against each row alone, for architectures of every kind that transformers has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_policy import assert_same, both, naive, outcome
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from llmrl.errors import RecipeError
+from llmrl.models.critic import Critic, ValueHead
+from llmrl.models.loading import character_tokenizer, export, load_language_model
+from llmrl.models.padding_free import try_padding_free
+from llmrl.models.policy import Policy
+
+TEMPERATURE = 0.6
+COMMON = {"vocab_size": 29, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "initializer_range": 0.2}
+WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+HEADS = WIDE | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64}
+EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
+LINEAR = {
+    "linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+}  # fmt: skip
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+# the layers of both kinds, whose window is shorter than most rows
+WINDOW = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
+
+APART: dict[str, dict[str, Any]] = {
+    "llama": HEADS,
+    "gpt2": GPT2 | {"attn_pdrop": 0.0},
+    "mistral": HEADS | {"sliding_window": 4},
+    "gemma3_text": HEADS | WINDOW | {"query_pre_attn_scalar": 16},
+    "cohere2": HEADS | WINDOW,
+    "granitemoe": HEADS | EXPERTS,
+    "deepseek_v3": HEADS | {
+        "head_dim": 8, "num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+        "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 1,
+    },
+}  # fmt: skip
+"""Architectures whose packed rows do not see each other."""
+
+MIXED: dict[str, dict[str, Any]] = {
+    # state-space layers
+    "mamba": WIDE | {"state_size": 4, "time_step_rank": 2},
+    "mamba2": WIDE | {"state_size": 4, "num_heads": 4, "head_dim": 16, "expand": 2, "n_groups": 1, "chunk_size": 4},
+    "nemotron_h": HEADS | {
+        "layers_block_type": ["mamba", "attention", "mlp"], "num_hidden_layers": 3, "mamba_num_heads": 4,
+        "mamba_head_dim": 16, "n_groups": 1, "ssm_state_size": 4, "chunk_size": 4,
+    },
+    "granitemoehybrid": HEADS | EXPERTS | {
+        "layer_types": ["mamba", "attention"], "shared_intermediate_size": 16, "mamba_n_heads": 4, "mamba_d_head": 16,
+        "mamba_n_groups": 1, "mamba_d_state": 4, "mamba_chunk_size": 4,
+    },
+    # linear attention, recurrences, convolutions
+    "qwen3_next": HEADS | LINEAR | {
+        "layer_types": ["linear_attention", "full_attention"], "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
+    },
+    "qwen3_5_text": HEADS | LINEAR | {"layer_types": ["linear_attention", "full_attention"]},
+    "lfm2": HEADS | {"layer_types": ["conv", "full_attention"], "block_ff_dim": 48, "block_auto_adjust_ff_dim": False},
+    # ALiBi, and positions that are counted from the mask
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 64},
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "alibi": True},
+    "opt": HEADS | {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    # a mask that is made without the positions
+    "gpt_oss": HEADS | EXPERTS | WINDOW,
+}  # fmt: skip
+"""Architectures whose packed rows see each other."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A function from an architecture to the folder of a small model of it."""
+    root = tmp_path_factory.mktemp("models")
+
+    def folder(architecture: str) -> Any:
+        if not (root / architecture).is_dir():
+            torch.manual_seed(0)
+            config = AutoConfig.for_model(architecture, **COMMON, **(APART | MIXED)[architecture])
+            lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            for weight in lm.parameters():
+                if weight.dim() > 1:
+                    weight.data.normal_(std=0.2)
+            export(lm, character_tokenizer("0123456789+="), root / architecture)
+        return root / architecture
+
+    return folder
+
+
+@pytest.mark.parametrize("architecture", APART | MIXED)
+def test_padded_rows_are_each_trajectory_alone(architecture, folders):
+    """Log-probabilities, entropies and gradients, as loaded for training."""
+    lm = load_language_model(folders(architecture))
+    expected = outcome(lm, lambda *batch: naive(lm, *batch))
+    assert_same(outcome(lm, both(Policy(lm, temperature=TEMPERATURE))), expected)
+
+
+@pytest.mark.parametrize("architecture", APART)
+def test_packed_rows_are_each_trajectory_alone(architecture, folders):
+    lm = load_language_model(folders(architecture))
+    expected = outcome(lm, lambda *batch: naive(lm, *batch))
+    assert_same(outcome(lm, both(Policy(lm, temperature=TEMPERATURE, padding_free=True))), expected)
+    assert try_padding_free(lm.config)
+
+
+@pytest.mark.parametrize("architecture", MIXED)
+def test_packed_rows_that_see_each_other_are_refused(architecture, folders):
+    message = f"training.padding_free: true, but '{architecture}' models let packed rows see each other .*=false"
+    lm = load_language_model(folders(architecture))
+    with pytest.raises(RecipeError, match=message):
+        Policy(lm, padding_free=True)
+    with pytest.raises(RecipeError, match=message):
+        Critic(lm, ValueHead(32, 1, seed=0), padding_free=True)
+    with pytest.raises(RecipeError, match=message):
+        try_padding_free(lm.config)
