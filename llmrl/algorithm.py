@@ -87,7 +87,7 @@ class Algorithm:
         at_loss = _names([self.policy_loss, *self.token_weights, *self._penalties()])
         if "log_ratio" in at_loss:
             at_loss |= _names([self.log_ratio])
-        return at_loss | self._credit_needs(at_loss)
+        return at_loss | self._credit_needs()
 
     def measured(self, *, updates: int, sampled: bool) -> frozenset[str]:
         """The provided fields that a step needs before its batch is cut.
@@ -115,6 +115,12 @@ class Algorithm:
         return bool(READINGS & self.needs)
 
     @property
+    def reads_credit(self) -> bool:
+        """Whether some piece reads what the advantage gives: the advantages, or a critic that learns its returns."""
+        at_loss = _names([self.policy_loss, *self.token_weights, *self._penalties()])
+        return self.advantage is not None and bool(({"advantages"} | CRITICS) & at_loss)
+
+    @property
     def predicts_grades(self) -> bool:
         """Whether there is a critic that learns the grades of trajectories."""
         return self.has_critic and "grades" in self.value_loss.data
@@ -128,7 +134,7 @@ class Algorithm:
     def needs_before_updates(self) -> frozenset[str]:
         """Data that is read before the batch is cut, where `logprobs` are the old ones."""
         early = _names(piece for piece in [*self.token_weights, *self._penalties()] if _is_fixed(piece))
-        names = self._credit_needs(_names([self.policy_loss])) | early
+        names = self._credit_needs() | early
         if self.is_coupled:
             names |= {"old_logprobs"}
         return names - {"logprobs"} | ({"old_logprobs"} if "logprobs" in names else frozenset())
@@ -200,10 +206,9 @@ class Algorithm:
             loss = loss + regularizer.weight * penalty * tokens * shares
         return TokenLoss(torch.where(data["response_mask"], loss, 0.0), stats)
 
-    def _credit_needs(self, at_loss: frozenset[str]) -> frozenset[str]:
+    def _credit_needs(self) -> frozenset[str]:
         """The data that the credit reads; none if no piece reads the credit."""
-        read_by = _names([*self.token_weights, *self._penalties()]) | at_loss
-        if self.advantage is None or not ({"advantages"} | CRITICS) & read_by:
+        if self.advantage is None or not self.reads_credit:
             return frozenset()
         chain = [*(w.piece for w in self.token_rewards), *self.reward_shaping, *self.advantage_shaping]
         return _names([self.advantage, *chain])

@@ -18,6 +18,7 @@ from llmrl.check.overlap import Asked, check_overlap
 from llmrl.check.pieces import check_pieces
 from llmrl.check.report import Report
 from llmrl.check.trial import Tried, check_by_trial
+from llmrl.check.unused import Unused
 from llmrl.check.verifier import check_rewards
 from llmrl.data.prompts import LoadedPrompts
 from llmrl.errors import RecipeError, gathered, unknown_name
@@ -53,6 +54,7 @@ def check_plan(plan: Plan, *, ranks: int, console: Console) -> int:
             found = checker.check(name, report)
             sized += found or []
             unsized += found is None
+        checker.unused.warn(last)
     with gathered(last.faults):
         check_place(plan.run_dir, "run_dir")
     if not unsized:
@@ -84,6 +86,7 @@ class _Checker:
     prompts: LoadedPrompts | None = None
     asked: dict[str, Asked] = field(default_factory=dict)
     tried: dict[str, Tried] = field(default_factory=dict)
+    unused: Unused = field(default_factory=Unused)
 
     def check(self, name: str, report: Report) -> list[Sized] | None:
         """Everything about one stage; returns the models that it holds, or None if a shape cannot be known."""
@@ -120,6 +123,8 @@ class _Checker:
                 check_grades(recipe, pieces.algorithm)
                 _say_isolation(check_isolation(recipe, pieces.env), report)
         check_pieces(recipe, pieces, report)
+        if pieces and recipe.trained:
+            self.unused.see(recipe, pieces)
         check_engines(recipe, pieces, self.ranks, report)
         if leads:
             _check_evaluation(recipe, self.plan.stages[name].roles, pieces, report.faults)

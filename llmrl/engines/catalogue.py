@@ -23,12 +23,14 @@ class EngineKind:
 
     factory: module:function, called with (model, training, device). start: module:function that starts the group of
     processes, called with the device before the first engine is made; None: the engine is for one process. check:
-    module:function that raises RecipeError for wrong settings of the engine in `training`.
+    module:function that raises RecipeError for wrong settings of the engine in `training`. own_keys: the keys of
+    `training` that no other engine reads.
     """
 
     factory: str
     start: str | None = None
     check: str | None = None
+    own_keys: frozenset[str] = frozenset()
 
     @property
     def several(self) -> bool:
@@ -39,14 +41,18 @@ class EngineKind:
 ENGINES = {
     "torch": EngineKind("llmrl.engines.torch_engine:TorchEngine"),
     "deepspeed": EngineKind(
-        "llmrl.engines.deepspeed_engine:DeepSpeedEngine", "llmrl.engines.deepspeed_engine:start_process_group"
+        "llmrl.engines.deepspeed_engine:DeepSpeedEngine",
+        "llmrl.engines.deepspeed_engine:start_process_group",
+        own_keys=frozenset({"zero_stage", "deepspeed"}),
     ),
     "accelerate": EngineKind(
         "llmrl.engines.accelerate_engine:AccelerateEngine",
         "llmrl.engines.ranks:start_process_group",
         "llmrl.engines.accelerate_engine:check_settings",
+        own_keys=frozenset({"accelerate"}),
     ),
 }
+OWN_KEYS = frozenset(key for kind in ENGINES.values() for key in kind.own_keys)
 
 
 def engine_kind(strategy: str) -> EngineKind:
@@ -55,7 +61,7 @@ def engine_kind(strategy: str) -> EngineKind:
     Raises RecipeError with the nearest name.
     """
     if ":" in strategy:
-        return EngineKind(strategy, "llmrl.engines.ranks:start_process_group")
+        return EngineKind(strategy, "llmrl.engines.ranks:start_process_group", own_keys=OWN_KEYS)
     if strategy not in ENGINES:
         raise RecipeError(unknown_name(KEY, strategy, ENGINES, "engine"))
     return ENGINES[strategy]

@@ -1,0 +1,153 @@
+"""Settings of a recipe that have no effect: a table of what reads them, and the tables of axes, engines and samplers.
+
+A setting is looked at if its value is not the default. One that some stage or role reads is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from llmrl.axes import BY_KEY
+from llmrl.check.report import Report
+from llmrl.engines.catalogue import OWN_KEYS, engine_kind
+from llmrl.pieces import resolve
+from llmrl.recipe import Recipe, Rows
+from llmrl.resolve import Pieces, fields_of
+from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Keys of a recipe; whether anything reads them; the reason why nothing does, which may name recipe's values.
+
+    A key that ends in a dot stands for all keys below it.
+    """
+
+    keys: tuple[str, ...]
+    reads: Callable[[Recipe, Pieces], bool]
+    why: str
+
+
+def _collects(recipe: Recipe, pieces: Pieces) -> bool:
+    return pieces.samples or _evaluates(recipe, pieces)
+
+
+def _evaluates(recipe: Recipe, pieces: Pieces) -> bool:
+    return bool(recipe.data.eval and recipe.rewards)
+
+
+def _has_critic(recipe: Recipe, pieces: Pieces) -> bool:
+    return pieces.algorithm.has_critic
+
+
+def _reads_credit(recipe: Recipe, pieces: Pieces) -> bool:
+    return pieces.algorithm.reads_credit
+
+
+def _sampler_has_options(recipe: Recipe, pieces: Pieces) -> bool:
+    return "options" in resolve(recipe.rollout.engine, SAMPLERS, key="rollout.engine", what="sampler").data
+
+
+READERS = (
+    Reader(("critic.",), _has_critic, "no piece reads values"),
+    Reader(("critic.weight",), lambda r, p: r.critic.backbone == "shared", "the critic has a backbone of its own"),
+    Reader(("critic.learning_rate",), lambda r, p: r.critic.backbone == "own",
+           "the critic shares the policy's backbone"),
+    Reader(("value",), lambda r, p: p.algorithm.reads_values, "no piece reads values"),
+    Reader(("value_loss",), _has_critic, "no piece reads values"),
+    Reader(("advantage", "advantage_shaping.", "reward_shaping.", "token_rewards."), _reads_credit,
+           "no piece reads advantages"),
+    Reader(("log_ratio",), lambda r, p: "log_ratio" in p.algorithm.needs, "no piece reads the log ratio"),
+    Reader(("keep", "rollout.max_refills", "rollout.max_mismatch"), lambda r, p: p.samples, "it trains on no samples"),
+    Reader(("rollout.first_samples", "rollout.allocation_rounds"), lambda r, p: p.allocate is not None,
+           "there is no `allocate`"),
+    Reader(("env", "rewards.", "rollout.engine", "rollout.weight_transport", "rollout.top_p", "rollout.top_k",
+            "rollout.stop", "rollout.engine_options"), _collects, "nothing is sampled"),
+    Reader(("rollout.engine_options",), _sampler_has_options, "rollout.engine {rollout.engine} takes no options"),
+    Reader(("evaluation.",), _evaluates, "nothing is evaluated, for want of data.eval or rewards"),
+    Reader(("evaluation.temperature", "evaluation.answer_pattern"), lambda r, p: r.evaluation.samples > 0,
+           "evaluation.samples is 0"),
+    Reader(("checkpoint.metric",), lambda r, p: r.checkpoint.keep_best and _evaluates(r, p),
+           "no best checkpoint is kept"),
+    Reader(("data.train.completion",), lambda r, p: "demonstrations" in p.source.data or r.data.train.few_shot != 0,
+           "nothing imitates it"),
+    Reader(("data.eval.shuffle",), lambda r, p: False, "held-out rows keep their order"),
+)  # fmt: skip
+ROWS_OF = {"task": ("settings", "size", "seed"), "dataset": ("subset", "split")}
+"""The origins of rows, with the keys of `data.train` and `data.eval` that they alone read."""
+
+
+@dataclass
+class Unused:
+    """Sees the stages and roles of a plan, and tells of each setting that none of them reads.
+
+    found: by key, the reason of every stage and role that sets it; None from one that reads it.
+    """
+
+    found: dict[str, list[str | None]] = field(default_factory=dict)
+
+    def see(self, recipe: Recipe, pieces: Pieces) -> None:
+        """Look at one role of one stage."""
+        reasons = dict(_unread(recipe, pieces))
+        for key in _changed(recipe):
+            self.found.setdefault(key, []).append(reasons.get(key))
+
+    def warn(self, report: Report) -> None:
+        """Warn of the settings that have no effect."""
+        for key, reasons in self.found.items():
+            told = dict.fromkeys(reason for reason in reasons if reason)
+            if None not in reasons:
+                report.warn(f"{key} has no effect: {'; '.join(told)}")
+
+
+def _unread(recipe: Recipe, pieces: Pieces) -> Iterator[tuple[str, str]]:
+    """The keys that nothing reads, changed or not, each with its last reason."""
+    keys = list(_changed(recipe))
+    for reader in reversed(READERS):
+        if not reader.reads(recipe, pieces):
+            why = reader.why.replace("{rollout.engine}", recipe.rollout.engine)
+            yield from ((key, why) for key in keys if _is_named(key, reader.keys))
+    engine = engine_kind(recipe.training.strategy)
+    for key in OWN_KEYS - engine.own_keys:
+        yield f"training.{key}", f"training.strategy {recipe.training.strategy} does not read it"
+    for part, rows in (("train", recipe.data.train), ("eval", recipe.data.eval)):
+        yield from ((f"data.{part}.{key}", why) for key, why in _unread_of_rows(rows))
+    algorithm = pieces.algorithm
+    for name, piece in algorithm.controllers.items():
+        if name not in algorithm.running_controllers:
+            yield f"controllers.{piece.name}", f"no piece reads {name}"
+    read = algorithm.measured(updates=2, sampled=True) | pieces.gathering
+    for piece in pieces.providers.values():
+        if not read & set(fields_of(piece)):
+            yield f"providers.{piece.name}", f"no piece reads {', '.join(fields_of(piece))}"
+
+
+def _unread_of_rows(rows: Rows | None) -> Iterator[tuple[str, str]]:
+    if rows is None:
+        return
+    for origin, keys in ROWS_OF.items():
+        if getattr(rows, origin) is None:
+            yield from ((key, f"the rows come from no {origin}") for key in keys)
+
+
+def _is_named(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in names)
+
+
+def _changed(part: BaseModel, place: str = "") -> Iterator[str]:
+    """The keys whose values differ from their defaults; a mapping of pieces has a key for each."""
+    for name, info in type(part).model_fields.items():
+        value: Any = getattr(part, name)
+        key = f"{place}{name}"
+        if name == "roles" or value == info.get_default(call_default_factory=True):
+            continue
+        if isinstance(value, BaseModel):
+            yield from _changed(value, f"{key}.")
+        elif isinstance(value, Mapping) and (key == "rewards" or (key in BY_KEY and BY_KEY[key].kind != "one")):
+            yield from (f"{key}.{piece}" for piece in value)
+        else:
+            yield key
