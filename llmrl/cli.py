@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +17,7 @@ from llmrl.engines.catalogue import engine_kind
 from llmrl.engines.launch import launch
 from llmrl.errors import RecipeError
 from llmrl.recipe_file import Plan, load_plan
-from llmrl.run_folder import layout
+from llmrl.run_folder.lock import refuse_if_locked
 
 app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
 
@@ -48,19 +47,20 @@ def train(
     nproc: Annotated[int, typer.Option(help="processes on this machine, one per device", min=1)] = 1,
 ) -> None:
     """Train the model of a recipe."""
+    if resume and overwrite:
+        raise RecipeError("--resume --overwrite: one goes on with the run, the other deletes it; give one of them")
     plan = load_plan(recipe, overrides)
     launched = "LOCAL_RANK" in os.environ
     size = int(os.environ.get("WORLD_SIZE", "1")) if launched else nproc
     if size > 1:
         _refuse_single_process(plan, size)
-    if (not launched or os.environ["LOCAL_RANK"] == "0") and overwrite and not resume and plan.run_dir.exists():
-        _delete_run(plan.run_dir)
+    refuse_if_locked(plan.run_dir)  # run_plan would refuse as well, after its libraries are imported
     if nproc > 1 and not launched:
         raise typer.Exit(launch([sys.executable, "-m", "llmrl.cli", *sys.argv[1:]], nproc))
     _quiet()
     from llmrl.run.run import run_plan
 
-    raise typer.Exit(run_plan(plan, resume=resume, console=Console()))
+    raise typer.Exit(run_plan(plan, resume=resume, overwrite=overwrite, console=Console()))
 
 
 @app.command()
@@ -154,13 +154,6 @@ def _refuse_single_process(plan: Plan, nproc: int) -> None:
     ]
     if faults:
         raise RecipeError(*dict.fromkeys(faults))
-
-
-def _delete_run(folder: Path) -> None:
-    """Delete a run folder; raises RecipeError for a folder that holds anything else."""
-    if any(folder.iterdir()) and not (folder / layout.RECIPE).is_file():
-        raise RecipeError(f"--overwrite: {folder} does not look like a run folder (no recipe.yaml); not deleted")
-    shutil.rmtree(folder)
 
 
 def _quiet() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from llmrl import __version__
 from llmrl.cli import main
+from llmrl.run_folder.lock import locked
 
 LLMRL = Path(sys.executable).parent / "llmrl"
 SOUND = """
@@ -99,12 +101,15 @@ def test_a_dump_is_a_recipe(run, folder):
     assert run("check", "dumped.yaml", "--dump")[1] == dumped
 
 
-def test_overwrite_deletes_runs_only(run, folder):
-    (folder / "thesis").mkdir()
-    (folder / "thesis/chapter.txt").write_text("years of work")
-    code, _, faults = run("train", "sound.yaml", "run_dir=thesis", "--overwrite")
-    assert (code, faults) == (
-        2,
-        "llmrl: --overwrite: thesis does not look like a run folder (no recipe.yaml); not deleted\n",
-    )
-    assert (folder / "thesis/chapter.txt").exists()
+def test_a_run_that_is_being_written_is_neither_continued_nor_deleted(run, folder):
+    with locked(folder / "runs/sound"):
+        for option in ("--resume", "--overwrite", "--nproc=2"):
+            code, _, faults = run("train", "sound.yaml", "training.strategy=deepspeed", option)
+            assert code == 2 and len(faults.splitlines()) == 1
+            assert faults.startswith(f"llmrl: run_dir: runs/sound is being written by process {os.getpid()} on ")
+        assert "run_dir: runs/sound is being written by process" in run("check", "sound.yaml")[2]
+
+
+def test_a_run_is_continued_or_deleted(run):
+    code, _, faults = run("train", "sound.yaml", "--resume", "--overwrite")
+    assert code == 2 and faults.startswith("llmrl: --resume --overwrite: one goes on with the run, the other deletes")

@@ -16,9 +16,11 @@ from llmrl.algorithm import Algorithm
 from llmrl.check.model import Shape
 from llmrl.check.report import Report, bytes_text, count_text
 from llmrl.engines.catalogue import engine_kind
+from llmrl.errors import gathered
 from llmrl.models.policy import LOGIT_BYTES_PER_SLICE
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces
+from llmrl.run_folder.lock import refuse_if_locked
 from llmrl.run_folder.reader import RunReader
 
 WIDTH = {"fp32": 4, "bf16": 2}
@@ -225,6 +227,8 @@ def check_disk(run_dir: Path, models: Sequence[Sized], report: Report) -> None:
         report.faults.append(f"run_dir: '{run_dir}' cannot be written: no permission for '{existing}'")
     if RunReader(run_dir).in_use:
         report.warn(f"run_dir: {run_dir} holds a run already: train goes on with --resume, or anew with --overwrite")
+    with gathered(report.faults):
+        refuse_if_locked(run_dir)
     free = shutil.disk_usage(existing).free
     report.say("disk", f"{bytes_text(total)} at most, rollouts aside; {bytes_text(free)} free for {run_dir}")
     if total > free:

@@ -21,6 +21,7 @@ from rich.console import Console
 from llmrl.errors import RecipeError, RunStopped, unknown_name
 from llmrl.prove.results import Result, Run, is_done, read_results
 from llmrl.recipe_file import methods
+from llmrl.run_folder.lock import locked
 
 TASKS = ("arithmetic", "sparse", "noisy", "experts", "programs", "tools")
 STARTS = {"experts": "experts_start", "programs": "programs_start", "tools": "tools_start"}
@@ -45,22 +46,32 @@ def prove(
     """Train the methods `names` on `tasks` with `seeds`, in `jobs` processes; returns all results in `folder`.
 
     The result of a run that cannot be finished says why. overrides: key=value for the warm start and for every run.
-    Raises RecipeError for an unknown method or task, RunStopped if a process ended before its work was done.
+    Raises RecipeError for an unknown method or task, or if another process makes runs in `folder`; RunStopped if a
+    process ended before its work was done.
     """
     _check_names(names, tasks)
     pairs = [(name, task) for name in dict.fromkeys(names) for task in tasks if _suits(name, task)]
     runs = [Run(task, name, seed) for name, task in pairs for seed in seeds]
     left = [run for run in runs if not is_done(folder, run)]
     console.print(f"{len(runs)} runs, {len(runs) - len(left)} of them done before", highlight=False)
+    if left:
+        with locked(folder, "--folder") as warning:
+            if warning:
+                console.print(warning, highlight=False, soft_wrap=True)
+            _make(left, folder, jobs=jobs, overrides=list(overrides), console=console)
+    return read_results(folder)
+
+
+def _make(left: Sequence[Run], folder: Path, *, jobs: int, overrides: list[str], console: Console) -> None:
+    """Make the starts that are missing, then the runs."""
     for start in dict.fromkeys(start_of(run.task) for run in left):
         if not start_folder(folder, start).is_dir():
             console.print(f"making the checkpoint {start}", highlight=False)
-            _in_processes(1, _make_start, folder, start, list(overrides))
+            _in_processes(1, _make_start, folder, start, overrides)
     share = jobs * RUNS_A_PROCESS
     for first in range(0, len(left), share):
         queue = _filled([*left[first : first + share], *[None] * jobs])
-        _in_processes(jobs, _make_runs, folder, list(overrides), queue)
-    return read_results(folder)
+        _in_processes(jobs, _make_runs, folder, overrides, queue)
 
 
 def task_file(name: str) -> Path:

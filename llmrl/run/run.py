@@ -49,6 +49,7 @@ from llmrl.run.stage import Stage, StopAsked, measuring_once
 from llmrl.run.warnings import Watch
 from llmrl.run_folder import layout
 from llmrl.run_folder.atomic import check_place, partial_of, publish, writing
+from llmrl.run_folder.lock import locked
 from llmrl.run_folder.writer import RunFolder
 from llmrl.train.provide import while_gathering
 from llmrl.types import ACTOR
@@ -85,13 +86,19 @@ class Signals:
 
 
 def run_plan(
-    plan: Plan, *, resume: bool, console: Console, samplers: Samplers | None = None, workers: Workers | None = None
+    plan: Plan,
+    *,
+    resume: bool,
+    overwrite: bool = False,
+    console: Console,
+    samplers: Samplers | None = None,
+    workers: Workers | None = None,
 ) -> int:
     """Train every stage that is not done; returns the exit code: 0, or 128 + signal when asked to stop.
 
-    samplers, workers: those that several runs of one process share; they stay open.
-    Raises RecipeError if the run folder is in use and `resume` is not asked, or if a run cannot go on with this
-    recipe; RunStopped if the run cannot go on for another reason.
+    overwrite: delete what the run folder holds. samplers, workers: those that several runs of one process share; they
+    stay open. Raises RecipeError if another process writes the run folder, if it holds a run and neither `resume` nor
+    `overwrite` is asked, or if a run cannot go on with this recipe; RunStopped if it cannot go on for another reason.
     """
     pieces = resolve_plan(plan)
     had_group = dist.is_initialized()  # a sampler that several runs share has made it
@@ -109,6 +116,8 @@ def run_plan(
         samplers = samplers or parts.enter_context(closing(Samplers(max_concurrent=concurrent)))
         workers = workers or parts.enter_context(closing(reward_workers(ranks.size)))
         parts.enter_context(signals.caught())
+        if warning := parts.enter_context(_only_writer(folder, ranks, overwrite=overwrite)):
+            progress.say(warning)
         parts.enter_context(progress)
         run = _Run(plan, pieces, device, ranks, folder, progress, samplers, workers, signals)
         try:
@@ -160,6 +169,8 @@ class _Run:
                 f"run_dir: {plan.run_dir} holds a run already; continue it with --resume, replace it with --overwrite, "
                 f"or name another with run_dir=..."
             )
+        if not folder.reader.is_ours:
+            raise RecipeError(f"run_dir: {plan.run_dir} holds a recipe.yaml that no run wrote; name another folder")
         recorded, changed, done = plan.dump(), [], folder.reader.done(plan.stages)
         if folder.reader.in_use:
             recorded, changed = continued((plan.run_dir / layout.RECIPE).read_text(encoding="utf-8"), plan, done)
@@ -278,6 +289,22 @@ class _Run:
         ]
         for lack in dict.fromkeys(lack for one in found if one for lack in one[1]):
             self.progress.say(f"warning: the sandbox lacks {lack}")
+
+
+@contextmanager
+def _only_writer(folder: RunFolder, ranks: Ranks, *, overwrite: bool) -> Iterator[str]:
+    """Rank 0 holds the folder's lock, and deletes what is in it if that is asked; gives the lock's warning."""
+    faults: list[str] = []
+    warning = ""
+    with ExitStack() as held:
+        if ranks.is_first:
+            with gathered(faults):
+                warning = held.enter_context(locked(folder.path))
+                if overwrite:
+                    folder.clear()
+        if faults := ranks.gather(faults, "locking the run folder")[0]:
+            raise RecipeError(*faults)
+        yield warning
 
 
 def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -> LoadedPrompts:

@@ -4,7 +4,7 @@ recipe.yaml        the resolved plan             environment.json   versions, de
 metrics.jsonl      a row per step                rollouts/          a parquet file per step
 warnings.jsonl     what was warned of
 checkpoints/       to resume from                stages/            each finished stage's model
-final/             the trained model
+final/             the trained model             .lock              the process that writes now
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ ROLLOUTS = "rollouts"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"
 FINAL = "final"
+LOCK = ".lock"
 
 Kind = Literal["train", "eval", "once"]
 """The purpose of trajectories: a training step, an evaluation, or the static values of a stage's prompts."""

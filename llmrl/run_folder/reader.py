@@ -44,6 +44,11 @@ class RunReader:
         return self._lines(layout.WARNINGS)
 
     @property
+    def is_ours(self) -> bool:
+        """Whether a run wrote the recipe in the folder, if there is one."""
+        return not (self.path / layout.RECIPE).exists() or (self.path / layout.ENVIRONMENT).exists()
+
+    @property
     def in_use(self) -> bool:
         """Whether some step was recorded; a run that failed to start does not count."""
         return bool(self.metrics)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from llmrl.errors import RecipeError
 from llmrl.run_folder import layout
 from llmrl.run_folder.atomic import partial_of, publish, sweep
 from llmrl.run_folder.layout import Kind, StepName
@@ -46,6 +47,17 @@ class RunFolder:
         self.reader = RunReader(path)
         self._writes = writes
 
+    def clear(self) -> None:
+        """Delete all that the folder holds; raises RecipeError if that is not a run, but something else."""
+        found = [path for path in self.path.iterdir() if path.name != layout.LOCK]
+        missing = [name for name in (layout.RECIPE, layout.ENVIRONMENT) if not (self.path / name).is_file()]
+        if found and missing:
+            raise RecipeError(
+                f"--overwrite: {self.path} does not look like a run folder (no {missing[0]}); not deleted"
+            )
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
     def start(self, plan_yaml: str) -> None:
         """Record the plan and the environment; delete a killed process's half-written files."""
         if not self._writes:
@@ -53,8 +65,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.path / layout.ROLLOUTS, self.path / layout.STAGES):
             sweep(folder)
-        self._write(layout.RECIPE, plan_yaml)
         self._write(layout.ENVIRONMENT, json.dumps(_environment(), indent=2) + "\n")
+        self._write(layout.RECIPE, plan_yaml)  # last: a recipe without an environment is not a run's
 
     def rewind(self, stages: Sequence[str], stage: str, step: int | None) -> None:
         """Delete the records after `step` of `stage` (None: all of the stage's) and of later stages.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from llmrl.errors import RecipeError
 from llmrl.recipe_file import Plan, load_plan
 from llmrl.run.resume import continued
 from llmrl.run.run import run_plan
+from llmrl.run_folder.lock import locked
 
 
 @pytest.fixture
@@ -82,6 +84,7 @@ def test_a_run_may_move(plan, tmp_path):
 def record(run: Path, plan: Plan) -> None:
     run.mkdir()
     (run / "recipe.yaml").write_text(plan.dump())
+    (run / "environment.json").write_text("{}")
     (run / "metrics.jsonl").write_text('{"stage": "warm_start", "step": 0}\n')
 
 
@@ -91,6 +94,22 @@ def test_a_folder_in_use_is_neither_continued_nor_replaced_unasked(plan, tmp_pat
         run_plan(plan(), resume=False, console=Console())
     with pytest.raises(RecipeError, match="seed: 8, but"):
         run_plan(plan("seed=8"), resume=True, console=Console())
+    assert (tmp_path / "run/recipe.yaml").read_text() == plan().dump()
+
+
+def test_a_recipe_that_no_run_wrote_stays(plan, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.yaml").write_text("mine")
+    with pytest.raises(RecipeError, match=r"run_dir: .*run holds a recipe.yaml that no run wrote"):
+        run_plan(plan(), resume=False, console=Console())
+    assert (tmp_path / "run/recipe.yaml").read_text() == "mine"
+
+
+def test_a_folder_that_is_being_written_is_refused(plan, tmp_path):
+    record(tmp_path / "run", plan())
+    for options in ({"resume": True}, {"resume": False, "overwrite": True}):
+        with locked(tmp_path / "run"), pytest.raises(RecipeError, match=rf"written by process {os.getpid()} on "):
+            run_plan(plan(), console=Console(), **options)
     assert (tmp_path / "run/recipe.yaml").read_text() == plan().dump()
 
 

@@ -6,7 +6,10 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 from llmrl import run_folder
+from llmrl.errors import RecipeError
 from llmrl.run_folder.writer import RunFolder
 
 
@@ -67,6 +70,21 @@ def test_starting_sweeps_up_after_a_kill(folder, record):
         (folder.path / name).write_text("half")
     folder.start("name: small\n")
     assert list(folder.path.rglob(".*")) == []
+
+
+def test_clearing_deletes_what_a_run_wrote_and_nothing_else(folder, record):
+    record(folder, ("rl", 1))
+    (folder.path / ".lock").write_text("{}")
+    folder.clear()
+    assert os.listdir(folder.path) == [".lock"]
+    thesis = folder.path / "chapter.txt"
+    thesis.write_text("years of work")
+    with pytest.raises(RecipeError, match=r"--overwrite: .*run does not look like a run folder \(no recipe.yaml\)"):
+        folder.clear()
+    (folder.path / "recipe.yaml").write_text("a recipe of the user's")
+    with pytest.raises(RecipeError, match=r"\(no environment.json\)"):
+        folder.clear()
+    assert thesis.exists()
 
 
 def test_the_last_stages_model_becomes_the_runs(folder):
