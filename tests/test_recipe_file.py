@@ -269,8 +269,7 @@ def test_an_override_reaches_all_stages_or_the_one_it_names(load):
         ("=3", "override '=3': expected key=value, such as training.steps=20"),
         (
             "seed=[",
-            "override 'seed=[': not valid YAML: line 1, column 2: "
-            "expected the node content, but found '<stream end>'",
+            "override 'seed=[': not valid YAML: line 1, column 2: expected the node content, but found '<stream end>'",
         ),
     ],
 )

@@ -48,7 +48,7 @@ from llmrl.run.sandbox_check import check_isolation
 from llmrl.run.stage import Stage, StopAsked, measuring_once
 from llmrl.run.warnings import Watch
 from llmrl.run_folder import layout
-from llmrl.run_folder.atomic import check_place, partial_of, publish, writing
+from llmrl.run_folder.atomic import partial_of, publish, writing
 from llmrl.run_folder.lock import locked
 from llmrl.run_folder.writer import RunFolder
 from llmrl.train.provide import while_gathering
@@ -163,7 +163,6 @@ class _Run:
     def start(self, *, resume: bool) -> bool:
         """Record the plan; returns whether the run is finished already."""
         plan, folder, progress = self.plan, self.folder, self.progress
-        check_place(plan.run_dir, "run_dir")
         if folder.reader.in_use and not resume:
             raise RecipeError(
                 f"run_dir: {plan.run_dir} holds a run already; continue it with --resume, replace it with --overwrite, "

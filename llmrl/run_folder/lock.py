@@ -20,6 +20,7 @@ from pathlib import Path
 
 from llmrl.errors import RecipeError
 from llmrl.run_folder import layout
+from llmrl.run_folder.atomic import check_place
 
 PATIENCE_SECONDS = 1.0
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -42,8 +43,10 @@ class Holder:
 def locked(folder: Path, key: str = "run_dir") -> Iterator[str]:
     """Hold the lock of `folder`, which is made if there is none; gives a warning, or "" if there is none.
 
-    key: what chose the folder, for messages. Raises RecipeError that names the process which holds the lock.
+    key: what chose the folder, for messages. Raises RecipeError that names the process which holds the lock, or
+    if the folder cannot be written.
     """
+    check_place(folder, key)
     made, file = not folder.exists(), folder / layout.LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
