@@ -21,7 +21,10 @@ def first_line(error: BaseException) -> str:
 
 def short(value: Any) -> str:
     """A value on one line of at most 80 characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of too many digits, or a value that holds itself
+        text = f"<a {type(value).__name__} that cannot be printed>"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -122,7 +122,9 @@ class Rows(Strict):
     subset: str | None = Field(default=None, description="of the dataset")
     split: str = Field(default="train", description="of the dataset")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the task")
-    size: PositiveInt = Field(default=1000, description="rows to generate from the task")
+    size: Annotated[int, Field(gt=0, le=10_000_000)] = Field(
+        default=1000, description="rows to generate from the task; all are held in memory"
+    )
     seed: NonNegativeInt = Field(default=0, description="of the task's rows")
     limit: PositiveInt | None = Field(default=None, description="use only the first rows")
     shuffle: bool = Field(default=True, description="a new order each epoch, from the recipe's seed")

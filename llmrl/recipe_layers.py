@@ -15,13 +15,13 @@ import yaml
 from pydantic import BaseModel
 
 from llmrl.axes import ONE_PIECE
+from llmrl.bounds import has_half_pair, out_of_bounds
 from llmrl.errors import RecipeError, nearest, short
 from llmrl.recipe import Recipe
 from llmrl.recipe_faults import keys_at
 
 Layer = dict[str, Any]
-LARGEST, DEEPEST, MOST_VALUES = 2**63 - 1, 50, 100_000
-TOO_DEEP = f"nested deeper than {DEEPEST} levels"
+LARGEST, MOST_VALUES = 2**63 - 1, 100_000
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -45,7 +45,7 @@ class UniqueKeys(yaml.SafeLoader):
 
     def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
         text = super().construct_yaml_str(node)
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        if has_half_pair(text):
             raise RecipeError(f"line {node.start_mark.line + 1}: {short(text)} holds half of a surrogate pair")
         return text
 
@@ -98,14 +98,16 @@ def yaml_value(text: str, name: str) -> Any:
     """The value that a YAML text holds; raises RecipeError that begins with `name`."""
     try:
         value = yaml.load(text, UniqueKeys)
-        _check_size(value)
+        fault = out_of_bounds(value, most_values=MOST_VALUES)
+        if fault:
+            raise RecipeError(f"holds {fault}")
         return value
     except RecipeError as error:
         raise RecipeError(*(f"{name}: {fault}" for fault in error.faults)) from None
     except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
         raise RecipeError(f"{name}: not valid YAML: {_said(error)}{_about_quotes(text, error)}") from None
     except RecursionError:
-        raise RecipeError(f"{name}: {TOO_DEEP}") from None
+        raise RecipeError(f"{name}: nested too deeply to be read") from None
 
 
 def _said(error: Exception) -> str:
@@ -113,20 +115,6 @@ def _said(error: Exception) -> str:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     text = " ".join(str(problem or error).split())
     return f"line {mark.line + 1}, column {mark.column + 1}: {text}" if mark else text
-
-
-def _check_size(value: Any) -> None:
-    """Raises RecipeError for what no reader could walk through: anchors can make a text endless that is short."""
-    left, count = [(value, 0)], 0
-    while left:
-        value, depth = left.pop()
-        count += 1
-        if depth > DEEPEST:
-            raise RecipeError(TOO_DEEP)
-        if count > MOST_VALUES:
-            raise RecipeError(f"holds more than {MOST_VALUES} values, with what its anchors stand for")
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        left += [(one, depth + 1) for one in inner]
 
 
 def merge(lower: Layer, upper: Layer) -> Layer:

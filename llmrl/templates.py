@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from llmrl.bounds import out_of_bounds
 from llmrl.columns import NoColumnError, column
 from llmrl.errors import short
 from llmrl.pieces import Piece
@@ -68,7 +69,10 @@ class RowTemplate:
 
 
 def text_of(value: Any) -> str:
-    """Return a value as text; raises ValueError if it is neither text nor a number."""
+    """Return a value as text; raises ValueError if it is neither text nor a number, or holds half a character."""
+    fault = out_of_bounds(value)
+    if fault:
+        raise ValueError(f"holds {fault}: {short(value)}")
     if isinstance(value, str | int | float):
         return str(value)
     raise ValueError(f"expected text, got {type(value).__name__} {short(value)}")

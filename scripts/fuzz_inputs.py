@@ -133,11 +133,10 @@ def _shipped(dice: random.Random) -> dict[str, Any]:
     if "include" in recipe:
         recipe = _parsed(file.parent / str(recipe.pop("include"))) | recipe
     recipe["model"] = copy.deepcopy(MODEL)
-    for part in recipe["data"].values():
-        if "task" in part:
-            part["size"] = 8
-        else:
-            recipe["data"][next(k for k, v in recipe["data"].items() if v is part)] = {"path": "rows.jsonl"}
+    recipe["data"] = {name: part if "task" in part else {"path": "rows.jsonl"} for name, part in recipe["data"].items()}
+    for holder, key, _ in list(_places(recipe)):
+        if key == "size":
+            holder[key] = 8
     return recipe
 
 

@@ -16,9 +16,9 @@ from llmrl.recipe_layers import LARGEST, yaml_value
         (f"seed: 0x{'f' * 5000}\n", "is beyond 64 bits"),
         (f"seed: {'9' * 5000}\n", "is beyond 64 bits"),
         ('summary: "a \\ud800"\n', "line 1: 'a \\ud800' holds half of a surrogate pair"),
-        (f"seed: {'[' * 200}{']' * 200}\n", "nested deeper than 50 levels"),
-        (f"seed: {'{a: ' * 3000}\n", "nested deeper than 50 levels"),
-        ("seed: &x [*x]\n", "nested deeper than 50 levels"),
+        (f"seed: {'[' * 200}{']' * 200}\n", "holds values nested deeper than 50 levels"),
+        (f"seed: {'{a: ' * 3000}\n", "nested too deeply to be read"),
+        ("seed: &x [*x]\n", "holds values nested deeper than 50 levels"),
         (
             "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9 if n else ['1'] * 9)}]\n" for n in range(9)),
             "holds more than 100000 values, with what its anchors stand for",

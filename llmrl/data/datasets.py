@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llmrl.bounds import out_of_bounds
 from llmrl.data.files import Row, read_files
 from llmrl.data.tasks import rows_of_task
-from llmrl.errors import RecipeError, first_line, unknown_name
+from llmrl.errors import RecipeError, first_line, short, unknown_name
 from llmrl.recipe import Rows
 
 
@@ -25,7 +26,17 @@ def load_rows(source: Rows, part: str = "train") -> list[Row]:
         rows = _from_dataset(source, key)
     if not rows:
         raise RecipeError(f"{key}: {source.path or source.dataset or source.task} has no rows")
+    for index, row in enumerate(rows):
+        fault = out_of_bounds(row)
+        if fault:
+            raise RecipeError(f"{key}: row {index}{_column_of(row)} holds {fault}")
     return rows
+
+
+def _column_of(row: Row) -> str:
+    """Which column of a row is out of bounds."""
+    found = next((name for name, value in row.items() if out_of_bounds(value)), None)
+    return "" if found is None else f": column {short(found)}"
 
 
 def _from_dataset(source: Rows, key: str) -> list[Row]:

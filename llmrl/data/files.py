@@ -19,11 +19,13 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from llmrl.bounds import DEEPEST, MOST_DIGITS
 from llmrl.errors import RecipeError, first_line, nearest, short
 
 Row = dict[str, Any]
 
 COMPRESSED = ".gz"
+csv.field_size_limit(2**31 - 1)  # a prompt may be longer than the 131,072 characters that Python allows at first
 _MAGIC = re.compile(r"[*?[]")
 _SPLIT = re.compile(r"(?:^|[-_.])(train|test|valid|validation|val|dev|eval)(?=[-_.])")
 
@@ -150,9 +152,8 @@ def _lines(lines: IO[str], path: Path, key: str) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            fault = f"not valid JSON: {error.msg} (column {error.colno})"
-            raise RecipeError(f"{key}: {path}:{number}: {fault}") from None
+        except (ValueError, RecursionError) as error:
+            raise RecipeError(f"{key}: {path}:{number}: {_fault(error)}") from None
         if not isinstance(row, dict):
             raise RecipeError(f"{key}: {path}:{number}: expected an object, got {type(row).__name__}")
         yield row
@@ -164,17 +165,26 @@ def _read_json(path: Path, key: str, limit: int | None) -> list[Row]:
         text = file.read()
     try:
         held = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and "\n" in text[: error.pos]:
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and "\n" in text[: error.pos]:
             return _read_jsonl(path, key, limit)
-        fault = f"not valid JSON: {error.msg} (column {error.colno})"
-        raise RecipeError(f"{key}: {path}:{error.lineno}: {fault}") from None
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise RecipeError(f"{key}: {path}{line}: {_fault(error)}") from None
     lists = {name: rows for name, rows in held.items() if _are_rows(rows)} if isinstance(held, dict) else {"": held}
     if len(lists) != 1 or not _are_rows(rows := next(iter(lists.values()))):
         found = f"an object with {', '.join(map(repr, held))}" if isinstance(held, dict) else short(held)
         expected = "a list of objects, an object that holds one such list, or an object in each line"
         raise RecipeError(f"{key}: '{path}' holds {found}; expected {expected}")
     return rows[:limit]
+
+
+def _fault(error: ValueError | RecursionError) -> str:
+    """Why a text cannot be read as JSON."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON: {error.msg} (column {error.colno})"
+    if isinstance(error, RecursionError):
+        return f"holds values nested deeper than {DEEPEST} levels"
+    return f"holds an integer of more than {MOST_DIGITS} digits; write it in quotes, as text"
 
 
 def _are_rows(value: Any) -> bool:

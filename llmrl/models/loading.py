@@ -42,6 +42,8 @@ from llmrl.models.policy import merged_weights
 from llmrl.recipe import Build, Gguf, Lora, Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MOST_LAYERS, MOST_UNITS = 10_000, 10**8
+"""Even the outline of a larger model would take hours, or more memory than there is."""
 SPECIAL_TOKENS = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -244,6 +246,8 @@ def _blueprint(spec: Build) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
             faults.append(f"{key}.config.{name}: {value!r}, but it follows from {key}.characters; leave it out")
         elif name not in valid:
             faults.append(unknown_name(f"{key}.config", name, valid - set(derived), f"{spec.architecture} setting"))
+        elif isinstance(value, int) and value > (most := MOST_LAYERS if "layer" in name else MOST_UNITS):
+            faults.append(f"{key}.config.{name}: {value} is more than a model can have ({most})")
     if faults:
         raise RecipeError(*faults)
     try:

@@ -156,3 +156,39 @@ class TestFunctionAsTask:
     def test_faults_name_the_task_and_what_was_expected(self, name: str, settings: dict[str, object], message: str):
         with pytest.raises(RecipeError, match=message):
             self.rows(name, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"question": "1+1="}\n{"question": "\\ud800"}', "row 1: column 'question' holds half of a surrogate pair"),
+        ('{"a": "b", "meta": {"tags": ["x", "\\udfff y"]}}', "row 0: column 'meta' holds half of a surrogate pair"),
+        ('{"a": "\\ud83d\\ude00"}', None),  # a whole pair is one character
+        (f'{{"a": {"9" * 4300}}}', None),
+        (f'{{"a": {"9" * 5000}}}', "rows.jsonl:1: holds an integer of more than 4300 digits; write it in quotes"),
+        (f'{{"a": {"[" * 60}{"]" * 60}}}', "data.train: row 0: column 'a' holds values nested deeper than 50 levels"),
+        (f'{{"a": {"[" * 90_000}', "rows.jsonl:1: holds values nested deeper than 50 levels"),
+    ],
+)  # fmt: skip
+def test_values_that_nothing_could_be_done_with_are_faults_of_their_row(tmp_path, line, fault):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(line)
+    if fault is None:
+        assert len(load_rows(Rows(path=str(file)))) == 1
+        return
+    with pytest.raises(RecipeError) as caught:
+        load_rows(Rows(path=str(file)))
+    assert fault in str(caught.value) and len(str(caught.value)) < 250
+
+
+def test_a_long_integer_in_json_is_a_fault(tmp_path):
+    file = tmp_path / "rows.json"
+    file.write_text(f'[{{"a": {"9" * 5000}}}]')
+    with pytest.raises(RecipeError, match=r"rows\.json: holds an integer of more than 4300 digits"):
+        load_rows(Rows(path=str(file)))
+
+
+def test_a_field_of_csv_may_be_longer_than_python_allows_at_first(tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text(f'question,answer\n"{"x" * 300_000}",1\n')
+    assert len(load_rows(Rows(path=str(file)))[0]["question"]) == 300_000

@@ -158,6 +158,10 @@ def test_build_other_architectures(tmp_path):
             "model.build.config: no qwen3 setting named 'hiden_size'; did you mean 'hidden_size'?",
         ),
         ({"config": {"vocab_size": 99}}, "model.build.config.vocab_size: 99, but it follows from"),
+        (
+            {"config": {"num_hidden_layers": 10**12}},
+            "model.build.config.num_hidden_layers: 1000000000000 is more than a model can have (10000)",
+        ),
         ({"config": {"hidden_size": "wide"}}, "model.build.config: qwen3 refuses {'hidden_size': 'wide'}: "),
     ],
 )
