@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from llmrl.engines.torch_engine import Named, TorchEngine
 from llmrl.errors import RecipeError, unknown_name
-from llmrl.models.policy import merged_weights
+from llmrl.models.weights import Form, Weights, merged_weights
 from llmrl.recipe import Training
 
 OF_FSDP = ("reshard_after_forward", "auto_wrap_policy", "transformer_cls_names_to_wrap", "min_num_params")
@@ -69,15 +68,11 @@ class AccelerateEngine(TorchEngine):
             for parameter in self._trained.values():
                 parameter.grad = None
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def weights(self, form: Form = merged_weights) -> Weights:
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # a forward pass without a backward pass leaves the last layers whole
-        for name, weight in merged_weights(self.model.lm):
-            yield name, self._rounded(self._whole(weight))
-
-    def trained_weights(self) -> dict[str, Tensor]:
-        return {name: self._rounded(self._whole(weight)) for name, weight in super().trained_weights().items()}
+        return super().weights(form)
 
     def _place(self, model: nn.Module) -> None:
         if not self._sharded:
@@ -110,15 +105,15 @@ class AccelerateEngine(TorchEngine):
     def _whole(self, tensor: Tensor) -> Tensor:
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
+    def _as_computed(self, parameter: nn.Parameter) -> Tensor:
+        whole = super()._as_computed(parameter)
+        return whole.bfloat16() if self._training.dtype == "bf16" else whole
+
     def _slice(self, whole: Tensor, parameter: nn.Parameter) -> Tensor:
         data = parameter.data
         if isinstance(data, DTensor) and whole.shape == data.shape:  # Adam's count of steps is no slice of anything
             return distribute_tensor(whole, data.device_mesh, data.placements)
         return whole
-
-    def _rounded(self, weight: Tensor) -> Tensor:
-        """The weight as the model computes with it."""
-        return weight.bfloat16() if self._training.dtype == "bf16" else weight
 
     def _average_masters(self, bucket: GradBucket) -> Future[Tensor]:
         """Averages the masters' fp32 gradients over ranks, in place of DDP's own average of bf16 gradients.

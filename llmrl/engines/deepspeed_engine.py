@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from llmrl.engines.engine import (
     settings_of,
     trained_parameters,
 )
-from llmrl.models.policy import merged_weights
+from llmrl.models.weights import Form, Weights, merged_weights
 from llmrl.recipe import Training
 
 if not torch.cuda.is_available():
@@ -99,17 +98,11 @@ class DeepSpeedEngine:
         self._schedule.step()
         return Update(grad_norm, learning_rate)
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        # a copy, because the parameter is a slice again once the next weight is gathered
-        for name, weight in merged_weights(self.model.lm, self._whole):
-            yield name, weight.clone()
+    def weights(self, form: Form = merged_weights) -> Weights:
+        return form(self.model.lm, self._whole)
 
     def trained_weights(self) -> dict[str, Tensor]:
-        found = {}
-        for name, parameter in trained_parameters(self.model).items():
-            with self._whole([parameter]):
-                found[name] = parameter.detach().clone()
-        return found
+        return {name: self._whole(parameter) for name, parameter in trained_parameters(self.model).items()}
 
     def full_gradients(self) -> dict[str, Tensor]:
         found = {name: safe_get_full_grad(p) for name, p in trained_parameters(self.model).items()}
@@ -131,10 +124,11 @@ class DeepSpeedEngine:
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
 
-    def _whole(self, parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
-        if self._training.zero_stage < 3:
-            return nullcontext()
-        return deepspeed.zero.GatheredParameters(parameters)
+    def _whole(self, parameter: nn.Parameter) -> Tensor:
+        """A copy of all of a parameter, which is a slice again once the next one is gathered."""
+        divided = self._training.zero_stage == 3
+        with deepspeed.zero.GatheredParameters([parameter]) if divided else nullcontext():
+            return parameter.detach().clone()
 
 
 def _merged(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

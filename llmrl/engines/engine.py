@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from llmrl.errors import RunStopped
+from llmrl.models.weights import Form, Weights, merged_weights
 from llmrl.recipe import Training
 
 
@@ -46,8 +47,8 @@ class Engine(Protocol):
         """Clip, update, advance the schedule; raises RunStopped, with weights untouched, if not finite."""
         ...
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The language model's whole weights by Hugging Face name, adapters merged; every rank consumes all of it."""
+    def weights(self, form: Form = merged_weights) -> Weights:
+        """The language model's whole weights in a form of models/weights.py; every rank consumes all of them."""
         ...
 
     def trained_weights(self) -> dict[str, Tensor]:

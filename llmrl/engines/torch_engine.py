@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from llmrl.engines.engine import (
     trained_parameters,
 )
 from llmrl.errors import RunStopped
-from llmrl.models.policy import merged_weights
+from llmrl.models.weights import Form, Weights, merged_weights
 from llmrl.recipe import Training
 
 Named = dict[str, Any]
@@ -65,11 +64,11 @@ class TorchEngine:
         self._round_masters()
         return Update(grad_norm, learning_rate)
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        return merged_weights(self.model.lm)
+    def weights(self, form: Form = merged_weights) -> Weights:
+        return form(self.model.lm, self._as_computed)
 
     def trained_weights(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in self._trained.items()}
+        return {name: self._as_computed(parameter) for name, parameter in self._trained.items()}
 
     def full_gradients(self) -> dict[str, Tensor]:
         return {n: self._whole(p.grad).clone() for n, p in self._masters.items() if p.grad is not None}
@@ -106,6 +105,10 @@ class TorchEngine:
     def _whole(self, tensor: Tensor) -> Tensor:
         """All of a tensor of which this process may hold a slice."""
         return tensor
+
+    def _as_computed(self, parameter: nn.Parameter) -> Tensor:
+        """All of a parameter, in the dtype that the model computes with."""
+        return self._whole(parameter.detach())
 
     def _slice(self, whole: Tensor, parameter: nn.Parameter) -> Tensor:
         """This process's slice of a tensor that belongs to `parameter`."""

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,6 +22,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from transformers import (
@@ -38,7 +39,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.utils.hub import cached_file
 
 from llmrl.errors import RecipeError, first_line, nearest, unknown_name
-from llmrl.models.policy import merged_weights
+from llmrl.models.weights import adapter_weights, merged_weights
 from llmrl.recipe import Build, Gguf, Lora, Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -139,32 +140,34 @@ def export(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     weights: Iterable[tuple[str, Tensor]] | None = None,
-    adapter: dict[str, Tensor] | None = None,
+    adapter: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a plain Hugging Face folder; for LoRA the merged weights, and the adapter itself under adapter/.
+    """Write a plain Hugging Face folder; for LoRA the merged weights in fp32, and the adapter itself under adapter/.
 
     weights: (Hugging Face name, whole tensor) pairs, where the model itself holds only slices of them; adapter: the
-    same for LoRA's weights, by parameter name.
+    same for LoRA's factors, by the names of peft's files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plain = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
-    plain.save_pretrained(folder, state_dict=dict(merged_weights(model) if weights is None else weights))
+    state = dict(merged_weights(model) if weights is None else weights)
     if isinstance(model, PeftModel):
-        _save_adapter(model, folder / "adapter", adapter)
+        state = {name: weight.float() for name, weight in state.items()}
+        _save_adapter(model, folder / "adapter", adapter or dict(adapter_weights(model)))
     config = copy.deepcopy(plain.config)
     config.use_cache = True  # off for training only
+    config.dtype = next(iter(state.values())).dtype
+    plain.save_pretrained(folder, state_dict=state)
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _save_adapter(model: PeftModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
-    """Write the active adapter's files; peft puts an adapter not called default into a folder of its name."""
-    name = str(model.active_adapter)
-    model.save_pretrained(str(folder), state_dict=weights, selected_adapters=[name])
-    for file in (folder / name).glob("*"):
-        file.replace(folder / file.name)
-    if (folder / name).is_dir():
-        (folder / name).rmdir()
+def _save_adapter(model: PeftModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write the active adapter's files, as peft does for an adapter called default."""
+    folder.mkdir()
+    settings = copy.copy(model.peft_config[str(model.active_adapter)])
+    settings.inference_mode = True
+    settings.save_pretrained(str(folder))
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / "adapter_model.safetensors")
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> tuple[int, ...]:
@@ -327,7 +330,7 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     key, settings = "model.lora.target_modules", _lora_config(lora)
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     try:
-        adapted = get_peft_model(model, settings)
+        adapted = get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
         names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         fault = first_line(error)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -240,37 +239,3 @@ class Policy(nn.Module):
             raise RecipeError(
                 f"model: '{kind}' models change their logits after the head in a way that is not known here"
             )
-
-
-Gather = Callable[[list[nn.Parameter]], AbstractContextManager[Any]]
-
-
-def merged_weights(lm: nn.Module, gather: Gather = lambda parameters: nullcontext()) -> Iterator[tuple[str, Tensor]]:
-    """The weights as (Hugging Face name, tensor), one at a time, with LoRA adapters merged into them.
-
-    gather: a context in which the given parameters are whole (ZeRO-3 keeps a slice of each on each rank).
-    """
-    adapted = {
-        f"{name}.base_layer.weight": module for name, module in lm.named_modules() if isinstance(module, LoraLayer)
-    }
-    for name, parameter in lm.named_parameters():
-        if "lora_" in name:
-            continue
-        layer: Any = adapted.get(name)
-        with torch.no_grad(), gather([parameter] if layer is None else list(layer.parameters())):
-            weight = parameter.detach()
-            if layer is not None:
-                total = weight.float() + sum(_delta(layer, adapter) for adapter in layer.active_adapters)
-                weight = total.to(weight.dtype)
-            yield name.removeprefix("base_model.model.").replace(".base_layer", ""), weight
-
-
-def _delta(layer: Any, adapter: str) -> Tensor:
-    """The product of a LoRA adapter's factors, which is added to its layer's weight: fp32."""
-    if adapter in layer.lora_A:
-        product = layer.lora_B[adapter].weight.float() @ layer.lora_A[adapter].weight.float()
-        transposed = layer.fan_in_fan_out
-    else:  # an embedding
-        product = layer.lora_embedding_B[adapter].float() @ layer.lora_embedding_A[adapter].float()
-        transposed = True
-    return (product.T if transposed else product) * layer.scaling[adapter]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from llmrl.models.loading import export, load_language_model
-from llmrl.models.policy import merged_weights
+from llmrl.models.weights import Weights, base_weights
 from llmrl.run.models import Origin
 
 
@@ -20,9 +17,9 @@ class FrozenRole:
 
     origin: Origin
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def weights(self) -> Weights:
         """All weights by Hugging Face name."""
-        return merged_weights(self._model())
+        return base_weights(self._model())
 
     def export(self, folder: Path, *, writes: bool) -> None:
         """The model as a Hugging Face folder, like those of trained roles."""

@@ -17,6 +17,7 @@ from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.evaluation.evaluate import evaluate
 from llmrl.models.loading import export
+from llmrl.models.weights import adapter_weights
 from llmrl.recipe import Recipe
 from llmrl.rollout.collect import Collected, Collector
 from llmrl.rollout.sampler import SamplingParams, derive_seed
@@ -104,7 +105,7 @@ class Stage:
             learner, writes = self.roles[holder].learner, self.ranks.is_first
             # every rank has to walk through all weights, since sharded ones are put together on the way
             weights = [pair for pair in learner.weights() if writes]
-            adapter = learner.engine.trained_weights() if view.model.lora else None
+            adapter = dict(learner.weights(adapter_weights))
             if writes:
                 export(learner.engine.model.lm, self.origins[name].tokenizer, target, weights, adapter)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 
 from llmrl.batch import Batch
 from llmrl.engines.engine import Engine, Update
 from llmrl.engines.ranks import Ranks
+from llmrl.models.weights import Form, Weights, merged_weights
 from llmrl.recipe import Training
 from llmrl.train.micro_batches import CreditedBatch, MetricSums, MicroBatch, Outputs, join, micro_batches
 
@@ -125,10 +127,15 @@ class Learner:
                 sums.add_tokens(loss.stats, loss.mask)
         return join(self.ranks, parts, *mini.batch.token_ids.shape)
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The language model's whole weights by Hugging Face name, its adapter merged; every rank consumes them all."""
+    def weights(self, form: Form = merged_weights) -> Weights:
+        """The language model's whole weights in a form of models/weights.py; every rank consumes them all."""
         self.engine.model.activate()
-        return self.engine.weights()
+        return self.engine.weights(form)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether an adapter is trained on a frozen base."""
+        return isinstance(self.engine.model.lm, PeftModel)
 
     def step(self) -> Update:
         """One optimizer step with the gradients accumulated since the last."""

@@ -16,7 +16,8 @@ from llmrl.envs.base import Step
 from llmrl.envs.catalogue import CATALOGUE
 from llmrl.errors import RecipeError
 from llmrl.models.loading import load_language_model
-from llmrl.models.policy import Policy, merged_weights
+from llmrl.models.policy import Policy
+from llmrl.models.weights import merged_weights
 from llmrl.recipe_file import method_recipe
 from llmrl.resolve import resolve_pieces
 from llmrl.rollout.sampler import Completion, SamplingParams

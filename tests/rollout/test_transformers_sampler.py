@@ -9,7 +9,7 @@ from sampler_contract import PROMPTS, TOLERANCE, SamplerContract, mismatch, samp
 from transformers import GenerationConfig
 
 from llmrl.models.loading import load_language_model
-from llmrl.models.policy import merged_weights
+from llmrl.models.weights import merged_weights
 from llmrl.rollout.sampler import SamplingParams
 from llmrl.rollout.transformers_sampler import TransformersSampler
 

@@ -25,7 +25,7 @@ from sampler_contract import (
 )
 
 from llmrl.models.loading import load_tokenizer, materialize
-from llmrl.models.policy import merged_weights
+from llmrl.models.weights import merged_weights
 from llmrl.recipe import Build, Model
 from llmrl.rollout.sampler import SamplingParams
 

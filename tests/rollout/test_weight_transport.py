@@ -13,7 +13,7 @@ from sampler_contract import PROMPTS, sample_all
 from torch import Tensor
 
 from llmrl.models.loading import load_language_model
-from llmrl.models.policy import merged_weights
+from llmrl.models.weights import merged_weights
 from llmrl.rollout.sampler import SamplingParams
 from llmrl.rollout.transformers_sampler import TransformersSampler
 from llmrl.rollout.weight_transport import by_file, by_name

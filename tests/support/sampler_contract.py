@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from llmrl.models.loading import load_language_model
-from llmrl.models.policy import Policy, merged_weights
+from llmrl.models.policy import Policy
 from llmrl.models.text import decoder
+from llmrl.models.weights import merged_weights
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
 
 CHARACTERS = "0123456789+-*/= abcdef"  # with <pad> 0, <eos> 1 and <unk> 2: 25 tokens
