@@ -47,6 +47,9 @@ def crash(completion):
 def unsteady(size, seed):
     return [{"question": str(time.perf_counter_ns()), "answer": "1"} for _ in range(size)]
 
+def few(size, seed):
+    return [{"question": str(n % 3), "answer": "1"} for n in range(size)]
+
 def slow(completion):
     time.sleep(60)
 
@@ -514,3 +517,60 @@ def test_little_free_memory_is_a_warning(monkeypatch):
     monkeypatch.setattr(machine, "_memory", lambda: (1e12, 1000.0, "the machine"))
     faults, report = check()
     assert faults == [] and "warning: memory: about " in report
+
+
+# rows that cannot be asked, or that are asked twice
+
+
+def test_rows_without_a_question_are_counted_over_the_whole_file():
+    rows = [dict(row) for row in ROWS]
+    rows[3]["question"], rows[9]["question"] = None, ""
+    write_rows("sums.jsonl", rows)
+    asked = {"data": {"train": {"prompt": "question"}}}
+    empty = "train:9: empty, so nothing is asked"
+    assert check(asked)[0] == [
+        f"data.train.prompt: 2 of 20 rows cannot be used: train:3: expected text, got NoneType None; {empty}"
+    ]
+    rows[3]["question"] = rows[12]["question"] = ""
+    write_rows("sums.jsonl", rows)
+    likewise = "train:3: empty, so nothing is asked (likewise train:9, train:12)"
+    assert check(asked)[0] == [f"data.train.prompt: {likewise}"]
+
+
+def test_rows_that_repeat_a_question_and_rows_without_an_answer_are_warnings():
+    rows = [*ROWS, ROWS[2], ROWS[3] | {"answer": "9"}, {"question": "3+3", "answer": "6"} | {"answer": None}]
+    write_rows("sums.jsonl", rows)
+    rewards = {"math_verifier": None, "own_rewards:shape": {}}
+    faults, report = check({"rewards": rewards})
+    assert faults == []
+    assert "warning: data.train: 3 of 23 rows ask what an earlier row asks: train:20, train:21, train:22" in report
+    assert "; 2 of them with another answer: train:21, train:22" in report
+    assert "warning: data.train.answer: null or empty in 1 of 23 rows: train:22" in report
+
+
+def test_a_task_may_repeat_its_questions():
+    faults, report = check({"data": {"train": {"path": None, "task": "own_rewards:few", "size": 20}}})
+    assert (
+        faults == [] and "17 of 20 rows ask what an earlier row asks: train:3, train:4, train:5 and 14 more" in report
+    )
+    assert "warning: data.train: " not in report
+
+
+TEMPLATES = {
+    "question": "{% for m in messages %}{{ m['content'] if m['role'] == 'system' else '2=' }}{% endfor %}",
+    "system prompt": "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}{% endfor %}=",
+}
+
+
+@pytest.mark.parametrize(
+    ("dropped", "told"),
+    [
+        ("question", "train:0 asks '0+0' and train:1 '0+1', but both are rendered as 'qqqq2='"),
+        ("system prompt", "all that it renders is 'the question='"),
+    ],
+)
+def test_a_template_that_drops_a_message_is_refused_with_what_it_renders(dropped, told):
+    Path("drops.jinja").write_text(TEMPLATES[dropped])
+    train = {"chat": True, "system_prompt": "qqqq", "prompt": "question"}
+    (fault,) = check({"model": {"chat_template": "drops.jinja"}, "data": {"train": train}})[0]
+    assert fault.startswith(f"data.train.chat: the chat template drops the {dropped}") and fault.endswith(told)

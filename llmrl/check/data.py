@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmrl.check.overlap import seeds_overlap, way_out
@@ -10,6 +10,7 @@ from llmrl.check.report import Report
 from llmrl.check.writing import golds_of
 from llmrl.columns import column
 from llmrl.data.datasets import load_rows
+from llmrl.data.faulty_rows import named, repeated
 from llmrl.data.prompts import LoadedPrompts, PromptBuilder
 from llmrl.errors import RecipeError, gathered
 from llmrl.models.loading import character_tokenizer
@@ -44,6 +45,10 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
         if dropped[part]:
             rows = f"{dropped[part]} of {dropped[part] + len(found)} rows"
             report.warn(f"data.{part}: {rows} dropped as longer than rollout allows; nothing is ever cut short")
+        _count_repeated(source, found, prompts.questions, part, report)
+        _count_unanswered(found, prompts.demonstrations, part, report)
+        if source.chat:
+            _refuse_dropped_messages(source, origin, part)
         _show(found[0], prompts.demonstrations, origin, report)
         if source.task is not None:
             _check_repeated(source, found, part, report)
@@ -128,6 +133,48 @@ def _check_answers(
     if beyond:
         rows = f"{len(beyond)} of {len(answers)} answers"
         report.warn(f"data.{part}: the model's vocabulary cannot write {rows}, such as {beyond[0][:80]!r}")
+
+
+def _count_repeated(
+    source: Rows, prompts: Sequence[Prompt], questions: Mapping[str, str], part: str, report: Report
+) -> None:
+    """Warn of rows that ask what an earlier row asks; a task draws some of its questions twice, which is no mistake."""
+    again, contrary = repeated(prompts, questions)
+    text = f"{len(again)} of {len(prompts)} rows ask what an earlier row asks: {named(again)}"
+    if contrary:
+        text += f"; {len(contrary)} of them with another answer: {named(contrary)}"
+    if again and source.task is not None:
+        report.say("", text)
+    elif again:
+        report.warn(f"data.{part}: {text}")
+
+
+def _count_unanswered(prompts: Sequence[Prompt], demonstrations: Mapping[str, Any], part: str, report: Report) -> None:
+    """Warn of rows without an answer among others that have one."""
+    asked = [prompt for prompt in prompts if prompt.id not in demonstrations]
+    lacking = [prompt for prompt in asked if prompt.row.get("answer") in (None, "", [])]
+    if lacking and len(lacking) < len(asked):
+        report.warn(f"data.{part}.answer: null or empty in {len(lacking)} of {len(asked)} rows: {named(lacking)}")
+
+
+def _refuse_dropped_messages(source: Rows, origin: Origin, part: str) -> None:
+    """Raises RecipeError if the chat template leaves out the system prompt or the question."""
+    tokenizer: Any = origin.tokenizer
+    system = [{"role": "system", "content": source.system_prompt}] if source.system_prompt else []
+    messages = [*system, {"role": "user", "content": "the question"}]
+
+    def rendered(messages: Sequence[Mapping[str, str]]) -> str:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+
+    whole = rendered(messages)
+    for place, message in enumerate(messages):
+        changed = [*messages]
+        changed[place] = message | {"content": f"{message['content']} and more"}
+        if rendered(changed) == whole:
+            asked = "system prompt" if message["role"] == "system" else "question"
+            raise RecipeError(
+                f"data.{part}.chat: the chat template drops the {asked}; all that it renders is {whole!r}"
+            )
 
 
 def _check_repeated(source: Rows, prompts: Sequence[Prompt], part: str, report: Report) -> None:

@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 
 from llmrl.columns import NoColumnError, column
 from llmrl.data.datasets import Row, load_rows
+from llmrl.data.faulty_rows import of_every_row, refuse_dropped
 from llmrl.errors import RecipeError, short
 from llmrl.pieces import resolve
 from llmrl.recipe import Data, Rows
@@ -96,11 +97,14 @@ def load_prompts(
             overlapping = f", {dropped_overlap} are asked in eval too" if part == "train" else ""
             limits = "rollout.max_prompt_tokens or rollout.max_completion_tokens"
             raise RecipeError(f"data.{part}: no rows left: {dropped_long[part]} are over {limits}{overlapping}")
+    questions = {prompt.id: builders[part].question(prompt) for part, found in prompts.items() for prompt in found}
+    for part, found in prompts.items():
+        refuse_dropped(found, questions, f"data.{part}")
     return LoadedPrompts(
         prompts["train"],
         prompts["eval"],
         demonstrations,
-        {prompt.id: builders[part].question(prompt) for part, found in prompts.items() for prompt in found},
+        questions,
         dropped_long["train"],
         dropped_overlap,
         dropped_long["eval"],
@@ -139,7 +143,7 @@ class PromptBuilder:
         self._may_lack_answer = source.answer == DEFAULT_ANSWER and source.answer_after is None
         has_answer = source.answer is not None and (source.answer in columns or not self._may_lack_answer)
         self._answer = _Field(cast(str, source.answer), columns, f"{key}.answer") if has_answer else None
-        self.questions = [self._prompt.text(row, f"{part}:{index}") for index, row in enumerate(rows)]
+        self.questions = of_every_row(rows, self._question, part, f"{key}.prompt")
         self._examples, self._first = self._few_shot()
 
     def build(self, max_prompt_tokens: int) -> tuple[list[Prompt], int]:
@@ -173,6 +177,12 @@ class PromptBuilder:
         self._refuse_unknown(token_ids, text, key, index)
         ends = [position for position, token in enumerate(token_ids) if token in self.stop_token_ids]
         return token_ids[: ends[0] + 1] if ends else [*token_ids, cast(int, self.tokenizer.eos_token_id)]
+
+    def _question(self, row: Row, place: str) -> str:
+        question = self._prompt.text(row, place)
+        if not question.strip():
+            raise RecipeError(f"{self.key}.prompt: {place}: empty, so nothing is asked")
+        return question
 
     def _with_answer(self, index: int) -> Row:
         row = self.rows[index]
