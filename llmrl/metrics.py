@@ -316,6 +316,11 @@ TIME = (
     Metric("rollout_seconds", "The time to sample and score, as the collector measures it.", "s"),
     Metric("rollout_tokens_per_second", "The sampled tokens per second of it.", "tokens per s", format=",.0f"),
 )  # fmt: skip
+MEMORY = (
+    Metric("peak_memory", "The most memory that the first process has held so far: torch's on the GPU, else its RAM.",
+           "GiB", "within what `llmrl check` estimates",
+           "Lower training.tokens_per_micro_batch, or set training.gradient_checkpointing.", format=".2f"),
+)  # fmt: skip
 
 SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Progress": PROGRESS,
@@ -326,5 +331,6 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Trainer against sampler": MISMATCH,
     "Critic": CRITIC,
     "Time": TIME,
+    "Memory": MEMORY,
 }
 METRICS: tuple[Metric, ...] = tuple(metric for section in SECTIONS.values() for metric in section)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import set_seed
 
 from llmrl.data.packing import pack
@@ -104,8 +106,9 @@ class Stage:
                 continue
             learner, writes = self.roles[holder].learner, self.ranks.is_first
             # every rank has to walk through all weights, since sharded ones are put together on the way
-            weights = [pair for pair in learner.weights() if writes]
-            adapter = dict(learner.weights(adapter_weights))
+            # and each is brought to the host, since a GPU may not hold all of them beside a run
+            weights = [(name, weight.cpu()) for name, weight in learner.weights() if writes]
+            adapter = {name: weight.cpu() for name, weight in learner.weights(adapter_weights)}
             if writes:
                 export(learner.engine.model.lm, self.origins[name].tokenizer, target, weights, adapter)
 
@@ -147,6 +150,7 @@ class Stage:
             "train_seconds": seconds + started - collected_at,
             "step_seconds": seconds,
             "tokens_per_second": tokens / seconds,
+            "peak_memory": peak_memory() / 2**30,
         }
         self.folder.save_rollouts(collected.sampled, stage=self.name, step=self.step)
         self._warn_of_lost(collected.sampled, "training", "failures")
@@ -262,6 +266,13 @@ class Stage:
         self.folder.log(row)
         self.progress.row(row)
         self._warn(self.watch.see(row))
+
+
+def peak_memory() -> float:
+    """The most bytes that this process has held: on its GPU by torch's allocator, without a GPU in RAM."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def measuring_once(measured_once: MeasuredOnce, stream: Any) -> Callable[[Stage], None]:

@@ -174,9 +174,9 @@ def _of_method(name: str) -> dict[str, Any]:
 
 
 def _by_metric(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Return every number that is not about time, in the rows' order; None stands where a row lacks it."""
+    """Return every number that is not about time or memory, in the rows' order; None stands where a row lacks it."""
     keys = sorted({key for row in rows for key, value in row.items() if isinstance(value, int | float)})
-    steady = [key for key in keys if "seconds" not in key and "per_second" not in key]
+    steady = [key for key in keys if "seconds" not in key and "per_second" not in key and key != "peak_memory"]
     return {key: [row.get(key) for row in rows] for key in steady}
 
 

@@ -43,7 +43,8 @@ def moved(run: Path, role: str, *, since: str | None = None) -> bool:
 
 def rows(run: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k} for row in found]
+    own = ("seconds", "per_second", "peak_memory")  # of the machine, not of the run
+    return [{k: v for k, v in row.items() if not any(part in k for part in own)} for row in found]
 
 
 def launched(run_dir: Path, *arguments: str) -> None:
