@@ -72,13 +72,18 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; biases and norms are not decayed."""
+    """AdamW over the trainable parameters; biases and norms are not decayed.
+
+    On a GPU it is torch's fused one, since the default there holds copies of the moments while it steps.
+    """
     trainable = [p for p in parameters if p.requires_grad]
+    fused = all(p.is_cuda for p in trainable)
     groups = [
         {"params": [p for p in trainable if _is_matrix(p)], "weight_decay": training.weight_decay},
         {"params": [p for p in trainable if not _is_matrix(p)], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=training.learning_rate, betas=training.betas)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas, fused=fused or None)
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:

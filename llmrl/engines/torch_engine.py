@@ -95,7 +95,9 @@ class TorchEngine:
         for index, of_parameter in moments.items():
             for key, value in of_parameter.items():
                 of_parameter[key] = self._slice(value, parameters[index]).clone()  # off the file
-        self._optimizer.load_state_dict(state["optimizer"])
+        # with this optimizer's own settings, which say where its state lies: the file may come from another device
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         go_on(self._optimizer, self._schedule, settings, state["updates"])
 
     def _place(self, model: nn.Module) -> None:
