@@ -127,6 +127,10 @@ def test_the_sampler_holds_weights_and_a_cache(monkeypatch):
     assert [i.bytes for i in machine.sampler(machine_recipe(), SHAPE, 4)] == [4000, 38400]
     given = machine_recipe(rollout={"engine_options": {"kv_cache_memory_bytes": 777}})
     assert machine.sampler(given, SHAPE, 1)[1].bytes == 777
+    # a share of the GPU: 0.4 x 80000 less 1000 weights x 4 bytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70000, 80000))
+    given = machine_recipe(rollout={"engine_options": {"gpu_memory_utilization": 0.4}})
+    assert machine.sampler(given, SHAPE, 1)[1].bytes == 28000
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert machine.sampler(machine_recipe(), SHAPE, 1)[1].bytes == 64 * 2**20  # vLLM's least on a CPU
 

@@ -187,6 +187,9 @@ def sampler(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
     given = rollout.engine_options.get("kv_cache_memory_bytes")
     if given is not None:
         cache, text = float(given), "engine_options.kv_cache_memory_bytes"
+    elif (share := rollout.engine_options.get("gpu_memory_utilization")) and torch.cuda.is_available():
+        whole = _memory()[0]  # vLLM fills its share of the GPU with keys and values, weights aside
+        cache, text = max(0.0, share * whole - weights.bytes), f"{share:g} x {bytes_text(whole)}, less those weights"
     elif rollout.engine == "vllm" and not torch.cuda.is_available():
         cache = min(max(cache, VLLM_CPU_CACHE[0]), VLLM_CPU_CACHE[1])
         text += f", within {bytes_text(VLLM_CPU_CACHE[0])} and {bytes_text(VLLM_CPU_CACHE[1])}"

@@ -32,6 +32,9 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 CPU_PREFILL_TOKENS = 8192
 CPU_KV_CACHE_LIMIT_BYTES = 4 * 2**30
+LEAST_KV_CACHE_BYTES = 64 * 2**20
+GPU_MEMORY = ("gpu_memory_utilization", "kv_cache_memory_bytes")
+"""Options that say how much of a GPU vLLM takes."""
 
 
 class VllmSampler:
@@ -69,7 +72,11 @@ class VllmSampler:
             "disable_log_stats": True,
             "seed": 0,
         }
-        if not torch.cuda.is_available():
+        if torch.cuda.is_available():
+            weights = sum(weight.numel() for weight in self._shape.parameters()) * (4 if dtype == "fp32" else 2)
+            free, whole = torch.cuda.mem_get_info()
+            arguments |= _gpu_options(config.get_text_config(), arguments, options, weights, free, whole)
+        else:
             arguments |= _cpu_options(config.get_text_config(), arguments)
         if dist.is_initialized() and dist.get_world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"
@@ -128,7 +135,7 @@ class VllmSampler:
         await asyncio.sleep(0)  # let every caller of this turn of the loop add its request first
         try:
             while self._engine.has_unfinished_requests():
-                with torch.random.fork_rng(devices=[]):  # it draws from the global stream, then uses the seeds' own
+                with torch.random.fork_rng(_devices()):  # it draws from the global stream, then uses the seeds' own
                     outputs = self._engine.step()
                 for output in outputs:
                     if output.finished:
@@ -178,17 +185,42 @@ def _cpu_options(config: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
     Seeded requests cannot be prefilled in parts on a CPU (its random generators have no offset).
     """
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * heads * head_dim * (4 if arguments["dtype"] == "float32" else 2)
-    wanted = per_token * arguments["max_num_seqs"] * (arguments["max_model_len"] + 64)
+    wanted = _kv_cache_bytes(config, arguments)
     return {
         "enforce_eager": True,
         "block_size": 32,
-        "kv_cache_memory_bytes": max(64 * 2**20, min(wanted, CPU_KV_CACHE_LIMIT_BYTES)),
+        "kv_cache_memory_bytes": max(LEAST_KV_CACHE_BYTES, min(wanted, CPU_KV_CACHE_LIMIT_BYTES)),
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(CPU_PREFILL_TOKENS, arguments["max_model_len"]),
     }
+
+
+def _gpu_options(
+    config: Any, arguments: dict[str, Any], given: dict[str, Any], weights: int, free: int, whole: int
+) -> dict[str, Any]:
+    """vLLM's share of a GPU that the trainer lives on too: a cache as large as the work, unless the recipe says.
+
+    By itself vLLM takes nine tenths of the GPU and refuses to start where less is free. weights: the sampler's bytes;
+    free, whole: the GPU's. The cache gets at most half of what the weights leave, since training needs room as well.
+    """
+    if any(name in given for name in GPU_MEMORY):
+        return {}
+    cache = max(LEAST_KV_CACHE_BYTES, min(_kv_cache_bytes(config, arguments), (free - weights) // 2))
+    # with a given cache this is only what has to be free at the start
+    return {"kv_cache_memory_bytes": cache, "gpu_memory_utilization": min(0.9, (weights + cache) / whole)}
+
+
+def _kv_cache_bytes(config: Any, arguments: dict[str, Any]) -> int:
+    """The keys and values of all completions that run at once."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    per_token = 2 * config.num_hidden_layers * heads * head_dim * (4 if arguments["dtype"] == "float32" else 2)
+    return per_token * arguments["max_num_seqs"] * (arguments["max_model_len"] + 64)
+
+
+def _devices() -> list[int]:
+    """The GPU whose random stream is this process's, if there is one."""
+    return [torch.cuda.current_device()] if torch.cuda.is_available() else []
 
 
 def _forget_expert_kernels(model: Any) -> None:
@@ -208,15 +240,15 @@ def _forget_expert_kernels(model: Any) -> None:
 def _left_as_it_was() -> Iterator[None]:
     """Restores the global random streams and torch's thread setting, which building an engine changes."""
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
-    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
-        yield
+        with torch.random.fork_rng(_devices()):
+            yield
     finally:
         torch.set_num_threads = set_threads
         torch.set_num_threads(threads)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-        torch.set_rng_state(torch_state)
 
 
 @contextmanager

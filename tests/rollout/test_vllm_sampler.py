@@ -23,6 +23,7 @@ from sampler_contract import (
     mismatch,
     sample_all,
 )
+from transformers import AutoConfig
 
 from llmrl.models.loading import load_tokenizer, materialize
 from llmrl.models.weights import merged_weights
@@ -132,6 +133,23 @@ def test_another_sampler_after_close_and_the_process_is_left_as_it_was(sampler, 
     [found] = sample_before_closing(second, lm)
     assert (found.token_ids, found.logprobs) == (expected.token_ids, pytest.approx(expected.logprobs, abs=TOLERANCE))
     second.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "free", "expected"),
+    [
+        # 2 x 2 layers x 2 heads x 32 x 2 bytes = 512 a token, 16 completions of 192 + 64 tokens: 2 MiB, at least 64
+        ({}, 70 * 2**30, {"kv_cache_memory_bytes": 64 * 2**20, "gpu_memory_utilization": (2**30 + 2**26) / 80 / 2**30}),
+        ({"max_model_len": 2**20}, 9 * 2**30, {"kv_cache_memory_bytes": 4 * 2**30, "gpu_memory_utilization": 5 / 80}),
+        ({"gpu_memory_utilization": 0.4}, 70 * 2**30, {}),
+        ({"kv_cache_memory_bytes": 777}, 70 * 2**30, {}),
+    ],
+)
+def test_a_gpus_memory_is_shared_with_the_trainer(given, free, expected, folder):
+    """Weights of 1 GiB on a GPU of 80: a cache as large as the work, within half of what the weights leave."""
+    config = AutoConfig.from_pretrained(str(folder))
+    arguments = {"dtype": "bfloat16", "max_num_seqs": 16, "max_model_len": MAX_LEN} | given
+    assert vllm_sampler._gpu_options(config, arguments, given, 2**30, free, 80 * 2**30) == pytest.approx(expected)
 
 
 def sample_before_closing(sampler: VllmSampler, lm: Any) -> Any:
