@@ -25,6 +25,7 @@ from llmrl.train.roles import Role, ValueFunction
 from llmrl.train.step import update
 from llmrl.types import Group
 
+CPU = torch.device("cpu")
 VOCABULARY = 41
 TEMPERATURE = 0.7
 
@@ -113,13 +114,14 @@ def role_of(
     critic_lm: Any = None,
     padding_free: bool = False,
     ranks: Ranks | None = None,
+    device: torch.device = CPU,
     **settings: Any,
 ) -> Role:
     """An actor with what its algorithm asks for: a reference (`tiny_lm(3)`, or LoRA's base), a critic (`tiny_critic`).
 
     settings: of training, the engine's name among them.
     """
-    recipe, training, device = make_recipe(**pieces), make_training(**settings), torch.device("cpu")
+    recipe, training = make_recipe(**pieces), make_training(**settings)
     resolved, ranks, critic, outputs = resolve_pieces(recipe), ranks or Ranks(), None, recipe.critic.outputs
     algorithm = resolved.algorithm
 
@@ -137,7 +139,8 @@ def role_of(
         of_own = None if shared else learner("actor.critic", own, rate=recipe.critic.learning_rate)
         critic = ValueFunction(recipe.critic, of_own)
     has_own_reference = "ref_logprobs" in algorithm.needs and not isinstance(policy.lm, PeftModel)
-    reference = tiny_policy(tiny_lm(seed=3), padding_free=padding_free).eval() if has_own_reference else None
+    reference = tiny_policy(tiny_lm(seed=3), padding_free=padding_free) if has_own_reference else None
+    reference = reference.to(device).eval() if reference else None
     return Role("actor", resolved, learner("actor", policy, "loss"), reference, critic)
 
 
