@@ -30,7 +30,7 @@ from training_cases import (
 from llmrl.axes import AXES, BY_KEY
 from llmrl.engines.ranks import Ranks
 from llmrl.models.loading import character_tokenizer
-from llmrl.models.policy import merged_weights
+from llmrl.models.weights import merged_weights
 from llmrl.pieces import bind
 from llmrl.probe import tiny
 from llmrl.rollout.sampler import SamplingParams
