@@ -175,6 +175,7 @@ SAMPLES = (
            troubles=(Outside("all answers earn the same reward, so nothing can be learned", low=NEVER_ZERO, rows=5,
                              when=lambda row: _is_open(row) and not _has_groups(row)),)),
     Metric("reward/<name>", "The mean value of one reward function, before its weight."),
+    Metric("reward/<name>/<entry>", "The mean of a further number that a reward function gave with its reward."),
     Metric("outcome/<name>/<outcome>", "The share of trajectories that a verifier says ended in this way.", "share"),
     Metric("turn_reward", "The mean reward that the environment gave for a turn."),
     Metric("rewarded_turns", "The turns of a trajectory that the environment rewarded, on average.", "turns"),

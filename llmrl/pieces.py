@@ -14,7 +14,7 @@ import importlib
 import inspect
 import pkgutil
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -73,20 +73,36 @@ def split_spec(spec: PieceSpec, key: str) -> tuple[str, dict[str, Any]]:
 def resolve(spec: PieceSpec, valid: Mapping[str, Callable[..., Any]], *, key: str, what: str) -> Piece:
     """The piece that `spec` names; raises RecipeError with the nearest valid name or setting."""
     name, settings = split_spec(spec, key)
+    return bind(name, find(name, valid, key=key, what=what), settings, key=key)
+
+
+def find(name: str, valid: Mapping[str, Callable[..., Any]], *, key: str, what: str) -> Callable[..., Any]:
+    """The function of this name, or at `module:function`; raises RecipeError with the nearest valid name."""
     function = import_function(name, key) if ":" in name else valid.get(name)
     if function is None:
         raise RecipeError(unknown_name(key, name, valid, what))
-    return bind(name, function, settings, key=key)
+    return function
 
 
-def bind(name: str, function: Callable[..., Any], settings: Mapping[str, Any], *, key: str) -> Piece:
-    """`function` with `settings` checked against its keyword-only parameters: names, types, none missing."""
+def bind(
+    name: str,
+    function: Callable[..., Any],
+    settings: Mapping[str, Any],
+    *,
+    key: str,
+    data: Sequence[str] | None = None,
+) -> Piece:
+    """`function` with `settings` checked against its other parameters: names, types, none missing.
+
+    data: the parameters that are data; default: those before the star.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
         raise RecipeError(f"{key}: '{name}' does not say what it takes; wrap it in a Python function") from None
-    data = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
-    allowed = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    data = tuple(p.name for p in named if p.kind is not p.KEYWORD_ONLY) if data is None else tuple(data)
+    allowed = {p.name: p for p in named if p.name not in data}
     hints = _settings_hints(function)
     faults, checked = [], {}
     for setting, value in settings.items():

@@ -19,8 +19,8 @@ from llmrl.fields import BY_NAME, PACKED, PROVIDED, names
 from llmrl.pieces import Piece, bind, catalogue, resolve
 from llmrl.probe import probe, probe_allocation, probe_controller, unread
 from llmrl.recipe import Recipe
-from llmrl.rewards.base import Reward, verdict_faults
 from llmrl.rewards.catalogue import CATALOGUE as REWARDS
+from llmrl.rewards.reward import Reward, verdict_faults
 from llmrl.rollout import weight_transport
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 

@@ -35,12 +35,16 @@ CUT_SHORT: frozenset[StopReason] = frozenset({"length", "context_full", "environ
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question as the model sees it, with the data row it came from (the reward reads its columns)."""
+    """One question as the model sees it, with the data row it came from (the reward reads its columns).
+
+    messages: the conversation that the chat template rendered as `text`; None for data that is no chat.
+    """
 
     id: str
     token_ids: tuple[int, ...]
     text: str
     row: Mapping[str, Any]
+    messages: tuple[Mapping[str, Any], ...] | None = None
 
 
 @dataclass
@@ -62,7 +66,8 @@ class Score:
     value: the reward, before its weight, placed on the trajectory's last token. correct: a verifier's verdict, which
     dynamic sampling and accuracy read. turn_values: optional, one number per actor turn, placed on the turns' last
     tokens. outcome: a verifier's name for the outcome, such as "timeout", which metrics count. grade: the outcome's
-    rank among the verifier's ordered outcomes, 0 the worst, which a critic may predict.
+    rank among the verifier's ordered outcomes, 0 the worst, which a critic may predict. metrics: further numbers by
+    name, whose means over the trajectories are metrics of the run.
     """
 
     value: float
@@ -70,6 +75,7 @@ class Score:
     turn_values: tuple[float, ...] = ()
     outcome: str | None = None
     grade: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ OWN = '''
 import torch
 
 
-async def low_digit(completion: str, answer: str) -> bool:
+async def low_digit(completion: str, answer: str) -> dict:
     """`async` keeps it in this process; what it cannot answer fails."""
     if completion[:1] == "9":
         raise ValueError("9")
-    return completion[:1] in set("01234")
+    return {"score": completion[:1] in set("01234"), "digits": len(completion)}
 
 
 def nothing(logprobs: torch.Tensor) -> torch.Tensor:
@@ -107,6 +107,7 @@ def test_a_metric_is_found_by_its_name_and_by_its_pattern():
     for name, found in {
         "reward": "reward",
         "reward/my_module:mine": "reward/<name>",
+        "reward/my_module:mine/digits": "reward/<name>/<entry>",
         "outcome/code_verifier/passed": "outcome/<name>/<outcome>",
         "eval/pass@16": "eval/pass@<k>",
         "control/reward_influence/1": "control/<controller>/<k>",
@@ -114,7 +115,7 @@ def test_a_metric_is_found_by_its_name_and_by_its_pattern():
     }.items():
         metric = metric_of(name)
         assert metric is not None and metric.name == found
-    for name in ("rewards", "reward/a/b", "stage", "", "critiquer/reward"):
+    for name in ("rewards", "reward/a/b/c", "stage", "", "critiquer/reward"):
         assert metric_of(name) is None
 
 

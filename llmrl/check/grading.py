@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from llmrl.rewards.base import Reward, Rewards
+from llmrl.rewards.base import Rewards
 from llmrl.rewards.batched import Batched
+from llmrl.rewards.reward import Reward
 from llmrl.rewards.workers import CrashError, Workers
 from llmrl.types import Group
 
@@ -22,8 +22,8 @@ LARGEST_ROUND = 512
 
 
 def grades_cheaply(reward: Reward) -> bool:
-    """Whether a reward may be asked about every row: it is no judge, which costs, and sees one answer at a time."""
-    return not (inspect.iscoroutinefunction(reward.piece.function) or reward.per_group)
+    """Whether a reward may be asked about every row: it is no judge, which costs, and compares no answers."""
+    return not (reward.is_async or reward.reads_group)
 
 
 async def score_within(reward: Reward, groups: Sequence[Group], workers: Workers, seconds: float) -> int:

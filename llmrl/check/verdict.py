@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from llmrl.check import writing
 from llmrl.check.report import Report
 from llmrl.errors import short
-from llmrl.rewards.base import Reward
 from llmrl.rewards.results import NO_REWARD
+from llmrl.rewards.reward import Reward
 from llmrl.types import Group, Prompt, Score, Trajectory
 
 ROWS_THAT_TELL = 8

@@ -16,7 +16,8 @@ from llmrl.data.prompts import LoadedPrompts
 from llmrl.errors import short
 from llmrl.models.text import Decode, decoder
 from llmrl.recipe import Recipe
-from llmrl.rewards.base import Reward, Rewards
+from llmrl.rewards.base import Rewards
+from llmrl.rewards.reward import Reward
 from llmrl.rewards.votes import read_answer
 from llmrl.rewards.workers import Workers
 from llmrl.run.models import Origin
@@ -119,8 +120,7 @@ class _Writer:
 
     def _trajectory(self, prompt: Prompt, text: str, *, right: bool) -> Trajectory:
         text = self._opened(prompt) + text
-        reads_tokens = {"completion_tokens", "completion_ids", "group"} & set(self.reward.piece.data)
-        token_ids = self.tokenizer.encode(text, add_special_tokens=False) if reads_tokens else []
+        token_ids = self.tokenizer.encode(text, add_special_tokens=False) if self.reward.reads_tokens else []
         verdict = {"the check": Score(float(right), right)} if self.reward.reads_verdicts else {}
         return Trajectory(prompt, [Turn(ACTOR, token_ids)], "stop", text, scores=verdict)
 

@@ -154,7 +154,9 @@ class PromptBuilder:
             token_ids = self._encode(text)
             self._refuse_unknown(token_ids, text, f"{self.key}.prompt", index)
             if len(token_ids) <= max_prompt_tokens:
-                prompts.append(Prompt(f"{self.part}:{index}", tuple(token_ids), text, self._with_answer(index)))
+                messages = tuple(self._messages(self.questions[index])) if self.source.chat else None
+                row = self._with_answer(index)
+                prompts.append(Prompt(f"{self.part}:{index}", tuple(token_ids), text, row, messages))
         return prompts, len(self.rows) - self._first - len(prompts)
 
     def question(self, prompt: Prompt) -> str:
@@ -221,13 +223,7 @@ class PromptBuilder:
     def _render(self, question: str, completion: str | None = None) -> str:
         if not self.source.chat:
             return "".join(f"{asked}{solved}\n\n" for asked, solved in self._examples) + question
-        turns = [turn for asked, solved in self._examples for turn in (("user", asked), ("assistant", solved))]
-        turns.append(("user", question))
-        if self.source.system_prompt is not None:
-            turns.insert(0, ("system", self.source.system_prompt))
-        if completion is not None:
-            turns.append(("assistant", completion))
-        messages = [{"role": role, "content": content} for role, content in turns]
+        messages = self._messages(question, completion)
         try:
             rendered = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=completion is None
@@ -235,6 +231,16 @@ class PromptBuilder:
         except TemplateError as error:
             raise RecipeError(f"{self.key}.chat: the chat template refuses these messages: {error}") from None
         return cast(str, rendered)
+
+    def _messages(self, question: str, completion: str | None = None) -> list[dict[str, str]]:
+        """The conversation: system prompt, examples, question and, where it is given, the completion."""
+        turns = [turn for asked, solved in self._examples for turn in (("user", asked), ("assistant", solved))]
+        turns.append(("user", question))
+        if self.source.system_prompt is not None:
+            turns.insert(0, ("system", self.source.system_prompt))
+        if completion is not None:
+            turns.append(("assistant", completion))
+        return [{"role": role, "content": content} for role, content in turns]
 
     def _encode(self, text: str) -> list[int]:
         """A chat template writes its own special tokens; plain text gets the tokenizer's, save a closing one."""

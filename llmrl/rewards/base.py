@@ -1,8 +1,8 @@
-"""A recipe's reward functions, and the scoring of a group by all of them.
+"""A recipe's reward functions together, and the scoring of a group by all of them.
 
 A reward function's positional parameters are its data, taken by name for one trajectory:
 
-    completion         the decoded text of the author's last turn
+    completion         the text of the author's last turn
     prompt             the prompt's text as the model got it
     row                the whole data row
     stop_reason        why the trajectory ended: one of llmrl.types.StopReason
@@ -14,181 +14,28 @@ A reward function's positional parameters are its data, taken by name for one tr
     group              alone: the function is called once per group and returns a list, one result each
 
 Its keyword-only parameters are its settings. It returns a number, a bool (a verdict), a Score, or None for a row of
-another task, whose sum it then leaves alone. Plain functions run in killable processes; `async def` functions run in
-the event loop. Both have a deadline. Functions that take `correct` or `group` are called after the others, on
-trajectories that these scored.
+another task, whose sum it then leaves alone. Functions written for TRL, verl or OpenRLHF are called as they expect
+(llmrl/rewards/conventions.py). Plain functions run in killable processes; `async def` functions run in the event loop.
+Both have a deadline. Functions that take `correct` or `group` are called after the others, on trajectories that these
+scored.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
-import pkgutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
-from pydantic import NonNegativeInt, PositiveFloat
-
-from llmrl.columns import NoColumnError, column
-from llmrl.errors import RecipeError, gathered, nearest
-from llmrl.pieces import Piece, bind, resolve
+from llmrl.errors import RecipeError, gathered
 from llmrl.rewards.cache import ResultCache, cache_key
-from llmrl.rewards.catalogue import CATALOGUE as REWARDS
-from llmrl.rewards.catalogue import VERIFIERS
 from llmrl.rewards.results import NO_REWARD, as_score, of_each, shown
-from llmrl.rewards.shaping import group_length
+from llmrl.rewards.reward import KEY, Reward, value_at
 from llmrl.rewards.votes import answers_of
 from llmrl.rewards.workers import Workers
 from llmrl.types import Failure, Group, Score, Trajectory
-
-KEY = "rewards"
-NO_VERDICTS = "reads the verdict of another reward, and none gives any; add a verifier, such as math_verifier: {}"
-BUILT_IN_DATA = frozenset(
-    {"completion", "prompt", "row", "stop_reason", "completion_tokens", "completion_ids"}
-    | {"episode", "correct", "group"}
-)
-
-
-def _run_settings(
-    *,
-    weight: float = 1.0,
-    deadline_seconds: PositiveFloat = 10.0,
-    retries: NonNegativeInt = 1,
-    rows: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The settings that every reward has in addition to its function's own."""
-    return {"weight": weight, "deadline_seconds": deadline_seconds, "retries": retries, "rows": rows or {}}
-
-
-RUN_SETTINGS = tuple(inspect.signature(_run_settings).parameters)
-
-
-@dataclass(frozen=True)
-class Reward:
-    """A reward function with its settings, and how it is run: `retries` more attempts after a failed one.
-
-    rows: by column, or path into one, the value or the list of values of the rows that it scores; default: all rows.
-    """
-
-    name: str
-    piece: Piece
-    weight: float = 1.0
-    deadline_seconds: float = 10.0
-    retries: int = 1
-    rows: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def per_group(self) -> bool:
-        return "group" in self.piece.data
-
-    @property
-    def reads_verdicts(self) -> bool:
-        """Whether the function may read what other rewards say."""
-        return self.per_group or "correct" in self.piece.data
-
-    @property
-    def needs_verdicts(self) -> bool:
-        """Whether the function is of no use without another reward's verdict."""
-        return "correct" in self.piece.data or self.piece.function is group_length
-
-    @property
-    def may_give_verdicts(self) -> bool:
-        """Whether other rewards may read its verdicts: of a function that is not built in, only a call can tell."""
-        without = set(REWARDS.values()).difference(VERIFIERS)
-        return not self.reads_verdicts and self.piece.function not in without
-
-    @property
-    def module(self) -> str:
-        """The module that a process must import to run the function."""
-        return self.name.partition(":")[0] if ":" in self.name else self.piece.function.__module__
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The data columns that the function takes by name."""
-        return tuple(name for name in self.piece.data if name not in BUILT_IN_DATA)
-
-    @property
-    def grades(self) -> int | None:
-        """The number of grades by the function's mark (llmrl.marks.gives_grades); None without the mark."""
-        return getattr(self.piece.function, "grades", None)
-
-    def scores(self, row: Mapping[str, Any]) -> bool:
-        """Whether the row is one of those that `rows` names."""
-        return all(value_at(row, name) in _listed(values) for name, values in self.rows.items())
-
-    def faults(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """A sentence for each column that the function takes and that some row it scores lacks."""
-        scored, faults = [row for row in rows if self.scores(row)], []
-        for name in self.columns:
-            lacking = [row for row in scored if name not in row]
-            if not lacking:
-                continue
-            columns = list(lacking[0])
-            guess = nearest(name, [*columns, *BUILT_IN_DATA])
-            hint = f"did you mean '{guess}'?" if guess else f"columns: {', '.join(columns) or 'none'}"
-            whole = len(lacking) == len(scored)
-            where = "the data has" if whole else f"{len(lacking)} of the {len(scored)} rows that it scores have"
-            limit = "" if whole else f"; to score the others alone, set {KEY}.{self.name}.rows"
-            faults.append(f"{KEY}.{self.name}: {where} no column '{name}'; {hint}{limit}")
-        return faults
-
-    @classmethod
-    def from_spec(cls, name: str, settings: Mapping[str, Any]) -> Reward:
-        """The reward that a recipe's line names; raises RecipeError naming the key and the nearest valid one."""
-        own = {key: value for key, value in settings.items() if key not in RUN_SETTINGS}
-        run = {key: value for key, value in settings.items() if key in RUN_SETTINGS}
-        _check_names(name, own)
-        piece = resolve({name: own}, REWARDS, key=KEY, what="reward")
-        common = bind(name, _run_settings, run, key=KEY).settings
-        deadline = {"deadline_seconds": getattr(piece.function, "deadline_seconds", cls.deadline_seconds)}
-        reward = cls(name, piece, **_run_settings(**{**deadline, **common}))
-        if not math.isfinite(reward.weight):
-            raise RecipeError(f"{KEY}.{name}.weight: {reward.weight} is not valid: expected a finite number")
-        if reward.per_group and len(piece.data) > 1:
-            raise RecipeError(f"{KEY}.{name}: takes group and {len(piece.data) - 1} more; group must be alone")
-        return reward
-
-
-def _check_names(name: str, own: Mapping[str, Any]) -> None:
-    """Raises RecipeError for a misspelt common setting, and for a setting with the name of a common one."""
-    try:
-        function = pkgutil.resolve_name(name) if ":" in name else REWARDS[name]
-        parameters = inspect.signature(function).parameters.values()
-    except Exception:  # a user's module may raise anything; resolve says what is wrong
-        return
-    valid = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    faults = [
-        f"{KEY}.{name}: its setting '{clash}' has the name of one that every reward has"
-        for clash in sorted(valid & set(RUN_SETTINGS))
-    ]
-    for setting, value in own.items():
-        guess = nearest(setting, valid | set(RUN_SETTINGS))
-        if setting not in valid and guess in RUN_SETTINGS:
-            faults.append(f"{KEY}.{name}: no setting '{setting}' (value {value!r}); did you mean '{guess}'?")
-    if faults:
-        raise RecipeError(*faults)
-
-
-def verdict_faults(rewards: Sequence[Reward]) -> list[str]:
-    """A sentence for each reward that needs verdicts, if no other can give any."""
-    if any(reward.may_give_verdicts for reward in rewards):
-        return []
-    return [f"{KEY}.{reward.name}: {NO_VERDICTS}" for reward in rewards if reward.needs_verdicts]
-
-
-def value_at(row: Mapping[str, Any], name: str) -> Any:
-    """The value of the row's column, or of the path into one; None if there is none."""
-    try:
-        return column(row, name)
-    except NoColumnError:
-        return None
-
-
-def _listed(values: Any) -> list[Any]:
-    return list(values) if isinstance(values, list | tuple) else [values]
 
 
 class Rewards:
@@ -320,21 +167,23 @@ class Rewards:
 
     async def _attempt(self, reward: Reward, part: Group) -> list[Score | Failure | None]:
         """The part's scores; a function marked by `cached_by` shares them with equal calls, also concurrent ones."""
-        available = {"group": part} if reward.per_group else _data(part.trajectories[0])
-        args = [available[name] for name in reward.piece.data]
-        key = cache_key(reward.piece.function, args, reward.piece.settings)
+        function, args = reward.call(part)
+        key = cache_key(function, args, reward.piece.settings)
         if key is None:
-            return await self._scored(reward, part, args)
+            return await self._scored(reward, part, function, args)
         turns = tuple(len(trajectory.own_turns) for trajectory in part.trajectories)  # the lengths of turn_values
         return await self.cache.get(
             (reward.name, turns, key),
-            lambda: self._scored(reward, part, args),
+            lambda: self._scored(reward, part, function, args),
             keep=lambda results: not any(isinstance(result, Failure) for result in results),
         )
 
-    async def _scored(self, reward: Reward, part: Group, args: list[Any]) -> list[Score | Failure | None]:
+    async def _scored(
+        self, reward: Reward, part: Group, function: Callable[..., Any], args: list[Any]
+    ) -> list[Score | Failure | None]:
+        count = len(part.trajectories)
         try:
-            result = await self._call(reward, args)
+            result = await self._call(reward, function, args)
         except TimeoutError as error:
             failure = Failure(reward.name, "timeout", str(error) or "the function raised TimeoutError")
         except ValueError as error:
@@ -342,20 +191,20 @@ class Rewards:
         except Exception as error:
             failure = Failure(reward.name, "crash", str(error) or type(error).__name__)
         else:
-            results = of_each(result, len(part.trajectories)) if reward.per_group else [result]
+            results = of_each(result, count) if reward.per_group else [result]
             if results is not None:
                 pairs = zip(results, part.trajectories, strict=True)
                 return [
                     as_score(reward.name, one, turns=len(trajectory.own_turns), grades=reward.grades)
                     for one, trajectory in pairs
                 ]
-            expected = f"a list of {len(part.trajectories)}, one result per trajectory"
+            expected = f"a list of {count}, one result per trajectory"
             failure = Failure(reward.name, "invalid", f"returned {shown(result)}, expected {expected}")
-        return [failure] * len(part.trajectories)
+        return [failure] * count
 
-    async def _call(self, reward: Reward, args: list[Any]) -> Any:
-        function, settings = reward.piece.function, reward.piece.settings
-        if not inspect.iscoroutinefunction(function):
+    async def _call(self, reward: Reward, function: Callable[..., Any], args: list[Any]) -> Any:
+        settings = reward.piece.settings
+        if not reward.is_async:
             return await self._workers.run(function, args, settings, reward.deadline_seconds)
         deadline = asyncio.timeout(reward.deadline_seconds)
         try:
@@ -370,17 +219,3 @@ class Rewards:
 def _parts(reward: Reward, group: Group) -> list[Group]:
     """The arguments of each call: the group, or each of its trajectories alone."""
     return [group] if reward.per_group else [replace(group, trajectories=[one]) for one in group.trajectories]
-
-
-def _data(trajectory: Trajectory) -> dict[str, Any]:
-    row = dict(trajectory.prompt.row)
-    return row | {
-        "completion": trajectory.text,
-        "prompt": trajectory.prompt.text,
-        "row": row,
-        "stop_reason": trajectory.stop_reason,
-        "completion_tokens": trajectory.completion_tokens,
-        "completion_ids": [token for turn in trajectory.own_turns for token in turn.token_ids],
-        "episode": trajectory.episode,
-        "correct": trajectory.correct,
-    }

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from llmrl.errors import RecipeError
 
 if TYPE_CHECKING:
-    from llmrl.rewards.base import Reward, Rewards
+    from llmrl.rewards.base import Rewards
+    from llmrl.rewards.reward import Reward
     from llmrl.types import Prompt
 
 EXPECTED = "text, a finite number, or a list of these of which any is right"

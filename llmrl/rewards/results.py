@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from llmrl.rewards.conventions import Logged
 from llmrl.types import Failure, Score
 
 NO_REWARD = Failure(
@@ -18,14 +20,15 @@ NO_REWARD = Failure(
 def as_score(source: str, result: Any, *, turns: int, grades: int | None) -> Score | Failure | None:
     """The result as a Score of plain numbers; None says that the row is not the reward's to score.
 
-    A bool is a verdict, also numpy's, torch's and sympy's. source: the reward's name. turns: the author's turns.
-    grades: how many grades the reward may give; None: any number. Anything but None, a finite number, a bool or a Score
-    is an "invalid" Failure.
+    A bool is a verdict, also numpy's, torch's and sympy's, and so is `acc` of a mapping with a `score`, whose other
+    numbers are metrics. source: the reward's name. turns: the author's turns. grades: how many grades the reward may
+    give; None: any number. Anything but None, a finite number, a bool, a Score or such a mapping is an "invalid"
+    Failure.
     """
     if result is None:
         return None
-    score = result if isinstance(result, Score) else Score(result, _truth(result))
     try:
+        score = _score(result)
         return _plain(score, turns, math.inf if grades is None else grades)
     except _Unexpected as error:
         return Failure(source, "invalid", f"returned {error}")
@@ -51,7 +54,8 @@ def _plain(score: Score, turns: int, grades: float) -> Score:
         raise _Unexpected(f"the verdict {shown(score.correct)}, expected a bool or None")
     if turn_values and turns and len(turn_values) != turns:
         raise _Unexpected(f"{len(turn_values)} turn values, expected {turns}, one per actor turn")
-    return Score(value, correct, turn_values, score.outcome, _grade(score.grade, grades))
+    metrics = {str(name): number for name, one in score.metrics.items() if (number := _finite(one)) is not None}
+    return Score(value, correct, turn_values, score.outcome, _grade(score.grade, grades), metrics)
 
 
 def _grade(grade: Any, grades: float) -> int | None:
@@ -67,7 +71,20 @@ def _grade(grade: Any, grades: float) -> int | None:
     return found
 
 
+def _score(result: Any) -> Score:
+    if isinstance(result, Score):
+        return result
+    if isinstance(result, Mapping):
+        if "score" not in result:
+            raise _Unexpected(f"{shown(result)}, expected a mapping with 'score'")
+        others = {name: value for name, value in result.items() if name != "score"}
+        verdict = _truth(result["score"])
+        return Score(result["score"], _truth(others.get("acc")) if verdict is None else verdict, metrics=others)
+    return Score(result, _truth(result))
+
+
 def _number(value: Any) -> float:
+    value = _single(value)
     truth = _truth(value)
     if truth is not None:
         return float(truth)
@@ -76,15 +93,57 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _finite(value: Any) -> float | None:
+    """A finite number, or None for anything else."""
+    try:
+        number = _number(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _truth(value: Any) -> bool | None:
     """The bool that `value` is in Python, numpy, torch or sympy, none of which has to be imported; else None."""
-    of_an_array = getattr(value, "ndim", None) == 0 and str(getattr(value, "dtype", "")).endswith("bool")
+    value = _single(value)
     of_sympy = getattr(value, "is_Boolean", False) and value in (True, False)
-    return bool(value) if isinstance(value, bool) or of_an_array or of_sympy else None
+    return bool(value) if isinstance(value, bool) or of_sympy else None
+
+
+def _single(value: Any) -> Any:
+    """The element of numpy's or torch's scalar, or of an array or tensor of one; any other value as it is."""
+    shape = getattr(value, "shape", None)
+    return value.item() if isinstance(shape, tuple) and math.prod(shape) == 1 and hasattr(value, "item") else value
 
 
 def of_each(result: Any, count: int) -> Sequence[Any] | None:
-    """A group function's result for each trajectory; None if it is not one for each."""
+    """A call's result for each of its trajectories; None if it is not one for each.
+
+    A list, a tuple, or an array or tensor of one dimension; or a mapping with such `rewards`, as OpenRLHF has it.
+    """
+    if isinstance(result, Logged):
+        each = of_each(result.result, count)
+        return each and _with_metrics(each, result.metrics)
+    if isinstance(result, Mapping) and "rewards" in result:
+        each = of_each(result["rewards"], count)
+        more = result.get("extra_logs")
+        others = {name: value for name, value in result.items() if name not in ("rewards", "extra_logs")}
+        return each and _with_metrics(each, others | (dict(more) if isinstance(more, Mapping) else {}))
     if result is None:
         return [None] * count
+    if getattr(result, "ndim", None) == 1:
+        result = getattr(result, "tolist", lambda: None)()
     return result if isinstance(result, list | tuple) and len(result) == count else None
+
+
+def _with_metrics(results: Sequence[Any], metrics: Mapping[str, Any]) -> list[Any]:
+    """The results with metrics, each of which is one value for all, or one for each."""
+    each = {name: of_each(value, len(results)) or [value] * len(results) for name, value in metrics.items()}
+    found = []
+    for place, result in enumerate(results):
+        own = {name: values[place] for name, values in each.items()}
+        try:
+            score = None if result is None or not own else _score(result)
+        except _Unexpected:  # as_score says what is wrong
+            score = None
+        found.append(result if score is None else replace(score, metrics={**score.metrics, **own}))
+    return found

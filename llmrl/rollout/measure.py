@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from llmrl.types import CUT_SHORT, Group
+from llmrl.types import CUT_SHORT, Group, Score
 
 
 def metrics_of(
@@ -57,12 +57,22 @@ def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[
     for name in sorted({name for t in scored for name in t.scores}):
         scores = [t.scores[name] for t in scored if name in t.scores]
         metrics[f"reward/{name}"] = _mean([score.value for score in scores])
+        metrics |= {f"reward/{name}/{entry}": _mean(values) for entry, values in _entries(scores).items()}
         outcomes = Counter(score.outcome for score in scores if score.outcome is not None)
         for outcome, count in outcomes.items():
             metrics[f"outcome/{name}/{outcome}"] = count / outcomes.total()
     for (source, kind), count in Counter((f.source, f.kind) for f in failures).items():
         metrics[f"failures/{source}/{kind}"] = float(count)
     return metrics
+
+
+def _entries(scores: Sequence[Score]) -> dict[str, list[float]]:
+    """The further numbers of a reward's scores, by name."""
+    found: dict[str, list[float]] = {}
+    for score in scores:
+        for entry, value in score.metrics.items():
+            found.setdefault(entry, []).append(value)
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:

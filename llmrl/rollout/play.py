@@ -122,10 +122,10 @@ class Player:
                 stream.trajectory.stop_reason = step.stop_reason or completion.stop_reason
                 return
             stays = (step.author or author) == author and step.context is None
-            author = step.author or author
+            cut, author = stays and completion.stop_reason == "length", step.author or author
             if step.context is not None:
                 streams[author] = self._begin(episode, author, list(step.context), params, step.compared)
-            elif (stays and completion.stop_reason == "length") or not _extended(streams, author, step.observation):
+            elif cut or not self._extended(streams, author, step.observation):
                 return
 
     def _refuse_unusable(self, step: Any, author: str, streams: Mapping[str, Stream]) -> None:
@@ -172,6 +172,29 @@ class Player:
         trajectory.stop_reason = completion.stop_reason
         return completion
 
+    def _extended(self, streams: Mapping[str, Stream], author: str, observation: list[int]) -> bool:
+        """Add the environment's observation to the next author's stream; returns whether there is room for an answer.
+
+        The next turn extends the exact tokens of the last one: nothing is decoded and tokenized again. An observation
+        without room for an answer is dropped.
+        """
+        if author not in streams:
+            raise EnvironmentFailed(
+                Failure("environment", "invalid", f"handed the turn to {author!r}, who has no context yet")
+            )
+        stream = streams[author]
+        after = stream.context + stream.turn.token_ids + observation
+        if len(after) >= stream.limit:
+            stream.trajectory.stop_reason = "context_full" if observation else "length"
+            return False
+        if observation:
+            stream.context = after
+            stream.trajectory.turns.append(
+                Turn(ENVIRONMENT, observation, text=self.authors[author].text.decode(observation))
+            )
+            stream.turn = Turn(author, [])
+        return True
+
 
 def _tokens(token_ids: Any, text: AuthorText) -> list[int]:
     """The token ids as a list; raises ValueError for none, and for what is no token of the author's vocabulary."""
@@ -183,28 +206,6 @@ def _tokens(token_ids: Any, text: AuthorText) -> list[int]:
         below = f" below {limit}" if text.vocabulary is not None else ""
         raise ValueError(f"gave {shown} as tokens, expected token ids{below}")
     return found
-
-
-def _extended(streams: Mapping[str, Stream], author: str, observation: list[int]) -> bool:
-    """Add the environment's observation to the next author's stream; returns whether there is room for an answer.
-
-    The next turn extends the exact tokens of the last one: nothing is decoded and tokenized again. An observation
-    without room for an answer is dropped.
-    """
-    if author not in streams:
-        raise EnvironmentFailed(
-            Failure("environment", "invalid", f"handed the turn to {author!r}, who has no context yet")
-        )
-    stream = streams[author]
-    after = stream.context + stream.turn.token_ids + observation
-    if len(after) >= stream.limit:
-        stream.trajectory.stop_reason = "context_full" if observation else "length"
-        return False
-    if observation:
-        stream.context = after
-        stream.trajectory.turns.append(Turn(ENVIRONMENT, observation))
-        stream.turn = Turn(author, [])
-    return True
 
 
 def _reward(step: Step, stream: Stream, streams: Mapping[str, Stream]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from llmrl.rewards.base import value_at
+from llmrl.rewards.reward import value_at
 from llmrl.run.warnings import Warned
 from llmrl.types import Group, Trajectory
 

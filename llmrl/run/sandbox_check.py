@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmrl.errors import RecipeError
 from llmrl.pieces import Piece
 from llmrl.recipe import Recipe
-from llmrl.rewards.base import Reward
+from llmrl.rewards.reward import Reward
 from llmrl.sandbox import Sandbox, SandboxError, Tier
 
 

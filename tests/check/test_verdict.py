@@ -12,8 +12,8 @@ from llmrl.check import writing
 from llmrl.check.report import Report
 from llmrl.check.verdict import Graded, judge
 from llmrl.pieces import Piece
-from llmrl.rewards.base import Reward
 from llmrl.rewards.results import NO_REWARD
+from llmrl.rewards.reward import Reward
 from llmrl.types import Failure, Prompt, Score, Trajectory
 
 

@@ -10,8 +10,8 @@ import pytest
 from llmrl.errors import RecipeError
 from llmrl.marks import reads_answers
 from llmrl.pieces import bind
-from llmrl.rewards.base import Reward
 from llmrl.rewards.golds import check_golds, gold_texts
+from llmrl.rewards.reward import Reward
 from llmrl.types import Prompt
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from fractions import Fraction
 
@@ -16,7 +17,10 @@ def result_of(result: object, turns: int = 1, grades: int | None = None) -> Scor
     return as_score("mine", result, turns=turns, grades=grades)
 
 
-@pytest.mark.parametrize("true", [True, numpy.bool_(True), torch.tensor(True), sympy.true, numpy.array(True)])
+@pytest.mark.parametrize(
+    "true",
+    [True, numpy.bool_(True), numpy.array([[True]]), torch.tensor(True), torch.tensor([True]), sympy.true],
+)
 def test_a_bool_of_any_library_is_a_verdict(true):
     for result in (true, Score(0.25, true)):
         found = result_of(result)
@@ -30,7 +34,11 @@ def test_a_false_of_any_library_is_a_verdict(false):
 
 
 @pytest.mark.parametrize(
-    "half", [0.5, numpy.float32(0.5), torch.tensor(0.5), sympy.Rational(1, 2), Decimal("0.5"), Fraction(1, 2)]
+    "half",
+    [
+        *(0.5, sympy.Rational(1, 2), Decimal("0.5"), Fraction(1, 2), numpy.float32(0.5), numpy.array([0.5])),
+        *(torch.tensor(0.5), torch.tensor([0.5], dtype=torch.bfloat16, requires_grad=True)),
+    ],
 )
 def test_a_number_of_any_library_is_a_plain_float(half):
     for result in (half, Score(half)):
@@ -45,6 +53,12 @@ def test_grades_and_turn_values_are_made_plain():
     assert result_of(Score(0.0, grade=torch.tensor(1))) == Score(0.0, grade=1)
 
 
+def test_a_mapping_with_a_score():
+    more = {"acc": numpy.bool_(True), "pred": "5", "parts": Fraction(1, 4), "nan": math.nan, "list": [1]}
+    assert result_of({"score": 2, **more}) == Score(2.0, True, metrics={"acc": 1.0, "parts": 0.25})
+    assert result_of({"score": torch.tensor(False), "acc": 1.0}) == Score(0.0, False, metrics={"acc": 1.0})
+
+
 def test_none_is_no_result():
     assert result_of(None) is None
 
@@ -57,6 +71,9 @@ def test_none_is_no_result():
         (sympy.Symbol("x"), "returned x, expected a number, a bool or a Score"),
         (sympy.Symbol("x") > 0, "returned x > 0, expected a number, a bool or a Score"),
         (sympy.And(sympy.Symbol("x"), sympy.Symbol("y")), "returned x & y, expected a number, a bool or a Score"),
+        ({"reward": 1.0}, "returned {'reward': 1.0}, expected a mapping with 'score'"),
+        ({"score": "1"}, "returned {'score': '1'}, expected a number, a bool or a Score"),
+        (torch.tensor([0.5, 0.5]), "returned tensor([0.5000, 0.5000]), expected a number, a bool or a Score"),
         (Score(1.0, "yes"), "returned the verdict 'yes', expected a bool or None"),
         (Score(1.0, 0.5), "returned the verdict 0.5, expected a bool or None"),
         (Score(1.0, grade=2.0), "returned the grade 2.0, expected an int of at least 0 and below 3"),

@@ -6,8 +6,9 @@ import math
 import pytest
 
 from llmrl.marks import takes_seconds
-from llmrl.rewards.base import Reward, Rewards
+from llmrl.rewards.base import Rewards
 from llmrl.rewards.cache import ResultCache, cache_key, cached_by
+from llmrl.rewards.reward import Reward
 from llmrl.rewards.workers import Workers
 from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
 

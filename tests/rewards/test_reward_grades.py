@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from llmrl.marks import gives_grades
-from llmrl.rewards.base import Reward, Rewards
+from llmrl.rewards.base import Rewards
+from llmrl.rewards.reward import Reward
 from llmrl.rewards.workers import Workers
 from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
 

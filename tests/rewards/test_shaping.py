@@ -5,7 +5,7 @@ import re
 import pytest
 
 from llmrl.errors import RecipeError
-from llmrl.rewards.base import Reward
+from llmrl.rewards.reward import Reward
 from llmrl.rewards.shaping import (
     cosine_length,
     format_pattern,
