@@ -253,7 +253,9 @@ class Evaluation(Strict):
 class Checkpointing(Strict):
     """The checkpoints to resume from. A run that is asked to stop always writes one."""
 
-    every: PositiveInt | None = Field(default=None, description="steps between checkpoints; none: only when stopped")
+    every: PositiveInt | None = Field(
+        default=None, description="steps between checkpoints, and one at the end; none: only when stopped"
+    )
     keep_last: PositiveInt = Field(default=2, description="newest checkpoints to keep")
     keep_best: bool = Field(default=True, description="keep the best one too")
     metric: str = Field(default="eval/accuracy", description="what 'best' means; larger is better")

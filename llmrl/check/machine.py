@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -203,7 +204,8 @@ def checkpoint_bytes(recipe: Recipe, shape: Shape) -> tuple[int, float, float]:
     in fp32.
     """
     settings = recipe.checkpoint
-    written = recipe.training.steps // settings.every if settings.every else 1  # a run that is stopped writes one
+    steps, every = recipe.training.steps, settings.every
+    written = math.ceil(steps / every) if every else 1  # a run that is stopped writes one
     best = int(settings.keep_best and recipe.data.eval is not None)
     at_once = min(written, settings.keep_last + best + 1)  # a new one is written before an old one is deleted
     bf16 = recipe.training.strategy == "deepspeed" and recipe.training.dtype == "bf16"

@@ -6,13 +6,17 @@ that follow it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from llmrl.errors import RecipeError
+from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_stages
+from llmrl.resolve import Pieces
+from llmrl.run_folder.reader import RunReader
+from llmrl.train.provide import while_gathering
 
 FIXED = ("seed", "model", "data", "learn_from", "trained", "training.strategy", "training.zero_stage", "training.dtype")
 
@@ -45,6 +49,63 @@ def continued(recorded: str, plan: Plan, done: Collection[str]) -> tuple[str, li
     return yaml.safe_dump(now, sort_keys=False, allow_unicode=True), changed
 
 
+def done_stages(plan: Plan, reader: RunReader) -> list[str]:
+    """The stages whose models have had all the steps that the plan asks for.
+
+    A finished stage of which the plan asks more steps is lengthened: it goes on from its last checkpoint. Raises
+    RecipeError for a stage of fewer steps than are done, and for one that cannot be lengthened.
+    """
+    done, faults, names = [], [], list(plan.stages)
+    for index, (name, recipe) in enumerate(plan.stages.items()):
+        steps, trained = recipe.training.steps, reader.trained_steps(name)
+        reached = max([trained or 0, *(one.step for one in reader.checkpoints if one.stage == name)])
+        key, later = f"stages.{name}.training.steps", [other for other in names[index + 1 :] if reader.begun(other)]
+        if steps < reached:
+            faults.append(f"{key}: {steps}, but {reached} steps are done; a run cannot be shortened")
+        elif steps == trained:
+            done.append(name)
+        elif trained and later:
+            faults.append(
+                f"{key}: {steps}, but stage {later[0]} has gone on from the model of {trained} steps; {_LENGTHEN}"
+            )
+        elif trained and not any(one.stage == name for one in reader.checkpoints):
+            faults.append(f"{key}: {steps}, but the run has no checkpoint to go on from (checkpoint.every); {_ADVICE}")
+    if faults:
+        raise RecipeError(*faults)
+    return done
+
+
+def changed_lengths(plan: Plan, pieces: Mapping[str, Mapping[str, Pieces]], reader: RunReader) -> list[str]:
+    """A sentence for each stage that goes on with another number of steps on which something of it depends."""
+    found = []
+    for name, recipe in plan.stages.items():
+        before = _steps(reader.recipe["stages"][name])
+        reached = max([0, *(one.step for one in reader.checkpoints if one.stage == name)])
+        if before != recipe.training.steps and reached and (spans := _spanning(recipe, pieces[name])):
+            found.append(
+                f"stages.{name}.training.steps: {before} until step {reached}, then {recipe.training.steps}; "
+                f"this changes {' and '.join(spans)}, so the model will not be that of "
+                f"{recipe.training.steps} steps from the start"
+            )
+    return found
+
+
+def _spanning(recipe: Recipe, pieces: Mapping[str, Pieces]) -> list[str]:
+    """The parts of a stage that depend on how many steps it has."""
+    trained = {role: view for role, view in recipe.by_role.items() if view.trained}
+    schedules = {f"the {view.training.schedule} schedule" for view in trained.values()} - {"the constant schedule"}
+    reading = {"pieces that read progress" for role in trained if "progress" in pieces[role].algorithm.needs}
+    providers = [piece for role in trained for piece in while_gathering(pieces[role])]
+    measured = {f"{piece.name} of the start" for piece in providers if piece.mark("measured_once_by")}
+    return sorted(schedules | reading | measured)
+
+
+def _steps(stage: Mapping[str, Any]) -> int:
+    """The steps in a recorded stage, whose roles take them together."""
+    return next(iter(stage.get("roles", {"": stage}).values()))["training"]["steps"]
+
+
+_LENGTHEN = "only the last stage that was begun can be lengthened, as with stages.NAME.training.steps"
 _ADVICE = "a run that goes on keeps it: give it its old value, or start another run with run_dir=..."
 
 

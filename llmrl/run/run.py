@@ -34,7 +34,7 @@ from llmrl.run.lost_tasks import LostTasks
 from llmrl.run.measured_once import MeasuredOnce
 from llmrl.run.models import Origin, make_roles, prepare_origins
 from llmrl.run.progress import RunProgress
-from llmrl.run.resume import continued
+from llmrl.run.resume import changed_lengths, continued, done_stages
 from llmrl.run.sampling import (
     Samplers,
     load_stage_prompts,
@@ -48,7 +48,7 @@ from llmrl.run.sandbox_check import check_isolation
 from llmrl.run.stage import Stage, StopAsked, measuring_once
 from llmrl.run.warnings import Watch
 from llmrl.run_folder import layout
-from llmrl.run_folder.atomic import partial_of, publish, writing
+from llmrl.run_folder.atomic import partial_of, writing
 from llmrl.run_folder.lock import locked
 from llmrl.run_folder.writer import RunFolder
 from llmrl.train.provide import while_gathering
@@ -170,19 +170,25 @@ class _Run:
             )
         if not folder.reader.is_ours:
             raise RecipeError(f"run_dir: {plan.run_dir} holds a recipe.yaml that no run wrote; name another folder")
-        recorded, changed, done = plan.dump(), [], folder.reader.done(plan.stages)
+        recorded = plan.dump()
         if folder.reader.in_use:
+            done = done_stages(plan, folder.reader)
             recorded, changed = continued((plan.run_dir / layout.RECIPE).read_text(encoding="utf-8"), plan, done)
-        for key in changed:
-            without = ", without effect: its stage is done" if key.split(".")[1] in done else ""
-            progress.say(f"{key}: changed{without}")
-        finished = folder.reader.final
+            for key in changed:
+                without = ", without effect: its stage is done" if key.split(".")[1] in done else ""
+                progress.say(f"{key}: changed{without}")
+            for warning in changed_lengths(plan, self.pieces, folder.reader):
+                progress.say(warning)
+        finished = len(self._done()) == len(plan.stages) and folder.reader.is_final(list(plan.stages)[-1])
         self.ranks.barrier("starting the run")
         if finished:
-            progress.say(f"this run is finished: its model is {finished}")
+            progress.say(f"this run is finished: its model is {folder.reader.final}")
             return True
         folder.start(recorded)
         return False
+
+    def _done(self) -> list[str]:
+        return done_stages(self.plan, self.folder.reader)
 
     def train(self, *, resume: bool) -> None:
         """Every stage that is not done."""
@@ -190,7 +196,7 @@ class _Run:
         stages, folder = self.plan.stages, self.folder
         checkpoints = Checkpoints(self.plan.run_dir / layout.CHECKPOINTS, self.ranks)
         checkpoints.sweep()
-        done = folder.reader.done(stages)
+        done = self._done()
         watch = Watch(self.progress.roles)
         for name in stages:
             if name in done:
@@ -271,12 +277,11 @@ class _Run:
         return make_collector(recipe, pieces.env, origins, samplers, self.workers, self.ranks)
 
     def _finish(self, stage: Stage, target: Path) -> None:
-        """Export the stage's model; a stage is done once the folder exists."""
+        """Export the stage's model; a stage is done once the folder exists and says so."""
         with writing(f"the model of stage {stage.name}", target.parent.parent):
             stage.export(partial_of(target))
         self.ranks.barrier("exporting a stage's model")
-        if self.ranks.is_first:
-            publish(target)
+        self.folder.publish_stage(stage.name, stage.step)
         self.ranks.barrier("publishing a stage's model")
 
     def _try_sandbox(self) -> None:

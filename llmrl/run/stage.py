@@ -91,7 +91,7 @@ class Stage:
         while self.step < steps:
             row = self._train_step()
             stop = any(self.ranks.gather(self.stop_asked(), "agreeing whether to stop"))
-            if stop or (every and self.step % every == 0):
+            if stop or (every and (self.step % every == 0 or self.step == steps)):
                 self._checkpoint(row)
             if stop and self.step < steps:
                 raise StopAsked(f"stopped after step {self.step} of stage {self.name}")

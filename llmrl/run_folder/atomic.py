@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -23,17 +24,28 @@ def check_place(folder: Path, key: str) -> None:
         raise RecipeError(f"{key}: '{folder}' cannot be written: no permission to write in '{there}'")
 
 
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+
+
 def partial_of(target: Path) -> Path:
     """Where `target` is written until it is whole: a hidden neighbour."""
     return target.with_name(f".{target.name}.partial")
 
 
 def publish(target: Path) -> None:
-    """Give what was written at `partial_of(target)` its name, once its contents have reached the disk."""
+    """Give what was written at `partial_of(target)` its name, once its contents have reached the disk.
+
+    What had the name before is replaced in one step, and deleted.
+    """
     partial = partial_of(target)
     flush(partial)
-    partial.replace(target)
+    if target.is_dir():
+        _exchange(partial, target)
+    else:
+        partial.replace(target)
     _flush_one(target.parent)
+    if partial.exists():
+        shutil.rmtree(partial)
 
 
 def remove(folder: Path) -> None:
@@ -78,6 +90,17 @@ def _is_full(error: Exception, place: Path) -> bool:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return True
     return shutil.disk_usage(place).free < 2**20
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Give two folders each other's names: in one step, or in three on a file system that cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 and renameat2(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE) == 0:
+        return
+    aside = partial_of(old.with_name(f"{old.name}.before"))
+    old.rename(aside)
+    new.rename(old)
+    aside.rename(new)
 
 
 def _flush_one(path: Path) -> None:

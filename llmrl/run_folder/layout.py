@@ -20,6 +20,8 @@ ROLLOUTS = "rollouts"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"
 FINAL = "final"
+TRAINED = "trained.json"
+"""In the model's folder of a stage, and in `final`: the stage's name and its steps."""
 LOCK = ".lock"
 
 Kind = Literal["train", "eval", "once"]

@@ -81,9 +81,22 @@ class RunReader:
         return dict(self._named(layout.CHECKPOINTS, "*"))
 
     def done(self, stages: Iterable[str] | None = None) -> list[str]:
-        """The finished ones of `stages` (default: all of the recipe), whose models exist."""
+        """The ones of `stages` (default: all of the recipe) that have a model."""
         names = self.recipe.get("stages", {}) if stages is None else stages
-        return [name for name in names if self.stage_model(name).is_dir()]
+        return [name for name in names if self.trained_steps(name) is not None]
+
+    def trained_steps(self, stage: str) -> int | None:
+        """The steps of the stage's model; None if it has none."""
+        return _trained(self.stage_model(stage)).get("steps")
+
+    def begun(self, stage: str) -> bool:
+        """Whether the stage has a model, or a record of it."""
+        return self.trained_steps(stage) is not None or any(row["stage"] == stage for row in self.metrics)
+
+    def is_final(self, stage: str) -> bool:
+        """Whether the trained model is the stage's."""
+        trained = _trained(self.path / layout.FINAL)
+        return bool(trained) and trained == _trained(self.stage_model(stage))
 
     def stage_model(self, stage: str) -> Path:
         """The folder that holds a stage's model once the stage is finished."""
@@ -108,6 +121,12 @@ class RunReader:
         paths = [path for path in (self.path / folder).glob(pattern) if not path.name.startswith(".")]
         named = [(layout.parse(path.name.removesuffix(".parquet")), path) for path in paths]
         return sorted((name, path) for name, path in named if name is not None)
+
+
+def _trained(model: Path) -> dict[str, Any]:
+    """The note in a stage's model; empty if there is no such folder."""
+    file = model / layout.TRAINED
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _matches(name: StepName, stage: str | None, step: int | None, kind: Kind | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -115,9 +116,14 @@ def test_a_folder_that_is_being_written_is_refused(plan, tmp_path):
 
 def test_a_finished_run_says_so(plan, tmp_path, capsys):
     record(tmp_path / "run", plan())
-    for folder in ("stages/warm_start", "stages/rl", "final"):
+    for folder, stage, steps in (("stages/warm_start", "warm_start", 4), ("stages/rl", "rl", 5), ("final", "rl", 5)):
         (tmp_path / "run" / folder).mkdir(parents=True)
-    assert run_plan(plan("stages.rl.training.steps=9"), resume=True, console=Console(soft_wrap=True)) == 0
+        (tmp_path / "run" / folder / "trained.json").write_text(json.dumps({"stage": stage, "steps": steps}))
+    assert (
+        run_plan(plan("stages.rl.seed=7", "rollout.deadline_seconds=5"), resume=True, console=Console(width=200)) == 0
+    )
     printed = capsys.readouterr().out
-    assert "stages.rl.training.steps: changed, without effect: its stage is done" in printed
+    assert "stages.rl.rollout.deadline_seconds: changed, without effect: its stage is done" in printed
     assert f"this run is finished: its model is {tmp_path / 'run/final'}" in printed
+    with pytest.raises(RecipeError, match=r"stages.rl.training.steps: 9, but the run has no checkpoint to go on from"):
+        run_plan(plan("stages.rl.training.steps=9"), resume=True, console=Console())

@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(killed, small_disk, tmp_path):
 
 
 def test_models_of_checkpoints_and_of_the_run_load_with_transformers(whole):
-    assert checkpoints(whole) == ["rl-000002", "rl-000004", "warm_start-000004"]
+    assert checkpoints(whole) == ["rl-000002", "rl-000004", "rl-000005", "warm_start-000004"]
     for folder in (whole / "checkpoints/rl-000004/model", whole / "final"):
         model = AutoModelForCausalLM.from_pretrained(folder)
         token_ids = AutoTokenizer.from_pretrained(folder)("1+2=", return_tensors="pt").input_ids

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from llmrl.errors import RecipeError, RunStopped
+from llmrl.run_folder import atomic
 from llmrl.run_folder.atomic import check_place, partial_of, publish, remove, sweep, writing
 
 
@@ -26,6 +28,26 @@ def test_a_published_file_replaces_the_one_before(tmp_path):
     partial_of(target).write_text("new")
     publish(target)
     assert target.read_text() == "new" and os.listdir(tmp_path) == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_published_folder_replaces_the_one_before(tmp_path, monkeypatch, in_one_step):
+    target = tmp_path / "final"
+    for name, text in ((target, "old"), (partial_of(target), "new")):
+        name.mkdir()
+        (name / "weights").write_text(text)
+    renamed, rename = [], Path.rename
+
+    def watched(path, other):
+        renamed.append(path.name)
+        return rename(path, other)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    if not in_one_step:  # as a file system without the exchange
+        monkeypatch.setattr(atomic, "RENAME_EXCHANGE", 99)
+    publish(target)
+    assert (target / "weights").read_text() == "new" and os.listdir(tmp_path) == ["final"]
+    assert renamed == ([] if in_one_step else ["final", ".final.partial", ".final.before.partial"])
 
 
 def test_a_folder_loses_its_name_before_its_files(tmp_path, monkeypatch):

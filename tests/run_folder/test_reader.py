@@ -63,9 +63,12 @@ def test_a_folders_name_is_no_column(tmp_path, record):
 def test_checkpoints_stages_and_the_final_model(folder):
     for name in ("checkpoints/rl-000010", "checkpoints/rl-000002", "checkpoints/.rl-000011.partial", "stages/rl"):
         (folder.path / name).mkdir(parents=True)
+    (folder.path / "stages/rl/trained.json").write_text('{"stage": "rl", "steps": 10}')
     run = folder.reader
     assert list(run.checkpoints) == [("rl", 2, "train"), ("rl", 10, "train")]
     assert run.checkpoints[StepName("rl", 10)] == folder.path / "checkpoints/rl-000010"
     assert run.done() == ["rl"] and run.done(["sft"]) == [] and run.final is None
     folder.finish("rl")
-    assert run.final == folder.path / "final"
+    assert run.final == folder.path / "final" and run.is_final("rl")
+    (folder.path / "stages/rl/trained.json").write_text('{"stage": "rl", "steps": 12}')
+    assert run.trained_steps("rl") == 12 and not run.is_final("rl")

@@ -10,6 +10,7 @@ import pytest
 
 from llmrl import run_folder
 from llmrl.errors import RecipeError
+from llmrl.run_folder.atomic import partial_of
 from llmrl.run_folder.writer import RunFolder
 
 
@@ -85,6 +86,19 @@ def test_clearing_deletes_what_a_run_wrote_and_nothing_else(folder, record):
     with pytest.raises(RecipeError, match=r"\(no environment.json\)"):
         folder.clear()
     assert thesis.exists()
+
+
+def test_a_stages_model_says_how_long_it_was_trained_and_replaces_a_shorter_one(folder):
+    for steps in (4, 8):
+        partial = partial_of(folder.reader.stage_model("rl"))
+        partial.mkdir(parents=True)
+        (partial / "model.safetensors").write_text(f"weights of {steps}")
+        folder.publish_stage("rl", steps)
+        folder.finish("rl")
+        for model in ("stages/rl", "final"):
+            assert (folder.path / model / "model.safetensors").read_text() == f"weights of {steps}"
+        assert folder.reader.trained_steps("rl") == steps and folder.reader.is_final("rl")
+    assert list(folder.path.rglob(".*")) == []
 
 
 def test_the_last_stages_model_becomes_the_runs(folder):
