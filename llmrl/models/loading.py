@@ -153,10 +153,11 @@ def export(
     if isinstance(model, PeftModel):
         state = {name: weight.float() for name, weight in state.items()}
         _save_adapter(model, folder / "adapter", adapter or dict(adapter_weights(model)))
+    dtype = next(iter(state.values())).dtype
+    plain.save_pretrained(folder, state_dict=state)  # empties `state`, and names the architecture in the config
     config = copy.deepcopy(plain.config)
     config.use_cache = True  # off for training only
-    config.dtype = next(iter(state.values())).dtype
-    plain.save_pretrained(folder, state_dict=state)
+    config.dtype = dtype
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -373,6 +373,7 @@ def test_full_export_round_trip(built, tmp_path):
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.equal(logits(plain, [3, 4]), logits(model, [3, 4]))
     assert (plain.config.use_cache, model.config.use_cache) == (True, False)
+    assert plain.config.architectures == ["Qwen3ForCausalLM"]  # else vLLM takes the folder for an embedding model
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
         "config.json",
         "generation_config.json",
