@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 import llmrl
+from llmrl.completion import entry_names, kinds, method_names, override_keys, recipe_files
 from llmrl.ending import Commands, ended
 from llmrl.engines.catalogue import engine_kind
 from llmrl.engines.launch import launch
@@ -21,8 +22,11 @@ from llmrl.run_folder.lock import refuse_if_locked
 
 app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
 
-RecipePath = Annotated[Path, typer.Argument(help="a recipe file")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.steps=20")]
+RecipePath = Annotated[Path, typer.Argument(help="a recipe file", autocompletion=recipe_files)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, such as training.steps=20", autocompletion=override_keys)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @app.callback(invoke_without_command=True)
@@ -82,17 +86,39 @@ def check(
 
 
 @app.command("methods")
-def show_methods(name: Annotated[str | None, typer.Argument(help="one method, to see its pieces")] = None) -> None:
+def show_methods(
+    name: Annotated[
+        str | None, typer.Argument(help="one method, to see its pieces", autocompletion=method_names)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """List every method with its paper, pieces and proof, or show the resolved pieces of one."""
     _quiet()
     from llmrl.listing import list_methods, show_method
 
-    show_method(name, Console()) if name else list_methods(Console())
+    show_method(name, Console(), as_json=as_json) if name else list_methods(Console(), as_json=as_json)
+
+
+@app.command("list")
+def list_catalogue(
+    kind: Annotated[str, typer.Argument(help="rewards, envs, pieces, tasks or recipes", autocompletion=kinds)],
+    name: Annotated[
+        str | None, typer.Argument(help="one of them, or an axis of pieces", autocompletion=entry_names)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what a recipe can name: each with a sentence, its settings and its place; or show all about one."""
+    _quiet()
+    from llmrl.listing import list_entries
+
+    list_entries(kind, name, Console(), as_json=as_json)
 
 
 @app.command("prove")
 def prove_methods(
-    names: Annotated[list[str] | None, typer.Argument(help="methods; default: all")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="methods; default: all", autocompletion=method_names)
+    ] = None,
     folder: Annotated[Path, typer.Option(help="where results are kept; what is there is not done again")] = Path(
         "runs/prove"
     ),

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 import llmrl
-from llmrl.errors import RecipeError, RunStopped, first_line
+from llmrl.errors import RecipeError, RunStopped, first_line, short
 
 UsageError: Any = typer.BadParameter.__base__
 """click's error for a wrong command line, of the copy of click that typer uses."""
@@ -64,10 +64,12 @@ def ended(command: Callable[..., object]) -> int:
     except BrokenPipeError:  # the reader of the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            return _unexpected(error)
+        return _said(f"{short(os.fsdecode(error.filename))}: {error.strerror}", RecipeError.exit_code)
     except Exception as error:
-        if os.environ.get("LLMRL_VERBOSE"):
-            raise
-        return _said(_unexpected(error), 1)
+        return _unexpected(error)
 
 
 def _said(text: str, code: int) -> int:
@@ -89,15 +91,17 @@ def _named(error: Any) -> str:
     return "".join(f"{name} " for name in path.split()[1:])
 
 
-def _unexpected(error: Exception) -> str:
-    """A line about an exception that nobody expected, after its traceback has been written to a file."""
+def _unexpected(error: Exception) -> int:
+    """Say that an exception came that nobody expected, after its traceback has been written to a file."""
+    if os.environ.get("LLMRL_VERBOSE"):
+        raise error
     where = traceback.extract_tb(error.__traceback__)[-1]
     try:
         message = first_line(error)
     except Exception:  # the message itself cannot be printed
         message = "no message"
     place = f"{where.name} ({where.filename}:{where.lineno})"
-    return f"unexpected {type(error).__name__} in {place}: {message}; {_reported(error)}"
+    return _said(f"unexpected {type(error).__name__} in {place}: {message}; {_reported(error)}", 1)
 
 
 def _reported(error: Exception) -> str:

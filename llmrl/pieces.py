@@ -103,7 +103,7 @@ def bind(
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     data = tuple(p.name for p in named if p.kind is not p.KEYWORD_ONLY) if data is None else tuple(data)
     allowed = {p.name: p for p in named if p.name not in data}
-    hints = _settings_hints(function)
+    hints = settings_hints(function)
     faults, checked = [], {}
     for setting, value in settings.items():
         if setting not in allowed:
@@ -129,7 +129,8 @@ def shown(value: Any) -> str:
     return text if text.isprintable() else repr(value)
 
 
-def _settings_hints(function: Callable[..., Any]) -> dict[str, Any]:
+def settings_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a function's parameters, as far as they can be told."""
     try:
         return typing.get_type_hints(function, include_extras=True)  # Annotated bounds count
     except (NameError, TypeError):  # a user's function may annotate names that exist only for type checkers

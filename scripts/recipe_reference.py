@@ -5,13 +5,10 @@ python scripts/recipe_reference.py
 
 from __future__ import annotations
 
-import inspect
-import json
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,6 +19,7 @@ from llmrl.fields import ALLOCATING, CREDITED, CURRENT, FIELDS, PACKED, PROVIDED
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import methods
 from llmrl.rewards.catalogue import CATALOGUE as REWARDS
+from llmrl.signatures import Setting, data_of, first_paragraph, settings_of, spelt, type_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 FILE_KEYS = {
@@ -106,9 +104,7 @@ def _table(functions: Mapping[str, Callable[..., Any]]) -> str:
     """Each function: the data it reads, its settings with their defaults, its first line."""
     rows = []
     for name, function in sorted(functions.items()):
-        parameters = inspect.signature(function).parameters.values()
-        reads = ", ".join(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
-        settings = ", ".join(_setting(p) for p in parameters if p.kind is p.KEYWORD_ONLY)
+        reads, settings = ", ".join(data_of(function)), ", ".join(map(_setting, settings_of(function)))
         rows.append(f"| `{name}` | {settings} | {reads} | {_prose(function.__doc__)} |")
     return "\n".join(["| name | settings | reads | what it is |", "|---|---|---|---|", *rows]) + "\n"
 
@@ -143,28 +139,7 @@ def _schemas(schema: type[BaseModel], path: str) -> Iterator[tuple[str, type[Bas
 def _row(name: str, field: FieldInfo) -> str:
     default = FILE_DEFAULTS.get(name) or _default(field)
     meaning = _prose(field.description)
-    return f"| `{name}` | {_type(field.annotation)} | {default} | {meaning} |"
-
-
-def _type(annotation: Any) -> str:
-    if annotation is type(None):
-        return "none"
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _type(args[0])
-    if origin is typing.Literal:
-        return ", ".join(f"`{arg}`" for arg in args)
-    if origin in (UnionType, typing.Union):
-        return " or ".join(dict.fromkeys(_type(arg) for arg in args if arg is not type(None)))
-    if origin is list:
-        return f"list of {_type(args[0])}"
-    if origin is tuple:
-        return f"{len(args)} x {_type(args[0])}"
-    if origin is dict:
-        return "mapping"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "mapping"
-    return {str: "text", int: "integer", float: "number", bool: "true or false"}.get(annotation, str(annotation))
+    return f"| `{name}` | {type_text(field.annotation, lambda value: f'`{value}`')} | {default} | {meaning} |"
 
 
 def _default(field: FieldInfo) -> str:
@@ -173,12 +148,11 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "see below"
-    return "none" if value is None else f"`{_yaml(value)}`"
+    return "none" if value is None else f"`{spelt(value)}`"
 
 
-def _setting(parameter: inspect.Parameter) -> str:
-    empty = parameter.default is parameter.empty
-    return f"`{parameter.name}` (required)" if empty else _code(f"{parameter.name}={_yaml(parameter.default)}")
+def _setting(setting: Setting) -> str:
+    return f"`{setting.name}` (required)" if setting.default is None else _code(str(setting))
 
 
 def _code(text: str) -> str:
@@ -188,14 +162,9 @@ def _code(text: str) -> str:
     return f"{ticks}{space}{text}{space}{ticks}"
 
 
-def _yaml(value: Any) -> str:
-    """A value as a recipe spells it."""
-    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
-
-
 def _prose(doc: str | None) -> str:
     """A docstring's first paragraph on one line."""
-    return " ".join((doc or "").strip().partition("\n\n")[0].split()).replace("|", "\\|")
+    return first_paragraph(doc).replace("|", "\\|")
 
 
 if __name__ == "__main__":

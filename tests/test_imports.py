@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A module may import modules of its own floor and below.
 FLOORS = (
     ("types", "errors", "columns", "marks", "fields", "metrics", "bounds"),
-    ("ending", "pieces", "batch", "ops", "sandbox", "methods"),
+    ("ending", "pieces", "signatures", "batch", "ops", "sandbox", "methods"),
     ("axes", "templates", "run_folder"),
     ("recipe", "recipe_faults", "recipe_layers", "recipe_file", "probe"),
     ("data", "envs", "evaluation", "models", "rewards", "rollout", "tasks", "providers"),
@@ -26,6 +26,7 @@ FLOORS = (
     ("algorithm", "combinations", "resolve"),
     ("train",),
     ("run",),
+    ("catalogues", "completion"),
     ("check", "listing", "prove"),
     ("cli",),
 )

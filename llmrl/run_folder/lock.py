@@ -69,7 +69,7 @@ def locked(folder: Path, key: str = "run_dir") -> Iterator[str]:
 
 def refuse_if_locked(folder: Path) -> None:
     """Raises RecipeError if another process holds the lock of `folder`."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         descriptor = os.open(folder / layout.LOCK, os.O_RDONLY)
         try:
             if not _held(descriptor, fcntl.LOCK_SH):
