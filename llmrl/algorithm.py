@@ -131,9 +131,15 @@ class Algorithm:
         return "group_ids" in self.policy_loss.data
 
     @property
+    def reads_whole_updates(self) -> bool:
+        """Whether a piece reads the current log-probabilities of all trajectories of an update at once."""
+        return self.is_coupled or bool(self._weights_of_update)
+
+    @property
     def needs_before_updates(self) -> frozenset[str]:
         """Data that is read before the batch is cut, where `logprobs` are the old ones."""
-        early = _names(piece for piece in [*self.token_weights, *self._penalties()] if _is_fixed(piece))
+        pieces = [*self.token_weights, *self._penalties()]
+        early = _names(piece for piece in pieces if _is_fixed(piece)) | _names(self._weights_of_update)
         names = self._credit_needs() | early
         if self.is_coupled:
             names |= {"old_logprobs"}
@@ -176,8 +182,14 @@ class Algorithm:
     ) -> dict[str, Tensor]:
         """The token weights that do not depend on the current policy, by piece: [N, T] each."""
         known = {**batch.data, "advantages": advantages, **(extra or {})}
-        pieces = [*self.token_weights, *(w.tokens for w in self.regularizers)]
-        return {_key(piece): piece(known) for piece in pieces if piece is not None and _is_fixed(piece)}
+        return {_key(piece): piece(known) for piece in self._weights if _is_fixed(piece)}
+
+    def update_weights(
+        self, mini: Batch, logprobs: Tensor, advantages: Tensor, extra: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The token weights of all trajectories of an update that read its log-probabilities, by piece: [N, T] each."""
+        known = with_old_as_current({**mini.data, "logprobs": logprobs, "advantages": advantages, **extra})
+        return {_key(piece): piece(known).detach() for piece in self._weights_of_update}
 
     def objective(
         self, data: Mapping[str, Any], shares: Tensor, fixed: Mapping[str, Tensor], coefficients: Tensor | None = None
@@ -185,8 +197,8 @@ class Algorithm:
         """Each token's part of the step's loss: policy loss plus weighted regularizers, times its share.
 
         data: the batch's fields, advantages, and the current policy's logprobs, entropy and so on. fixed: the rows'
-        part of `fixed_weights`. coefficients: the gradient of a coupled loss with respect to the log-probabilities,
-        used in place of that loss.
+        part of `fixed_weights` and `update_weights`. coefficients: the gradient of a coupled loss with respect to the
+        log-probabilities, used in place of that loss.
         """
         data = with_old_as_current(data)
         if "log_ratio" in self.needs:
@@ -216,8 +228,17 @@ class Algorithm:
     def _penalties(self) -> list[Piece]:
         return [piece for w in self.regularizers for piece in (w.piece, w.tokens) if piece is not None]
 
+    @property
+    def _weights(self) -> list[Piece]:
+        return [*self.token_weights, *(w.tokens for w in self.regularizers if w.tokens is not None)]
+
+    @property
+    def _weights_of_update(self) -> list[Piece]:
+        """The token weights that read of the current policy its log-probabilities alone."""
+        return [piece for piece in self._weights if OF_CURRENT_POLICY & set(piece.data) == {"logprobs"}]
+
     def _weight(self, piece: Piece, data: Mapping[str, Any], fixed: Mapping[str, Tensor]) -> Tensor:
-        return fixed[_key(piece)] if _is_fixed(piece) else piece(data).detach()
+        return fixed[_key(piece)] if _key(piece) in fixed else piece(data).detach()
 
 
 def with_old_as_current(data: Mapping[str, Any]) -> dict[str, Any]:

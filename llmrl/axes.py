@@ -96,8 +96,8 @@ AXES: tuple[Axis, ...] = (
     Axis("policy_loss", "policy loss", "llmrl.ops.policy_losses", "loss of each token", "with the loss",
          required=True, moments=AT_LOSS, also=frozenset({"advantages"}), returns=LOSS),
     Axis("token_weights", "token weight", "llmrl.ops.token_weights", "factors of each token's policy loss",
-         "with the loss, or on the whole batch if they read nothing of the current policy", kind=CHAIN,
-         moments=AT_LOSS, also=frozenset({"advantages"}), returns=TOKENS),
+         "with the loss; on the whole update if they read `logprobs` of the current policy alone, on the whole batch "
+         "if nothing of it", kind=CHAIN, moments=AT_LOSS, also=frozenset({"advantages"}), returns=TOKENS),
     Axis("regularizers", "token penalty", "llmrl.ops.regularizers",
          "penalties added to the loss; `tokens` names a token weight for one", "with the loss", kind=WEIGHTED,
          moments=AT_LOSS, also=frozenset({"advantages"}), returns=TOKENS),

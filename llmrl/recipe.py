@@ -65,7 +65,9 @@ class Lora(Strict):
 
     rank: PositiveInt = Field(default=16, description="of the two factors")
     alpha: PositiveFloat = Field(default=32.0, description="the adapter is scaled by alpha / rank")
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.0, description="before the adapter")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="before the adapter, in the passes that are trained alone"
+    )
     target_modules: str | list[str] = Field(default="all-linear", description="names of the layers to adapt")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmrl.batch import Batch
 from llmrl.engines.engine import Engine, Update
@@ -58,6 +58,12 @@ class Learner:
     training: Training
     ranks: Ranks
     loss_metric: str | None = None
+
+    @property
+    def draws_dropout(self) -> bool:
+        """Whether a training pass draws dropout, so that its log-probabilities are not the sampling model's."""
+        layers = self.engine.model.modules()
+        return any(isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 for layer in layers)
 
     def cut(self, batch: Batch) -> list[MicroBatch]:
         """This rank's micro-batches."""

@@ -21,13 +21,15 @@ from llmrl.types import Credit, TokenLoss
 class PolicyObjective:
     """An Algorithm's policy loss and regularizers.
 
-    shares: each token's weight in the mean over the optimizer step's trajectories. coefficients: the gradient of a
-    coupled loss with respect to the log-probabilities. controlled: the controllers' outputs. active: False while only a
-    critic that shares the policy's backbone is trained.
+    shares: each token's weight in the mean over the optimizer step's trajectories. weights: the token weights that are
+    computed for all of them at once. coefficients: the gradient of a coupled loss with respect to the
+    log-probabilities. controlled: the controllers' outputs. active: False while only a critic that shares the policy's
+    backbone is trained.
     """
 
     algorithm: Algorithm
     shares: Tensor
+    weights: Mapping[str, Tensor]
     coefficients: Tensor | None
     controlled: Mapping[str, Tensor]
     active: bool = True
@@ -44,21 +46,24 @@ class PolicyObjective:
         fresh: bool,
         active: bool = True,
     ) -> PolicyObjective:
-        """The objective of an update; a coupled loss needs its log-probabilities first, and adds its metrics to `sums`.
+        """The objective of an update; what reads all of it at once needs its log-probabilities first, and a coupled
+        loss adds its metrics to `sums`.
 
         fresh: before the batch's first update, when the old log-probabilities are the current ones.
         """
-        coefficients = None
-        if algorithm.is_coupled and active:
+        weights, coefficients = mini.fixed, None
+        if algorithm.reads_whole_updates and active:
             logprobs = mini.batch.get("old_logprobs") if fresh else None
             if logprobs is None:
                 logprobs = learner.measure(mini.batch, "logprobs")["logprobs"]
-            advantages = mini.credit.advantages
-            coefficients, loss = coupled_coefficients(algorithm, mini.batch, logprobs, advantages, controlled)
-            if learner.ranks.is_first:  # every rank has the whole of it
-                sums.add("policy_loss", loss.loss)
-                sums.add_tokens(loss.stats, mini.batch.response_mask)
-        return cls(algorithm, algorithm.shares(mini.batch), coefficients, controlled, active)
+            known = mini.batch, logprobs, mini.credit.advantages, controlled
+            weights = weights | algorithm.update_weights(*known)
+            if algorithm.is_coupled:
+                coefficients, loss = coupled_coefficients(algorithm, *known)
+                if learner.ranks.is_first:  # every rank has the whole of it
+                    sums.add("policy_loss", loss.loss)
+                    sums.add_tokens(loss.stats, mini.batch.response_mask)
+        return cls(algorithm, algorithm.shares(mini.batch), weights, coefficients, controlled, active)
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -73,8 +78,9 @@ class PolicyObjective:
         if self.active:
             cut = None if self.coefficients is None else self.coefficients[rows, :width].to(device)
             controlled = {name: value.to(device) for name, value in self.controlled.items()}
+            weights = {name: weight[rows, :width].to(device) for name, weight in self.weights.items()}
             data = {**part.batch.data, **found, "advantages": part.credit.advantages, **controlled}
-            result = self.algorithm.objective(data, self.shares[rows, :width].to(device), part.fixed, cut)
+            result = self.algorithm.objective(data, self.shares[rows, :width].to(device), weights, cut)
         else:
             result = TokenLoss(found["logprobs"] * 0.0)
         stats = result.stats | {"entropy": found["entropy"].detach()} | _reference_kl(part.batch, found["logprobs"])

@@ -81,8 +81,11 @@ class RoleStep:
         metrics = {"trajectories": float(len(batch))} | _of_credit(batch, credit)
         for name, vector in vectors_of(batch).items():
             metrics |= numbers_of(name, vector)
-        if "old_logprobs" in batch:
-            metrics |= _mismatch(batch, batch.old_logprobs, max_mismatch)
+        logprobs = batch.get("old_logprobs")
+        if logprobs is None and role.learner.draws_dropout and batch.rollout_logprobs.any():
+            logprobs = role.learner.measure(batch, "logprobs")["logprobs"]
+        if logprobs is not None:
+            metrics |= _mismatch(batch, logprobs, max_mismatch)
         return cls(role, whole, *what_trains(role, step), max_mismatch, metrics)
 
     @property
@@ -105,7 +108,7 @@ class RoleStep:
         if self.shared_critic and role.critic:
             objectives.append(ValueObjective.of(role.algorithm, mini, weight=role.critic.settings.weight))
         said = role.learner.accumulate(mini, objectives, self.sums, last=last)
-        if "old_logprobs" not in mini.batch:  # the only update of this batch
+        if "old_logprobs" not in mini.batch and not role.learner.draws_dropout:  # the only update of this batch
             self.metrics |= _mismatch(mini.batch, said["logprobs"], self.max_mismatch)
 
     def update_critic(self, mini: CreditedBatch) -> None:

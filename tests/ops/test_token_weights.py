@@ -49,6 +49,7 @@ def random_data(rows):
         "group_ids": rows.group_ids,
         "correct": torch.where(correct == 2, math.nan, correct),
         "advantages": rows.noise(),
+        "logprobs": rows.logprobs(),
         "old_logprobs": rows.logprobs(),
         "rollout_logprobs": rows.logprobs(),
         "entropy": rows.noise().abs(),
@@ -84,7 +85,9 @@ def test_what_the_catalogue_holds():
 def test_never_negative_detached_and_blind_to_what_lies_off_the_mask(ragged, name, seed):
     data = random_data(ragged(seed))
     mask = data["response_mask"]
-    plain = weigh(name, data | {key: data[key].clone().requires_grad_() for key in ("entropy", "log_ratio")})
+    plain = weigh(
+        name, data | {key: data[key].clone().requires_grad_() for key in ("logprobs", "entropy", "log_ratio")}
+    )
     assert plain.dtype == torch.float32
     assert not plain.requires_grad
     assert not plain[~mask].any()
@@ -242,7 +245,7 @@ def test_entropy_ratio_by_hand():
     assert entropy_ratio(tiny, old, ones(1, 2), floor=1e-3).tolist() == [[1, 1]]
 
 
-# A = 1, 1, -1, -1 and old_logprobs -.5, -3.5, -3.5, -.5: means 0 and -2, deviations 1.5, -1.5, -1.5, 1.5
+# A = 1, 1, -1, -1 and logprobs -.5, -3.5, -3.5, -.5: means 0 and -2, deviations 1.5, -1.5, -1.5, 1.5
 SQUARE = torch.tensor([[1.0, 1.0, -1.0, -1.0]]), torch.tensor([[-0.5, -3.5, -3.5, -0.5]]), ones(1, 4)
 
 
@@ -263,9 +266,9 @@ def test_covariance_is_over_the_tokens_of_the_batch(ragged):
         data = random_data(ragged(seed))
         tokens = data["response_mask"].nonzero().tolist()
         mean_a = sum(data["advantages"][i, t].item() for i, t in tokens) / len(tokens)
-        mean_p = sum(data["old_logprobs"][i, t].item() for i, t in tokens) / len(tokens)
+        mean_p = sum(data["logprobs"][i, t].item() for i, t in tokens) / len(tokens)
         c = {
-            (i, t): (data["advantages"][i, t].item() - mean_a) * (data["old_logprobs"][i, t].item() - mean_p)
+            (i, t): (data["advantages"][i, t].item() - mean_a) * (data["logprobs"][i, t].item() - mean_p)
             for i, t in tokens
         }
         count = round(0.2 * len(tokens))

@@ -1,4 +1,4 @@
-"""Losses that compare trajectories: cut into micro-batches they train as if the mini-batch were run at once."""
+"""What reads whole updates, losses and token weights: cut into micro-batches it trains as if they were run at once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 import torch
 from by_hand import assert_close, log_p_of, naive_gradients, tokens_of
 from torch import Tensor
-from training_cases import LAYOUTS, fixed_batch, largest_difference, record_gradients, role_of, tiny_lm
+from training_cases import GRPO, LAYOUTS, fixed_batch, largest_difference, record_gradients, role_of, tiny_lm
 
 from llmrl.batch import Batch
 from llmrl.train.provide import provide
 from llmrl.train.roles import Role
-from llmrl.train.step import Metrics, update
+from llmrl.train.step import Metrics, RoleStep, update
 
 CASES: dict[str, dict[str, Any]] = {
     "pacs": {"policy_loss": "pacs"},
@@ -120,3 +120,58 @@ def test_mini_batches_hold_whole_groups(name, monkeypatch):
     lm = tiny_lm()
     _, expected = autograd(role, lm, batch, logprobs_of(lm, batch).detach(), rows)
     assert_close(gradients[0], expected)
+
+
+# token weights that read the current log-probabilities
+
+COVARIANCE: dict[str, dict[str, Any]] = {
+    "kl_cov": {"regularizers": {"absolute_log_ratio": {"weight": 1.0, "tokens": {"top_covariant": {"fraction": 0.3}}}}},
+    "clip_cov": {"token_weights": {"drop_covariant": {"fraction": 0.3, "low": 0.0, "high": 9.0}}},
+}
+
+
+@pytest.mark.parametrize("tokens", [1, 10**6])
+@pytest.mark.parametrize("name", COVARIANCE)
+def test_every_update_chooses_by_the_current_policys_covariance(name, tokens):
+    pieces: dict[str, Any] = GRPO | COVARIANCE[name]
+    settings: dict[str, Any] = {"learning_rate": 5e-2, "tokens_per_micro_batch": tokens}
+    role, once = role_of(pieces, epochs_per_step=2, **settings), role_of(pieces, **settings)
+    algorithm, batch = role.algorithm, provide(role, fixed_batch())
+    assert {"old_logprobs"} <= batch.data.keys()
+    update(once, provide(once, fixed_batch()), seed=0)
+    advantages, chosen, expected = algorithm.credit(batch).advantages, [], []
+    for lm in (tiny_lm(), once.learner.engine.model.lm):
+        logprobs = logprobs_of(lm, batch)
+        chosen.append(algorithm.update_weights(batch, logprobs, advantages, {}))
+        data = batch.data | {"logprobs": logprobs, "entropy": torch.zeros(()), "advantages": advantages}
+        loss = algorithm.objective(data, algorithm.shares(batch), {}).loss.sum()
+        expected.append(naive_gradients(lm, loss))
+    [key] = chosen[0]
+    assert not torch.equal(chosen[0][key], chosen[1][key])
+    gradients = record_gradients(role.learner.engine)
+    update(role, batch, seed=0)
+    assert len(gradients) == 2
+    for found, gradient in list(zip(gradients, expected, strict=True))[name == "kl_cov" :]:
+        assert_close(found, gradient)  # |log ratio| has no gradient at 0, where its first update is
+
+
+def test_what_is_chosen_of_an_update_is_a_share_of_its_tokens():
+    """Half of the trajectories each: the shares are of their tokens, for any cut."""
+    pieces: dict[str, Any] = GRPO | {"token_weights": {"top_covariant": {"fraction": 0.25}}}
+    found = []
+    for tokens in (1, 10**6):
+        role = role_of(pieces, updates_per_step=2, tokens_per_micro_batch=tokens, learning_rate=1e-4)
+        gradients = record_gradients(role.learner.engine)
+        metrics = update(role, provide(role, fixed_batch()), seed=3)
+        found.append(gradients)
+        counts = [int(half.response_mask.sum()) for half in halves(role, seed=3)]
+        kept = sum(max(1, round(0.25 * count)) for count in counts)
+        assert metrics["token_weight"] == pytest.approx(kept / sum(counts))
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other)
+
+
+def halves(role: Role, seed: int) -> list[Batch]:
+    """The trajectories of each optimizer step."""
+    step = RoleStep.of(role, provide(role, fixed_batch()), seed=seed, max_mismatch=None, step=None)
+    return [mini.batch for mini in step.minibatches(seed)]

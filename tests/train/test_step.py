@@ -16,6 +16,7 @@ from training_cases import (
     LAYOUTS,
     fixed_batch,
     identical,
+    largest_difference,
     record_gradients,
     role_of,
     tiny_lm,
@@ -202,6 +203,17 @@ def test_old_logprobs_are_measured_without_the_adapters_dropout():
     found, expected = (provide(one, fixed_batch()).old_logprobs for one in (role, still))
     assert torch.equal(found, expected)
     assert role.learner.engine.model.training and role.learner.engine.model.lm.training
+
+
+def test_trainer_and_sampler_are_compared_without_the_adapters_dropout():
+    """A sampler that says exactly what the model says agrees with it, also where an update draws dropout."""
+    role, still = (make_role(GRPO, lm=with_lora(tiny_lm(), dropout=d)) for d in (0.5, 0.0))
+    sampled = fixed_batch().with_(rollout_logprobs=still.learner.measure(fixed_batch(), "logprobs")["logprobs"])
+    gradients, others = record_gradients(role.learner.engine), record_gradients(still.learner.engine)
+    metrics, expected = (update(one, provide(one, sampled), seed=0, max_mismatch=1e-5) for one in (role, still))
+    assert metrics["mismatch_mean"] == expected["mismatch_mean"] < 1e-6
+    assert metrics["ratio"] == expected["ratio"] == 1.0
+    assert largest_difference(gradients[0], others[0]) > 1e-2  # dropout was drawn in the update
 
 
 def test_provided_logprobs_are_those_of_the_double_loop():

@@ -69,7 +69,7 @@ def entropy_ratio(
 
 def drop_covariant(
     advantages: Tensor,
-    old_logprobs: Tensor,
+    logprobs: Tensor,
     response_mask: Tensor,
     uniform_noise: Tensor,
     *,
@@ -79,32 +79,32 @@ def drop_covariant(
 ) -> Tensor:
     """Drops a few random tokens with a high covariance of likelihood and advantage, which collapse the entropy.
 
-        c_t      = (A_t - mean A) (old_logprobs_t - mean old_logprobs)        means over the batch's response tokens
+        c_t      = (A_t - mean A) (logprobs_t - mean logprobs)        means over the update's response tokens
         weight_t = 0 for a `fraction` of all tokens, drawn among those with low < c_t < high, else 1
 
-    All [N, T]; uniform_noise: random numbers, the largest are taken. The covariance is that of the old policy, computed
-    once before the batch is cut. Raises ValueError if fraction is outside (0, 1], or low is not under high.
+    All [N, T], of all trajectories of an optimizer step; logprobs: the current policy's; uniform_noise: random numbers,
+    the largest are taken. Raises ValueError if fraction is outside (0, 1], or low is not under high.
     Source: Clip-Cov, arXiv 2505.22617.
     """
     _require_share(fraction=fraction)
     if low >= high:
         raise ValueError(f"low, high: {low}, {high} are not valid, expected low < high")
-    covariance = _covariance(advantages, old_logprobs, response_mask)
+    covariance = _covariance(advantages, logprobs.detach(), response_mask)
     candidates = response_mask & (covariance > low) & (covariance < high)
     dropped = _top(uniform_noise, candidates, fraction, of=int(response_mask.sum()))
     return (response_mask & ~dropped).float()
 
 
-def top_covariant(advantages: Tensor, old_logprobs: Tensor, response_mask: Tensor, *, fraction: float = 2e-4) -> Tensor:
+def top_covariant(advantages: Tensor, logprobs: Tensor, response_mask: Tensor, *, fraction: float = 2e-4) -> Tensor:
     """Keeps the tokens with the highest covariance of likelihood and advantage; meant as a penalty's weight.
 
-        weight_t = 1 for the `fraction` of the batch's response tokens with the largest c_t, else 0
+        weight_t = 1 for the `fraction` of the update's response tokens with the largest c_t, else 0
 
-    All [N, T]; c_t as in drop_covariant. Raises ValueError if fraction is outside (0, 1].
-    Source: KL-Cov, arXiv 2505.22617.
+    All [N, T], of all trajectories of an optimizer step; c_t as in drop_covariant. Raises ValueError if fraction is
+    outside (0, 1]. Source: KL-Cov, arXiv 2505.22617.
     """
     _require_share(fraction=fraction)
-    return _top(_covariance(advantages, old_logprobs, response_mask), response_mask, fraction).float()
+    return _top(_covariance(advantages, logprobs.detach(), response_mask), response_mask, fraction).float()
 
 
 def surrogate_dropout(advantages: Tensor, log_ratio: Tensor, response_mask: Tensor, *, fraction: float = 0.2) -> Tensor:
@@ -187,7 +187,7 @@ def _largest_variance(values: Tensor, eligible: Tensor, share: float) -> Tensor:
 
 
 def _covariance(advantages: Tensor, logprobs: Tensor, response_mask: Tensor) -> Tensor:
-    """Each response token's part in the covariance of advantage and log-probability over the batch: [N, T] fp64."""
+    """Each response token's part in the covariance of advantage and log-probability: [N, T] fp64."""
     return _centred(advantages, response_mask) * _centred(logprobs, response_mask)
 
 
