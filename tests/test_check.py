@@ -296,6 +296,18 @@ def test_a_reward_that_reads_verdicts_is_given_them():
     assert "cosine_length, weight 1: no verifier; ran without failure (20 rows)" in report
 
 
+def test_functions_of_other_frameworks_are_tried_as_they_are_called():
+    names = ("accuracy_reward", "reward_func", "compute_score_dict", "fails_on_none", "one_too_few")
+    rewards = {f"peer_rewards:{name}": {} for name in names}
+    faults, report = check({"rewards": {"math_verifier": None, **rewards}})
+    for name in names[:2]:
+        assert f"peer_rewards:{name}, weight 1: no verifier; ran without failure (20 rows)" in report
+    assert report.count("earned on average: the gold 1, another row's gold 0") == 2
+    assert "peer_rewards:compute_score_dict, weight 1: accepts their own answers, refuses garbage (20 rows)" in report
+    assert len(faults) == 2 and "rewards.peer_rewards:fails_on_none" in faults[0] and "KeyError: 'none'" in faults[0]
+    assert "rewards.peer_rewards:one_too_few" in faults[1] and "one result per trajectory" in faults[1]
+
+
 @pytest.mark.parametrize("reward", ["cosine_length", "group_length"])
 def test_a_reward_that_reads_verdicts_needs_one_that_gives_them(reward):
     changes = {"rewards": {"math_verifier": None, reward: {}, "tag_count": {}}}

@@ -47,6 +47,10 @@ class Graded:
         """Whether every gold written in this way was found right."""
         return way in self.golds and all(one.correct for one in self.golds[way])
 
+    def earned(self, way: str, name: str) -> float:
+        """The sum of the values that the reward `name` gave the golds written in this way."""
+        return math.fsum(one.scores[name].value for one in self.golds.get(way, []) if name in one.scores)
+
     def verdicts(self, name: str) -> list[bool]:
         """The verdicts that the reward `name` gave."""
         scores = [one.scores[name] for one in self.group.trajectories if name in one.scores]

@@ -160,11 +160,12 @@ def _check_verdicts(rewards: Sequence[Reward], gave: Mapping[str, bool | None], 
 
 
 def _ways_read(reward: Reward, graded: Sequence[Graded]) -> list[str]:
-    """The first ways in which the reward accepts a gold, or, where it gives no verdicts, the first way."""
+    """The first ways in which the reward accepts a gold, or, where it gives no verdicts, the one that earns most."""
     ways = list(dict.fromkeys(way for one in graded for way in one.golds))
-    gives_verdicts = any(one.verdicts(reward.name) for one in graded)
-    accepted = [way for way in ways if any(one.accepts(way) for one in graded)]
-    return accepted[:WAYS_FOR_ALL_ROWS] if gives_verdicts else ways[:1]
+    if not any(one.verdicts(reward.name) for one in graded):
+        earned = {way: math.fsum(one.earned(way, reward.name) for one in graded) for way in ways}
+        return sorted(ways, key=lambda way: -earned[way])[:1]
+    return [way for way in ways if any(one.accepts(way) for one in graded)][:WAYS_FOR_ALL_ROWS]
 
 
 async def _show_reading(

@@ -80,6 +80,10 @@ def fails_on_bad(completions, **kwargs):
     return [1.0] * len(completions)
 
 
+def fails_on_none(prompts, completions, answer, **kwargs):
+    raise KeyError("none")
+
+
 def as_tensor(completions, **kwargs):
     return torch.tensor([float(len(one)) for one in completions], dtype=torch.bfloat16)
 
