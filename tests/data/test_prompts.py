@@ -190,6 +190,9 @@ def test_chat_prompt_with_system_and_few_shot(tokenizer):
         "[s]sss<eos>\n[u]1+1=<eos>\n[a]2<eos>\n[u]2+3=<eos>\n[a]",
         "[s]sss<eos>\n[u]1+1=<eos>\n[a]2<eos>\n[u]4+4=<eos>\n[a]",
     ]
+    said = [(message["role"], message["content"]) for message in prompts[0].messages or ()]
+    assert said == [("system", "sss"), ("user", "1+1="), ("assistant", "2"), ("user", "2+3=")]
+    assert build(tokenizer)[0].messages is None
     short = build(tokenizer, [{"q": "1", "a": "2"}], chat=True)[0]
     # [ u ] 1 = <eos> \n [ a ] : the rendered <eos> is one token, not five characters
     assert short.token_ids == (15, 18, 16, 4, 14, EOS, 22, 15, 19, 16)
