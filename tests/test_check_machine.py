@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -146,3 +147,19 @@ def test_checkpoints_on_disk_at_once():
     best = machine_recipe(checkpoint={"every": 10}, data={"eval": {"path": "rows.jsonl"}})
     assert machine.checkpoint_bytes(best, SHAPE)[0] == 4
     assert machine.checkpoint_bytes(machine_recipe(checkpoint={"every": 60}), SHAPE)[0] == 2  # one at the end
+
+
+def test_bf16_is_a_warning_on_a_cpu_that_computes_it_slowly(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for dtype, ratio, count in (("bf16", 40.0, 1), ("bf16", 1.5, 0), ("fp32", 40.0, 0)):
+        monkeypatch.setattr(machine, "bf16_slowdown", lambda ratio=ratio: ratio)
+        report = Report(Console(quiet=True))
+        machine.check_bf16(machine_recipe(training={"dtype": dtype}), report)
+        assert len(report.warnings) == count
+        assert not count or "takes 40 times as long in bf16 as in fp32" in report.warnings[0]
+
+
+def test_the_slowdown_of_bf16_is_measured_in_less_than_a_second():
+    started = time.process_time()
+    assert 0.05 < machine.bf16_slowdown() < 1000
+    assert time.process_time() - started < 5.0  # CPU time of all threads, on a machine that does other things too

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from llmrl.run_folder.reader import RunReader
 WIDTH = {"fp32": 4, "bf16": 2}
 VLLM_CPU_CACHE = (64 * 2**20, 4 * 2**30)
 LEAST_BF16_MISMATCH = 5e-3
+PRODUCT, SLOW_BF16 = 256, 2.0
 OPTIONAL = ("deepspeed", "accelerate")
 
 
@@ -274,6 +277,39 @@ def check_engines(recipe: Recipe, pieces: Pieces | None, ranks: int, report: Rep
             f"rollout.max_mismatch {rollout.max_mismatch:g}: rounding alone makes bf16 log-probabilities differ by "
             f"about {LEAST_BF16_MISMATCH:g}, so the run may be stopped for nothing"
         )
+
+
+def check_bf16(recipe: Recipe, report: Report) -> None:
+    """Warn of bf16 on a CPU that computes it slowly, as one product of matrices shows."""
+    if recipe.training.dtype != "bf16" or torch.cuda.is_available():
+        return
+    ratio = bf16_slowdown()
+    if ratio > SLOW_BF16:
+        report.warn(
+            f"training.dtype bf16: on this CPU a product of {PRODUCT} x {PRODUCT} matrices takes {ratio:.0f} times as "
+            f"long in bf16 as in fp32; set training.dtype=fp32, if the memory allows"
+        )
+
+
+@functools.cache
+def bf16_slowdown() -> float:
+    """The time of one product of matrices in bf16 over that in fp32, on one thread, the best of three each."""
+    threads = torch.get_num_threads()
+
+    def seconds(dtype: torch.dtype) -> float:
+        matrix = torch.ones(PRODUCT, PRODUCT, dtype=dtype)
+        took = []
+        for _ in range(3):
+            started = time.thread_time()  # on a machine that does other things too, the thread's own time
+            torch.mm(matrix, matrix)
+            took.append(time.thread_time() - started)
+        return min(took)
+
+    torch.set_num_threads(1)
+    try:
+        return seconds(torch.bfloat16) / seconds(torch.float32)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def device_text() -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from llmrl.check.data import check_data, check_providers, check_sources
 from llmrl.check.hub import cache_only_if_unreachable
-from llmrl.check.machine import Sized, check_disk, check_engines, check_machine, device_text
+from llmrl.check.machine import Sized, check_bf16, check_disk, check_engines, check_machine, device_text
 from llmrl.check.model import ModelFound, check_model, keep_outline, with_critic
 from llmrl.check.overlap import Asked, check_overlap
 from llmrl.check.pieces import check_pieces
@@ -126,6 +126,8 @@ class _Checker:
         if pieces and recipe.trained:
             self.unused.see(recipe, pieces)
         check_engines(recipe, pieces, self.ranks, report)
+        if recipe.trained:
+            check_bf16(recipe, report)
         if leads:
             _check_evaluation(recipe, self.plan.stages[name].roles, pieces, report.faults)
         found = self._model(name, role, recipe, pieces, report)
