@@ -23,10 +23,9 @@ from pathlib import Path
 from types import FrameType
 from unittest import mock
 
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a changed name of a model must not be looked for on the network
-
 from fuzz_inputs import RECIPES, Case, case
+from huggingface_hub import constants
+from transformers.utils.logging import disable_progress_bar
 
 from llmrl.check import plan as check_plan
 from llmrl.cli import main as llmrl
@@ -92,7 +91,13 @@ def main() -> None:
 @contextlib.contextmanager
 def ready() -> Iterator[None]:
     """Every check within uses the same worker processes, since to start these takes most of a small check."""
-    with Workers(2) as workers, mock.patch.object(check_plan, "Workers", lambda n: contextlib.nullcontext(workers)):
+    offline = mock.patch.object(constants, "HF_HUB_OFFLINE", True)  # a changed name is not looked for on the network
+    disable_progress_bar()
+    with (
+        offline,
+        Workers(2) as workers,
+        mock.patch.object(check_plan, "Workers", lambda n: contextlib.nullcontext(workers)),
+    ):
         for folder in (RECIPES, *RECIPES.iterdir()):  # shipped recipes name functions of modules in their folders
             sys.path.append(str(folder))
         yield
