@@ -82,7 +82,7 @@ LOGGERS = ("log_metric", "log_extra")
 UNSENT = frozenset({"prompt", "completion"})
 """Columns of the data that never reach `**kwargs`."""
 NATIVE = Convention(
-    marks=frozenset({"completion", "group"}),
+    marks=frozenset({"completion"}),
     data={
         "completion": _text,
         "prompt": _prompt_text,

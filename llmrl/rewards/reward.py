@@ -118,7 +118,8 @@ class Reward:
     @property
     def of_rows(self) -> tuple[str, ...]:
         """The function's parameters that stand for columns of the data."""
-        return tuple(name for name in self.piece.data if name not in {*self.convention.data, *LOGGERS, "group"})
+        others = {*self.convention.data, *LOGGERS, *(["group"] if self.convention is NATIVE else [])}
+        return tuple(name for name in self.piece.data if name not in others)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -81,6 +81,11 @@ def test_kwargs_have_every_column_but_prompt_and_completion(workers):
     assert values(made(workers, what_it_gets=None), row, "5", "six") == [2.1, 2.3]  # level and answer; tokens / 10
 
 
+def test_a_column_may_be_named_group(workers):
+    rewards = made(workers, of_group=None)
+    assert values(rewards, {"group": 3}, "a", "b") == [3.0, 3.0] and rewards.rewards[0].columns == ("group",)
+
+
 def test_parameters_with_a_default_are_columns_if_there_are_any_and_may_be_set(workers):
     assert values(made(workers, only_keywords=None), {}, "a") == [3.0]
     assert values(made(workers, only_keywords={"level": 7}), {"level": 5}, "a") == [7.0]

@@ -80,6 +80,11 @@ def fails_on_bad(completions, **kwargs):
     return [1.0] * len(completions)
 
 
+def of_group(completions, group):
+    """`group` is a column of the data."""
+    return [float(one) for one in group]
+
+
 def fails_on_none(prompts, completions, answer, **kwargs):
     raise KeyError("none")
 
