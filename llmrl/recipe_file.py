@@ -58,11 +58,15 @@ RESERVED = frozenset(metric.name.partition("/")[0] for metric in METRICS if "/" 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run: its stages in order, each a resolved Recipe that starts from the weights of the one before."""
+    """A run: its stages in order, each a resolved Recipe that starts from the weights of the one before.
+
+    folder: the recipe file's.
+    """
 
     name: str
     run_dir: Path
     stages: dict[str, Recipe]
+    folder: Path = Path()
 
     def dump(self) -> str:
         """The resolved plan as YAML: every default spelt out; loading it gives this plan again."""
@@ -107,7 +111,7 @@ def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
     if any(faults.values()):
         raise RecipeError(*of_stages(faults))
     first = next(iter(recipes.values()))
-    return Plan(first.name, Path(first.run_dir), recipes)
+    return Plan(first.name, Path(first.run_dir), recipes, path.parent)
 
 
 def _role_names(fragment: Any, common: Layer) -> list[str]:

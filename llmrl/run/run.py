@@ -46,6 +46,7 @@ from llmrl.run.sampling import (
 )
 from llmrl.run.sandbox_check import check_isolation
 from llmrl.run.stage import Stage, StopAsked, measuring_once
+from llmrl.run.surroundings import Surroundings, changes, surroundings
 from llmrl.run.warnings import Watch
 from llmrl.run_folder import layout
 from llmrl.run_folder.atomic import partial_of, writing
@@ -184,8 +185,22 @@ class _Run:
         if finished:
             progress.say(f"this run is finished: its model is {folder.reader.final}")
             return True
-        folder.start(recorded)
+        folder.start(recorded, self._surroundings())
         return False
+
+    def _surroundings(self) -> Surroundings:
+        """The start's surroundings; prints what has changed since the last start, or raises RecipeError for it."""
+        reader, now = self.folder.reader, {}
+        faults: list[str] = []
+        if self.ranks.is_first:
+            now = surroundings(self.plan, [name for name in self.plan.stages if name not in self._done()])
+            if reader.in_use and reader.starts:
+                warnings, faults = changes(reader.environment, now)
+                for warning in warnings:
+                    self.progress.say(warning)
+        if faults := self.ranks.gather(faults, "comparing with the start before")[0]:
+            raise RecipeError(*faults)
+        return now
 
     def _done(self) -> list[str]:
         return done_stages(self.plan, self.folder.reader)

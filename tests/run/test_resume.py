@@ -230,4 +230,4 @@ def test_children_of_a_killed_run_end(killed):
         except OSError:
             continue
     assert left == []
-    assert json.loads((killed / "environment.json").read_text())["command"][-1] == "--resume"
+    assert json.loads((killed / "environment.json").read_text())["starts"][-1]["command"][-1] == "--resume"

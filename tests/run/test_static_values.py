@@ -151,7 +151,7 @@ def test_only_the_first_policy_can_be_measured(tmp_path):
 
 def test_what_was_sampled_for_them_stays_when_the_first_steps_are_done_again(tmp_path):
     folder = RunFolder(tmp_path, writes=True)
-    folder.start("name: small\n")
+    folder.start("name: small\n", {"command": ["llmrl"], "python": "3", "packages": {}})
     record = partial(folder.save_rollouts, stage="rl", step=0, kind="once")
     found = Measured(tmp_path).measure(steps=1, record=record)
     folder.save_rollouts(found.rollouts.collect(seed=1).sampled, stage="rl", step=1)

@@ -13,7 +13,9 @@ from llmrl.types import Failure, Group, Prompt, Score, Trajectory, Turn
 @pytest.fixture
 def folder(tmp_path) -> RunFolder:
     folder = RunFolder(tmp_path / "run", writes=True)
-    folder.start("name: small\nstages: {sft: {}, rl: {seed: 7}}\n")
+    folder.start(
+        "name: small\nstages: {sft: {}, rl: {seed: 7}}\n", {"command": ["llmrl"], "python": "3", "packages": {}}
+    )
     return folder
 
 

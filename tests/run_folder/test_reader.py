@@ -55,7 +55,7 @@ def test_rollouts_of_a_step_of_an_evaluation_and_of_all(folder, record):
 def test_a_folders_name_is_no_column(tmp_path, record):
     """pyarrow would read a parent called lr=1 as a column of the file."""
     folder = RunFolder(tmp_path / "lr=1", writes=True)
-    folder.start("name: small\n")
+    folder.start("name: small\n", {"command": ["llmrl"], "python": "3", "packages": {}})
     record(folder, ("rl", 1))
     assert folder.reader.rollouts().schema == SCHEMA
 

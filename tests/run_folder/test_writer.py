@@ -69,7 +69,7 @@ def test_starting_sweeps_up_after_a_kill(folder, record):
     record(folder, ("rl", 0))
     for name in ("rollouts/.rl-000001.parquet.partial", ".final.partial"):
         (folder.path / name).write_text("half")
-    folder.start("name: small\n")
+    folder.start("name: small\n", {"command": ["llmrl"], "python": "3", "packages": {}})
     assert list(folder.path.rglob(".*")) == []
 
 
@@ -108,9 +108,18 @@ def test_the_last_stages_model_becomes_the_runs(folder):
     assert (folder.path / "final/model.safetensors").read_text() == "weights"
 
 
+def test_every_start_is_recorded(folder, record):
+    folder.start("name: small\n", {"command": ["failed before its first step"]})
+    assert len(folder.reader.starts) == 1
+    record(folder, ("rl", 0))
+    folder.start("name: small\n", {"command": ["resumed"]})
+    assert [start["command"] for start in folder.reader.starts] == [["failed before its first step"], ["resumed"]]
+    assert folder.reader.environment == {"command": ["resumed"]}
+
+
 def test_a_rank_that_does_not_write_writes_nothing(tmp_path, record):
     silent = RunFolder(tmp_path / "run", writes=False)
-    silent.start("name: small\n")
+    silent.start("name: small\n", {"command": ["llmrl"], "python": "3", "packages": {}})
     record(silent, ("rl", 0))
     silent.rewind(["rl"], "rl", None)
     silent.finish("rl")
