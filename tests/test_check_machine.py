@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM
 from llmrl.check import machine
 from llmrl.check.model import Shape, check_model
 from llmrl.check.report import Report
+from llmrl.models.loading import DTYPES, add_lora
+from llmrl.models.outputs import run_backbone
 from llmrl.recipe import Recipe
 from llmrl.recipe_layers import merge
 from llmrl.resolve import resolve_pieces
@@ -22,7 +24,9 @@ from llmrl.resolve import resolve_pieces
 SIZES = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "head_dim": 16}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 128}
 BUILD = {"characters": "0123456789+=", "config": SIZES | HEADS}
-SHAPE = Shape(parameters=1000, trained=100, layers=3, hidden=10, intermediate=20, key_value=8, vocabulary=2**20)
+SHAPE = Shape(
+    parameters=1000, trained=100, layers=3, hidden=10, intermediate=20, queries=6, key_value=8, vocabulary=2**20
+)
 
 
 def machine_recipe(**changes: Any) -> Recipe:
@@ -92,19 +96,32 @@ def test_a_reference_costs_its_weights_unless_lora_has_its_base():
 
 
 def test_activations_of_a_micro_batch():
-    # a layer keeps 12 x 10 + 4 x 20 = 200 numbers a token: 100 tokens x 3 layers x 200 x 4 bytes = 240000
+    # a layer keeps 2 x (4 + 4 + 4) x 10 + 4 x 4 x (6 + 20) = 656 bytes a token, of 100 tokens in 3 layers
     # 64 MiB of fp32 logits are 16 rows of 2^20: 5 x 16 x 2^20 x 4 = 5 x 64 MiB
-    assert [i.bytes for i in machine.activations(machine_recipe(), SHAPE)] == [240000, 5 * 64 * 2**20]
-    # with checkpointing 3 x 10 + 200 = 230 numbers a token
+    assert [i.bytes for i in machine.activations(machine_recipe(), SHAPE)] == [196800, 5 * 64 * 2**20]
+    # norms of 6 queries and 4 keys add (4 + 4) x 10; with LoRA the norms keep 4 fewer of each number
+    normed = replace(SHAPE, head_norms=True)
+    assert machine.layer_bytes(machine_recipe(), normed) == 656 + 80
+    assert machine.layer_bytes(machine_recipe(model={"lora": {}}), normed) == 656 + 80 - 80 - 40
+    # in bf16 2 x (4 + 2 + 2) x 10 + 4 x 2 x 26 = 368; with checkpointing of one layer, and 3 x 10 x 2 of all
     lean = machine_recipe(training={"gradient_checkpointing": True, "dtype": "bf16"})
-    assert machine.activations(lean, SHAPE)[0].bytes == 100 * 230 * 2
+    assert machine.activations(lean, SHAPE)[0].bytes == 100 * (60 + 368)
 
 
-def test_the_estimate_of_activations_is_near_what_a_model_keeps(tmp_path):
-    found = check_model(
-        machine_recipe(model={"build": BUILD, "path": None}), tmp_path, None, Report(Console(quiet=True))
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
+def test_the_estimate_of_activations_is_near_what_a_model_keeps(architecture, lora, dtype, tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6, "num_attention_heads": 4}
+    heads = {"num_key_value_heads": 2, "head_dim": 24, "max_position_embeddings": 128}
+    build = BUILD | {"architecture": architecture, "config": sizes | heads}
+    recipe = machine_recipe(
+        model={"build": build, "path": None, "lora": lora}, training={"tokens_per_micro_batch": 8 * 64, "dtype": dtype}
     )
-    model = AutoModelForCausalLM.from_config(found.config, attn_implementation="sdpa")
+    found = check_model(recipe, tmp_path, None, Report(Console(quiet=True)))
+    model = AutoModelForCausalLM.from_config(found.config, attn_implementation="sdpa", dtype=DTYPES[dtype])
+    if recipe.model.lora:
+        add_lora(model, recipe.model.lora)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -115,11 +132,11 @@ def test_the_estimate_of_activations_is_near_what_a_model_keeps(tmp_path):
         return tensor
 
     token_ids = torch.zeros(8, 64, dtype=torch.long)
+    mask = torch.arange(64) < torch.tensor([[64]] * 7 + [[60]])
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+        run_backbone(model.base_model, token_ids, mask)
     measured = sum(storage.nbytes() for storage in kept.values())
-    recipe = machine_recipe(training={"tokens_per_micro_batch": hidden.shape[0] * hidden.shape[1]})
-    assert machine.activations(recipe, found.shape)[0].bytes == pytest.approx(measured, rel=0.25)
+    assert machine.activations(recipe, found.shape)[0].bytes == pytest.approx(measured, rel=0.1)
 
 
 def test_the_sampler_holds_weights_and_a_cache(monkeypatch):

@@ -148,26 +148,42 @@ def reference(recipe: Recipe, algorithm: Algorithm, shape: Shape) -> list[Item]:
 def activations(recipe: Recipe, shape: Shape) -> list[Item]:
     """An estimate of one micro-batch's activations for the backward pass, and of the slice of logits in flight.
 
-        tokens x layers x (12 hidden + 4 intermediate) x width      a layer's norms, q k v, attention, gate and up
-        tokens x (layers x hidden + one layer of the above) x width       with gradient checkpointing
+        tokens x layers x layer_bytes                              see there
+        tokens x (layers x hidden x width + layer_bytes)           with gradient checkpointing
         5 x slice x vocabulary x 4 bytes       logits, their softmax, entropy and gradients; fp32
 
-    Attention is assumed not to keep its matrix of scores. In fp32 this is within a tenth of qwen3's activations.
+    This is within a tenth of what qwen3 and llama keep, in fp32, in bf16 and with LoRA.
     """
     training = recipe.training
     longest = recipe.rollout.max_prompt_tokens + recipe.rollout.max_completion_tokens
     tokens = min(training.tokens_per_micro_batch, recipe.trajectories_per_step // training.updates_per_step * longest)
     width = WIDTH[training.dtype]
-    layer = 12 * shape.hidden + 4 * shape.intermediate
-    per_token = shape.layers * layer
-    text = f"{shape.layers} layers x (12 x {shape.hidden} + 4 x {shape.intermediate})"
+    layer = layer_bytes(recipe, shape)
+    per_token, text = shape.layers * layer, f"{shape.layers} layers x {layer} bytes"
     if training.gradient_checkpointing:
-        per_token, text = shape.layers * shape.hidden + layer, f"({shape.layers} layers x {shape.hidden} + {layer})"
+        per_token = shape.layers * shape.hidden * width + layer
+        text = f"({shape.layers} layers x {shape.hidden} x {width} + {layer} bytes)"
     rows = min(tokens, max(1, LOGIT_BYTES_PER_SLICE // (4 * shape.vocabulary)))
     return [
-        Item("activations", f"{tokens} tokens x {text} x {width} bytes", tokens * per_token * width),
+        Item("activations", f"{tokens} tokens x {text}", tokens * per_token),
         Item("logits", f"5 x {rows} tokens x {shape.vocabulary} x 4 bytes", 20 * rows * shape.vocabulary),
     ]
+
+
+def layer_bytes(recipe: Recipe, shape: Shape) -> int:
+    """The bytes of a token that one layer keeps for the backward pass.
+
+        2 (4 + w + n) hidden             its two norms: the input in fp32, the output, and what their weight multiplies
+        (4 + n) (queries + keys)         norms of queries and keys, where the architecture has them
+        4 w queries                      attention: queries, its output, and keys and values, once for each query head
+        4 w intermediate                 gate, its activation, up and their product
+
+    w: 4 (fp32) or 2 (bf16); n: w where the norms are trained, with LoRA 0. Attention is assumed not to keep its scores.
+    """
+    w = WIDTH[recipe.training.dtype]
+    n = w if recipe.model.lora is None else 0
+    head_norms = (4 + n) * (shape.queries + shape.key_value // 2) if shape.head_norms else 0
+    return 2 * (4 + w + n) * shape.hidden + head_norms + 4 * w * (shape.queries + shape.intermediate)
 
 
 def _largest_activations(recipe: Recipe, shape: Shape) -> list[Item]:

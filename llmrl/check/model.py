@@ -35,7 +35,8 @@ ROUTING = frozenset({"router_drift", "old_router_ids", "old_router_logprobs"})
 class Shape:
     """The sizes that memory depends on: parameters in all and trained, and the config's.
 
-    critic: the sizes of a critic with a backbone of its own.
+    queries, key_value: numbers of a token in one layer. head_norms: whether queries and keys are normed. critic: the
+    sizes of a critic with a backbone of its own.
     """
 
     parameters: int
@@ -43,8 +44,10 @@ class Shape:
     layers: int
     hidden: int
     intermediate: int
+    queries: int
     key_value: int
     vocabulary: int
+    head_norms: bool = False
     critic: Shape | None = None
 
 
@@ -192,8 +195,10 @@ def _shape(config: Any, recipe: Recipe, *, critic: bool = False) -> Shape:
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        queries=heads * head_dim,
         key_value=2 * (getattr(text, "num_key_value_heads", None) or heads) * head_dim,
         vocabulary=text.vocab_size,
+        head_norms=any(name.endswith("q_norm") for name, _ in part.named_modules()),
     )
 
 
