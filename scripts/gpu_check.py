@@ -173,7 +173,8 @@ def half_billion(name: str) -> Callable[[Machine], Numbers]:
 
     def check(machine: Machine) -> Numbers:
         recipe = gpu_recipes.write(WORK / name, machine.size, name)
-        estimating = machine.start("-m", "llmrl.cli", "check", str(recipe), folder=recipe.parent)
+        elsewhere = f"run_dir={WORK / name / 'checked'}"  # the run's own folder is locked while it trains
+        estimating = machine.start("-m", "llmrl.cli", "check", str(recipe), elsewhere, folder=recipe.parent)
         try:
             numbers = sampled(machine.train(recipe, WORK / name / "run"), "bf16")
             printed = estimating.communicate(timeout=max(1.0, machine.ends - time.monotonic()))[0]
