@@ -83,6 +83,9 @@ class Model(Strict):
     role: str | None = Field(default=None, description="the weights of that role: shared, or adapted with lora")
     lora: Lora | None = Field(default=None, description="train adapters instead of all weights")
     chat_template: str | None = Field(default=None, description="a Jinja file that replaces the tokenizer's own")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="values that the chat template reads, such as enable_thinking: false"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
@@ -111,7 +114,7 @@ class Rows(Strict):
     """Where rows come from and how they become prompts.
 
     prompt, answer and completion are each a column name, a template ("{question}\\nAnswer:") or a function
-    of the row ("my_module:my_function").
+    of the row ("my_module:my_function"). With chat, prompt and completion may also be lists of messages.
     """
 
     path: str | list[str] | None = Field(
@@ -136,7 +139,11 @@ class Rows(Strict):
     completion: RowText | None = Field(default=None, description="the demonstration, for learn_from: demonstrations")
     chat: bool = Field(default=False, description="render through the model's chat template")
     system_prompt: RowText | None = Field(
-        default=None, description="the conversation's first message; needs chat: true"
+        default=None, description="the first message where a row has no system message of its own; needs chat: true"
+    )
+    tools: str | None = Field(
+        default=None,
+        description="column of the tools that the chat template shows: a list of schemas, or its JSON text",
     )
     few_shot: NonNegativeInt | list[dict[str, Any]] = Field(
         default=0, description="solved examples put before each prompt: written out, or the first k rows"
@@ -147,6 +154,8 @@ class Rows(Strict):
         _exactly_one(self, ("path", "dataset", "task"))
         if self.system_prompt is not None and not self.chat:
             raise ValueError("system_prompt needs chat: true; in a plain prompt write it into the template")
+        if self.tools is not None and not self.chat:
+            raise ValueError("tools needs chat: true, since the chat template shows them")
         return self
 
 

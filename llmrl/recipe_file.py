@@ -160,7 +160,7 @@ def _without_origin(layer: Layer, part: Layer) -> Layer:
     own, common = part.get("model"), layer.get("model")
     if not (isinstance(own, dict) and own.get("role") and isinstance(common, dict)):
         return layer
-    return layer | {"model": {key: value for key, value in common.items() if key == "chat_template"}}
+    return layer | {"model": {key: value for key, value in common.items() if key.startswith("chat_template")}}
 
 
 def _role_faults(name: Any, part: Layer) -> list[str]:

@@ -52,8 +52,6 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
         _show(found[0], prompts.demonstrations, origin, report)
         if source.task is not None:
             _check_repeated(source, found, part, report)
-        if source.chat:
-            _check_template(source, origin, part, report)
         _check_answers(found, prompts.demonstrations, origin, part, report)
     if len(prompts.train) < recipe.rollout.prompts_per_step:
         asked = recipe.rollout.prompts_per_step
@@ -64,11 +62,11 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
 def check_sources(recipe: Recipe, faults: list[str]) -> None:
     """Check files, rows, columns and templates, which need no tokenizer of the model."""
     stand_in: Any = character_tokenizer("01")
+    stand_in.chat_template = "{{ messages }}"  # nothing is rendered
     for part, source in (("train", recipe.data.train), ("eval", recipe.data.eval)):
         if source is not None:
             with gathered(faults):
-                plain = source.model_copy(update={"chat": False, "system_prompt": None})
-                PromptBuilder(stand_in, plain, load_rows(source, part), part=part)
+                PromptBuilder(stand_in, source, load_rows(source, part), part=part)
 
 
 def check_providers(prompts: LoadedPrompts, pieces: Pieces) -> None:
@@ -185,18 +183,3 @@ def _check_repeated(source: Rows, prompts: Sequence[Prompt], part: str, report: 
     if any({**rows[prompt.id], "answer": None} != {**prompt.row, "answer": None} for prompt in made):
         others = "a resumed run and the processes of one run would each see others; write the rows to a file"
         report.warn(f"data.{part}.task: {source.task} gives other rows each time that it makes them: {others}")
-
-
-def _check_template(source: Rows, origin: Origin, part: str, report: Report) -> None:
-    """Check that the rendered conversation starts with the rendered prompt; else training sees another prompt."""
-    tokenizer: Any = origin.tokenizer
-    system = [{"role": "system", "content": source.system_prompt}] if source.system_prompt else []
-    asked = [*system, {"role": "user", "content": "question"}]
-    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    answered = [*asked, {"role": "assistant", "content": "answer"}]
-    if tokenizer.apply_chat_template(answered, tokenize=False).startswith(prompt):
-        return
-    fault = f"data.{part}.chat: the chat template does not render a prompt as the start of its conversation"
-    if source.completion is not None:
-        raise RecipeError(fault)
-    report.warn(f"{fault}; harmless while completions are sampled and nothing follows them")

@@ -69,7 +69,7 @@ def check_model(
     outline may be written. pieces: whether the model has the routers that they read is checked, if they are known.
     """
     source = earlier or outline(recipe.model, scratch)
-    tokenizer = load_tokenizer(source, recipe.model.chat_template)
+    tokenizer = load_tokenizer(source, recipe.model.chat_template, recipe.model.chat_template_kwargs)
     config = _config(source)
     configs = [config]
     with contextlib.suppress(OSError):  # a model folder may lack generation_config.json

@@ -9,30 +9,25 @@ stop token included:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from jinja2 import TemplateError
-
-from llmrl.columns import NoColumnError, column
-from llmrl.data.datasets import Row, load_rows
+from llmrl.data.chat import Conversation
+from llmrl.data.datasets import load_rows
 from llmrl.data.faulty_rows import of_every_row, refuse_dropped
+from llmrl.data.files import Row
+from llmrl.data.messages import SYSTEM, Message, Messages, as_json, transcript
+from llmrl.data.row_values import RowValue
 from llmrl.errors import RecipeError, short
-from llmrl.pieces import resolve
 from llmrl.recipe import Data, Rows
 from llmrl.rewards.golds import EXPECTED, gold_texts
-from llmrl.templates import RowTemplate, text_of
 from llmrl.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DEFAULT_ANSWER = "answer"
-
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -137,24 +132,26 @@ class PromptBuilder:
         if source.chat and tokenizer.chat_template is None:
             raise RecipeError(f"{key}.chat: true, but the tokenizer has no chat template; set model.chat_template")
         columns = {column: None for row in rows for column in row}
-        self._prompt = _Field(source.prompt, columns, f"{key}.prompt")
-        self._completion = _Field(source.completion, columns, f"{key}.completion") if source.completion else None
+        self._prompt = RowValue(source.prompt, columns, f"{key}.prompt")
+        self._completion = RowValue(source.completion, columns, f"{key}.completion") if source.completion else None
+        self._tool_list = RowValue(source.tools, columns, f"{key}.tools") if source.tools else None
         # the default column may be absent: from rows to imitate, or from rows of a task whose reward reads others
         self._may_lack_answer = source.answer == DEFAULT_ANSWER and source.answer_after is None
         has_answer = source.answer is not None and (source.answer in columns or not self._may_lack_answer)
-        self._answer = _Field(cast(str, source.answer), columns, f"{key}.answer") if has_answer else None
-        self.questions = of_every_row(rows, self._question, part, f"{key}.prompt")
+        self._answer = RowValue(cast(str, source.answer), columns, f"{key}.answer") if has_answer else None
+        self._asked = of_every_row(rows, self._question, part, f"{key}.prompt")
+        self.questions = [asked if isinstance(asked, str) else transcript(asked) for asked in self._asked]
         self._examples, self._first = self._few_shot()
 
     def build(self, max_prompt_tokens: int) -> tuple[list[Prompt], int]:
         """Every row's prompt except the rows used as examples, and how many were too long and left out."""
         prompts = []
         for index in range(self._first, len(self.rows)):
-            text = self._render(self.questions[index])
+            text = self._text(index)
             token_ids = self._encode(text)
             self._refuse_unknown(token_ids, text, f"{self.key}.prompt", index)
             if len(token_ids) <= max_prompt_tokens:
-                messages = tuple(self._messages(self.questions[index])) if self.source.chat else None
+                messages = tuple(self._conversation(index).messages) if self.source.chat else None
                 row = self._with_answer(index)
                 prompts.append(Prompt(f"{self.part}:{index}", tuple(token_ids), text, row, messages))
         return prompts, len(self.rows) - self._first - len(prompts)
@@ -169,22 +166,17 @@ class PromptBuilder:
         if self._completion is None:
             raise RecipeError(f"{key}: required for demonstrations, and missing")
         index = _index(prompt)
-        text = self._completion.text(self.rows[index], prompt.id)
+        said = self._said(self.rows[index], prompt.id)
+        text = said["content"]
         if self.source.chat:
-            whole = self._render(self.questions[index], text)
-            if not whole.startswith(prompt.text):
-                raise RecipeError(f"{key}: the chat template does not render a prompt as the start of its conversation")
-            text = whole[len(prompt.text) :]
+            try:
+                text = self._conversation(index).answer(said)
+            except ValueError as error:
+                raise RecipeError(f"{key}: {prompt.id}: {error}") from None
         token_ids = self._continue(prompt, text)
         self._refuse_unknown(token_ids, text, key, index)
         ends = [position for position, token in enumerate(token_ids) if token in self.stop_token_ids]
         return token_ids[: ends[0] + 1] if ends else [*token_ids, cast(int, self.tokenizer.eos_token_id)]
-
-    def _question(self, row: Row, place: str) -> str:
-        question = self._prompt.text(row, place)
-        if not question.strip():
-            raise RecipeError(f"{self.key}.prompt: {place}: empty, so nothing is asked")
-        return question
 
     def _with_answer(self, index: int) -> Row:
         row = self.rows[index]
@@ -204,7 +196,42 @@ class PromptBuilder:
             raise RecipeError(f"{self.key}.answer_after: {place}: no '{marker}' in its answer {short(answer)}")
         return after.strip()
 
-    def _few_shot(self) -> tuple[list[tuple[str, str]], int]:
+    def _question(self, row: Row, place: str) -> str | Messages:
+        """What the row asks: text, or messages without the answer that `completion` names in the same list."""
+        asked, where = self._prompt.text_or_messages(row, place), f"{self._prompt.key}: {place}"
+        if isinstance(asked, str):
+            if not asked.strip():
+                raise RecipeError(f"{where}: empty, so nothing is asked")
+            return asked
+        if not self.source.chat:
+            raise RecipeError(f"{where}: a list of messages needs {self.key}.chat: true")
+        if asked[-1]["role"] == "assistant":
+            if self._completion is None or self._completion.text_or_messages(row, place) != asked:
+                raise RecipeError(
+                    f"{where}: its last message is the assistant's, which leaves nothing to answer; to leave that "
+                    f"message out, and to imitate it, set {self.key}.completion to {self.source.prompt!r} too"
+                )
+            asked = asked[:-1]
+        if not any(message["content"].strip() for message in asked if message["role"] not in SYSTEM):
+            raise RecipeError(f"{where}: no message says anything to answer")
+        return asked
+
+    def _said(self, row: Row, place: str) -> Message:
+        """The assistant's message to imitate; of a list of messages the last one, where the others are the prompt's."""
+        completion = cast(RowValue, self._completion)
+        said = completion.text_or_messages(row, place)
+        if isinstance(said, str):
+            return {"role": "assistant", "content": said}
+        before, last = said[:-1], said[-1]
+        if last["role"] != "assistant" or (before and before != self._question(row, place)):
+            roles = ", ".join(message["role"] for message in said)
+            fault = "expected one message of the assistant's, alone or after the prompt's messages"
+            raise RecipeError(f"{completion.key}: {place}: {fault}, got the roles {roles}")
+        if not self.source.chat:
+            raise RecipeError(f"{completion.key}: {place}: a list of messages needs {self.key}.chat: true")
+        return last
+
+    def _few_shot(self) -> tuple[list[tuple[str | Messages, str]], int]:
         """(question, solution) of each example, and how many of the first rows they use up."""
         key, wanted = f"{self.key}.few_shot", self.source.few_shot
         used_up = wanted if isinstance(wanted, int) else 0
@@ -214,33 +241,44 @@ class PromptBuilder:
         for index, row in enumerate(self.rows[:wanted] if isinstance(wanted, int) else wanted):
             place = f"few_shot[{index}]"
             if self._completion is not None:
-                solution = self._completion.text(row, place)
+                solution = self._said(row, place)["content"]
             else:
                 solution = _gold(self._resolved_answer(row, place), f"{self.key}.answer: {place}")
-            examples.append((self._prompt.text(row, place), solution))
+            examples.append((self._question(row, place), solution))
         return examples, used_up
 
-    def _render(self, question: str, completion: str | None = None) -> str:
+    def _text(self, index: int) -> str:
+        """The prompt of one row as the model reads it."""
         if not self.source.chat:
-            return "".join(f"{asked}{solved}\n\n" for asked, solved in self._examples) + question
-        messages = self._messages(question, completion)
+            return "".join(f"{asked}{solved}\n\n" for asked, solved in self._examples) + self.questions[index]
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=completion is None
-            )
-        except TemplateError as error:
-            raise RecipeError(f"{self.key}.chat: the chat template refuses these messages: {error}") from None
-        return cast(str, rendered)
+            return self._conversation(index).prompt
+        except ValueError as error:
+            raise RecipeError(f"{self.key}.chat: {self.part}:{index}: {error}") from None
 
-    def _messages(self, question: str, completion: str | None = None) -> list[dict[str, str]]:
-        """The conversation: system prompt, examples, question and, where it is given, the completion."""
-        turns = [turn for asked, solved in self._examples for turn in (("user", asked), ("assistant", solved))]
-        turns.append(("user", question))
-        if self.source.system_prompt is not None:
-            turns.insert(0, ("system", self.source.system_prompt))
-        if completion is not None:
-            turns.append(("assistant", completion))
-        return [{"role": role, "content": content} for role, content in turns]
+    def _conversation(self, index: int) -> Conversation:
+        """System prompt, examples and the row's messages; the row's own system message stands for the recipe's."""
+        messages = _as_messages(self._asked[index])
+        system = [message for message in messages[:1] if message["role"] in SYSTEM]
+        own = messages[len(system) :]
+        if not system and self.source.system_prompt is not None:
+            system = [{"role": "system", "content": self.source.system_prompt}]
+        shown = [
+            message
+            for asked, solved in self._examples
+            for message in [*_as_messages(asked), {"role": "assistant", "content": solved}]
+            if message["role"] not in SYSTEM
+        ]
+        return Conversation(self.tokenizer, [*system, *shown, *own], self._tools(index))
+
+    def _tools(self, index: int) -> list[Any] | None:
+        if self._tool_list is None:
+            return None
+        place = f"{self.part}:{index}"
+        value = as_json(self._tool_list.value(self.rows[index], place))
+        if value is not None and not (isinstance(value, list) and all(isinstance(one, dict) for one in value)):
+            raise RecipeError(f"{self._tool_list.key}: {place}: expected a list of schemas, got {short(value)}")
+        return value or None
 
     def _encode(self, text: str) -> list[int]:
         """A chat template writes its own special tokens; plain text gets the tokenizer's, save a closing one."""
@@ -266,59 +304,15 @@ class PromptBuilder:
         raise RecipeError(f"{key}: {self.part}:{index} has characters that the vocabulary lacks: {''.join(missing)!r}")
 
 
-class _Field:
-    """One of prompt, answer, completion: reads the column, path, template or function that `spec` names from a row.
-
-    place: the row's name in faults ("train:17").
-    """
-
-    def __init__(self, spec: str, columns: Collection[str], key: str):
-        self.key = key
-        self._read: Callable[[Row], Any]
-        if spec not in columns and not ("{" in spec or "}" in spec) and _FUNCTION.fullmatch(spec):
-            self._read = self._function(spec)
-            return
-        try:
-            if spec in columns or not ("{" in spec or "}" in spec):  # also one that looks like a template or a function
-                if spec not in columns and spec.partition(".")[0] not in columns:
-                    raise NoColumnError(spec, columns)
-                self._read = partial(column, name=spec)
-            else:
-                template = RowTemplate(spec)
-                template.check(columns)
-                self._read = template.fill
-        except ValueError as error:
-            raise RecipeError(f"{key}: {error}") from None
-
-    def value(self, row: Row, place: str) -> Any:
-        try:
-            return self._read(row)
-        except ValueError as error:
-            raise RecipeError(f"{self.key}: {place}: {error}") from None
-
-    def text(self, row: Row, place: str) -> str:
-        try:
-            return text_of(self.value(row, place))
-        except ValueError as error:
-            raise RecipeError(f"{self.key}: {place}: {error}") from None
-
-    def _function(self, spec: str) -> Callable[[Row], Any]:
-        function = resolve(spec, {}, key=self.key, what="function").function
-
-        def call(row: Row) -> Any:
-            try:
-                return function(row)
-            except Exception as error:
-                raise ValueError(f"{spec} raised {type(error).__name__}: {error}") from error
-
-        return call
-
-
 def _gold(answer: Any, where: str) -> str:
     try:
         return gold_texts(answer)[0]
     except ValueError as error:
         raise RecipeError(f"{where}: {error}; expected {EXPECTED}") from None
+
+
+def _as_messages(asked: str | Messages) -> Messages:
+    return [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
 
 
 def _index(prompt: Prompt) -> int:

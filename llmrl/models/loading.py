@@ -39,6 +39,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.utils.hub import cached_file
 
 from llmrl.errors import RecipeError, first_line, nearest, unknown_name
+from llmrl.models.chat_template import from_file, with_defaults
 from llmrl.models.weights import adapter_weights, merged_weights
 from llmrl.recipe import Build, Gguf, Lora, Model
 
@@ -72,10 +73,16 @@ def character_tokenizer(characters: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **SPECIAL_TOKENS)
 
 
-def load_tokenizer(folder: str | Path, chat_template: str | Path | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    folder: str | Path,
+    chat_template: str | Path | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder; `chat_template` is a Jinja file that replaces its own.
 
-    Raises RecipeError if there is none, if it has no end-of-sequence token, or if the Jinja file is missing.
+    chat_template_kwargs become defaults of the template itself, so that every prompt and the exported model have them.
+    Raises RecipeError if there is no tokenizer, if it has no end-of-sequence token, if the Jinja file is missing, or if
+    the template does not read one of the values.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -86,12 +93,9 @@ def load_tokenizer(folder: str | Path, chat_template: str | Path | None = None) 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so its id is never read
     if chat_template is not None:
-        file = Path(chat_template)
-        if not file.is_file():
-            guess = nearest(file.name, [f.name for f in file.parent.iterdir()] if file.parent.is_dir() else [])
-            hint = f"; did you mean '{file.parent / guess}'?" if guess else ""
-            raise RecipeError(f"model.chat_template: no file '{file}'{hint}")
-        tokenizer.chat_template = file.read_text(encoding="utf-8")
+        tokenizer.chat_template = from_file(chat_template)
+    if chat_template_kwargs:
+        tokenizer.chat_template = with_defaults(tokenizer.chat_template, chat_template_kwargs)
     return tokenizer
 
 

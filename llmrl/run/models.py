@@ -50,7 +50,7 @@ def _prepare_origin(recipe: Recipe, target: Path, ranks: Ranks) -> Origin:
         materialize(recipe.model, target, recipe.seed)
     ranks.barrier("preparing the model folder")
     folder = materialize(recipe.model, target, recipe.seed)
-    tokenizer = load_tokenizer(folder, recipe.model.chat_template)
+    tokenizer = load_tokenizer(folder, recipe.model.chat_template, recipe.model.chat_template_kwargs)
     if recipe.training.padding_free:
         try_padding_free(AutoConfig.from_pretrained(str(folder)))
     return Origin(folder, tokenizer, stop_token_ids(tokenizer, *_generation_configs(folder)))

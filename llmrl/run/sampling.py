@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from llmrl.data.chat import Conversation
+from llmrl.data.messages import messages_of
 from llmrl.data.prompts import LoadedPrompts, load_prompts
 from llmrl.data.stream import PromptStream
 from llmrl.engines.ranks import Ranks
@@ -185,7 +187,8 @@ def author_text(origin: Origin) -> AuthorText:
     tokenizer: Any = origin.tokenizer
 
     def chat(messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        return list(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False))
+        prompt = Conversation(tokenizer, messages_of(messages)).prompt
+        return list(tokenizer.encode(prompt, add_special_tokens=False))
 
     return AuthorText(encoder(tokenizer), decoder(tokenizer, origin.stop_token_ids), chat, len(tokenizer))
 

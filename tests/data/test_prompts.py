@@ -265,13 +265,15 @@ def test_demonstrations_need_a_completion_and_a_template_that_extends_the_prompt
         "{% if add_generation_prompt %}[a]{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
     )
     builder = PromptBuilder(tokenizer, rows(chat=True, completion="a"), ROWS)
-    with pytest.raises(RecipeError, match="does not render a prompt as the start of its conversation"):
+    with pytest.raises(RecipeError, match=r"after '' the prompt has .*a.1.1=., the conversation '1.1=2'"):
         builder.demonstration(builder.build(100)[0][0])
 
 
 def test_chat_faults(tokenizer):
     tokenizer.chat_template = "{{ raise_exception('no system role') }}"
-    assert fault(tokenizer, chat=True) == "data.train.chat: the chat template refuses these messages: no system role"
+    assert fault(tokenizer, chat=True) == (
+        "data.train.chat: train:0: the chat template refuses these messages: no system role"
+    )
     tokenizer.chat_template = None
     assert fault(tokenizer, chat=True) == (
         "data.train.chat: true, but the tokenizer has no chat template; set model.chat_template"

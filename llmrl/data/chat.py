@@ -1,0 +1,158 @@
+r"""Conversations through a model's chat template: the prompt that asks for an answer, and the answer that follows it.
+
+What follows a prompt is the template's own text where the conversation starts with the prompt and keeps what the answer
+says. Templates that open or close thoughts in the prompt, or drop them from the conversation, are imitated:
+
+    prompt                                conversation                  what follows the prompt
+    <user>3+4<assistant>                  ...<assistant>7<eos>          7<eos>
+    <user>3+4<assistant><think>\n         ...<assistant>7<eos>          8?\n</think>\n7<eos>
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from llmrl.data.messages import Message, Messages, calls_of
+from llmrl.errors import first_line
+from llmrl.rewards.thoughts import TAGS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PROBE = "qq0qq"  # a content that no template changes
+_SHOWN = 60
+_TAG = re.compile("|".join(re.escape(tag) for pair in TAGS.items() for tag in pair))
+_OPENING = re.compile("|".join(re.escape(tag) for tag in TAGS.values()))
+
+
+class Conversation:
+    """Messages that the assistant answers, through the tokenizer's chat template.
+
+    tools: schemas of the functions that the assistant may call. Every method raises ValueError if the template refuses
+    the messages or does not show a tool call.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Sequence[Any] | None = None):
+        self.tokenizer, self.messages, self.tools = tokenizer, messages, tools
+
+    @cached_property
+    def prompt(self) -> str:
+        """The text that asks for an answer."""
+        return self._rendered(self.messages, asks=True)
+
+    def answer(self, said: Message) -> str:
+        """Return the text that follows the prompt when the assistant says `said`, up to the end of its turn or further.
+
+        Raises ValueError, with the texts of prompt and conversation from where they part, if that is not clear.
+        """
+        prompt, whole = self.prompt, self._rendered([*self.messages, said])
+        rest = whole.removeprefix(prompt) if whole.startswith(prompt) else None
+        if said.keys() - {"role", "content"}:  # its form is the template's alone
+            if rest is None or not _says(rest, said):
+                raise ValueError(f"the chat template drops a part of what is said; {_parting(prompt, whole)}")
+            return rest
+        content = said["content"]
+        opened, closed = _tag_at_end(prompt, TAGS.values()), _tag_at_end(prompt, TAGS)
+        if opened:
+            content = self._continued(content, opened)
+            closing = next(closing for closing, opening in TAGS.items() if opening == opened)
+            if closing in content:
+                return content + self._around(whole)[1]
+            if rest is None or closing not in rest.partition(content.strip())[0] or not _keeps(rest, content):
+                raise ValueError(
+                    f"the prompt opens a thought with '{opened}' and the completion does not close it: write "
+                    f"'{closing}' into the completion, or set what makes the template not think in "
+                    f"model.chat_template_kwargs; {_parting(prompt, whole)}"
+                )
+            return rest
+        thinks = _OPENING.match(content.lstrip())
+        if closed and (thinks or closed in content):
+            fault = f"the completion has a thought of its own where the prompt has just closed one with '{closed}'"
+            raise ValueError(f"{fault}; {_parting(prompt, whole)}")
+        if rest is not None and _keeps(rest, content):
+            return rest
+        header, end = self._around(whole)
+        return ("" if thinks and _OPENING.search(header) else header) + content + end
+
+    def _continued(self, content: str, opened: str) -> str:
+        """The content of a thought that the prompt has opened: without an opening tag, and space, of its own."""
+        text, written = content.lstrip(), self.prompt[self.prompt.rindex(opened) :]
+        if not text.startswith(opened):
+            return content
+        return text.removeprefix(written) if text.startswith(written) else text.removeprefix(opened).lstrip("\n")
+
+    def _around(self, whole: str) -> tuple[str, str]:
+        """What the template writes between the prompt and a plain answer, and after the answer.
+
+        Raises ValueError if, but for thoughts, the template writes something else before the answer than the prompt;
+        whole: the conversation that the fault shows.
+        """
+        prompt, asked = self.prompt, self.messages[-1]["content"].strip()
+        probed = self._rendered([*self.messages, {"role": "assistant", "content": _PROBE}])
+        before, found, end = probed.rpartition(_PROBE)
+        start = prompt.rfind(asked) + len(asked)
+        same_question = found and asked in prompt and _shared(prompt, before) >= start
+        if not same_question or not _untagged(before[start:]).startswith(_untagged(prompt[start:])):
+            fault = "the chat template does not render the prompt as the start of its conversation"
+            raise ValueError(f"{fault}; {_parting(prompt, whole)}")
+        return before.removeprefix(prompt) if before.startswith(prompt) else "", end
+
+    def _rendered(self, messages: Messages, *, asks: bool = False) -> str:
+        """The template's text. Some templates lose tool calls beside a content that is empty and not null."""
+        text = self._applied(messages, asks)
+        names = [str(call["name"]) for message in messages for call in calls_of(message)]
+        if all(name in text for name in names):
+            return text
+        text = self._applied([one | {"content": one["content"] or None} for one in messages], asks)
+        lost = next((name for name in names if name not in text), None)
+        if lost is not None:
+            raise ValueError(f"the chat template does not show the call of the tool '{lost}'")
+        return text
+
+    def _applied(self, messages: Messages, asks: bool) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tools=cast(Any, self.tools), tokenize=False, add_generation_prompt=asks
+            )
+        except Exception as error:  # a template's own errors, and Python's on values that it does not expect
+            raise ValueError(f"the chat template refuses these messages: {first_line(error)}") from None
+        return cast(str, text)
+
+
+def _says(rest: str, said: Message) -> bool:
+    """Whether the text has all that the message says, apart from space around it."""
+    texts = [said[key].strip() for key in said if isinstance(said[key], str) and key != "role"]
+    return all(text in rest for text in texts) and all(str(call["name"]) in rest for call in calls_of(said))
+
+
+def _keeps(rest: str, content: str) -> bool:
+    """Whether the text has the content, apart from space around it and around its tags, and no more thoughts."""
+    parts = [re.escape(part.strip()) for part in re.split(f"({_TAG.pattern})", content)]
+    found = re.search(r"\s*".join(parts), rest)
+    thinks = _OPENING.match(content.lstrip())
+    return found is not None and not (thinks and _OPENING.search(rest[: found.start()]))
+
+
+def _tag_at_end(prompt: str, tags: Iterable[str]) -> str | None:
+    return next((tag for tag in tags if prompt.rstrip().endswith(tag)), None)
+
+
+def _parting(prompt: str, whole: str) -> str:
+    """The texts of prompt and conversation side by side, from where they part."""
+    length = _shared(prompt, whole)
+    shared, asked, told = prompt[max(0, length - _SHOWN) : length], prompt[length:], whole[length:]
+    return f"after {shared!r} the prompt has {asked[:_SHOWN]!r}, the conversation {told[:_SHOWN]!r}"
+
+
+def _untagged(text: str) -> str:
+    """The text without the tags of thoughts and without space."""
+    return "".join(_TAG.sub("", text).split())
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

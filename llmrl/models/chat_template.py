@@ -1,0 +1,53 @@
+"""A tokenizer's chat template as a recipe has it: read from a file, and with values for the variables that it reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, TemplateError
+from jinja2.meta import find_undeclared_variables
+
+from llmrl.errors import RecipeError, first_line, nearest, unknown_name
+
+GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "pad_token"})
+"""The variables that transformers sets."""
+
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+
+
+def from_file(name: str | Path) -> str:
+    """Return the template in a Jinja file; raises RecipeError if there is none."""
+    file = Path(name)
+    if not file.is_file():
+        guess = nearest(file.name, [f.name for f in file.parent.iterdir()] if file.parent.is_dir() else [])
+        hint = f"; did you mean '{file.parent / guess}'?" if guess else ""
+        raise RecipeError(f"model.chat_template: no file '{file}'{hint}")
+    return file.read_text(encoding="utf-8")
+
+
+def with_defaults(template: Any, values: Mapping[str, Any]) -> str:
+    """Return the template behind statements that give these variables a value where the caller gives none.
+
+    Who renders the template later, as a server of the exported model does, gets the prompts of training. Raises
+    RecipeError for a variable that the template does not read.
+    """
+    key = "model.chat_template_kwargs"
+    if not isinstance(template, str):
+        raise RecipeError(f"{key}: the tokenizer has no chat template to read them; set model.chat_template")
+    environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        read = find_undeclared_variables(environment.parse(_GENERATION.sub("", template)))
+    except TemplateError as error:
+        raise RecipeError(f"{key}: the chat template is not valid Jinja: {first_line(error)}") from None
+    valid = read - GIVEN - {"raise_exception", "strftime_now"}
+    faults = [unknown_name(key, name, valid, "variable of the chat template") for name in values if name not in valid]
+    if faults:
+        raise RecipeError(*faults)
+    defaults = "".join(
+        f"{{%- if {name} is not defined %}}{{%- set {name} = {value!r} %}}{{%- endif %}}\n"
+        for name, value in values.items()
+    )
+    return template if template.startswith(defaults) else defaults + template
