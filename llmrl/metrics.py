@@ -285,6 +285,11 @@ MISMATCH = (
            format=".1e"),
     Metric("mismatch_k3", "The estimated divergence of the sampler from the trainer.", "nats per token", "bf16 1e-3",
            "Do as for mismatch_mean.", format=".1e"),
+    Metric("adapter_kept", "The share of the adapter's change that rounding leaves in merged weights, as sampled from.",
+           "share", "near 1",
+           "The sampler hardly sees what is learned: choose layers under model.lora.target_modules that can be sampled "
+           "from unmerged, raise training.learning_rate, or set training.dtype=fp32.",
+           troubles=(Outside("rounding undoes what the adapter changes", low=0.9),)),
 )  # fmt: skip
 CRITIC = (
     Metric("value_loss", "The mean loss of the critic.", "", "falls",

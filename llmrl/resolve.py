@@ -160,7 +160,7 @@ def fields_of(provider: Piece) -> tuple[str, ...]:
 
 
 OUTSIDE_DATA = {
-    "rollout.engine": ("folder", "tokenizer", "dtype", "device", "max_model_len", "max_concurrent", "options"),
+    "rollout.engine": ("folder", "tokenizer", "dtype", "device", "max_model_len", "max_concurrent", "options", "lora"),
     "rollout.weight_transport": ("weights", "sampler", "policy_version"),
 }
 """What a sampler is made from, and what a weight transport carries."""

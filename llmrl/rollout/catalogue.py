@@ -1,7 +1,8 @@
 """The samplers that a recipe can name under `rollout.engine`; each is imported when it is made.
 
 A function here, or a user's `module:function`, makes a sampler. It takes, by name, any of folder, tokenizer, dtype,
-device, max_model_len, max_concurrent and options.
+device, max_model_len, max_concurrent, options and lora: the settings of the adapter that is trained, or None. One that
+does not name lora is given merged weights.
 """
 
 from __future__ import annotations
@@ -12,26 +13,39 @@ from typing import Any
 
 import torch
 
+from llmrl.recipe import Lora
 from llmrl.rollout.sampler import Sampler
 
 
 def vllm(
-    folder: Path, tokenizer: Any, dtype: Any, max_model_len: int, max_concurrent: int, options: dict[str, Any]
+    folder: Path,
+    tokenizer: Any,
+    dtype: Any,
+    max_model_len: int,
+    max_concurrent: int,
+    options: dict[str, Any],
+    lora: Lora | None,
 ) -> Sampler:
     """vLLM in this process."""
     from llmrl.rollout.vllm_sampler import VllmSampler
 
     return VllmSampler(
-        folder, tokenizer, dtype=dtype, max_model_len=max_model_len, max_concurrent=max_concurrent, options=options
+        folder,
+        tokenizer,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        max_concurrent=max_concurrent,
+        options=options,
+        lora=lora,
     )
 
 
-def transformers(folder: Path, tokenizer: Any, dtype: Any, device: torch.device) -> Sampler:
+def transformers(folder: Path, tokenizer: Any, dtype: Any, device: torch.device, lora: Lora | None) -> Sampler:
     """transformers' own generation, for very small models and machines without vLLM."""
     from llmrl.models.loading import load_language_model
     from llmrl.rollout.transformers_sampler import TransformersSampler
 
-    model: Any = load_language_model(folder, dtype)
+    model: Any = load_language_model(folder, dtype, lora)
     return TransformersSampler(model.to(device), tokenizer)
 
 

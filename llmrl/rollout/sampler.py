@@ -48,16 +48,24 @@ class Completion:
 
 
 class Sampler(Protocol):
-    """A policy that can be sampled concurrently from one event loop, and given new weights between steps."""
+    """A policy that can be sampled concurrently from one event loop, and given new weights between steps.
+
+    takes_adapter: whether `load_weights` takes a LoRA adapter; a sampler without this attribute takes none.
+    """
 
     policy_version: int
+    takes_adapter: bool
 
     async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
         """One completion of `token_ids`; equal seeds and weights give equal tokens."""
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
-        """Replace all weights by (Hugging Face name, tensor) pairs; nothing may be in flight."""
+        """Replace weights by (name, tensor) pairs; nothing may be in flight.
+
+        Without an adapter all weights are given, by Hugging Face name. With one, all weights of the base, or all
+        factors of the adapter (by the names of peft's files), or both: those that are not given stay.
+        """
         ...
 
     def close(self) -> None:

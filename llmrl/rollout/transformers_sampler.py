@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from llmrl.models.outputs import without_peft
 from llmrl.models.text import completes
+from llmrl.models.weights import adapter_parameters, base_parameters
 from llmrl.rollout.sampler import Completion, SamplingParams
 
 Request = tuple[list[int], SamplingParams, asyncio.Future[Completion]]
@@ -20,12 +23,16 @@ Request = tuple[list[int], SamplingParams, asyncio.Future[Completion]]
 class TransformersSampler:
     """Holds its own copy of the model; `sample` calls that wait while a batch is generated form the next one.
 
-    max_batch: completions generated at once; the rest wait their turn.
+    model: may have a LoRA adapter, which is given like other weights. max_batch: completions generated at once; the
+    rest wait their turn.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_batch: int = 64):
+    def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, *, max_batch: int = 64):
         self.policy_version = -1
-        self._model: Any = model.eval()
+        self.takes_adapter = isinstance(model, PeftModel)
+        self._parts = base_parameters(model), adapter_parameters(model)
+        self._given: set[str] = set()
+        self._model: Any = without_peft(model.eval())
         # a model's own settings (repetition penalties, suppressed tokens) would change what is sampled from
         self._model.generation_config = GenerationConfig(use_cache=True)
         self._tokenizer = tokenizer
@@ -41,15 +48,18 @@ class TransformersSampler:
         return await future
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
-        own = dict(self._model.named_parameters())
-        missing = set(own)
+        base, adapter = self._parts
+        own, given = base | adapter, set()
         with torch.no_grad():
             for name, weight in weights:
                 if name in own:  # a tied head has no parameter of its own
                     own[name].copy_(weight)
-                    missing.discard(name)
+                    given.add(name)
+        parts = [part.keys() for part in self._parts]
+        missing = {name for part in parts for name in part - given if part & given or name not in self._given}
         if missing:
             raise RuntimeError(f"{len(missing)} weights were not given, {min(missing)} among them")
+        self._given |= given
         self.policy_version = policy_version
 
     def close(self) -> None:

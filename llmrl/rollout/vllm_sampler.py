@@ -18,11 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import revert_weight_conversion
 
+from llmrl.models.loading import add_lora
+from llmrl.models.weights import PREFIX, base_parameters
+from llmrl.recipe import Lora
 from llmrl.rollout.sampler import Completion, SamplingParams
 
 # read when vllm is imported: the engine must live in this process, where the trainer's weights are
@@ -30,6 +35,8 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The largest ranks that vLLM can be prepared for."""
 CPU_PREFILL_TOKENS = 8192
 CPU_KV_CACHE_LIMIT_BYTES = 4 * 2**30
 LEAST_KV_CACHE_BYTES = 64 * 2**20
@@ -39,6 +46,8 @@ GPU_MEMORY = ("gpu_memory_utilization", "kv_cache_memory_bytes")
 
 class VllmSampler:
     """Starts with dummy weights; the real ones come from the trainer.
+
+    lora: the adapter's settings. vLLM is given the adapter itself, unless `reason_to_merge` has one not to.
 
     max_model_len: prompt plus completion, in tokens. max_concurrent: completions that will be asked for at once.
     options: fields of vllm's EngineArgs, over the defaults chosen here. With several ranks, all of them must make
@@ -54,6 +63,7 @@ class VllmSampler:
         max_model_len: int,
         max_concurrent: int,
         options: dict[str, Any],
+        lora: Lora | None = None,
     ):
         config = AutoConfig.from_pretrained(str(folder))
         self.policy_version = -1
@@ -61,6 +71,10 @@ class VllmSampler:
         with torch.device("meta"):
             self._shape: Any = AutoModelForCausalLM.from_config(config)
         self._conversions = bool(get_model_conversion_mapping(self._shape, add_legacy=False))
+        self.takes_adapter = lora is not None and reason_to_merge(config, lora) is None
+        self._adapter_request: Any = None
+        self._adapter_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._versions = itertools.count(1)
         self._made_process_group = not dist.is_initialized()
         arguments: dict[str, Any] = {
             "model": str(folder),
@@ -78,6 +92,9 @@ class VllmSampler:
             arguments |= _gpu_options(config.get_text_config(), arguments, options, weights, free, whole)
         else:
             arguments |= _cpu_options(config.get_text_config(), arguments)
+        if lora is not None and self.takes_adapter:
+            self._adapter: Any = adapted_outline(config, lora)
+            arguments |= _adapter_options(self._adapter, lora)
         if dist.is_initialized() and dist.get_world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"
         with _left_as_it_was(), _quiet():
@@ -91,7 +108,8 @@ class VllmSampler:
 
     async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
         name = str(next(self._names))
-        self._engine.add_request(name, {"prompt_token_ids": list(token_ids)}, _vllm_params(params))
+        prompt = {"prompt_token_ids": list(token_ids)}
+        self._engine.add_request(name, prompt, _vllm_params(params), lora_request=self._adapter_request)
         future = self._futures[name] = asyncio.get_running_loop().create_future()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run_engine())
@@ -108,23 +126,47 @@ class VllmSampler:
         return Completion(sampled, logprobs, reason, self.policy_version)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        factors: dict[str, Tensor] = {}
+        base = _put_aside(weights, factors)
+        for first in base:
+            self._load_base(itertools.chain([first], base))
+        if factors:
+            self._load_adapter(factors)
+        # keys and values computed with the old weights must not be reused
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("weights were replaced while completions were being sampled")
+        self.policy_version = policy_version
+
+    def _load_base(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         pairs = self._with_tied_head(weights) if self._tied else weights
         if self._conversions:
             pairs = self._as_published(pairs)
         if not torch.cuda.is_available():
             self._llm.apply_model(_forget_expert_kernels)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(pairs)})
-        # keys and values computed with the old weights must not be reused
-        if not self._llm.reset_prefix_cache():
-            raise RuntimeError("weights were replaced while completions were being sampled")
-        self.policy_version = policy_version
+
+    def _load_adapter(self, factors: dict[str, Tensor]) -> None:
+        """Replace the adapter; raises RuntimeError if vLLM has no place for one of its layers."""
+        from vllm.lora.request import LoRARequest
+
+        # vLLM knows an adapter by its number, and keys and values by its name and path: each version has its own
+        number = next(self._versions)
+        folder = tempfile.TemporaryDirectory(prefix="llmrl-adapter-")
+        self._adapter.active_peft_config.save_pretrained(folder.name)
+        save_file({name: one.contiguous() for name, one in factors.items()}, f"{folder.name}/adapter_model.safetensors")
+        request = LoRARequest(f"version-{number}", number, folder.name)
+        self._engine.add_lora(request)
+        if dropped := sorted({name for one in self._llm.apply_model(_dropped_layers) for name in one}):
+            raise RuntimeError(f"vLLM drops the adapter of {len(dropped)} layers, {dropped[0]} among them")
+        self._adapter_request = request
+        self._adapter_folder = folder  # kept, because vLLM reads it again after the base is replaced
 
     def close(self) -> None:
         """Release the engine and its memory; another sampler can be made in this process afterwards."""
         if self._engine is None:
             return
         engine_core = self._engine.engine_core
-        self._llm = self._engine = None
+        self._llm = self._engine = self._adapter_folder = None
         with nullcontext() if self._made_process_group else _process_group_kept():
             engine_core.shutdown()
         del engine_core
@@ -160,6 +202,64 @@ class VllmSampler:
             yield name, weight
             if name.endswith(("embed_tokens.weight", "wte.weight")):
                 yield "lm_head.weight", weight
+
+
+def adapted_outline(config: Any, lora: Lora) -> Any:
+    """The adapted model without weights."""
+    with torch.device("meta"):
+        return add_lora(AutoModelForCausalLM.from_config(config), lora)
+
+
+def reason_to_merge(config: Any, lora: Lora) -> str | None:
+    """The reason why vLLM is given merged weights and not the adapter; None if it is given the adapter.
+
+    vLLM adapts the linear layers of the architectures that it says so of; experts on GPUs alone, and in another form.
+    """
+    from vllm.model_executor.models import ModelRegistry
+    from vllm.model_executor.models.interfaces import supports_lora
+
+    adapted = adapted_outline(config, lora)
+    lm = adapted.get_base_model()
+    layers = {name: layer for name, layer in lm.named_modules() if isinstance(layer, LoraLayer)}
+    head = lm.get_output_embeddings()
+    others = sorted({
+        name.replace(".base_layer", "").rpartition(".")[2]
+        for name, layer in layers.items()
+        if not isinstance(layer.get_base_layer(), nn.Linear) or head in (layer, layer.get_base_layer())
+    })  # fmt: skip
+    if others:
+        return f"vLLM does not adapt {', '.join(others)} of {config.model_type}"
+    architecture = ModelRegistry.models.get(type(lm).__name__)
+    if architecture is None or not supports_lora(architecture.load_model_cls()):
+        return f"vLLM adapts no {config.model_type} models"
+    renamed = [name for name in base_parameters(adapted) if name.removesuffix(".weight") in layers]
+    if get_model_conversion_mapping(lm, add_legacy=False):
+        renamed = [name for name in renamed if [*revert_weight_conversion(lm, {name: head.weight})] != [name]]
+        if renamed:
+            return f"vLLM has other names for {renamed[0]}"
+    return None
+
+
+def _adapter_options(adapted: Any, lora: Lora) -> dict[str, Any]:
+    """vLLM's settings for one adapter on the layers that it adapts."""
+    names = {name.rpartition(".")[2] for name, one in adapted.named_modules() if isinstance(one, LoraLayer)}
+    rank = min(rank for rank in ADAPTER_RANKS if rank >= lora.rank)
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank, "lora_target_modules": sorted(names)}
+
+
+def _put_aside(weights: Iterable[tuple[str, Tensor]], factors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The weights of the base; those of the adapter are put into `factors` as they come."""
+    for name, weight in weights:
+        if name.startswith(PREFIX):
+            factors[name] = weight
+        else:
+            yield name, weight
+
+
+def _dropped_layers(model: Any) -> list[str]:
+    """The adapted layers that vLLM has read and does not apply."""
+    manager = model.lora_manager
+    return [name for adapter in manager.list_adapters().values() for name in adapter.loras.keys() - manager.modules]
 
 
 def _vllm_params(params: SamplingParams) -> Any:

@@ -51,7 +51,9 @@ class Samplers:
         length = rollout.max_prompt_tokens + rollout.max_completion_tokens
         shape = AutoConfig.from_pretrained(str(origin.folder)).to_diff_dict()
         shape.pop("_name_or_path", None)
-        key = json.dumps([rollout.engine, recipe.training.dtype, length, rollout.engine_options, shape], default=str)
+        lora = recipe.model.lora and recipe.model.lora.model_dump()
+        settings = [rollout.engine, recipe.training.dtype, length, rollout.engine_options, lora, shape]
+        key = json.dumps(settings, default=str)
         if self._open.get(model, ("",))[0] != key:
             self._close(model)
             self._open[model] = key, self._make(recipe, origin, device, length)
@@ -73,6 +75,7 @@ class Samplers:
                 "max_model_len": length,
                 "max_concurrent": self._max_concurrent,
                 "options": recipe.rollout.engine_options,
+                "lora": recipe.model.lora,
             }
         )
 

@@ -31,14 +31,13 @@ from llmrl.run.models import Origin
 from llmrl.run.progress import RunProgress
 from llmrl.run.sampling import rewards_of
 from llmrl.run.warnings import Warned, Watch
+from llmrl.run.weight_sync import Transport, send
 from llmrl.run_folder.writer import RunFolder
 from llmrl.train.provide import provide
 from llmrl.train.roles import Role
 from llmrl.train.sources import Source
 from llmrl.train.step import Metrics, update_together
 from llmrl.types import Group, Prompt
-
-Transport = Callable[..., None]
 
 
 class StopAsked(Exception):
@@ -72,6 +71,7 @@ class Stage:
     step: int = 0
     best: tuple[float, int] | None = None
     _synced: int = field(default=-1, repr=False)  # the step whose weights the samplers hold
+    _sent: Metrics = field(default_factory=dict, repr=False)  # of the weights that the samplers hold
 
     @property
     def first(self) -> str:
@@ -137,13 +137,13 @@ class Stage:
         seed = derive_seed(self.recipe.seed, self.name, self.step + 1)
         if self.collector and next(iter(self.roles.values())).algorithm.samples:
             self.sync_weights()
-        sync_seconds = time.monotonic() - started
+        sync_seconds, sent = time.monotonic() - started, dict(self._sent)
         collected = self._collected(seed)
         collected_at = time.monotonic()
         metrics, tokens = self._update(collected, seed)
         self.step += 1
         seconds = time.monotonic() - started
-        row: dict[str, Any] = {"step": self.step, "epoch": self.epoch()} | metrics | collected.metrics
+        row: dict[str, Any] = {"step": self.step, "epoch": self.epoch()} | metrics | sent | collected.metrics
         row |= {
             "sync_seconds": sync_seconds,
             "collect_seconds": collected_at - started - sync_seconds,
@@ -215,7 +215,9 @@ class Stage:
                 self.transport(frozen.weights(), self.collector.authors[name].sampler, 0)
         for name, role in self.roles.items():
             if role.owns:
-                self.transport(role.learner.weights(), self.collector.authors[name].sampler, self.step)
+                sampler, first = self.collector.authors[name].sampler, self._synced < 0
+                sent = send(role.learner, sampler, self.transport, self.step, first=first)
+                self._sent |= self._prefixed(sent, name)
         self._synced = self.step
 
     def _evaluate(self) -> Metrics:

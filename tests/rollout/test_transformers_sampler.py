@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sampler_contract import PROMPTS, TOLERANCE, SamplerContract, mismatch, sample_all
+from sampler_contract import PROMPTS, TOLERANCE, SamplerContract, adapted, check_adapters, mismatch, sample_all
 from transformers import GenerationConfig
 
 from llmrl.models.loading import load_language_model
-from llmrl.models.weights import merged_weights
+from llmrl.models.weights import base_weights, merged_weights
+from llmrl.recipe import Lora
 from llmrl.rollout.sampler import SamplingParams
 from llmrl.rollout.transformers_sampler import TransformersSampler
 
@@ -84,3 +85,12 @@ def test_bf16_stays_near_the_trainer(folder, tokenizer, lm):
     found = mismatch(lm, PROMPTS, sample_all(sampler, PROMPTS, SamplingParams(max_tokens=40)), 1.0)
     print(f"bf16 mismatch {found:.1e}")
     assert 1e-3 < found < 0.3  # bf16 has 8 bits: it is not fp32, and not far from it
+
+
+def test_an_adapter_is_sampled_from_unmerged(folder, tokenizer):
+    lm = adapted(folder)
+    model: Any = load_language_model(folder, lora=Lora(rank=3, alpha=5.0))
+    sampler = TransformersSampler(model, tokenizer)
+    with pytest.raises(RuntimeError, match=r"weights were not given, base_model\.model\.model\.layers\.0\.mlp"):
+        sampler.load_weights(base_weights(lm), 0)
+    check_adapters(sampler, lm)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,6 +19,8 @@ from sampler_contract import (
     PROMPTS,
     TOLERANCE,
     SamplerContract,
+    adapted,
+    check_adapters,
     language_model,
     mismatch,
     sample_all,
@@ -27,7 +29,7 @@ from transformers import AutoConfig
 
 from llmrl.models.loading import load_tokenizer, materialize
 from llmrl.models.weights import merged_weights
-from llmrl.recipe import Build, Model
+from llmrl.recipe import Build, Lora, Model
 from llmrl.rollout.sampler import SamplingParams
 
 pytest.importorskip("vllm")
@@ -193,3 +195,40 @@ def test_the_trainers_process_group_outlives_a_sampler_and_bf16(folder, tokenize
             assert total.item() == 5.0
     finally:
         dist.destroy_process_group()
+
+
+def test_an_adapter_is_served_as_it_is(folder, tokenizer):
+    lm = adapted(folder)
+    sampler = VllmSampler(
+        folder, tokenizer, dtype="fp32", max_model_len=MAX_LEN, max_concurrent=16, options={},
+        lora=Lora(rank=3, alpha=5.0),
+    )  # fmt: skip
+    try:
+        check_adapters(sampler, lm)
+    finally:
+        sampler.close()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "lora", "reason"),
+    [
+        ("qwen3", {}, None),
+        ("qwen3_moe", {}, "vLLM does not adapt experts, gate of qwen3_moe"),
+        ("qwen3_moe", {"target_modules": ["q_proj", "v_proj"]}, None),
+        ("llama", {"target_modules": ["q_proj", "lm_head"]}, "vLLM does not adapt lm_head of llama"),
+        ("llama", {"target_modules": ["q_proj", "embed_tokens"]}, "vLLM does not adapt embed_tokens of llama"),
+        ("gpt2", {}, "vLLM does not adapt c_attn, c_fc, c_proj of gpt2"),
+        ("stablelm", {}, "vLLM adapts no stablelm models"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+def test_an_adapter_that_vllm_cannot_serve_is_merged(architecture, lora, reason):
+    few = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "tie_word_embeddings": False}
+    config = AutoConfig.for_model(architecture, **few)
+    assert vllm_sampler.reason_to_merge(config, Lora(**lora)) == reason
+
+
+def test_the_ranks_are_vllms():
+    from vllm.config.lora import MaxLoRARanks
+
+    assert get_args(MaxLoRARanks) == vllm_sampler.ADAPTER_RANKS

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import random
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ import torch
 from llmrl.models.loading import load_language_model
 from llmrl.models.policy import Policy
 from llmrl.models.text import decoder
-from llmrl.models.weights import merged_weights
+from llmrl.models.weights import adapter_parameters, adapter_weights, base_parameters, base_weights, merged_weights
+from llmrl.recipe import Lora
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
 
 CHARACTERS = "0123456789+-*/= abcdef"  # with <pad> 0, <eos> 1 and <unk> 2: 25 tokens
@@ -97,6 +99,43 @@ def truncated(logits: torch.Tensor, temperature: float, top_p: float, top_k: int
         mass += weights[token] / total
     remaining = sum(weights[token] for token in kept)
     return [weights[token] / remaining if token in kept else 0.0 for token in range(len(weights))]
+
+
+def adapted(folder: Path, dtype: Literal["fp32", "bf16"] = "fp32", **settings: Any) -> Any:
+    """`language_model` with an adapter that already does something."""
+    lm: Any = load_language_model(folder, dtype, Lora(**{"rank": 3, "alpha": 5.0} | settings))
+    draw_adapter(lm, 1)
+    return lm.eval()
+
+
+def draw_adapter(lm: Any, seed: int, *, size: float = 0.3) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for name, factor in adapter_parameters(lm).items():
+        if "lora_B" in name:
+            factor.data.copy_(size * torch.randn(factor.shape, generator=generator))
+
+
+def check_adapters(sampler: Sampler, lm: Any, *, tolerance: float = 1e-5) -> None:
+    """The base is sent once; each adapter that follows is sampled from, prompts that were seen before included."""
+    assert sampler.takes_adapter
+    sampler.load_weights(itertools.chain(base_weights(lm), adapter_weights(lm)), 0)
+    params = SamplingParams(max_tokens=12)
+    for seed in (1, 2, 3):
+        if seed > 1:
+            draw_adapter(lm, seed)
+            sampler.load_weights(adapter_weights(lm), seed)
+        found = sample_all(sampler, PROMPTS, params)
+        assert mismatch(lm, PROMPTS, found, 1.0) < tolerance
+        with lm.disable_adapter():
+            assert mismatch(lm, PROMPTS, found, 1.0) > 0.1
+    draw_adapter(lm, 4)
+    assert mismatch(lm, PROMPTS, found, 1.0) > 0.1
+    again = [(name, 2 * weight) for name, weight in base_weights(lm)]  # the adapter stays
+    sampler.load_weights(again, 4)
+    draw_adapter(lm, 3)
+    for weight in base_parameters(lm).values():
+        weight.data.mul_(2)
+    assert mismatch(lm, PROMPTS, sample_all(sampler, PROMPTS, params), 1.0) < tolerance
 
 
 class SamplerContract:
