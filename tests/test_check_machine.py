@@ -180,3 +180,20 @@ def test_the_slowdown_of_bf16_is_measured_in_less_than_a_second():
     started = time.process_time()
     assert 0.05 < machine.bf16_slowdown() < 1000
     assert time.process_time() - started < 5.0  # CPU time of all threads, on a machine that does other things too
+
+
+def test_a_process_on_a_cpu_has_its_libraries_and_workers(monkeypatch):
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    imitated = machine_recipe(learn_from="demonstrations", data={"train": {"completion": "answer"}})
+    demonstrations = imitated.model_copy(update={"rewards": {}})
+    sampled = machine_recipe(policy_loss="ppo_clip", advantage="grpo", training={"strategy": "deepspeed"})
+    for recipe, ranks, expected in (
+        (demonstrations, 1, [460]),
+        (sampled, 1, [460 + 165 + 16, 6 * 65]),
+        (sampled, 2, [460 + 165 + 16, 3 * 65]),
+    ):
+        held = machine.Sized("actor", recipe, resolve_pieces(recipe), SHAPE)
+        assert [item.bytes / 2**20 for item in machine.libraries([held], ranks)] == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert machine.libraries([held], 1) == []

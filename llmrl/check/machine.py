@@ -28,6 +28,10 @@ from llmrl.run_folder.reader import RunReader
 
 WIDTH = {"fp32": 4, "bf16": 2}
 VLLM_CPU_CACHE = (64 * 2**20, 4 * 2**30)
+LIBRARIES = {"torch, transformers, peft": 460 * 2**20, "vllm": 165 * 2**20, "deepspeed": 16 * 2**20}
+"""Resident bytes once they are imported: torch 2.13, transformers 5.19, peft 0.21, vllm-cpu 0.32, deepspeed 0.19."""
+WORKER = 65 * 2**20
+"""Resident bytes of a process that has graded with math_verifier."""
 LEAST_BF16_MISMATCH = 5e-3
 PRODUCT, SLOW_BF16 = 256, 2.0
 OPTIONAL = ("deepspeed", "accelerate")
@@ -80,10 +84,11 @@ def check_machine(models: Sequence[Sized], ranks: int, report: Report) -> None:
         working = max(working, _largest_activations(recipe, shape), key=_sum) if recipe.trained else working
         asked = sampler(recipe, shape, ranks) if one.samples and one.owns else []
         sampling += [replace(item, name=f"{one.role} {item.name}") for item in asked] if len(models) > 1 else asked
-    for item in (*state, *working, *sampling):
+    standing = libraries(models, ranks)
+    for item in (*state, *working, *sampling, *standing):
         report.say("memory", f"{item.name:<16} {item.reckoning} = {bytes_text(item.bytes)}")
     held = _sum([item for item in state if not item.name.endswith("reference")])
-    total = _sum((*state, *working, *sampling))
+    total = _sum((*state, *working, *sampling, *standing))
     whole, free, name = _memory()
     processes = 1 if torch.cuda.is_available() else ranks  # processes of a CPU machine share its memory
     each = f" in each of {ranks} processes" if ranks > 1 else ""
@@ -214,6 +219,24 @@ def sampler(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
         cache = min(max(cache, VLLM_CPU_CACHE[0]), VLLM_CPU_CACHE[1])
         text += f", within {bytes_text(VLLM_CPU_CACHE[0])} and {bytes_text(VLLM_CPU_CACHE[1])}"
     return [weights, Item("keys, values", text, cache)]
+
+
+def libraries(models: Sequence[Sized], ranks: int) -> list[Item]:
+    """The memory that a process on a CPU takes before it has a model: its libraries', and its reward workers'.
+
+    A GPU's memory holds none of these.
+    """
+    if torch.cuda.is_available():
+        return []
+    used = ["torch, transformers, peft"]
+    used += ["vllm"] if any(one.samples and one.recipe.rollout.engine == "vllm" for one in models) else []
+    used += ["deepspeed"] if any(one.recipe.training.strategy == "deepspeed" for one in models) else []
+    found = [Item("libraries", " + ".join(f"{bytes_text(LIBRARIES[name])} {name}" for name in used),
+                  sum(LIBRARIES[name] for name in used))]  # fmt: skip
+    workers = max(1, min(os.cpu_count() or 1, 8) // ranks)
+    if any(one.recipe.rewards for one in models):
+        found.append(Item("reward workers", f"{workers} x {bytes_text(WORKER)}", workers * WORKER))
+    return found
 
 
 def checkpoint_bytes(recipe: Recipe, shape: Shape) -> tuple[int, float, float]:
