@@ -35,6 +35,7 @@ def test_broken_inputs_are_accepted_or_refused_in_words(ready):
     [
         (0, "", "", None),
         (2, "", "llmrl: a: wrong\nllmrl: b: wrong\n", None),
+        (1, "", "llmrl: nothing to train on\n", None),
         (1, "", "llmrl: unexpected KeyError\n", "exit code 1"),
         (None, "", "still running after 90 s", "exit code None"),
         (0, "Traceback (most recent call last)", "", "a traceback"),

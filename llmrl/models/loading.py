@@ -261,8 +261,11 @@ def _blueprint(spec: Build) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
     try:
         config = AutoConfig.for_model(spec.architecture, **{**spec.config, **derived})
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of layers without any number, which the run refuses on its own
-            AutoModelForCausalLM.from_config(config)  # the architecture may refuse a valid config
+            warnings.simplefilter("ignore")  # of layers without any number, which are refused below
+            model = AutoModelForCausalLM.from_config(config)  # the architecture may refuse a valid config
+        empty = next((name for name, weight in model.named_parameters() if not weight.numel()), None)
+        if empty is not None:
+            raise ValueError(f"{empty} would have no numbers")
     except Exception as error:  # an architecture may raise anything
         fault = " ".join(str(error).split())
         raise RecipeError(f"{key}.config: {spec.architecture} refuses {spec.config}: {fault}") from None

@@ -162,6 +162,10 @@ def test_build_other_architectures(tmp_path):
             {"config": {"num_hidden_layers": 10**12}},
             "model.build.config.num_hidden_layers: 1000000000000 is more than a model can have (10000)",
         ),
+        (
+            {"config": {"intermediate_size": 0}},
+            "model.build.config: qwen3 refuses {'intermediate_size': 0}: model.layers.0.mlp.gate_proj.weight",
+        ),
         ({"config": {"hidden_size": "wide"}}, "model.build.config: qwen3 refuses {'hidden_size': 'wide'}: "),
     ],
 )
