@@ -26,12 +26,13 @@ LOCK = ".lock"
 
 Kind = Literal["train", "eval", "once"]
 """The purpose of trajectories: a training step, an evaluation, or the static values of a stage's prompts."""
-SUFFIX: dict[str, Kind] = {"": "train", "-eval": "eval", "-once": "once"}
+SUFFIX: dict[str, Kind] = {"": "train", "-evals": "eval", "-once": "once"}
+"""The ends of names; datasets takes files with the word "eval" in their names as a test split and leaves out others."""
 _NAME = re.compile(rf"(?P<stage>.+)-(?P<step>\d{{6,}})(?P<suffix>{'|'.join(SUFFIX)})")
 
 
 class StepName(NamedTuple):
-    """The name of a stage's file at a step: the checkpoint rl-000040, or the rollouts rl-000040-eval.parquet."""
+    """The name of a stage's file at a step: the checkpoint rl-000040, or the rollouts rl-000040-evals.parquet."""
 
     stage: str
     step: int

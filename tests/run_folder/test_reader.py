@@ -11,7 +11,7 @@ from llmrl.run_folder.writer import RunFolder
 def test_a_name_says_stage_step_and_kind():
     for name, found in {
         "rl-000040": StepName("rl", 40),
-        "rl-2-000040-eval": StepName("rl-2", 40, "eval"),
+        "rl-2-000040-evals": StepName("rl-2", 40, "eval"),
         "warm-up-000000-once": StepName("warm-up", 0, "once"),
         "rl-000001-1234567": StepName("rl-000001", 1234567),
     }.items():

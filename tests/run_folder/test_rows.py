@@ -102,8 +102,9 @@ def test_pyarrow_reads_a_whole_run(run):
 
 
 def test_datasets_reads_a_whole_run(run, tmp_path):
-    files = str(run / "rollouts" / "*.parquet")
-    rows = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"), split="train")
+    splits = load_dataset("parquet", data_dir=str(run / "rollouts"), cache_dir=str(tmp_path / "cache"))
+    assert list(splits) == ["train"]
+    rows = splits["train"]
     assert rows.column_names == SCHEMA.names and len(rows) == 7
     assert sorted(row["step"] for row in rows if row["failure"]) == [1, 1, 3, 3]
     [shaped] = [row for row in rows if row["step"] == 2]

@@ -23,7 +23,7 @@ def test_steps_after_a_checkpoint_are_forgotten_and_those_of_later_stages(folder
     record(folder, ("sft", 0), ("sft", 1), ("rl", 0), ("rl", 1), ("rl", 2), ("rl-2", 0), ("rl-2", 1))
     folder.rewind(["sft", "rl", "rl-2"], "rl", 1)
     left = [("sft", 0), ("sft", 1), ("rl", 0), ("rl", 1)]
-    files = sorted(f"{stage}-{step:06d}{kind}.parquet" for stage, step in left for kind in ("", "-eval"))
+    files = sorted(f"{stage}-{step:06d}{kind}.parquet" for stage, step in left for kind in ("", "-evals"))
     assert recorded(folder) == (left, files)
 
 
