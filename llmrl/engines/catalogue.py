@@ -24,13 +24,15 @@ class EngineKind:
     factory: module:function, called with (model, training, device). start: module:function that starts the group of
     processes, called with the device before the first engine is made; None: the engine is for one process. check:
     module:function that raises RecipeError for wrong settings of the engine in `training`. own_keys: the keys of
-    `training` that no other engine reads.
+    `training` that no other engine reads. saves_whole: its files hold whole tensors, so that another number of
+    processes can load them.
     """
 
     factory: str
     start: str | None = None
     check: str | None = None
     own_keys: frozenset[str] = frozenset()
+    saves_whole: bool = False
 
     @property
     def several(self) -> bool:
@@ -39,7 +41,7 @@ class EngineKind:
 
 
 ENGINES = {
-    "torch": EngineKind("llmrl.engines.torch_engine:TorchEngine"),
+    "torch": EngineKind("llmrl.engines.torch_engine:TorchEngine", saves_whole=True),
     "deepspeed": EngineKind(
         "llmrl.engines.deepspeed_engine:DeepSpeedEngine",
         "llmrl.engines.deepspeed_engine:start_process_group",
@@ -49,6 +51,7 @@ ENGINES = {
         "llmrl.engines.accelerate_engine:AccelerateEngine",
         "llmrl.engines.ranks:start_process_group",
         "llmrl.engines.accelerate_engine:check_settings",
+        saves_whole=True,
         own_keys=frozenset({"accelerate"}),
     ),
 }

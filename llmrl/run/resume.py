@@ -7,14 +7,17 @@ that follow it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from llmrl.engines.catalogue import engine_kind
 from llmrl.errors import RecipeError
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_stages
 from llmrl.resolve import Pieces
+from llmrl.run.checkpoint import read_state, reading
 from llmrl.run_folder.reader import RunReader
 from llmrl.train.provide import while_gathering
 
@@ -106,6 +109,27 @@ def _steps(stage: Mapping[str, Any]) -> int:
 
 
 _LENGTHEN = "only the last stage that was begun can be lengthened, as with stages.NAME.training.steps"
+
+
+def refuse_unfit(checkpoint: Path, stage: str, recipe: Recipe, ranks: int) -> None:
+    """Raises RecipeError if so many processes, or so few steps, cannot go on from the checkpoint; reads no weights."""
+    with reading(checkpoint):
+        state = read_state(checkpoint)
+        before = len(state["random"])
+    if recipe.training.steps < state["step"]:
+        raise RecipeError(
+            f"stages.{stage}.training.steps: {recipe.training.steps}, but {checkpoint} has {state['step']} steps"
+        )
+    strategies = {view.training.strategy for view in recipe.by_role.values() if view.trained}
+    divided = sorted(name for name in strategies if not engine_kind(name).saves_whole)
+    if before != ranks and divided:
+        raise RecipeError(
+            f"--nproc: {ranks}, but {checkpoint} was made by {before} process{'es' if before > 1 else ''}, and "
+            f"training.strategy {divided[0]} keeps a part of its state in each; resume with --nproc {before}, or start "
+            f"another run with model={checkpoint / 'model'} and run_dir=..."
+        )
+
+
 _ADVICE = "a run that goes on keeps it: give it its old value, or start another run with run_dir=..."
 
 

@@ -34,7 +34,7 @@ from llmrl.run.lost_tasks import LostTasks
 from llmrl.run.measured_once import MeasuredOnce
 from llmrl.run.models import Origin, make_roles, prepare_origins
 from llmrl.run.progress import RunProgress
-from llmrl.run.resume import changed_lengths, continued, done_stages
+from llmrl.run.resume import changed_lengths, continued, done_stages, refuse_unfit
 from llmrl.run.sampling import (
     Samplers,
     load_stage_prompts,
@@ -219,8 +219,10 @@ class _Run:
                 continue
             if any(self.ranks.gather(self.signals.received is not None, "agreeing whether to stop")):
                 raise StopAsked(f"stopped before stage {name}")
-            stage = self._stage(name, checkpoints, watch)
             latest = checkpoints.latest(name) if resume else None
+            if latest:
+                refuse_unfit(latest, name, stages[name], self.ranks.size)
+            stage = self._stage(name, checkpoints, watch)
             if latest:
                 stage.resume(latest)
                 self.progress.say(f"stage {name}: resumed after step {stage.step}")

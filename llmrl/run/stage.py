@@ -16,14 +16,14 @@ from transformers import set_seed
 
 from llmrl.data.packing import pack
 from llmrl.engines.ranks import Ranks
-from llmrl.errors import RecipeError, RunStopped
+from llmrl.errors import RunStopped
 from llmrl.evaluation.evaluate import evaluate
 from llmrl.models.loading import export
 from llmrl.models.weights import adapter_weights
 from llmrl.recipe import Recipe
 from llmrl.rollout.collect import Collected, Collector
 from llmrl.rollout.sampler import SamplingParams, derive_seed
-from llmrl.run.checkpoint import Checkpoints, State, random_state, read_state, reading, set_random_state
+from llmrl.run.checkpoint import Checkpoints, random_state, read_state, reading, set_random_state
 from llmrl.run.frozen import FrozenRole
 from llmrl.run.lost_tasks import LostTasks
 from llmrl.run.measured_once import MeasuredOnce
@@ -113,23 +113,18 @@ class Stage:
                 export(learner.engine.model.lm, self.origins[name].tokenizer, target, weights, adapter)
 
     def resume(self, checkpoint: Path) -> None:
-        """Continue exactly from `checkpoint`; raises RecipeError if this run cannot."""
+        """Continue from `checkpoint`, exactly if as many processes made it; raises RecipeError if it is damaged."""
         with reading(checkpoint):
             state = read_state(checkpoint)
-            self._check(checkpoint, state)
             for role in self.roles.values():
                 role.load(checkpoint)
                 role.controllers.update(state["controllers"][role.name])
         self.source.load_state_dict(state["source"])
-        set_random_state(state["random"][self.ranks.rank])
         self.step, self.best = state["step"], state["best"]
-
-    def _check(self, checkpoint: Path, state: State) -> None:
-        ranks, steps = len(state["random"]), self.recipe.training.steps
-        if ranks != self.ranks.size:
-            raise RecipeError(f"--nproc: {self.ranks.size}, but {checkpoint} was made with {ranks}")
-        if steps < state["step"]:
-            raise RecipeError(f"stages.{self.name}.training.steps: {steps}, but {checkpoint} has {state['step']} steps")
+        if len(state["random"]) == self.ranks.size:
+            set_random_state(state["random"][self.ranks.rank])
+        else:
+            set_seed(derive_seed(self.recipe.seed, self.name, self.step, self.ranks.rank) % 2**32)
 
     def _train_step(self) -> dict[str, Any]:
         """One step and, if it is due, an evaluation; returns the row that was logged."""

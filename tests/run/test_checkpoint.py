@@ -13,6 +13,7 @@ from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.recipe import Checkpointing
 from llmrl.run.checkpoint import Checkpoints, random_state, read_state, reading, set_random_state
+from llmrl.run.resume import refuse_unfit
 from llmrl.run.stage import Stage
 
 
@@ -131,15 +132,25 @@ def test_a_damaged_checkpoint_says_what_to_do(checkpoints):
         read_state(folder)
 
 
-def resume_check(ranks: int, steps: int, checkpoints) -> None:
-    stage = make_stage(checkpoints)
-    stage.recipe = SimpleNamespace(training=SimpleNamespace(steps=steps))  # pyright: ignore
-    stage._check(checkpoints.folder / "rl-000004", {"random": [{}] * ranks, "step": 4})
+def resume_check(before: int, now: int, checkpoints, strategy: str = "torch", steps: int = 4) -> None:
+    """Whether `now` processes may go on, for so many steps, from a checkpoint that `before` processes made."""
+    folder = checkpoints.save("rl", 4, {"random": [random_state()] * before}, write)
+    training = SimpleNamespace(steps=steps, strategy=strategy)
+    recipe = SimpleNamespace(training=training, by_role={"actor": SimpleNamespace(training=training, trained=True)})
+    refuse_unfit(folder, "rl", recipe, now)  # pyright: ignore
 
 
-def test_a_checkpoint_of_more_processes_or_steps_is_refused(checkpoints):
-    resume_check(1, 4, checkpoints)
-    with pytest.raises(RecipeError, match=r"--nproc: 1, but .*rl-000004 was made with 2"):
-        resume_check(2, 4, checkpoints)
+def test_a_checkpoint_that_divides_its_state_is_for_as_many_processes(checkpoints):
+    for before, now in ((2, 1), (2, 4), (1, 2)):
+        resume_check(before, now, checkpoints, "accelerate")
+        for strategy in ("deepspeed", "own_engine:make"):
+            message = rf"--nproc: {now}, but .*rl-000004 was made by {before} .* {strategy} .* --nproc {before}, or"
+            with pytest.raises(RecipeError, match=message):
+                resume_check(before, now, checkpoints, strategy)
+            resume_check(before, before, checkpoints, strategy)
+
+
+def test_a_checkpoint_of_more_steps_is_refused(checkpoints):
+    resume_check(1, 1, checkpoints)
     with pytest.raises(RecipeError, match=r"stages\.rl\.training\.steps: 3, but .*rl-000004 has 4 steps"):
-        resume_check(1, 3, checkpoints)
+        resume_check(1, 1, checkpoints, steps=3)
