@@ -13,6 +13,7 @@ from llmrl.ops import value_losses, values
 from llmrl.pieces import Piece, catalogue
 from llmrl.probe import OWN_SHAPES, tiny
 from llmrl.recipe import Recipe
+from llmrl.rollout.catalogue import VLLM_RANKS
 
 OF_ROLLOUTS = frozenset(field.name for field in FIELDS if field.sampled)
 """Fields that only sampled and scored completions have."""
@@ -207,6 +208,12 @@ def _sets_fit_groups(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         )
 
 
+def _rank_can_be_served(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    lora = recipe.model.lora
+    if lora and algorithm.samples and recipe.rollout.engine == "vllm" and lora.rank > max(VLLM_RANKS):
+        yield f"model.lora.rank: {lora.rank}, but vllm serves adapters of at most {max(VLLM_RANKS)}"
+
+
 def _named(spec: object) -> str:
     return spec if isinstance(spec, str) else next(iter(spec)) if isinstance(spec, dict) else ""
 
@@ -254,4 +261,5 @@ RULES = (
     _coupled_losses_can_be_taken_apart,
     _settings_agree,
     _sets_fit_groups,
+    _rank_can_be_served,
 )

@@ -366,3 +366,13 @@ def test_all_faults_are_told_at_once():
 def test_an_advantage_of_ones_own_may_be_any_callable():
     assert faults(advantage="own_pieces:called") == []
     assert faults(advantage="own_pieces:called", **KL) == []
+
+
+def test_an_adapter_of_a_rank_that_vllm_does_not_serve():
+    def model(rank: int) -> dict[str, Any]:
+        return {"path": "some/model", "lora": {"rank": rank}}
+
+    assert faults(model=model(1024)) == ["model.lora.rank: 1024, but vllm serves adapters of at most 512"]
+    assert faults(model=model(512)) == []
+    assert faults(model=model(1024), rollout={"engine": "transformers"}) == []
+    assert faults(model=model(1024), learn_from="demonstrations", policy_loss="nll", advantage=None) == []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from llmrl.check.adapter import check_adapter
 from llmrl.check.data import check_data, check_providers, check_sources
 from llmrl.check.hub import cache_only_if_unreachable
 from llmrl.check.machine import Sized, check_bf16, check_disk, check_engines, check_machine, device_text
@@ -132,6 +133,8 @@ class _Checker:
             _check_evaluation(recipe, self.plan.stages[name].roles, pieces, report.faults)
         found = self._model(name, role, recipe, pieces, report)
         samples = pieces is None or pieces.samples
+        if found and pieces and samples:
+            check_adapter(recipe, found.config, report)
         if found and leads:
             with gathered(report.faults):
                 self.prompts = check_data(recipe, found.origin, report)

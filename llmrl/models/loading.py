@@ -40,7 +40,7 @@ from transformers.utils.hub import cached_file
 
 from llmrl.errors import RecipeError, first_line, nearest, unknown_name
 from llmrl.models.chat_template import from_file, with_defaults
-from llmrl.models.weights import adapter_weights, merged_weights
+from llmrl.models.weights import Rounding, adapter_weights, merged_weights
 from llmrl.recipe import Build, Gguf, Lora, Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -145,11 +145,13 @@ def export(
     folder: Path,
     weights: Iterable[tuple[str, Tensor]] | None = None,
     adapter: Mapping[str, Tensor] | None = None,
+    rounding: Rounding | None = None,
 ) -> None:
     """Write a plain Hugging Face folder; for LoRA the merged weights in fp32, and the adapter itself under adapter/.
 
     weights: (Hugging Face name, whole tensor) pairs, where the model itself holds only slices of them; adapter: the
-    same for LoRA's factors, by the names of peft's files.
+    same for LoRA's factors, by the names of peft's files. rounding: what loading the merged weights in another dtype
+    would leave of the adapter's change, which is noted in adapter/rounding.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plain = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
@@ -157,6 +159,9 @@ def export(
     if isinstance(model, PeftModel):
         state = {name: weight.float() for name, weight in state.items()}
         _save_adapter(model, folder / "adapter", adapter or dict(adapter_weights(model)))
+        if rounding is not None and rounding.wanted:
+            note = {"dtype": str(rounding.dtype).partition(".")[2], "kept": rounding.kept, "error": rounding.error}
+            (folder / "adapter" / "rounding.json").write_text(json.dumps(note), encoding="utf-8")
     dtype = next(iter(state.values())).dtype
     plain.save_pretrained(folder, state_dict=state)  # empties `state`, and names the architecture in the config
     config = copy.deepcopy(plain.config)
@@ -343,6 +348,10 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     except ValueError as error:
         names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         fault = first_line(error)
+        if "lora_dropout" in fault:
+            raise RecipeError(
+                f"model.lora.dropout: {lora.dropout:g}, but adapters of experts have none; leave it out"
+            ) from None
         raise RecipeError(f"{key}: {lora.target_modules!r}: {fault}; linear layers: {', '.join(names)}") from None
     layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
     if model.config.tie_word_embeddings and any(id(layer.get_base_layer()) in ends for layer in layers):
@@ -360,7 +369,10 @@ def add_adapter(lm: PreTrainedModel | PeftModel, lora: Lora, name: str, owner: s
             f"roles.{name}.model.lora: adapts the base of {owner}, but all weights of {owner} are trained; give "
             f"{owner} a lora too"
         )
-    lm.add_adapter(name, _lora_config(lora))
+    try:
+        lm.add_adapter(name, _lora_config(lora))
+    except ValueError as error:
+        raise RecipeError(f"roles.{name}.model.lora: does not fit beside {owner}'s: {first_line(error)}") from None
     lm.set_adapter(name)
     return lm
 

@@ -16,6 +16,9 @@ import torch
 from llmrl.recipe import Lora
 from llmrl.rollout.sampler import Sampler
 
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks of adapters that vLLM can be prepared for."""
+
 
 def vllm(
     folder: Path,

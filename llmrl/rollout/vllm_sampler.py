@@ -28,6 +28,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from llmrl.models.loading import add_lora
 from llmrl.models.weights import PREFIX, base_parameters
 from llmrl.recipe import Lora
+from llmrl.rollout.catalogue import VLLM_RANKS
 from llmrl.rollout.sampler import Completion, SamplingParams
 
 # read when vllm is imported: the engine must live in this process, where the trainer's weights are
@@ -35,8 +36,6 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The largest ranks that vLLM can be prepared for."""
 CPU_PREFILL_TOKENS = 8192
 CPU_KV_CACHE_LIMIT_BYTES = 4 * 2**30
 LEAST_KV_CACHE_BYTES = 64 * 2**20
@@ -243,7 +242,7 @@ def reason_to_merge(config: Any, lora: Lora) -> str | None:
 def _adapter_options(adapted: Any, lora: Lora) -> dict[str, Any]:
     """vLLM's settings for one adapter on the layers that it adapts."""
     names = {name.rpartition(".")[2] for name, one in adapted.named_modules() if isinstance(one, LoraLayer)}
-    rank = min(rank for rank in ADAPTER_RANKS if rank >= lora.rank)
+    rank = min(rank for rank in VLLM_RANKS if rank >= lora.rank)
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank, "lora_target_modules": sorted(names)}
 
 

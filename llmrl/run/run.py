@@ -296,10 +296,16 @@ class _Run:
     def _finish(self, stage: Stage, target: Path) -> None:
         """Export the stage's model; a stage is done once the folder exists and says so."""
         with writing(f"the model of stage {stage.name}", target.parent.parent):
-            stage.export(partial_of(target))
+            roundings = stage.export(partial_of(target))
         self.ranks.barrier("exporting a stage's model")
         self.folder.publish_stage(stage.name, stage.step)
         self.ranks.barrier("publishing a stage's model")
+        for role, found in roundings.items():
+            whose = f"stage {stage.name}, {role}" if stage.recipe.roles else f"stage {stage.name}"
+            self.progress.say(
+                f"{whose}: the adapter is merged in fp32; rounded to bf16, {found.kept:.0%} of its change is left "
+                f"(relative error {found.error:.2f})"
+            )
 
     def _try_sandbox(self) -> None:
         """Raises RecipeError if a stage runs programs and has no sandbox; prints what a weak sandbox lacks."""

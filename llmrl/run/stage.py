@@ -19,7 +19,7 @@ from llmrl.engines.ranks import Ranks
 from llmrl.errors import RunStopped
 from llmrl.evaluation.evaluate import evaluate
 from llmrl.models.loading import export
-from llmrl.models.weights import adapter_weights
+from llmrl.models.weights import Rounding, adapter_weights, merged_weights
 from llmrl.recipe import Recipe
 from llmrl.rollout.collect import Collected, Collector
 from llmrl.rollout.sampler import SamplingParams, derive_seed
@@ -96,8 +96,12 @@ class Stage:
             if stop and self.step < steps:
                 raise StopAsked(f"stopped after step {self.step} of stage {self.name}")
 
-    def export(self, folder: Path) -> None:
-        """The weights as a Hugging Face folder, of several roles as one each; every rank calls it, rank 0 writes."""
+    def export(self, folder: Path) -> dict[str, Rounding]:
+        """The weights as a Hugging Face folder, of several roles as one each; every rank calls it, rank 0 writes.
+
+        Returns what bf16 would leave of each role's adapter.
+        """
+        roundings: dict[str, Rounding] = {}
         for name, view in self.recipe.by_role.items():
             target = folder / name if self.recipe.roles else folder
             holder = view.shares_with or name
@@ -107,10 +111,13 @@ class Stage:
             learner, writes = self.roles[holder].learner, self.ranks.is_first
             # every rank has to walk through all weights, since sharded ones are put together on the way
             # and each is brought to the host, since a GPU may not hold all of them beside a run
-            weights = [(name, weight.cpu()) for name, weight in learner.weights() if writes]
-            adapter = {name: weight.cpu() for name, weight in learner.weights(adapter_weights)}
+            rounding = roundings[name] = Rounding(torch.bfloat16)
+            merged = learner.weights(partial(merged_weights, rounding=rounding))
+            weights = [(key, weight.cpu()) for key, weight in merged if writes]
+            adapter = {key: weight.cpu() for key, weight in learner.weights(adapter_weights)}
             if writes:
-                export(learner.engine.model.lm, self.origins[name].tokenizer, target, weights, adapter)
+                export(learner.engine.model.lm, self.origins[name].tokenizer, target, weights, adapter, rounding)
+        return {name: rounding for name, rounding in roundings.items() if rounding.wanted}
 
     def resume(self, checkpoint: Path) -> None:
         """Continue from `checkpoint`, exactly if as many processes made it; raises RecipeError if it is damaged."""

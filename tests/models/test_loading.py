@@ -27,6 +27,7 @@ from llmrl.models.loading import (
     outline,
     stop_token_ids,
 )
+from llmrl.models.weights import Rounding, merged_weights
 from llmrl.recipe import Build, Gguf, Lora, Model
 
 CHARACTERS = "0123456789+= \né<>"
@@ -336,6 +337,31 @@ def test_lora_is_merged_by_the_formula_and_the_live_model_left_alone(built, tmp_
     torch.testing.assert_close(merged[name], original[name] + 3.0 * b.detach() @ a.detach())
     assert torch.equal(merged["model.embed_tokens.weight"], original["model.embed_tokens.weight"])
     assert all(torch.equal(weight, before[key]) for key, weight in model.state_dict().items())
+
+
+def test_lora_export_notes_what_bf16_would_leave(built, tmp_path):
+    model = load_language_model(built, lora=Lora(rank=2))
+    rounding = Rounding(torch.bfloat16)
+    export(model, load_tokenizer(built), tmp_path / "new", merged_weights(model, rounding=rounding), None, rounding)
+    assert not (tmp_path / "new" / "adapter" / "rounding.json").exists()  # an adapter that changes nothing
+    perturb_lora(model)
+    export(model, load_tokenizer(built), tmp_path / "out", merged_weights(model, rounding=rounding), None, rounding)
+    note = json.loads((tmp_path / "out" / "adapter" / "rounding.json").read_text())
+    base, merged = load_file(built / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    change = torch.cat([(merged[name] - base[name]).flatten() for name in base])
+    left = torch.cat([(merged[name].bfloat16().float() - base[name].bfloat16().float()).flatten() for name in base])
+    assert note["dtype"] == "bfloat16"
+    assert note["kept"] == pytest.approx(float((left @ change) / (change @ change)), abs=1e-4)
+    assert note["error"] == pytest.approx(float((left - change).norm() / change.norm()), abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_adapters_of_experts_have_no_dropout(tmp_path):
+    config = {"num_local_experts": 2, "num_experts_per_tok": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    spec = Build(architecture="mixtral", config=config | {"hidden_size": 16, "num_hidden_layers": 1}, characters="ab")
+    folder = materialize(Model(build=spec), tmp_path, 0)
+    with pytest.raises(RecipeError, match=r"^model.lora.dropout: 0.1, but adapters of experts have none"):
+        load_language_model(folder, lora=Lora(rank=2, dropout=0.1))
 
 
 def test_export_of_weights_that_were_gathered_elsewhere(built, tmp_path):
