@@ -10,6 +10,7 @@ says. Templates that open or close thoughts in the prompt, or drop them from the
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -103,14 +104,27 @@ class Conversation:
     def _rendered(self, messages: Messages, *, asks: bool = False) -> str:
         """The template's text. Some templates lose tool calls beside a content that is empty and not null."""
         text = self._applied(messages, asks)
-        names = [str(call["name"]) for message in messages for call in calls_of(message)]
-        if all(name in text for name in names):
+        lost = self._lost_call(messages, asks)
+        if lost is None:
             return text
-        text = self._applied([one | {"content": one["content"] or None} for one in messages], asks)
-        lost = next((name for name in names if name not in text), None)
-        if lost is not None:
+        messages = [one | {"content": one["content"] or None} for one in messages]
+        if self._lost_call(messages, asks) is not None:
             raise ValueError(f"the chat template does not show the call of the tool '{lost}'")
-        return text
+        return self._applied(messages, asks)
+
+    def _lost_call(self, messages: Messages, asks: bool) -> str | None:
+        """The name of the first called tool that leaves no trace in the text; the tools' own list may name it too."""
+        calls = [call for message in messages for call in calls_of(message)]
+        if not calls:
+            return None
+        probed = copy.deepcopy(messages)
+        for number, call in enumerate(call for message in probed for call in calls_of(message)):
+            call["name"] = f"{_PROBE}{number}q"
+        try:
+            text = self._applied(probed, asks)
+        except ValueError:
+            return calls[0]["name"]
+        return next((call["name"] for number, call in enumerate(calls) if f"{_PROBE}{number}q" not in text), None)
 
     def _applied(self, messages: Messages, asks: bool) -> str:
         try:

@@ -187,6 +187,13 @@ def test_calls_and_thoughts_that_the_template_drops_are_refused():
     call = [{"function": {"name": "f", "arguments": {}}}]
     with pytest.raises(ValueError, match="the chat template does not show the call of the tool 'f'"):
         follows(SHAPES["chatml"], "", tool_calls=call)
+    tokenizer = character_tokenizer("01")
+    tokenizer.chat_template = (
+        "{{ tools }}" + SHAPES["chatml"]
+    )  # the name is in the list of tools, the call is not shown
+    history = messages_of([*ASKED, answer(None, tool_calls=call), {"role": "tool", "content": "1"}])
+    with pytest.raises(ValueError, match="the chat template does not show the call of the tool 'f'"):
+        _ = Conversation(tokenizer, history, [{"name": "f"}]).prompt
     with pytest.raises(
         ValueError, match="drops a part of what is said; after '<u>q<e><a>' the prompt has '', the conv"
     ):
