@@ -344,7 +344,9 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     key, settings = "model.lora.target_modules", _lora_config(lora)
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     try:
-        adapted = get_peft_model(model, settings, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():  # of patterns that peft itself makes, for the ranks of fused experts
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+            adapted = get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
         names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         fault = first_line(error)

@@ -25,11 +25,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import revert_weight_conversion
 
-from llmrl.models.loading import add_lora
-from llmrl.models.weights import PREFIX, base_parameters
+from llmrl.models.weights import base_parameters
 from llmrl.recipe import Lora
-from llmrl.rollout.catalogue import VLLM_RANKS
 from llmrl.rollout.sampler import Completion, SamplingParams
+from llmrl.rollout.vllm_adapter import (
+    adapted_outline,
+    adapter_options,
+    dropped_layers,
+    multiply_once,
+    put_aside,
+)
 
 # read when vllm is imported: the engine must live in this process, where the trainer's weights are
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -93,13 +98,15 @@ class VllmSampler:
             arguments |= _cpu_options(config.get_text_config(), arguments)
         if lora is not None and self.takes_adapter:
             self._adapter: Any = adapted_outline(config, lora)
-            arguments |= _adapter_options(self._adapter, lora)
+            arguments |= adapter_options(self._adapter, lora)
         if dist.is_initialized() and dist.get_world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"
         with _left_as_it_was(), _quiet():
             from vllm import LLM
 
             self._llm: Any = LLM(**(arguments | options))
+        if self.takes_adapter and not torch.cuda.is_available():
+            self._llm.apply_model(multiply_once)
         self._engine: Any = self._llm.llm_engine
         self._futures: dict[str, asyncio.Future[Any]] = {}
         self._names = itertools.count()
@@ -126,7 +133,7 @@ class VllmSampler:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         factors: dict[str, Tensor] = {}
-        base = _put_aside(weights, factors)
+        base = put_aside(weights, factors)
         for first in base:
             self._load_base(itertools.chain([first], base))
         if factors:
@@ -155,7 +162,7 @@ class VllmSampler:
         save_file({name: one.contiguous() for name, one in factors.items()}, f"{folder.name}/adapter_model.safetensors")
         request = LoRARequest(f"version-{number}", number, folder.name)
         self._engine.add_lora(request)
-        if dropped := sorted({name for one in self._llm.apply_model(_dropped_layers) for name in one}):
+        if dropped := sorted({name for one in self._llm.apply_model(dropped_layers) for name in one}):
             raise RuntimeError(f"vLLM drops the adapter of {len(dropped)} layers, {dropped[0]} among them")
         self._adapter_request = request
         self._adapter_folder = folder  # kept, because vLLM reads it again after the base is replaced
@@ -203,12 +210,6 @@ class VllmSampler:
                 yield "lm_head.weight", weight
 
 
-def adapted_outline(config: Any, lora: Lora) -> Any:
-    """The adapted model without weights."""
-    with torch.device("meta"):
-        return add_lora(AutoModelForCausalLM.from_config(config), lora)
-
-
 def reason_to_merge(config: Any, lora: Lora) -> str | None:
     """The reason why vLLM is given merged weights and not the adapter; None if it is given the adapter.
 
@@ -237,28 +238,6 @@ def reason_to_merge(config: Any, lora: Lora) -> str | None:
         if renamed:
             return f"vLLM has other names for {renamed[0]}"
     return None
-
-
-def _adapter_options(adapted: Any, lora: Lora) -> dict[str, Any]:
-    """vLLM's settings for one adapter on the layers that it adapts."""
-    names = {name.rpartition(".")[2] for name, one in adapted.named_modules() if isinstance(one, LoraLayer)}
-    rank = min(rank for rank in VLLM_RANKS if rank >= lora.rank)
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank, "lora_target_modules": sorted(names)}
-
-
-def _put_aside(weights: Iterable[tuple[str, Tensor]], factors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The weights of the base; those of the adapter are put into `factors` as they come."""
-    for name, weight in weights:
-        if name.startswith(PREFIX):
-            factors[name] = weight
-        else:
-            yield name, weight
-
-
-def _dropped_layers(model: Any) -> list[str]:
-    """The adapted layers that vLLM has read and does not apply."""
-    manager = model.lora_manager
-    return [name for adapter in manager.list_adapters().values() for name in adapter.loras.keys() - manager.modules]
 
 
 def _vllm_params(params: SamplingParams) -> Any:

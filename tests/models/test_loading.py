@@ -355,7 +355,6 @@ def test_lora_export_notes_what_bf16_would_leave(built, tmp_path):
     assert note["error"] == pytest.approx(float((left - change).norm() / change.norm()), abs=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_adapters_of_experts_have_no_dropout(tmp_path):
     config = {"num_local_experts": 2, "num_experts_per_tok": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
     spec = Build(architecture="mixtral", config=config | {"hidden_size": 16, "num_hidden_layers": 1}, characters="ab")

@@ -30,6 +30,7 @@ from transformers import AutoConfig
 from llmrl.models.loading import load_tokenizer, materialize
 from llmrl.models.weights import merged_weights
 from llmrl.recipe import Build, Lora, Model
+from llmrl.rollout.catalogue import VLLM_RANKS
 from llmrl.rollout.sampler import SamplingParams
 
 pytest.importorskip("vllm")
@@ -221,7 +222,7 @@ def test_an_adapter_is_served_as_it_is(folder, tokenizer):
         ("stablelm", {}, "vLLM adapts no stablelm models"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_adapter_that_vllm_cannot_serve_is_merged(architecture, lora, reason):
     few = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "tie_word_embeddings": False}
     config = AutoConfig.for_model(architecture, **few)
@@ -231,4 +232,4 @@ def test_an_adapter_that_vllm_cannot_serve_is_merged(architecture, lora, reason)
 def test_the_ranks_are_vllms():
     from vllm.config.lora import MaxLoRARanks
 
-    assert get_args(MaxLoRARanks) == vllm_sampler.ADAPTER_RANKS
+    assert get_args(MaxLoRARanks) == VLLM_RANKS
