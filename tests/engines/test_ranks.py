@@ -132,8 +132,9 @@ def test_bf16_is_close_to_fp32_and_to_one_process(case, ranks, alone):
     assert rough["metrics"]["grad_norm"] == pytest.approx(exact["metrics"]["grad_norm"], rel=0.03)
     for name, gradient in exact["gradients"][0].items():
         assert float((rough["gradients"][0][name].float() - gradient).norm() / gradient.norm()) < 0.1, name
-    for weights in (rough["weights"], rough["trained"]):
-        assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    merged = {torch.float32} if case == "bf16_lora" else set()  # a sum with an adapter is not rounded
+    assert {weight.dtype for weight in rough["weights"].values()} == {torch.bfloat16} | merged
+    assert {weight.dtype for weight in rough["trained"].values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("case", ["bf16", "bf16_lora"])
