@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("torch", "transformers", "peft", "accelerate", "deepspeed")
-IMPORTED = ("pydantic", "pebble", "math_verify", "reasoning_gym", "datasets", "pyarrow", "peft", "accelerate")
+IMPORTED = ("pydantic", "math_verify", "reasoning_gym", "datasets", "pyarrow", "peft", "accelerate")
 
 
 def install(wheels: Path, site: Path) -> list[str]:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "gpu_wheels"
 LIMIT_MB = 60
 # fmt: off
-WANTED = ["pydantic", "pebble", "math-verify", "reasoning-gym", "deepspeed", "datasets", "gguf", "pytest",
+WANTED = ["pydantic", "math-verify", "reasoning-gym", "deepspeed", "datasets", "gguf", "pytest",
           "pytest-timeout", "hypothesis", "setuptools"]
 THERE = ["torch", "transformers", "peft", "accelerate", "typer", "rich", "pyarrow",
          "annotated-doc", "click", "filelock", "fsspec", "huggingface-hub", "jinja2", "markdown-it-py", "markupsafe",

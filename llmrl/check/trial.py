@@ -92,6 +92,7 @@ class _Scripted:
     """A Sampler that gives the same texts, one after the other."""
 
     policy_version = 0
+    takes_adapter = False
 
     def __init__(self, origin: Origin, answers: Sequence[str]):
         tokenizer: Any = origin.tokenizer

@@ -80,7 +80,7 @@ def transcript(messages: Messages) -> str:
     return "\n".join(f"{one['role']}: {text}{_calls_as_text(one)}" for one, text in zip(asked, said, strict=True))
 
 
-def calls_of(message: Message) -> list[Mapping[str, Any]]:
+def calls_of(message: Message) -> list[dict[str, Any]]:
     """The functions that a message calls, each with its name and arguments."""
     return [call.get("function", call) for call in message.get("tool_calls", ())]
 

@@ -62,7 +62,21 @@ def held(parameter: nn.Parameter) -> Tensor:
 def base_parameters(lm: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are no adapter's, by Hugging Face name."""
     named = {name: parameter for name, parameter in lm.named_parameters() if not FACTORS & set(name.split("."))}
-    return {name.removeprefix(PREFIX).replace(".base_layer", ""): parameter for name, parameter in named.items()}
+    return {_published(name): parameter for name, parameter in named.items()}
+
+
+def kept_buffers(lm: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are saved with a model, such as DeepSeek-V3's corrections of its router, by Hugging Face name.
+
+    An engine neither divides nor rounds them.
+    """
+    saved = lm.state_dict().keys()
+    return {_published(name): buffer for name, buffer in lm.named_buffers() if name in saved}
+
+
+def _published(name: str) -> str:
+    """The name without what peft adds."""
+    return name.removeprefix(PREFIX).replace(".base_layer", "")
 
 
 def adapter_parameters(lm: Any, adapter: str | None = None) -> dict[str, nn.Parameter]:
@@ -81,6 +95,7 @@ def base_weights(lm: nn.Module, whole: Whole = held) -> Weights:
     """The weights without any adapter, by Hugging Face name, one at a time."""
     for name, parameter in base_parameters(lm).items():
         yield name, whole(parameter)
+    yield from kept_buffers(lm).items()
 
 
 def adapter_weights(lm: nn.Module, whole: Whole = held) -> Weights:
@@ -106,6 +121,7 @@ def merged_weights(lm: nn.Module, whole: Whole = held, *, rounding: Rounding | N
             if rounding is not None:
                 rounding.see(base, change)
         yield name, weight
+    yield from kept_buffers(lm).items()
 
 
 def adapted_parameter(layer: Any) -> nn.Parameter:

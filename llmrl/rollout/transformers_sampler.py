@@ -14,7 +14,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 from llmrl.models.outputs import without_peft
 from llmrl.models.text import completes
-from llmrl.models.weights import adapter_parameters, base_parameters
+from llmrl.models.weights import adapter_parameters, base_parameters, kept_buffers
 from llmrl.rollout.sampler import Completion, SamplingParams
 
 Request = tuple[list[int], SamplingParams, asyncio.Future[Completion]]
@@ -30,7 +30,10 @@ class TransformersSampler:
     def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, *, max_batch: int = 64):
         self.policy_version = -1
         self.takes_adapter = isinstance(model, PeftModel)
-        self._parts = base_parameters(model), adapter_parameters(model)
+        self._parts: tuple[dict[str, Any], ...] = (
+            base_parameters(model) | kept_buffers(model),
+            adapter_parameters(model),
+        )
         self._given: set[str] = set()
         self._model: Any = without_peft(model.eval())
         # a model's own settings (repetition penalties, suppressed tokens) would change what is sampled from

@@ -101,7 +101,7 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return [3, 4]
 
-    def decode(self, token_ids: list[int]) -> str:
+    def decode(self, token_ids: list[int], **settings: bool) -> str:
         return "."
 
 
