@@ -27,7 +27,7 @@ def vllm(
     max_model_len: int,
     max_concurrent: int,
     options: dict[str, Any],
-    lora: Lora | None,
+    lora: Lora | None = None,
 ) -> Sampler:
     """vLLM in this process."""
     from llmrl.rollout.vllm_sampler import VllmSampler
@@ -43,7 +43,7 @@ def vllm(
     )
 
 
-def transformers(folder: Path, tokenizer: Any, dtype: Any, device: torch.device, lora: Lora | None) -> Sampler:
+def transformers(folder: Path, tokenizer: Any, dtype: Any, device: torch.device, lora: Lora | None = None) -> Sampler:
     """transformers' own generation, for very small models and machines without vLLM."""
     from llmrl.models.loading import load_language_model
     from llmrl.rollout.transformers_sampler import TransformersSampler
