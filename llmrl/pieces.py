@@ -13,8 +13,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -143,7 +144,17 @@ def import_function(path: str, key: str) -> Callable[..., Any]:
     try:
         function = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # a module may raise anything while it is imported
-        raise RecipeError(f"{key}: cannot import '{path}': {type(error).__name__}: {error}") from None
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module_name:
+            hint = _meant(module_name, {found.name for found in pkgutil.iter_modules()})
+        elif isinstance(error, AttributeError) and module_name in sys.modules:
+            hint = _meant(attribute, vars(sys.modules[module_name]))
+        raise RecipeError(f"{key}: cannot import '{path}': {type(error).__name__}: {error}{hint}") from None
     if not callable(function):
         raise RecipeError(f"{key}: '{path}' is a {type(function).__name__}, expected a function")
     return function
+
+
+def _meant(name: str, valid: Iterable[str]) -> str:
+    guess = nearest(name, valid)
+    return f"; did you mean '{guess}'?" if guess else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -63,11 +64,19 @@ def probe(
 def unread(key: str, piece: Piece, provided: Collection[str] = ()) -> list[str]:
     """The faults of positional parameters that nobody provides."""
     known = readable(key, provided)
-    return [
-        unknown_name(f"{key}.{piece.name}", name, known, "data field, for its positional parameter,")
-        for name in piece.data
-        if name not in known
-    ]
+    return [unknown_data(key, piece, name, known) for name in piece.data if name not in known]
+
+
+def unknown_data(key: str, piece: Piece, name: str, known: Collection[str]) -> str:
+    """The fault of one positional parameter that nobody provides; one with a default was meant as a setting."""
+    parameter = inspect.signature(piece.function).parameters.get(name)
+    if parameter and parameter.default is not parameter.empty:
+        return (
+            f"{key}.{piece.name}: its parameter '{name}' has a default, as settings have, but stands where data "
+            f"stand, and no data field has that name; write the star before its settings: def "
+            f"{piece.function.__name__}({', '.join([*piece.data[: piece.data.index(name)], '*', f'{name}=...'])})"
+        )
+    return unknown_name(f"{key}.{piece.name}", name, known, "data field, for its positional parameter,")
 
 
 def _try(key: str, piece: Piece, data: dict[str, Any]) -> list[str]:
@@ -80,11 +89,22 @@ def _try(key: str, piece: Piece, data: dict[str, Any]) -> list[str]:
     expected, tensor = RESULTS.get(BY_KEY[key].returns or "", (Tensor, None))
     per_token = getattr(result, tensor, None) if tensor else result
     if isinstance(result, expected) and isinstance(per_token, Tensor) and tuple(per_token.shape) == shape:
-        return []
+        return [] if per_token.requires_grad or BY_KEY[key].returns != LOSS else [_without_gradient(key, piece, data)]
     got = f"a tensor of shape {tuple(per_token.shape)}" if isinstance(per_token, Tensor) else type(result).__name__
     return [
         f"{key}.{piece.name}: returned {got} for a batch of shape {shape}, expected a {expected.__name__} per token"
     ]
+
+
+def _without_gradient(key: str, piece: Piece, data: Mapping[str, Any]) -> str:
+    trained = ("is detached from what it reads of the model:", [name for name in piece.data if _trains(data[name])])
+    lacking = ("reads nothing of the model; name one of", sorted(n for n in readable(key) if _trains(data[n])))
+    told, names = trained if trained[1] else lacking
+    return f"{key}.{piece.name}: its loss has no gradient, so it trains nothing; it {told} {', '.join(names)}"
+
+
+def _trains(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 def start(controller: Piece) -> dict[str, float]:

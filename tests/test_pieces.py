@@ -83,6 +83,8 @@ def test_a_function_of_ones_own_is_found_by_its_path(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert find({"triple_pieces:triple": {"times": 4}})({"values": 2}) == 8
     assert "did you mean 'times'?" in fault({"triple_pieces:triple": {"time": 4}})[0]
+    assert fault("triple_pieces:tripel")[0].endswith("has no attribute 'tripel'; did you mean 'triple'?")
+    assert fault("tripel_pieces:triple")[0].endswith("No module named 'tripel_pieces'; did you mean 'triple_pieces'?")
     assert fault("broken_pieces:f")[0].startswith("reduce: cannot import 'broken_pieces:f': SyntaxError")
 
 

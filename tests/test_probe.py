@@ -84,6 +84,28 @@ def test_data_that_nothing_provides_is_told_with_the_nearest_name():
     ]
 
 
+def test_a_setting_before_the_star_is_told_where_it_belongs():
+    def gated(log_ratio, advantages, temperature=1.0): ...
+
+    assert faults("policy_loss", gated) == [
+        "policy_loss.mine: its parameter 'temperature' has a default, as settings have, but stands where data stand, "
+        "and no data field has that name; write the star before its settings: "
+        "def gated(log_ratio, advantages, *, temperature=...)"
+    ]
+
+
+def test_a_loss_without_gradient_is_a_fault():
+    def detached(log_ratio, advantages):
+        return TokenLoss(-(log_ratio.exp() * advantages).detach())
+
+    def constant(advantages):
+        return TokenLoss(-advantages)
+
+    start = "policy_loss.mine: its loss has no gradient, so it trains nothing; it "
+    assert faults("policy_loss", detached) == [f"{start}is detached from what it reads of the model: log_ratio"]
+    assert faults("policy_loss", constant)[0].startswith(f"{start}reads nothing of the model; name one of entropy, ")
+
+
 @pytest.mark.parametrize(
     ("key", "name"),
     [
