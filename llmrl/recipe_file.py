@@ -318,6 +318,10 @@ def _override(layer: Layer, overrides: list[str], under: Layer) -> Layer:
             raise RecipeError(f"override {short(override)}: expected key=value, such as training.steps=20")
         value = yaml_value(text, f"override {short(override)}")
         path = key.split(".")
+        if path[0] == "include":
+            raise RecipeError(f"override '{key}': files are included by a recipe file alone; write it there")
+        if path[0] == "stages" and not stages:
+            raise RecipeError(f"override '{key}': the recipe has no stages; leave 'stages.NAME.' out of the key")
         setting = [stage for stage, fragment in stages.items() if sets(fragment, path)]
         if setting and path[0] != "stages":
             named = ", ".join(f"stages.{stage}.{key}" for stage in setting)
@@ -332,8 +336,9 @@ def _override(layer: Layer, overrides: list[str], under: Layer) -> Layer:
             fault = f"override '{key}': the role of a stage, so say which one: {', '.join(of_stages)}"
             raise RecipeError(fault if of_stages else unknown_name(f"override '{key}'", path[1], known, "role"))
         if path[0] == "stages" and (len(path) < 3 or path[1] not in stages):
-            stage = path[1] if len(path) > 1 else ""
-            raise RecipeError(unknown_name(f"override '{key}'", stage, stages, "stage"))
+            if len(path) > 1 and path[1] not in stages:
+                raise RecipeError(unknown_name(f"override '{key}'", path[1], stages, "stage"))
+            raise RecipeError(f"override '{key}': expected stages.NAME.KEY=value; stages: {', '.join(stages)}")
         layer = merge(layer, nested(path, value))
     return layer
 

@@ -265,6 +265,9 @@ def test_an_override_reaches_all_stages_or_the_one_it_names(load):
             "override 'method.x': set by a stage, so say which one: stages.warm.method.x, stages.rl.method.x",
         ),
         ("stages.wam.seed=1", "override 'stages.wam.seed': no stage named 'wam'; did you mean 'warm'?"),
+        ("stages.warm=1", "override 'stages.warm': expected stages.NAME.KEY=value; stages: warm, rl"),
+        ("stages=", "override 'stages': expected stages.NAME.KEY=value; stages: warm, rl"),
+        ("include=b.yaml", "override 'include': files are included by a recipe file alone; write it there"),
         ("seed", "override 'seed': expected key=value, such as training.steps=20"),
         ("=3", "override '=3': expected key=value, such as training.steps=20"),
         (
@@ -275,6 +278,11 @@ def test_an_override_reaches_all_stages_or_the_one_it_names(load):
 )
 def test_overrides_that_cannot_be_meant(faults, override, message):
     assert faults(TWO, override) == [message]
+
+
+def test_an_override_of_a_stage_where_there_is_none(faults):
+    message = "override 'stages.rl.seed': the recipe has no stages; leave 'stages.NAME.' out of the key"
+    assert faults(BASE, "stages.rl.seed=1") == [message]
 
 
 # the dump

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, TemplateError
+from jinja2 import Environment, TemplateError, TemplateSyntaxError
 from jinja2.meta import find_undeclared_variables
+from jinja2.nodes import Template
 
 from llmrl.errors import RecipeError, first_line, nearest, unknown_name
 
@@ -19,13 +20,20 @@ _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
 
 def from_file(name: str | Path) -> str:
-    """Return the template in a Jinja file; raises RecipeError if there is none."""
+    """Return the template in a Jinja file; raises RecipeError if there is none, or if it is not valid Jinja."""
     file = Path(name)
     if not file.is_file():
         guess = nearest(file.name, [f.name for f in file.parent.iterdir()] if file.parent.is_dir() else [])
         hint = f"; did you mean '{file.parent / guess}'?" if guess else ""
         raise RecipeError(f"model.chat_template: no file '{file}'{hint}")
-    return file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+        _parsed(text)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"model.chat_template: '{file}' is not UTF-8 text: {error}") from None
+    except TemplateSyntaxError as error:
+        raise RecipeError(f"model.chat_template: {file}:{error.lineno}: not valid Jinja: {first_line(error)}") from None
+    return text
 
 
 def with_defaults(template: Any, values: Mapping[str, Any]) -> str:
@@ -37,9 +45,8 @@ def with_defaults(template: Any, values: Mapping[str, Any]) -> str:
     key = "model.chat_template_kwargs"
     if not isinstance(template, str):
         raise RecipeError(f"{key}: the tokenizer has no chat template to read them; set model.chat_template")
-    environment = Environment(extensions=["jinja2.ext.loopcontrols"])
     try:
-        read = find_undeclared_variables(environment.parse(_GENERATION.sub("", template)))
+        read = find_undeclared_variables(_parsed(template))
     except TemplateError as error:
         raise RecipeError(f"{key}: the chat template is not valid Jinja: {first_line(error)}") from None
     valid = read - GIVEN - {"raise_exception", "strftime_now"}
@@ -51,3 +58,7 @@ def with_defaults(template: Any, values: Mapping[str, Any]) -> str:
         for name, value in values.items()
     )
     return template if template.startswith(defaults) else defaults + template
+
+
+def _parsed(template: str) -> Template:
+    return Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))

@@ -77,7 +77,7 @@ class Rewards:
         """Raises RecipeError for columns or needed verdicts that rows lack, and for rows that no reward scores."""
         faults = [fault for reward in self.rewards for fault in reward.faults(rows)]
         unscored = [row for row in rows if not any(reward.scores(row) for reward in self.rewards)]
-        if unscored:
+        if self.rewards and unscored:  # a recipe without rewards is refused where it needs some
             found = f"{len(unscored)} of {len(rows)} rows are scored by none"
             faults.append(f"{KEY}: {found}, the first with {self._chosen_by(unscored[0])}")
         giving = [reward for reward in self.rewards if reward.may_give_verdicts]

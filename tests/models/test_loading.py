@@ -235,6 +235,9 @@ def test_tokenizer_with_a_chat_template_from_a_file(built, tmp_path):
     assert load_tokenizer(built).chat_template is None
     with pytest.raises(RecipeError, match=r"model\.chat_template: no file .*; did you mean '.*chat\.jinja'\?"):
         load_tokenizer(built, tmp_path / "caht.jinja")
+    template.write_text("{% for m in messages %}\n{{ m.content }}{% endfr %}")
+    with pytest.raises(RecipeError, match=r"model\.chat_template: .*chat\.jinja:2: not valid Jinja: .* 'endfr'"):
+        load_tokenizer(built, template)
 
 
 def test_tokenizer_faults_and_padding(tmp_path):

@@ -108,6 +108,10 @@ def test_rows_that_no_reward_scores_are_a_fault_before_training(workers):
         made(workers, BY_SOURCE).check_rows([MATHS, {"data_source": "new"}, {}])
 
 
+def test_rows_are_not_said_to_be_unscored_where_the_recipe_has_no_reward(workers):
+    made(workers, {}).check_rows([MATHS])
+
+
 def test_a_misspelt_rows_setting_names_the_nearest(workers):
     with pytest.raises(RecipeError, match=r"no setting 'row' .*; did you mean 'rows'"):
         made(workers, {"length": {"row": {"level": 1}}})
