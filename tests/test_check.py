@@ -576,11 +576,55 @@ TEMPLATES = {
     ("dropped", "told"),
     [
         ("question", "train:0 asks '0+0' and train:1 '0+1', but both are rendered as 'qqqq2='"),
-        ("system prompt", "all that it renders is 'the question='"),
+        ("system prompt", "train:0: the chat template drops the system prompt 'qqqq'; all that it renders is '0+0='"),
     ],
 )
 def test_a_template_that_drops_a_message_is_refused_with_what_it_renders(dropped, told):
     Path("drops.jinja").write_text(TEMPLATES[dropped])
     train = {"chat": True, "system_prompt": "qqqq", "prompt": "question"}
     (fault,) = check({"model": {"chat_template": "drops.jinja"}, "data": {"train": train}})[0]
-    assert fault.startswith(f"data.train.chat: the chat template drops the {dropped}") and fault.endswith(told)
+    assert f"the chat template drops the {dropped}" in fault and fault.endswith(told)
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        (
+            "{{ messages[0].content + messages[-1].content }}=",
+            "drops the user's earlier message '1+1'; all that it renders is '70+0='",
+        ),
+        (
+            "{{ messages[2:] | map(attribute='content') | join }}=",
+            "drops the system prompt '7'; all that it renders is",
+        ),
+        ("{{ messages | map(attribute='content') | join }}=", None),
+    ],
+)
+def test_a_template_that_drops_a_part_of_the_history_is_refused(template, fault):
+    Path("last.jinja").write_text(template)
+    Path("history.py").write_text(
+        "def asked(row):\n    texts = ['7', '1+1', '2', row['question']]\n"
+        "    roles = ['system', 'user', 'assistant', 'user']\n"
+        "    return [{'role': role, 'content': text} for role, text in zip(roles, texts)]\n"
+    )
+    train = {"chat": True, "prompt": "history:asked"}
+    faults = check({"model": {"chat_template": "last.jinja"}, "data": {"train": train}})[0]
+    if fault is None:
+        assert faults == []
+    else:
+        assert faults[0].startswith("data.train.chat: train:0: the chat template ") and fault in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("turn", "ask", "unopened"),
+    [("+{{ m.content }}", "", "+"), ("+{{ m.content }}", "+", None), ("{{ m.content }}", "", None)],
+)
+def test_a_template_whose_prompt_ends_before_the_answer_opens(turn, ask, unopened):
+    """'+' opens the assistant's turn; a template may write it for a prompt, or need none."""
+    turns = "{% for m in messages %}{% if m.role == 'assistant' %}" + turn + "{% else %}{{ m.content }}={% endif %}"
+    Path("turns.jinja").write_text(turns + "{% endfor %}{% if add_generation_prompt %}" + ask + "{% endif %}")
+    changes = {"model": {"chat_template": "turns.jinja"}, "data": {"train": {"chat": True, "prompt": "question"}}}
+    faults, report = check(changes)
+    assert faults == []
+    told = "the chat template does not read add_generation_prompt, so a prompt ends before '+'"
+    assert (told in " ".join(report.split())) == (unopened is not None)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from llmrl.check.overlap import seeds_overlap, way_out
 from llmrl.check.report import Report
 from llmrl.check.writing import golds_of
 from llmrl.columns import column
+from llmrl.data.chat import Conversation
 from llmrl.data.datasets import load_rows
 from llmrl.data.faulty_rows import named, repeated
+from llmrl.data.messages import SYSTEM
 from llmrl.data.prompts import LoadedPrompts, PromptBuilder
-from llmrl.errors import RecipeError, gathered
+from llmrl.errors import RecipeError, gathered, short
 from llmrl.models.loading import character_tokenizer
 from llmrl.recipe import Recipe, Rows
 from llmrl.resolve import Pieces
@@ -23,6 +25,7 @@ from llmrl.types import Prompt
 
 SHOWN_CHARACTERS = 2000
 ROWS_MADE_TWICE = 3
+CONVERSATIONS = 3
 
 
 def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
@@ -48,7 +51,7 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
         _count_repeated(source, found, prompts.questions, part, report)
         _count_unanswered(found, prompts.demonstrations, part, report)
         if source.chat:
-            _refuse_dropped_messages(source, origin, part)
+            _check_conversation(found, origin, part, report)
         _show(found[0], prompts.demonstrations, origin, report)
         if source.task is not None:
             _check_repeated(source, found, part, report)
@@ -155,24 +158,31 @@ def _count_unanswered(prompts: Sequence[Prompt], demonstrations: Mapping[str, An
         report.warn(f"data.{part}.answer: null or empty in {len(lacking)} of {len(asked)} rows: {named(lacking)}")
 
 
-def _refuse_dropped_messages(source: Rows, origin: Origin, part: str) -> None:
-    """Raises RecipeError if the chat template leaves out the system prompt or the question."""
-    tokenizer: Any = origin.tokenizer
-    system = [{"role": "system", "content": source.system_prompt}] if source.system_prompt else []
-    messages = [*system, {"role": "user", "content": "the question"}]
-
-    def rendered(messages: Sequence[Mapping[str, str]]) -> str:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-
-    whole = rendered(messages)
-    for place, message in enumerate(messages):
-        changed = [*messages]
-        changed[place] = message | {"content": f"{message['content']} and more"}
-        if rendered(changed) == whole:
-            asked = "system prompt" if message["role"] == "system" else "question"
+def _check_conversation(found: Sequence[Prompt], origin: Origin, part: str, report: Report) -> None:
+    """Refuse a chat template that leaves out what is asked; warn of one that leaves the turn's opening to the model."""
+    header = ""
+    conversations = [
+        Conversation(origin.tokenizer, cast(Any, list(prompt.messages or ()))) for prompt in found[:CONVERSATIONS]
+    ]
+    for prompt, conversation in zip(found, conversations, strict=False):
+        try:
+            dropped, unopened = conversation.dropped, conversation.unopened
+        except ValueError:  # a template that refuses what stands in for the row's texts
+            continue
+        if dropped is not None:
+            asks = dropped is conversation.messages[-1]
+            name = "question" if asks else "system prompt" if dropped["role"] in SYSTEM else "user's earlier message"
             raise RecipeError(
-                f"data.{part}.chat: the chat template drops the {asked}; all that it renders is {whole!r}"
+                f"data.{part}.chat: {prompt.id}: the chat template drops the {name} {short(dropped['content'])}; "
+                f"all that it renders is {short(conversation.prompt)}"
             )
+        if unopened:
+            header = unopened
+    if header:
+        report.warn(
+            f"data.{part}.chat: the chat template does not read add_generation_prompt, so a prompt ends before "
+            f"{header!r}, which opens an answer, and the model has to write that first"
+        )
 
 
 def _check_repeated(source: Rows, prompts: Sequence[Prompt], part: str, report: Report) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from llmrl.data.messages import Message, Messages, calls_of
+from llmrl.data.messages import SYSTEM, Message, Messages, calls_of
 from llmrl.errors import first_line
 from llmrl.rewards.thoughts import TAGS
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PROBE = "qq0qq"  # a content that no template changes
 _SHOWN = 60
+ASKING = (*SYSTEM, "user")
 _TAG = re.compile("|".join(re.escape(tag) for pair in TAGS.items() for tag in pair))
 _OPENING = re.compile("|".join(re.escape(tag) for tag in TAGS.values()))
 
@@ -43,6 +44,27 @@ class Conversation:
     def prompt(self) -> str:
         """The text that asks for an answer."""
         return self._rendered(self.messages, asks=True)
+
+    @property
+    def dropped(self) -> Message | None:
+        """The first message of the system or the user whose content the template does not show."""
+        for place, message in enumerate(self.messages):
+            changed = [*self.messages]
+            changed[place] = message | {"content": f"{message['content']} {_PROBE}"}
+            if message["role"] in ASKING and self._applied(changed, True) == self._applied(self.messages, True):
+                return message
+        return None
+
+    @property
+    def unopened(self) -> str:
+        """The text that opens the assistant's turn, if the template does not write it where it asks for an answer.
+
+        Empty if the prompt opens the turn, or if answers follow questions directly.
+        """
+        if self._applied(self.messages, False) != self.prompt:
+            return ""
+        whole = self._rendered([*self.messages, {"role": "assistant", "content": _PROBE}])
+        return _untagged(whole.removeprefix(self.prompt).partition(_PROBE)[0]) if whole.startswith(self.prompt) else ""
 
     def answer(self, said: Message) -> str:
         """Return the text that follows the prompt when the assistant says `said`, up to the end of its turn or further.
