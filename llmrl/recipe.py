@@ -68,7 +68,9 @@ class Lora(Strict):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0, description="before the adapter, in the passes that are trained alone"
     )
-    target_modules: str | list[str] = Field(default="all-linear", description="names of the layers to adapt")
+    target_modules: str | list[str] = Field(
+        default="all-linear", description="names of the layers to adapt, or a pattern of their whole paths"
+    )
 
 
 class Model(Strict):

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from llmrl.check import machine
 from llmrl.check.model import Shape, check_model
 from llmrl.check.report import Report
-from llmrl.models.loading import DTYPES, add_lora
+from llmrl.models.loading import DTYPES
+from llmrl.models.lora import add_lora
 from llmrl.models.outputs import run_backbone
 from llmrl.recipe import Recipe
 from llmrl.recipe_layers import merge

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft import PeftModel
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
@@ -40,6 +39,7 @@ from transformers.utils.hub import cached_file
 
 from llmrl.errors import RecipeError, first_line, nearest, unknown_name
 from llmrl.models.chat_template import from_file, with_defaults
+from llmrl.models.lora import add_lora
 from llmrl.models.weights import Rounding, adapter_weights, merged_weights
 from llmrl.recipe import Build, Gguf, Lora, Model
 
@@ -337,53 +337,3 @@ def _dequantize(source: Path, folder: Path) -> None:
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     export(model, tokenizer, folder)
-
-
-def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
-    """`model` with adapters as its only trainable weights; raises RecipeError if they fit no layer of it."""
-    key, settings = "model.lora.target_modules", _lora_config(lora)
-    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    try:
-        with warnings.catch_warnings():  # of patterns that peft itself makes, for the ranks of fused experts
-            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
-            adapted = get_peft_model(model, settings, autocast_adapter_dtype=False)
-    except ValueError as error:
-        names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        fault = first_line(error)
-        if "lora_dropout" in fault:
-            raise RecipeError(
-                f"model.lora.dropout: {lora.dropout:g}, but adapters of experts have none; leave it out"
-            ) from None
-        raise RecipeError(f"{key}: {lora.target_modules!r}: {fault}; linear layers: {', '.join(names)}") from None
-    layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
-    if model.config.tie_word_embeddings and any(id(layer.get_base_layer()) in ends for layer in layers):
-        raise RecipeError(f"{key}: this model ties its embeddings, so they cannot be adapted: merging would untie them")
-    return cast(PeftModel, adapted)
-
-
-def add_adapter(lm: PreTrainedModel | PeftModel, lora: Lora, name: str, owner: str) -> PeftModel:
-    """The adapted model with another adapter, `name`, beside those that it has; raises RecipeError if it has none.
-
-    owner: the role that the model belongs to.
-    """
-    if not isinstance(lm, PeftModel):
-        raise RecipeError(
-            f"roles.{name}.model.lora: adapts the base of {owner}, but all weights of {owner} are trained; give "
-            f"{owner} a lora too"
-        )
-    try:
-        lm.add_adapter(name, _lora_config(lora))
-    except ValueError as error:
-        raise RecipeError(f"roles.{name}.model.lora: does not fit beside {owner}'s: {first_line(error)}") from None
-    lm.set_adapter(name)
-    return lm
-
-
-def _lora_config(lora: Lora) -> LoraConfig:
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=cast(int, lora.alpha),  # any number is accepted
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        task_type="CAUSAL_LM",
-    )

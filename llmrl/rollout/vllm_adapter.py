@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from llmrl.models.loading import add_lora
+from llmrl.models.lora import add_lora
 from llmrl.models.weights import PREFIX
 from llmrl.recipe import Lora
 from llmrl.rollout.catalogue import VLLM_RANKS

@@ -17,7 +17,8 @@ from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError
 from llmrl.fields import BY_NAME, CURRENT, PROVIDED, REFERENCE, names
 from llmrl.models.critic import Critic, ValueHead
-from llmrl.models.loading import add_adapter, load_language_model, load_tokenizer, materialize, stop_token_ids
+from llmrl.models.loading import load_language_model, load_tokenizer, materialize, stop_token_ids
+from llmrl.models.lora import add_adapter
 from llmrl.models.padding_free import try_padding_free
 from llmrl.models.policy import Policy
 from llmrl.recipe import Recipe

@@ -315,12 +315,20 @@ def test_lora_trains_adapters_alone(built):
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
 
 
+@pytest.mark.parametrize("names", ["q_proj", ["q_proj"], r".*\.q_proj"])
+def test_lora_adapts_the_named_layers(built, names):
+    model = load_language_model(built, lora=Lora(rank=2, target_modules=names))
+    trainable = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert len(trainable) == 2 * 2 and all(".q_proj.lora_" in name for name in trainable)
+
+
 @pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings")
 def test_lora_faults(built):
-    with pytest.raises(
-        RecipeError, match=r"model\.lora\.target_modules: \['q_projj'\].*linear layers: down_proj, .*q_proj"
-    ):
-        load_language_model(built, lora=Lora(target_modules=["q_projj"]))
+    misspelt = "model.lora.target_modules: no layer named 'q_porj'; did you mean 'q_proj'?"
+    for names in ("q_porj", ["q_porj"], ["q_proj", "q_porj"]):  # one wrong name among right ones is a fault too
+        with pytest.raises(RecipeError) as fault:
+            load_language_model(built, lora=Lora(target_modules=names))
+        assert fault.value.faults == [misspelt], names
     with pytest.raises(RecipeError, match="ties its embeddings"):
         load_language_model(built, lora=Lora(target_modules=["q_proj", "lm_head"]))
 

@@ -1,0 +1,76 @@
+"""The adapters that a LoRA run trains on a model that stays as it is."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedModel
+
+from llmrl.errors import RecipeError, first_line, unknown_name
+from llmrl.recipe import Lora
+
+
+def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
+    """`model` with adapters as its only trainable weights; raises RecipeError if they fit no layer of it."""
+    key, settings = "model.lora.target_modules", _lora_config(lora)
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    try:
+        with warnings.catch_warnings():  # of patterns that peft itself makes, for the ranks of fused experts
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+            adapted = get_peft_model(model, settings, autocast_adapter_dtype=False)
+    except ValueError as error:
+        fault = first_line(error)
+        if "lora_dropout" in fault:
+            told = f"model.lora.dropout: {lora.dropout:g}, but adapters of experts have none; leave it out"
+            raise RecipeError(told) from None
+        _refuse_unknown_layers(model, settings.target_modules, linear)
+        raise RecipeError(f"{key}: {lora.target_modules!r}: {fault}") from None
+    _refuse_unknown_layers(model, settings.target_modules, linear)  # without fused experts: peft has renamed those
+    layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+    if model.config.tie_word_embeddings and any(id(layer.get_base_layer()) in ends for layer in layers):
+        raise RecipeError(f"{key}: this model ties its embeddings, so they cannot be adapted: merging would untie them")
+    return cast(PeftModel, adapted)
+
+
+def add_adapter(lm: PreTrainedModel | PeftModel, lora: Lora, name: str, owner: str) -> PeftModel:
+    """The adapted model with another adapter, `name`, beside those that it has; raises RecipeError if it has none.
+
+    owner: the role that the model belongs to.
+    """
+    if not isinstance(lm, PeftModel):
+        raise RecipeError(
+            f"roles.{name}.model.lora: adapts the base of {owner}, but all weights of {owner} are trained; give "
+            f"{owner} a lora too"
+        )
+    try:
+        lm.add_adapter(name, _lora_config(lora))
+    except ValueError as error:
+        raise RecipeError(f"roles.{name}.model.lora: does not fit beside {owner}'s: {first_line(error)}") from None
+    lm.set_adapter(name)
+    return lm
+
+
+def _refuse_unknown_layers(model: PreTrainedModel, listed: Any, linear: set[str]) -> None:
+    """Raises RecipeError for each of the listed names that no layer has; peft leaves such names out in silence."""
+    layers, names = dict(model.named_modules()), () if isinstance(listed, str) else sorted(listed or ())
+    unknown = [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
+    if unknown:
+        raise RecipeError(*(unknown_name("model.lora.target_modules", name, linear, "layer") for name in unknown))
+
+
+def _lora_config(lora: Lora) -> LoraConfig:
+    layers = lora.target_modules
+    if isinstance(layers, str) and layers.isidentifier():
+        layers = [layers]  # peft would take a text for a pattern of whole paths
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=cast(int, lora.alpha),  # any number is accepted
+        lora_dropout=lora.dropout,
+        target_modules=layers,
+        task_type="CAUSAL_LM",
+    )
