@@ -64,15 +64,15 @@ def check_plan(plan: Plan, *, ranks: int, console: Console) -> int:
         last.skipped("disk", "a model's size is not known")
     faults = [*of_stages({name: report.faults for name, report in reports.items()}), *last.faults]
     warnings = sum(len(report.warnings) for report in (*reports.values(), last))
-    verdict = f"{_counted(len(faults), 'fault')}, {_counted(warnings, 'warning')}"
+    verdict = f"{_counted(len(faults) or 'no', 'fault')}, {_counted(warnings, 'warning')}"
     console.print(verdict, style="bold red" if faults else "bold green", highlight=False)
     if faults:
         raise RecipeError(*faults)
     return 0
 
 
-def _counted(number: int, thing: str) -> str:
-    return f"{number or 'no'} {thing}{'' if number == 1 else 's'}"
+def _counted(number: int | str, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 @dataclass

@@ -120,6 +120,8 @@ class Conversation:
         same_question = found and asked in prompt and _shared(prompt, before) >= start
         if not same_question or not _untagged(before[start:]).startswith(_untagged(prompt[start:])):
             fault = "the chat template does not render the prompt as the start of its conversation"
+            if not found and whole.startswith(prompt):
+                fault = "the chat template drops or changes the answer"
             raise ValueError(f"{fault}; {_parting(prompt, whole)}")
         return before.removeprefix(prompt) if before.startswith(prompt) else "", end
 

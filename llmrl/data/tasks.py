@@ -7,7 +7,9 @@ keyword-only parameters are its settings; it returns the rows, in an order that 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -61,8 +63,9 @@ def _from_library(source: Rows, key: str) -> list[dict[str, Any]]:
     size = source.size if source.limit is None else min(source.size, source.limit)
     try:
         # the whole size is asked for, because a task may draw all its rows at once
-        entries = reasoning_gym.create_dataset(task, size=source.size, seed=source.seed, **settings)
-        rows = [dict(entries[index]) for index in range(size)]
+        with contextlib.redirect_stdout(io.StringIO()):  # bf prints a dot for each pass of its compiler
+            entries = reasoning_gym.create_dataset(task, size=source.size, seed=source.seed, **settings)
+            rows = [dict(entries[index]) for index in range(size)]
     except Exception as error:  # a task refuses settings by assertions, or fails on them in any way
         raise RecipeError(f"{key}.settings: {task} refuses {source.settings}: {first_line(error)}") from None
     texts = {name: json.dumps(one) for name, one in made_with.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import random
 import re
 import zlib
@@ -26,7 +28,8 @@ def programs(size: int, seed: int, *, low: float = 0.0, high: float = 1.0) -> li
     for index in range(len(drawn)):
         if len(rows) == size:
             break
-        row = drawn[index]
+        with contextlib.redirect_stdout(io.StringIO()):  # bf prints a dot for each pass of its compiler
+            row = drawn[index]
         if low <= zlib.crc32(row["answer"].encode()) / 2**32 < high:
             rows.append(row)
     return rows

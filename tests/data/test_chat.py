@@ -155,6 +155,16 @@ def test_a_template_that_changes_the_question_once_it_is_answered_is_refused():
         follows(other, "7")
 
 
+@pytest.mark.parametrize(("written", "told"), [("<a><e>", "<e>"), ("<a>{{ m.content | upper }}<e>", "<B>X</B><e>")])
+def test_a_template_that_drops_or_changes_the_answer_is_refused(written, told):
+    with pytest.raises(ValueError) as caught:
+        follows(turns(written), "<b>x</b>")
+    assert str(caught.value) == (
+        "the chat template drops or changes the answer; after '<u>q<e><a>' the prompt has '', "
+        f"the conversation {told!r}"
+    )
+
+
 CALLS = "{% for c in m.tool_calls or [] %}({{ c.function.name }} {{ ARGUMENTS }}){% endfor %}"
 AS_JSON = turns("<a>{{ m.content }}" + CALLS.replace("ARGUMENTS", "c.function.arguments | tojson") + "<e>")
 AS_TEXT = turns("<a>{{ m.content }}" + CALLS.replace("ARGUMENTS", "'' + c.function.arguments + ''") + "<e>")

@@ -55,6 +55,11 @@ def test_task_rows_are_the_task_s_entries():
     assert load_rows(source.model_copy(update={"seed": 4})) != rows
 
 
+def test_a_task_s_own_prints_do_not_reach_the_console(capsys):
+    assert len(load_rows(Rows(task="bf", size=1))) == 1
+    assert capsys.readouterr().out == ""
+
+
 def test_no_rows(tmp_path):
     for name, text in (("a.jsonl", "\n"), ("a.csv", "question,answer\n")):
         (tmp_path / name).write_text(text)
