@@ -566,6 +566,20 @@ def test_a_task_may_repeat_its_questions():
     assert "warning: data.train: " not in report
 
 
+def test_a_system_prompt_that_rows_replace_by_their_own_is_told():
+    Path("chat.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}=")
+    Path("own_system.py").write_text(
+        "def asked(row):\n"
+        "    system = [{'role': 'system', 'content': '1+1'}] if row['question'][0] in SYSTEM else []\n"
+        "    return [*system, {'role': 'user', 'content': row['question']}]\n"
+        "SYSTEM = '0123456789'\n"
+    )
+    train = {"chat": True, "system_prompt": "2+2", "prompt": "own_system:asked"}
+    faults, report = check({"model": {"chat_template": "chat.jinja"}, "data": {"train": train}})
+    told = "data.train.system_prompt has no effect: every row has a system message in data.train.prompt"
+    assert faults == [] and f"warning: {told}" in report
+
+
 TEMPLATES = {
     "question": "{% for m in messages %}{{ m['content'] if m['role'] == 'system' else '2=' }}{% endfor %}",
     "system prompt": "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}{% endfor %}=",

@@ -52,6 +52,7 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
         _count_unanswered(found, prompts.demonstrations, part, report)
         if source.chat:
             _check_conversation(found, origin, part, report)
+            _check_system_prompt(source, found, part, report)
         _show(found[0], prompts.demonstrations, origin, report)
         if source.task is not None:
             _check_repeated(source, found, part, report)
@@ -183,6 +184,17 @@ def _check_conversation(found: Sequence[Prompt], origin: Origin, part: str, repo
             f"data.{part}.chat: the chat template does not read add_generation_prompt, so a prompt ends before "
             f"{header!r}, which opens an answer, and the model has to write that first"
         )
+
+
+def _check_system_prompt(source: Rows, prompts: Sequence[Prompt], part: str, report: Report) -> None:
+    """Warn of a system prompt where some or all rows have a system message of their own, which stands for it."""
+    if source.system_prompt is None:
+        return
+    own = [prompt for prompt in prompts if (prompt.messages or ({},))[0].get("content") != source.system_prompt]
+    if own:
+        rows = "every row has" if len(own) == len(prompts) else f"{len(own)} of {len(prompts)} rows have"
+        effect = "has no effect" if len(own) == len(prompts) else "reaches the other rows alone"
+        report.warn(f"data.{part}.system_prompt {effect}: {rows} a system message in data.{part}.prompt")
 
 
 def _check_repeated(source: Rows, prompts: Sequence[Prompt], part: str, report: Report) -> None:

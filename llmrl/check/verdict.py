@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from llmrl.check import writing
 from llmrl.check.report import Report
@@ -66,7 +67,7 @@ def judge(reward: Reward, graded: Sequence[Graded], rows: int, report: Report) -
     graded = [one for one in graded if not one.of_another_task]
     is_verifier = any(one.verdicts(reward.name) for one in graded)
     problems = 0
-    asked = {_failed: graded}
+    asked: dict[Callable[[Graded], str | None], list[Graded]] = {partial(_failed, reward): graded}
     if is_verifier:
         asked |= {_rejected: [one for one in graded if one.golds], _accepts_anything: [g for g in graded if g.wrong]}
     for find, among in asked.items():
@@ -84,15 +85,19 @@ def judge(reward: Reward, graded: Sequence[Graded], rows: int, report: Report) -
     _say_earnings(reward, graded, report, is_verifier=is_verifier)
 
 
-def _failed(one: Graded) -> str | None:
+def _failed(reward: Reward, one: Graded) -> str | None:
     failed = next((t for t in one.group.trajectories if t.failure), None)
     if failed is None or failed.failure is None:
         return None
-    return f"failed ({failed.failure.kind}) on {short(failed.text)}: {failed.failure.message}"
+    given = "".join(
+        f"; the data has no column {name!r}, so the function was given {value!r}: name one in columns: {{{name}: ...}}"
+        for name, value in reward.stood_for(one.prompt.row).items()
+    )
+    return f"failed ({failed.failure.kind}) on {short(failed.text)}: {failed.failure.message}{given}"
 
 
 def _rejected(one: Graded) -> str | None:
-    if any(one.accepts(way) for way in one.golds) or _failed(one):
+    if any(one.accepts(way) for way in one.golds) or any(t.failure for t in one.group.trajectories):
         return None
     tried = ", ".join(short(t.text) for t in one.right)
     return f"does not accept the row's own gold answer {short(one.prompt.row.get('answer'))}; graded {tried}"

@@ -143,7 +143,7 @@ class Reward:
             if not lacking or self._may_lack(name):
                 continue
             columns, asked = list(lacking[0]), self._columns(name)
-            guess = nearest(asked[0], [*columns, *self.convention.data]) if len(asked) == 1 else None
+            guess = self._meant(lacking[0], asked[0]) if len(asked) == 1 else None
             hint = f"did you mean '{guess}'?" if guess else f"columns: {', '.join(columns) or 'none'}"
             whole = len(lacking) == len(scored)
             where = "the data has" if whole else f"{len(lacking)} of the {len(scored)} rows that it scores have"
@@ -187,19 +187,44 @@ class Reward:
             return self.convention.data[name](trajectory)
         return self._value(trajectory.prompt.row, name)
 
+    def stood_for(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of whose columns the row has none, each with the value that is given in its place."""
+        otherwise = self._otherwise()
+        return {
+            name: otherwise[name] for name in self.of_rows if name in otherwise and self._read(row, name) is _MISSING
+        }
+
     def _value(self, row: Mapping[str, Any], name: str) -> Any:
         """What a parameter stands for in a row: the first of its columns that is there."""
+        value, otherwise = self._read(row, name), self._otherwise()
+        return copy.copy(otherwise[name]) if value is _MISSING and name in otherwise else value
+
+    def _otherwise(self) -> dict[str, Any]:
+        """What is given for a column that the data lacks; a column that the recipe names has to be there."""
+        return {name: value for name, value in self.convention.otherwise.items() if name not in self.column_of}
+
+    def _read(self, row: Mapping[str, Any], name: str) -> Any:
         for one in self._columns(name):
             with contextlib.suppress(NoColumnError):
                 return column(row, one)
-        otherwise = self.convention.otherwise
-        return copy.copy(otherwise[name]) if name in otherwise else _MISSING
+        return _MISSING
 
     def _columns(self, name: str) -> tuple[str, ...]:
         return (self.column_of[name],) if name in self.column_of else self.convention.columns.get(name, (name,))
 
+    def _meant(self, row: Mapping[str, Any], name: str) -> str | None:
+        """The nearest column, or the nearest path into the column that a path begins with."""
+        above, dot, last = name.rpartition(".")
+        with contextlib.suppress(NoColumnError):
+            inside = column(row, above) if dot else None
+            if isinstance(inside, Mapping) and (guess := nearest(last, inside)):
+                return f"{above}.{guess}"
+        return nearest(name, [*row, *self.convention.data])
+
     def _may_lack(self, name: str) -> bool:
         """Whether rows may lack a parameter's columns: then the function's own default holds."""
+        if name in self.column_of:
+            return False
         return self.convention is not NATIVE and self.parameters[name].default is not inspect.Parameter.empty
 
     @classmethod

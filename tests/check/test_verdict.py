@@ -86,6 +86,19 @@ def test_failures_are_told_by_kind_and_are_not_refusals():
     )
 
 
+def test_a_failure_of_verls_form_says_which_column_the_data_lacks():
+    def compute_score(data_source, solution_str, ground_truth): ...
+
+    reward = Reward("verifier", Piece("verifier", compute_score, {}, ("data_source", "solution_str", "ground_truth")))
+    failed = answer("5", None, failure=Failure("verifier", "crash", "NotImplementedError: "))
+    report = Report(Console(file=io.StringIO()))
+    judge(reward, [row(0, [failed])], 1, report)
+    assert report.faults == [
+        "rewards.verifier: failed (crash) on '5': NotImplementedError: ; the data has no column 'data_source', so the "
+        "function was given '': name one in columns: {data_source: ...} (1 of 1 rows, the first is train:0)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("earned", "shown"),
     [

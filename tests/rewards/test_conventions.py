@@ -198,6 +198,18 @@ def test_queries_are_prompts_with_answers(workers):
             {"golds": 5},
             "the data has no column 'gold'; did you mean 'golds'?",
         ),
+        (
+            "compute_score",
+            {"columns": {"ground_truth": "meta.fianl"}},
+            {"meta": {"final": 5}},
+            "the data has no column 'meta.fianl'; did you mean 'meta.final'?",
+        ),
+        (
+            "compute_score",
+            {"columns": {"data_source": "sorce", "extra_info": "notes"}},
+            {"source": "gsm8k", "answer": 5, "notes": {}},
+            "the data has no column 'sorce'; did you mean 'source'?",
+        ),
     ],
 )
 def test_a_missing_column_is_named_before_anything_runs(workers, name, settings, row, fault):
