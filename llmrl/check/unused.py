@@ -53,12 +53,12 @@ def _sampler_has_options(recipe: Recipe, pieces: Pieces) -> bool:
 
 
 READERS = (
-    Reader(("critic.",), _has_critic, "no piece reads values"),
+    Reader(("critic.",), _has_critic, "no piece reads values, as advantage: gae would"),
     Reader(("critic.weight",), lambda r, p: r.critic.backbone == "shared", "the critic has a backbone of its own"),
     Reader(("critic.learning_rate",), lambda r, p: r.critic.backbone == "own",
            "the critic shares the policy's backbone"),
-    Reader(("value",), lambda r, p: p.algorithm.reads_values, "no piece reads values"),
-    Reader(("value_loss",), _has_critic, "no piece reads values"),
+    Reader(("value",), lambda r, p: p.algorithm.reads_values, "no piece reads values, as advantage: gae would"),
+    Reader(("value_loss",), _has_critic, "no piece reads values, as advantage: gae would"),
     Reader(("advantage", "advantage_shaping.", "reward_shaping.", "token_rewards."), _reads_credit,
            "no piece reads advantages"),
     Reader(("log_ratio",), lambda r, p: "log_ratio" in p.algorithm.needs, "no piece reads the log ratio"),

@@ -26,7 +26,7 @@ SOUND = {
     "method": "grpo",
     "rollout": {"engine": "transformers"},
 }
-CRITIC = "no piece reads values"
+CRITIC = "no piece reads values, as advantage: gae would"
 
 
 def warned(path: Path) -> list[str]:
