@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from llmrl.engines.catalogue import engine_kind
-from llmrl.errors import RecipeError
+from llmrl.errors import RecipeError, short
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_stages
 from llmrl.resolve import Pieces
@@ -25,7 +25,7 @@ FIXED = ("seed", "model", "data", "learn_from", "trained", "training.strategy", 
 
 
 def continued(recorded: str, plan: Plan, done: Collection[str]) -> tuple[str, list[str]]:
-    """The plan to record, as YAML, and the keys that have changed in it.
+    """The plan to record, as YAML, and a sentence for each key that has changed in it.
 
     recorded: the YAML in the run folder. done: the finished stages, which stay recorded as they were trained: a change
     of theirs is listed and has no effect. Raises RecipeError with each changed key that is FIXED.
@@ -39,7 +39,11 @@ def continued(recorded: str, plan: Plan, done: Collection[str]) -> tuple[str, li
     for name in now["stages"]:
         old, new = (dict(_flat(_portable(one["stages"][name], one["run_dir"]))) for one in (before, now))
         different = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-        changed += [f"stages.{name}.{key}" for key in different]
+        without = ", without effect: its stage is done" if name in done else ""
+        changed += [
+            f"stages.{name}.{key}: changed from {short(old.get(key))} to {short(new.get(key))}{without}"
+            for key in different
+        ]
         faults[name] = [
             f"{key}: {new.get(key)!r}, but this run was started with {old.get(key)!r}; {_ADVICE}"
             for key in different

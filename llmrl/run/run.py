@@ -175,11 +175,10 @@ class _Run:
         if folder.reader.in_use:
             done = done_stages(plan, folder.reader)
             recorded, changed = continued((plan.run_dir / layout.RECIPE).read_text(encoding="utf-8"), plan, done)
-            for key in changed:
-                without = ", without effect: its stage is done" if key.split(".")[1] in done else ""
-                progress.say(f"{key}: changed{without}")
-            for warning in changed_lengths(plan, self.pieces, folder.reader):
-                progress.say(warning)
+            for sentence in [*changed, *changed_lengths(plan, self.pieces, folder.reader)]:
+                progress.say(sentence)
+        elif resume:
+            progress.say(f"{plan.run_dir} holds no run to go on with: this starts one")
         finished = len(self._done()) == len(plan.stages) and folder.reader.is_final(list(plan.stages)[-1])
         self.ranks.barrier("starting the run")
         if finished:

@@ -65,13 +65,15 @@ def test_stages_cannot_change(plan):
 
 def test_other_settings_may_change_and_are_recorded(plan):
     text, changed = continued(plan().dump(), plan("stages.rl.training.learning_rate=0.5"), ["warm_start"])
-    assert changed == ["stages.rl.training.learning_rate"]
+    before = plan().stages["rl"].training.learning_rate
+    assert changed == [f"stages.rl.training.learning_rate: changed from {before} to 0.5"]
     assert yaml.safe_load(text)["stages"]["rl"]["training"]["learning_rate"] == 0.5
 
 
 def test_a_finished_stage_stays_recorded_as_it_was_trained(plan):
     text, changed = continued(plan().dump(), plan("rollout.deadline_seconds=5"), ["warm_start"])
-    assert changed == [f"stages.{stage}.rollout.deadline_seconds" for stage in ("warm_start", "rl")]
+    moved = "rollout.deadline_seconds: changed from 1800.0 to 5.0"
+    assert changed == [f"stages.warm_start.{moved}, without effect: its stage is done", f"stages.rl.{moved}"]
     seconds = [yaml.safe_load(text)["stages"][stage]["rollout"]["deadline_seconds"] for stage in ("warm_start", "rl")]
     assert seconds == [1800.0, 5.0]
 
@@ -123,7 +125,9 @@ def test_a_finished_run_says_so(plan, tmp_path, capsys):
         run_plan(plan("stages.rl.seed=7", "rollout.deadline_seconds=5"), resume=True, console=Console(width=200)) == 0
     )
     printed = capsys.readouterr().out
-    assert "stages.rl.rollout.deadline_seconds: changed, without effect: its stage is done" in printed
+    assert (
+        "stages.rl.rollout.deadline_seconds: changed from 1800.0 to 5.0, without effect: its stage is done" in printed
+    )
     assert f"this run is finished: its model is {tmp_path / 'run/final'}" in printed
     with pytest.raises(RecipeError, match=r"stages.rl.training.steps: 9, but the run has no checkpoint to go on from"):
         run_plan(plan("stages.rl.training.steps=9"), resume=True, console=Console())

@@ -40,7 +40,7 @@ def test_a_lengthened_run_equals_one_of_that_length_from_the_start(runs, tmp_pat
         folder, "run", *SETTINGS, "stages.rl.training.steps=4", "--resume",
         interrupt={"place": "open run/stages/.rl.partial"},
     )  # fmt: skip
-    assert "stages.rl.training.steps: changed" in printed and "resumed after step 2" in printed
+    assert "stages.rl.training.steps: changed from 2 to 4" in printed and "resumed after step 2" in printed
     assert "this changes" not in printed
     assert code == -9 and metrics(folder / "run")[-1]["step"] == 4
     assert (folder / "run/final/model.safetensors").read_bytes() == before

@@ -111,7 +111,7 @@ def test_bad_numbers_and_a_file_that_is_too_large_leave_the_last_checkpoint(kill
     # a setting may change when a run goes on: update 1 of step 3 makes the weights huge, update 2 not a number
     code, printed = train(folder, "run", "--resume", "stages.rl.training.learning_rate=1.0e+30")
     assert code == 1 and "Traceback" not in printed
-    assert "stages.rl.training.learning_rate: changed" in printed
+    assert "stages.rl.training.learning_rate: changed from " in printed
     assert "llmrl: the gradient's norm is nan" in printed
     assert yaml.safe_load((run / "recipe.yaml").read_text())["stages"]["rl"]["training"]["learning_rate"] == 1e30
     assert checkpoints(run) == kept
