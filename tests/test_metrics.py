@@ -32,6 +32,13 @@ async def low_digit(completion: str, answer: str) -> dict:
 
 def nothing(logprobs: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(logprobs)
+
+
+def merging(folder, tokenizer, dtype, device):
+    """A sampler that takes no adapter."""
+    from llmrl.rollout.catalogue import transformers
+
+    return transformers(folder, tokenizer, dtype, device)
 '''
 RECIPE = {
     "seed": 3,
@@ -43,7 +50,8 @@ RECIPE = {
                 "max_position_embeddings": 32,
             },
             "characters": "0123456789+=",
-        }
+        },
+        "lora": {"rank": 2},
     },
     "data": {"train": {"path": "sums.jsonl"}, "eval": {"path": "held_out.jsonl"}},
     "rewards": {"own_metrics:low_digit": {}},
@@ -53,13 +61,13 @@ RECIPE = {
     "value_loss": {"categorical": {"low": 0.0, "high": 0.5}},
     "regularizers": {"own_metrics:nothing": {"weight": 1.0}},
     "rollout": {
-        "engine": "transformers", "max_prompt_tokens": 8, "max_completion_tokens": 2, "prompts_per_step": 4,
+        "engine": "own_metrics:merging", "max_prompt_tokens": 8, "max_completion_tokens": 2, "prompts_per_step": 4,
         "group_size": 6,
     },
-    "training": {"steps": 1, "learning_rate": 1e-3, "threads": 1},
+    "training": {"steps": 2, "learning_rate": 1e-3, "threads": 1},
     "evaluation": {"samples": 2},
 }  # fmt: skip
-"""What no golden run has: functions of the user's own, failures, and returns outside of a critic's bins."""
+"""What no golden run has: functions of the user's own, failures, returns outside of a critic's bins, and merges."""
 
 
 def golden_names() -> set[str]:
