@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -160,9 +160,10 @@ class _Run:
     samplers: Samplers
     workers: Workers
     signals: Signals
+    _unrecorded: tuple[str, Surroundings] | None = field(default=None, init=False, repr=False)
 
     def start(self, *, resume: bool) -> bool:
-        """Record the plan; returns whether the run is finished already."""
+        """Record the plan of a new run; returns whether the run is finished already."""
         plan, folder, progress = self.plan, self.folder, self.progress
         if folder.reader.in_use and not resume:
             raise RecipeError(
@@ -184,8 +185,16 @@ class _Run:
         if finished:
             progress.say(f"this run is finished: its model is {folder.reader.final}")
             return True
-        folder.start(recorded, self._surroundings())
+        self._unrecorded = recorded, self._surroundings()
+        if not folder.reader.in_use:
+            self._record()
         return False
+
+    def _record(self) -> None:
+        """Record this start, unless that is done; a resumed run's only when nothing has refused it."""
+        if self._unrecorded is not None:
+            self.folder.start(*self._unrecorded)
+            self._unrecorded = None
 
     def _surroundings(self) -> Surroundings:
         """The start's surroundings; prints what has changed since the last start, or raises RecipeError for it."""
@@ -225,11 +234,13 @@ class _Run:
             if latest:
                 stage.resume(latest)
                 self.progress.say(f"stage {name}: resumed after step {stage.step}")
+            self._record()
             folder.rewind(list(stages), name, stage.step if latest else None)
             for row in folder.reader.metrics if latest else ():
                 watch.see(row)
             stage.run()
             self._finish(stage, folder.reader.stage_model(name))
+        self._record()
         folder.finish(list(stages)[-1])
         self._say_end()
 

@@ -89,3 +89,14 @@ def test_a_schedule_over_all_steps_and_changed_files_are_said(runs, tmp_path):
     starts = RunReader(folder / "run").starts
     assert len(starts) == 2 and starts[0]["digests"]["code"] == starts[1]["digests"]["code"]
     assert any(Path(file).name == "interruptions.py" for file in starts[0]["digests"]["code"])
+
+
+def test_a_refused_start_leaves_no_record(runs, tmp_path):
+    folder = copy_run(runs[0], tmp_path)
+    recorded = [folder / "run" / name for name in ("recipe.yaml", "environment.json", "metrics.jsonl")]
+    before = [file.read_bytes() for file in recorded]
+    questions = (folder / "sums.jsonl").read_text().splitlines(keepends=True)
+    (folder / "sums.jsonl").write_text("".join(questions[1:]))
+    code, printed = train(folder, "run", *SETTINGS, "stages.rl.training.steps=4", "--resume")
+    assert code == 2 and "warning: data changed since" in printed, printed
+    assert [file.read_bytes() for file in recorded] == before
