@@ -176,6 +176,8 @@ def _save_adapter(model: PeftModel, folder: Path, weights: Mapping[str, Tensor])
     folder.mkdir()
     settings = copy.copy(model.peft_config[str(model.active_adapter)])
     settings.inference_mode = True
+    if Path(str(settings.base_model_name_or_path)).is_dir():  # a folder must be found from anywhere
+        settings.base_model_name_or_path = str(Path(str(settings.base_model_name_or_path)).resolve())
     settings.save_pretrained(str(folder))
     save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / "adapter_model.safetensors")
 

@@ -76,6 +76,8 @@ class RunProgress:
             self._live.update(Group(self._table(), self._bar))
         elif self._shown:
             cells = [f"{column.heading} {text}" for column in self._columns if (text := _cell(column, row))]
+            if len(cells) == 1:  # step 0 of a stage that evaluates nothing
+                return
             self._console.print("  ".join(cells) + self._left(row["step"]), highlight=False, soft_wrap=True)
 
     def _left(self, step: int) -> str:

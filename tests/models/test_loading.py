@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -385,9 +385,10 @@ def test_export_of_weights_that_were_gathered_elsewhere(built, tmp_path):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_lora_export_is_a_plain_model_that_answers_as_the_adapted_one(tmp_path, tied, dtype):
+def test_lora_export_is_a_plain_model_that_answers_as_the_adapted_one(tmp_path, monkeypatch, tied, dtype):
     base = build(tmp_path / "base", tie_word_embeddings=tied)
-    model = load_language_model(base, dtype, Lora(rank=2))
+    monkeypatch.chdir(tmp_path)
+    model = load_language_model("base", dtype, Lora(rank=2))
     perturb_lora(model)
     expected = logits(model, [3, 4, 5])
     assert (expected - logits(load_language_model(base, dtype), [3, 4, 5])).abs().max() > 0.1
@@ -400,7 +401,9 @@ def test_lora_export_is_a_plain_model_that_answers_as_the_adapted_one(tmp_path, 
     tolerance = 1e-5 if dtype == "fp32" else 0.05
     torch.testing.assert_close(logits(plain, [3, 4, 5]).float(), expected.float(), rtol=tolerance, atol=tolerance)
     adapter = str(tmp_path / "out" / "adapter")
-    again = PeftModel.from_pretrained(load_language_model(base, dtype), adapter, autocast_adapter_dtype=False)
+    monkeypatch.chdir("/")  # from where the adapter's base is still found
+    named = load_language_model(PeftConfig.from_pretrained(adapter).base_model_name_or_path, dtype)
+    again = PeftModel.from_pretrained(named, adapter, autocast_adapter_dtype=False)
     torch.testing.assert_close(logits(again, [3, 4, 5]), expected)
     assert load_tokenizer(tmp_path / "out").encode("1+1") == load_tokenizer(base).encode("1+1")
 

@@ -36,6 +36,7 @@ def test_elsewhere_a_step_is_one_line_however_narrow(monkeypatch):
 def test_before_a_step_and_after_the_last_nothing_is_left():
     lines = shown(terminal=False, rows=[{"step": 0, "eval/accuracy": 0.25}, {"step": 100, "loss": 1.0}]).splitlines()
     assert lines[-2:] == ["step 0  eval acc 0.250", "step 100  loss 1.000"]
+    assert shown(terminal=False, rows=[{"step": 0, "epoch": 0.0}]).splitlines()[-1] == "stage rl: 100 steps"
 
 
 def test_a_loss_of_zero_says_nothing_and_failures_are_said_where_there_are_some():
