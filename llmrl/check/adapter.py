@@ -5,16 +5,26 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from llmrl.check.report import Report
+from llmrl.check.report import Report, count_text
+from llmrl.models.lora import adapted_outline, frozen_experts
 from llmrl.pieces import resolve
 from llmrl.recipe import Recipe
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 
 
 def check_adapter(recipe: Recipe, config: Any, report: Report) -> None:
-    """Say whether the sampler is given the adapter; a warning where bf16 would lose much of a merged one."""
+    """Say whether the sampler is given the adapter; warnings where bf16 would lose much of a merged one, and where
+    experts have none."""
     lora, engine = recipe.model.lora, recipe.rollout.engine
-    if lora is None or (engine == "vllm" and importlib.util.find_spec("vllm") is None):
+    if lora is None:
+        return
+    asks_for_all = lora.target_modules == "all-linear"
+    if asks_for_all and (frozen := frozen_experts(adapted_outline(config, lora))):
+        report.warn(
+            f"model.lora.target_modules: all-linear, but peft adapts no experts of {config.model_type}; their "
+            f"{count_text(frozen)} parameters stay as they are"
+        )
+    if engine == "vllm" and importlib.util.find_spec("vllm") is None:
         return
     reason = None
     if engine == "vllm":

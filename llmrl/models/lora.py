@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llmrl.errors import RecipeError, first_line, unknown_name
+from llmrl.models.weights import adapted_parameter, base_parameters
 from llmrl.recipe import Lora
 
 
@@ -53,6 +54,19 @@ def add_adapter(lm: PreTrainedModel | PeftModel, lora: Lora, name: str, owner: s
         raise RecipeError(f"roles.{name}.model.lora: does not fit beside {owner}'s: {first_line(error)}") from None
     lm.set_adapter(name)
     return lm
+
+
+def adapted_outline(config: Any, lora: Lora) -> PeftModel:
+    """The adapted model without weights."""
+    with torch.device("meta"):
+        return add_lora(AutoModelForCausalLM.from_config(config), lora)
+
+
+def frozen_experts(adapted: PeftModel) -> int:
+    """The number of parameters of fused experts that have no adapter: peft knows those of some architectures alone."""
+    adapting = {id(adapted_parameter(layer)) for layer in adapted.modules() if isinstance(layer, LoraLayer)}
+    experts = [p for name, p in base_parameters(adapted).items() if ".experts." in name and p.dim() == 3]
+    return sum(parameter.numel() for parameter in experts if id(parameter) not in adapting)
 
 
 def _refuse_unknown_layers(model: PreTrainedModel, listed: Any, linear: set[str]) -> None:

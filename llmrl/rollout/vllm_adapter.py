@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
-from llmrl.models.lora import add_lora
 from llmrl.models.weights import PREFIX
 from llmrl.recipe import Lora
 from llmrl.rollout.catalogue import VLLM_RANKS
-
-
-def adapted_outline(config: Any, lora: Lora) -> Any:
-    """The adapted model without weights."""
-    with torch.device("meta"):
-        return add_lora(AutoModelForCausalLM.from_config(config), lora)
 
 
 def adapter_options(adapted: Any, lora: Lora) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import revert_weight_conversion
 
+from llmrl.models.lora import adapted_outline
 from llmrl.models.weights import base_parameters
 from llmrl.recipe import Lora
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.rollout.vllm_adapter import (
-    adapted_outline,
     adapter_options,
     dropped_layers,
     multiply_once,
