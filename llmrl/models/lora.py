@@ -56,7 +56,7 @@ def add_adapter(lm: PreTrainedModel | PeftModel, lora: Lora, name: str, owner: s
     return lm
 
 
-def adapted_outline(config: Any, lora: Lora) -> PeftModel:
+def adapted_outline(config: Any, lora: Lora) -> Any:
     """The adapted model without weights."""
     with torch.device("meta"):
         return add_lora(AutoModelForCausalLM.from_config(config), lora)
