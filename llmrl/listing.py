@@ -22,7 +22,7 @@ from llmrl.resolve import Pieces, resolve_pieces
 
 
 def list_entries(kind: str, name: str | None, console: Console, *, as_json: bool = False) -> None:
-    """What a recipe can name: all of a kind, or all about one; raises RecipeError for an unknown kind or name."""
+    """Print the entries of a kind that a recipe can name, or all about one; raises RecipeError for an unknown kind or name."""
     found = entries(kind, name)
     if as_json:
         print_json([entry.data for entry in found])
@@ -139,7 +139,7 @@ def _pieces_of(pieces: Pieces) -> list[dict[str, Any]]:
 
 
 def _provided(recipe: Recipe, pieces: Pieces) -> list[str]:
-    """What a run with the method has besides the model."""
+    """The models and measurements that a run with the method has besides the policy."""
     found = [text for text in provided_by(pieces) if text != "a critic"]
     return [*found, f"a critic ({_critic(recipe)})"] if pieces.algorithm.has_critic else found
 

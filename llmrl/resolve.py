@@ -163,7 +163,7 @@ OUTSIDE_DATA = {
     "rollout.engine": ("folder", "tokenizer", "dtype", "device", "max_model_len", "max_concurrent", "options", "lora"),
     "rollout.weight_transport": ("weights", "sampler", "policy_version"),
 }
-"""What a sampler is made from, and what a weight transport carries."""
+"""The data that makers of samplers and weight transports may name."""
 PROVIDER_DATA = frozenset(
     {"batch", "groups", "policy", "reference", "critic", "tokenizer", "seed", "share_done", "wanted", "reading"}
     | {"collector", "params", "measured_once"}

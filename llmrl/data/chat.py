@@ -108,7 +108,7 @@ class Conversation:
         return text.removeprefix(written) if text.startswith(written) else text.removeprefix(opened).lstrip("\n")
 
     def _around(self, whole: str) -> tuple[str, str]:
-        """What the template writes between the prompt and a plain answer, and after the answer.
+        """The texts that the template writes between the prompt and a plain answer, and after the answer.
 
         Raises ValueError if, but for thoughts, the template writes something else before the answer than the prompt;
         whole: the conversation that the fault shows.

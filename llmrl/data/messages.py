@@ -31,7 +31,7 @@ ROLES = {
 CALL = "function_call"
 SYSTEM = ("system", "developer")
 SPOKEN = ("content", "reasoning_content", "reasoning", "thinking", "tool_calls")
-"""What an assistant's message may say."""
+"""The keys of which an assistant's message has at least one."""
 
 
 class Arguments(dict[str, Any]):

@@ -197,7 +197,7 @@ class PromptBuilder:
         return after.strip()
 
     def _question(self, row: Row, place: str) -> str | Messages:
-        """What the row asks: text, or messages without the answer that `completion` names in the same list."""
+        """The row's question: text, or messages without the answer that `completion` names in the same list."""
         asked, where = self._prompt.text_or_messages(row, place), f"{self._prompt.key}: {place}"
         if isinstance(asked, str):
             if not asked.strip():

@@ -195,12 +195,12 @@ class Reward:
         }
 
     def _value(self, row: Mapping[str, Any], name: str) -> Any:
-        """What a parameter stands for in a row: the first of its columns that is there."""
+        """The value of a parameter in a row: that of the first of its columns that is there."""
         value, otherwise = self._read(row, name), self._otherwise()
         return copy.copy(otherwise[name]) if value is _MISSING and name in otherwise else value
 
     def _otherwise(self) -> dict[str, Any]:
-        """What is given for a column that the data lacks; a column that the recipe names has to be there."""
+        """The values in place of columns that the data lacks; a column that the recipe names has to be there."""
         return {name: value for name, value in self.convention.otherwise.items() if name not in self.column_of}
 
     def _read(self, row: Mapping[str, Any], name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the vLLM sampler needs to serve an adapter as it is."""
+"""Serving an adapter as it is: settings for vLLM, and its faults on a CPU mended."""
 
 from __future__ import annotations
 
