@@ -22,7 +22,7 @@ from llmrl.resolve import Pieces, resolve_pieces
 
 
 def list_entries(kind: str, name: str | None, console: Console, *, as_json: bool = False) -> None:
-    """Print the entries of a kind that a recipe can name, or all about one; raises RecipeError for an unknown kind or name."""
+    """Print the entries of a kind, or all about one; raises RecipeError for an unknown kind or name."""
     found = entries(kind, name)
     if as_json:
         print_json([entry.data for entry in found])
