@@ -57,7 +57,8 @@ def test_an_interrupted_command_says_so_in_one_line(call):
 
 
 def test_a_real_interrupt_ends_the_command_with_one_line():
-    program = "import typer, llmrl.ending as e\napp = typer.Typer(cls=e.Commands)\n"
+    program = "import signal, typer, llmrl.ending as e\napp = typer.Typer(cls=e.Commands)\n"
+    program += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
     program += "@app.command()\ndef a():\n    print('ready', flush=True)\n    import time; time.sleep(60)\n"
     program += "app.command()(lambda: None)\nimport sys; sys.argv = ['llmrl', 'a']; sys.exit(e.ended(app))\n"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -306,7 +306,7 @@ def test_what_a_checkpoint_depends_on_is_fixed_for_every_role(load):
             continued(recorded, load(TWO, override), [])
         assert any(fault.startswith(f"{key}: ") for fault in refused.value.faults)
     _, changed = continued(recorded, load(TWO, "roles.critiquer.training.learning_rate=0.5"), [])
-    assert changed == ["stages.train.roles.critiquer.training.learning_rate"]
+    assert changed == ["stages.train.roles.critiquer.training.learning_rate: changed from 2e-05 to 0.5"]
 
 
 # the check, with the example of docs/recipes.md

@@ -288,10 +288,19 @@ def _build(spec: Build, folder: Path, seed: int) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        _draw_padding_rows(model)
     note.unlink(missing_ok=True)
     export(model, tokenizer, folder)
     note.write_text(made_from, encoding="utf-8")
     return folder
+
+
+@torch.no_grad()
+def _draw_padding_rows(model: PreTrainedModel) -> None:
+    """Draw the padding token's embedding, which transformers sets to 0: a norm's gradient is enormous there."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            module.weight[module.padding_idx].normal_(std=float(getattr(model.config, "initializer_range", 0.02)))
 
 
 def _gguf_file(spec: Gguf) -> tuple[Path, Path]:

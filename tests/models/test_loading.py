@@ -286,6 +286,15 @@ def test_the_end_of_turn_token_is_trained_where_it_is_the_padding_too(architectu
     assert torch.equal(gradients[1], gradients[0])
 
 
+def test_the_padding_token_of_a_built_model_has_an_embedding_like_others(built):
+    """A model may sample it, and a norm multiplies the gradient of a zero by 1 / sqrt(eps)."""
+    model = load_language_model(built)
+    model(torch.tensor([[3, 0, 4]])).logits[:, -1].logsumexp(-1).sum().backward()
+    weight = model.get_input_embeddings().weight
+    sizes, gradients = weight.detach().norm(dim=-1), weight.grad.norm(dim=-1)
+    assert 0.5 < sizes[0] / sizes[3:].mean() < 2.0 and gradients[0] < 10 * gradients[[3, 4]].max()
+
+
 def test_gradient_checkpointing_gives_the_same_gradients(built):
     gradients = []
     for checkpointing in (False, True):

@@ -112,20 +112,20 @@ def test_what_the_environment_said_has_no_part_in_the_loss():
 
 OWN = """
 def long(completion):
-    return len(completion) > 3
+    return len(completion) > 12
 """
 RECIPE: dict[str, Any] = {
     "method": "thor",
     "model": {
         "build": {
-            "characters": "<>[]0123+=",
+            "characters": "{}[]0123+=",
             "config": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
             | {"num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64, "initializer_range": 0.1},
         }
     },
     "data": {"train": {"path": "sums.jsonl"}},
     "env": {
-        "python_tool": {"start": "<", "end": ">", "result": "[{output}]", "max_calls": 2, "output_characters": 4}
+        "python_tool": {"start": "{", "end": "}", "result": "[{output}]", "max_calls": 2, "output_characters": 4}
         | {"allow_weak": True}
     },
     "rewards": {"tool_rewards:long": {}},
