@@ -37,7 +37,7 @@ def column(row: Mapping[str, Any], name: str) -> Any:
     """Return the row's column `name`, or the value at this path of names joined by dots; raises NoColumnError."""
     value: Any = row
     for part in [name] if name in row else name.split("."):
-        value = _loaded(value)
+        value = as_json(value)
         if isinstance(value, Sequence) and not isinstance(value, str):
             if not _NUMBER.fullmatch(part) or not -len(value) <= int(part) < len(value):
                 raise NoColumnError.of_list(part, len(value))
@@ -56,7 +56,8 @@ def root(row: Mapping[str, Any], name: str) -> Any:
     return row.get(name if name in row else name.partition(".")[0])
 
 
-def _loaded(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """Return what JSON text holds; any other value, and a text that is no JSON, as it is."""
     if not isinstance(value, str):
         return value
     try:

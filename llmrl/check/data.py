@@ -161,14 +161,15 @@ def _count_unanswered(prompts: Sequence[Prompt], demonstrations: Mapping[str, An
 
 def _check_conversation(found: Sequence[Prompt], origin: Origin, part: str, report: Report) -> None:
     """Refuse a chat template that leaves out what is asked; warn of one that leaves the turn's opening to the model."""
-    header = ""
+    header, refused = "", ""
     conversations = [
         Conversation(origin.tokenizer, cast(Any, list(prompt.messages or ()))) for prompt in found[:CONVERSATIONS]
     ]
     for prompt, conversation in zip(found, conversations, strict=False):
         try:
             dropped, unopened = conversation.dropped, conversation.unopened
-        except ValueError:  # a template that refuses what stands in for the row's texts
+        except ValueError as error:  # a template that refuses what stands in for the row's texts
+            refused = f"{prompt.id}: {error}"
             continue
         if dropped is not None:
             asks = dropped is conversation.messages[-1]
@@ -179,6 +180,8 @@ def _check_conversation(found: Sequence[Prompt], origin: Origin, part: str, repo
             )
         if unopened:
             header = unopened
+    if refused:
+        report.skipped(f"data.{part}.chat", refused)
     if header:
         report.warn(
             f"data.{part}.chat: the chat template does not read add_generation_prompt, so a prompt ends before "

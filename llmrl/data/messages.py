@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmrl.columns import as_json
 from llmrl.errors import short
 from llmrl.rewards.thoughts import after_thoughts
 
@@ -134,13 +135,3 @@ def _call(call: Any) -> dict[str, Any]:
     arguments = Arguments(loaded, given if isinstance(given, str) else None) if isinstance(loaded, Mapping) else given
     whole = {"type": "function", **(held if "function" in held else {})}
     return whole | {"function": {**function, "arguments": arguments}}
-
-
-def as_json(value: Any) -> Any:
-    """Return what JSON text holds; any other value, and a text that is no JSON, as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value

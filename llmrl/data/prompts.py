@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from llmrl.columns import as_json
 from llmrl.data.chat import Conversation
 from llmrl.data.datasets import load_rows
 from llmrl.data.faulty_rows import of_every_row, refuse_dropped
 from llmrl.data.files import Row
-from llmrl.data.messages import SYSTEM, Message, Messages, as_json, transcript
+from llmrl.data.messages import SYSTEM, Message, Messages, transcript
 from llmrl.data.row_values import RowValue
 from llmrl.errors import RecipeError, short
 from llmrl.recipe import Data, Rows
