@@ -59,7 +59,7 @@ class ClippedObjective:
     """PPO's clipped loss, a mean over all tokens of the step, so that micro-batches do not change it."""
 
     shares: Tensor
-    wanted: frozenset[str] = frozenset()
+    wanted: frozenset[str] = frozenset({"entropy"})
 
     def __call__(self, part: CreditedBatch, rows: Tensor, found: Outputs) -> Loss:
         old = found["logprobs"].detach()  # the batch gives one update, so the old policy is the current one

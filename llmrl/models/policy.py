@@ -87,7 +87,7 @@ class Policy(nn.Module):
         wanted: frozenset[str] = frozenset(),
         known: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Log-probability of each response token given all tokens before it, entropy, and the `wanted` outputs.
+        """Log-probability of each response token given all tokens before it, and the `wanted` outputs.
 
             token_ids        P0 P1 A0 A1        the hidden state of P1 predicts A0, of A0 predicts A1
             response_mask     0  0  1  1
@@ -95,7 +95,8 @@ class Policy(nn.Module):
 
         Zero wherever response_mask is False; column 0 has no prefix and is never a response. By name:
 
-            logprobs, entropy [N, T]                     always; with gradient
+            logprobs [N, T]                              always; with gradient
+            entropy [N, T]                               of the distribution of token t; with gradient
             old_top_ids, old_top_logprobs [N, T, K]      the K = min(8, V) most likely tokens, most likely first
             top_logprobs [N, T, K]                       of known["old_top_ids"]; with gradient
             old_router_ids, old_router_logprobs          [N, T, L, k], the experts chosen in each of L layers
@@ -120,7 +121,7 @@ class Policy(nn.Module):
         )
         hidden, targets = places.before(hidden), places.at(token_ids)
         asked = [targets[:, None]] + ([places.at(known["old_top_ids"])] if "top_logprobs" in wanted else [])
-        found = self._head(hidden, torch.cat(asked, dim=1), most_likely=bool(wanted & _TOP))
+        found = self._head(hidden, torch.cat(asked, dim=1), wanted)
         layers = [places.before(layer).detach() for layer in router_logits]
         if wanted & _CHOICES:
             found["old_router_ids"], found["old_router_logprobs"] = router_choices(self.inner, layers)
@@ -161,17 +162,19 @@ class Policy(nn.Module):
         rank of a sharded engine has to run every layer."""
         return max(1, math.ceil(tokens / max(1, LOGIT_BYTES_PER_SLICE // (4 * self._vocabulary))))
 
-    def _head(self, hidden: Tensor, targets: Tensor, *, most_likely: bool) -> dict[str, Tensor]:
-        """hidden [R, d] to log-probabilities of targets [R, 1 + K] (the token itself, then others) and entropy."""
+    def _head(self, hidden: Tensor, targets: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """hidden [R, d] to log-probabilities of targets [R, 1 + K]: of the token itself, then others."""
 
         def of_slice(hidden: Tensor, targets: Tensor) -> dict[str, Tensor]:
             logits = self._scale(self.inner.get_output_embeddings()(hidden))
             log_p = log_probabilities(logits, temperature=self.temperature)
             asked = log_p.gather(-1, targets)
-            found = {"logprobs": asked[:, 0], "entropy": entropies(log_p)}
+            found = {"logprobs": asked[:, 0]}
+            if "entropy" in wanted:
+                found["entropy"] = entropies(log_p)
             if targets.shape[1] > 1:
                 found["top_logprobs"] = asked[:, 1:]
-            if most_likely:
+            if wanted & _TOP:
                 best = log_p.detach().topk(min(TOP_TOKENS, log_p.shape[-1]), dim=-1)
                 found |= {"old_top_ids": best.indices, "old_top_logprobs": best.values}
             return found

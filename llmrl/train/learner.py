@@ -20,7 +20,7 @@ from llmrl.recipe import Training
 from llmrl.train.micro_batches import CreditedBatch, MetricSums, MicroBatch, Outputs, join, micro_batches
 
 Forward = Callable[[Batch, frozenset[str], Mapping[str, Tensor]], Outputs]
-ALWAYS = frozenset({"logprobs", "entropy"})
+ALWAYS = frozenset({"logprobs"})
 """Outputs that a policy always gives."""
 
 

@@ -67,11 +67,12 @@ class PolicyObjective:
 
     @property
     def wanted(self) -> frozenset[str]:
-        return frozenset(
+        read = {
             name
             for name in self.algorithm.needs
             if name in BY_NAME and BY_NAME[name].moment == CURRENT and BY_NAME[name].of_model
-        )
+        }
+        return frozenset(read | {"entropy"})  # a metric of every run
 
     def __call__(self, part: CreditedBatch, rows: Tensor, found: Outputs) -> Loss:
         device, width = found["logprobs"].device, found["logprobs"].shape[1]

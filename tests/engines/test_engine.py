@@ -33,7 +33,7 @@ def make_engine(lm: Any = None, **settings: Any) -> TorchEngine:
 def row_losses(engine: TorchEngine, rows: list[int]) -> Tensor:
     """A sum over tokens, each of a different weight: 1, 2, ... per column."""
     batch = fixed_batch().rows(torch.tensor(rows))
-    found = engine.forward(batch.token_ids, batch.attention_mask, batch.response_mask)
+    found = engine.forward(batch.token_ids, batch.attention_mask, batch.response_mask, wanted=frozenset({"entropy"}))
     logprobs, entropy = found["logprobs"], found["entropy"]
     return ((entropy - logprobs) * torch.arange(1, logprobs.shape[1] + 1)).sum() / 500
 

@@ -92,7 +92,7 @@ def both(policy: Policy) -> Callable[..., tuple[Tensor, Tensor]]:
     """The policy's log-probabilities and entropies."""
 
     def forward(*batch: Tensor) -> tuple[Tensor, Tensor]:
-        found = policy(*batch)
+        found = policy(*batch, wanted=frozenset({"entropy"}))
         assert found.keys() == {"logprobs", "entropy"}
         return found["logprobs"], found["entropy"]
 
