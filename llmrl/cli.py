@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 import llmrl
-from llmrl.completion import entry_names, kinds, method_names, override_keys, recipe_files
+from llmrl.completion import bench_parts, entry_names, kinds, method_names, override_keys, recipe_files
 from llmrl.ending import Commands, ended
 from llmrl.engines.catalogue import engine_kind
 from llmrl.engines.launch import launch
@@ -163,6 +163,40 @@ def show_sandbox(
         console=Console(),
     )
     raise typer.Exit(code)
+
+
+@app.command("bench")
+def measure_speed(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="parts; default: all of them", autocompletion=bench_parts),
+    ] = None,
+    write: Annotated[Path | None, typer.Option(help="put the tables here, such as docs/speed.md")] = None,
+    peer_python: Annotated[
+        Path | None, typer.Option(help="the interpreter that has TRL; scripts/peer_setup.sh makes one")
+    ] = None,
+    peer_checkpointing: Annotated[bool, typer.Option(help="TRL checkpoints gradients, its default")] = False,
+    case: Annotated[list[str] | None, typer.Option(help="only this case, such as small; may be repeated")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of everything measured", min=1)] = 2,
+    rounds: Annotated[int, typer.Option(help="times that each measurement is made", min=1)] = 3,
+    folder: Annotated[Path, typer.Option(help="keep models, runs and outputs here; default: nowhere")] = Path(),
+    quick: Annotated[bool, typer.Option(help="a tiny case, to try the benchmark itself")] = False,
+) -> None:
+    """Measure what a step takes: against a peer, against its engines alone, and part by part."""
+    _quiet()
+    from llmrl.bench.command import run
+    from llmrl.bench.measure import Setting
+
+    setting = Setting(
+        folder=folder.absolute() if folder != Path() else folder,
+        threads=threads,
+        rounds=1 if quick else rounds,
+        quick=quick,
+        peer_python=peer_python.absolute() if peer_python else None,
+        peer_checkpointing=peer_checkpointing,
+        only=tuple(case or ()),
+    )
+    raise typer.Exit(run(names or [], setting=setting, write=write, console=Console()))
 
 
 def main() -> None:

@@ -50,3 +50,10 @@ def entry_names(ctx: Any, incomplete: str) -> list[str]:
     if kind not in CATALOGUES:
         return []
     return sorted({entry.name for entry in entries(kind) if entry.name.startswith(incomplete)})
+
+
+def bench_parts(incomplete: str) -> list[str]:
+    """Parts of the benchmark."""
+    from llmrl.bench.command import PARTS
+
+    return [name for name in PARTS if name.startswith(incomplete)]

@@ -66,10 +66,10 @@ def surroundings(plan: Plan, stages: Sequence[str]) -> Surroundings:
         "system": platform.platform(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "packages": _versions(),
-        "git": _git(plan.folder),
+        "packages": versions_of_packages(),
+        "git": commit_of(plan.folder),
         "digests": digests,
     }
 
@@ -158,7 +158,8 @@ def _code_files() -> list[Path]:
     return sorted(found)
 
 
-def _versions() -> dict[str, str]:
+def versions_of_packages() -> dict[str, str]:
+    """The installed version of each of PACKAGES."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -168,7 +169,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _cpu() -> str:
+def processor() -> str:
     """The processor's model, as the kernel names it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
@@ -176,7 +177,7 @@ def _cpu() -> str:
     return next(named, platform.processor() or platform.machine())
 
 
-def _git(folder: Path) -> str | None:
+def commit_of(folder: Path) -> str | None:
     """The commit of the folder's repository, and whether tracked files differ from it; None if there is none."""
 
     def git(*arguments: str) -> str:

@@ -1,0 +1,97 @@
+"""The command `llmrl bench`: measures the named parts, prints their figures, and writes them into a document."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+
+from llmrl.bench.measure import Figure, Setting, machine
+from llmrl.errors import RecipeError, unknown_name
+
+BEGIN, END = "<!-- {name}: measured -->", "<!-- end of {name} -->"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the benchmark: the sentence about it, and its module, which has `measure(setting) -> figures`."""
+
+    about: str
+    module: str
+
+    @property
+    def measure(self) -> Callable[[Setting], list[Figure]]:
+        return import_module(self.module).measure
+
+
+PARTS: Mapping[str, Part] = {
+    "peer": Part("a whole step against TRL's GRPOTrainer on the same work", "llmrl.bench.peer"),
+    "overhead": Part("a whole step over what its engines take alone for the same tokens", "llmrl.bench.overhead"),
+}
+
+
+def run(
+    names: Sequence[str],
+    *,
+    setting: Setting,
+    write: Path | None,
+    console: Console,
+) -> int:
+    """Measure the named parts, or all; returns 1 if a figure misses its bar.
+
+    With `write`, the tables of these parts are put in their places of that document. Raises RecipeError for an unknown
+    name.
+    """
+    for name in names:
+        if name not in PARTS:
+            raise RecipeError(unknown_name("bench", name, PARTS, "part"))
+    head = f"`{_command()}`, {datetime.date.today().isoformat()}, {machine(setting.threads)}"
+    console.print(head, markup=False, highlight=False, soft_wrap=True)
+    missed = False
+    with tempfile.TemporaryDirectory(prefix="llmrl-bench-") as folder:
+        for name in names or PARTS:
+            started = time.monotonic()
+            own = setting if setting.folder != Path() else replace(setting, folder=Path(folder))
+            figures = PARTS[name].measure(own)
+            text = f"{table(figures)}\n\n{head}; {time.monotonic() - started:.0f} s."
+            console.print(
+                f"\n{name}: {PARTS[name].about}\n\n{table(figures)}", markup=False, highlight=False, soft_wrap=True
+            )
+            missed |= any(figure.bar and not figure.bar.holds(figure.value) for figure in figures)
+            if write is not None:
+                write.write_text(placed(write.read_text(encoding="utf-8"), name, text), encoding="utf-8")
+    return int(missed)
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """The figures in Markdown: the median, and the smallest and the largest value."""
+    lines = ["| | median | least to most | bar | |", "|---|---|---|---|---|"]
+    for figure in figures:
+        low, high = figure.spread
+        verdict = ("reached" if figure.bar.holds(figure.value) else "**missed**") if figure.bar else ""
+        spread = f"{low:.3g} to {high:.3g}" if len(figure.values) > 1 else ""
+        lines.append(
+            f"| {figure.name} | {figure.value:.3g} {figure.unit} | {spread} | {figure.bar or ''} | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def placed(document: str, name: str, text: str) -> str:
+    """The document with `text` in the place of the part `name`; raises RecipeError if it has no such place."""
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    before, found, rest = document.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise RecipeError(f"--write: the document has no place for {name}, expected lines '{begin}' and '{end}'")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+
+
+def _command() -> str:
+    return " ".join(["llmrl", *sys.argv[1:]])
