@@ -49,6 +49,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="continue from the last checkpoint")] = False,
     overwrite: Annotated[bool, typer.Option(help="delete what the run folder holds")] = False,
     nproc: Annotated[int, typer.Option(help="processes on this machine, one per device", min=1)] = 1,
+    profile: Annotated[bool, typer.Option(help="tell where the time of a step goes")] = False,
 ) -> None:
     """Train the model of a recipe."""
     if resume and overwrite:
@@ -64,7 +65,7 @@ def train(
     _quiet()
     from llmrl.run.run import run_plan
 
-    raise typer.Exit(run_plan(plan, resume=resume, overwrite=overwrite, console=Console()))
+    raise typer.Exit(run_plan(plan, resume=resume, overwrite=overwrite, profile=profile, console=Console()))
 
 
 @app.command()

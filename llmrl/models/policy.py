@@ -22,6 +22,7 @@ from llmrl.models.outputs import Places, backbone_of, gradient_norm, run_backbon
 from llmrl.models.padding_free import require_separate_rows
 from llmrl.models.routing import require_routers, router_choices, router_drift
 from llmrl.ops.shared.logprobs import entropies, log_probabilities, token_logprobs
+from llmrl.spans import span
 
 LOGIT_BYTES_PER_SLICE = 64 * 2**20
 TOP_TOKENS = 8
@@ -121,7 +122,8 @@ class Policy(nn.Module):
         )
         hidden, targets = places.before(hidden), places.at(token_ids)
         asked = [targets[:, None]] + ([places.at(known["old_top_ids"])] if "top_logprobs" in wanted else [])
-        found = self._head(hidden, torch.cat(asked, dim=1), wanted)
+        with span("head"):
+            found = self._head(hidden, torch.cat(asked, dim=1), wanted)
         layers = [places.before(layer).detach() for layer in router_logits]
         if wanted & _CHOICES:
             found["old_router_ids"], found["old_router_logprobs"] = router_choices(self.inner, layers)

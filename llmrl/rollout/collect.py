@@ -8,6 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -116,7 +117,7 @@ class Collector:
         sizes = [group_size] * len(prompts) if isinstance(group_size, int) else group_size
         mine = list(zip(range(len(prompts)), prompts, sizes, strict=True))[self._rank :: self._ranks]
         try:
-            groups = self._runner.run(self._within_deadline(mine, params))
+            groups = self._runner.run(self._within_deadline(mine, params), context=copy_context())
         except BaseException:
             self.close()
             raise

@@ -14,6 +14,7 @@ from typing import Any, Protocol, get_args
 from llmrl.envs.base import AuthorText, Env, Step
 from llmrl.pieces import Piece
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
+from llmrl.spans import span
 from llmrl.types import ENVIRONMENT, Episode, Failure, Group, Prompt, StopReason, Trajectory, Turn
 
 CLOSE_SECONDS = 10.0
@@ -242,9 +243,10 @@ def _environment() -> Iterator[None]:
 
 
 async def counted(waiting: Counter[str], who: str, work: Awaitable[Any]) -> Any:
-    """Await `work`, counted under `who` meanwhile, so that the deadline's message can name it."""
+    """Await `work`, counted under `who` meanwhile, so that the deadline's message and a profile can name it."""
     waiting[who] += 1
     try:
-        return await work
+        with span(who):
+            return await work
     finally:
         waiting[who] -= 1

@@ -16,6 +16,7 @@ from llmrl.models.outputs import without_peft
 from llmrl.models.text import completes
 from llmrl.models.weights import adapter_parameters, base_parameters, kept_buffers
 from llmrl.rollout.sampler import Completion, SamplingParams
+from llmrl.spans import span
 
 Request = tuple[list[int], SamplingParams, asyncio.Future[Completion]]
 
@@ -94,16 +95,17 @@ class TransformersSampler:
             token_ids[row, width - len(ids) :] = torch.tensor(ids)
             attention_mask[row, width - len(ids) :] = 1
         draw = _SeededDraw([params for _, params in requests])
-        generated = self._model.generate(
-            input_ids=token_ids.to(device),
-            attention_mask=attention_mask.to(device),
-            do_sample=False,  # the draw leaves one possible token, which greedy decoding then takes
-            max_new_tokens=max(params.max_tokens for _, params in requests),
-            eos_token_id=None,
-            pad_token_id=0,
-            logits_processor=[draw],
-            stopping_criteria=[_RowStops(width, [params for _, params in requests], self._tokenizer)],
-        )
+        with span("engine"):
+            generated = self._model.generate(
+                input_ids=token_ids.to(device),
+                attention_mask=attention_mask.to(device),
+                do_sample=False,  # the draw leaves one possible token, which greedy decoding then takes
+                max_new_tokens=max(params.max_tokens for _, params in requests),
+                eos_token_id=None,
+                pad_token_id=0,
+                logits_processor=[draw],
+                stopping_criteria=[_RowStops(width, [params for _, params in requests], self._tokenizer)],
+            )
         drawn = torch.stack(draw.logprobs, dim=1).cpu()
         return [
             self._cut(row, logprobs, params)

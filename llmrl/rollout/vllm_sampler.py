@@ -35,6 +35,7 @@ from llmrl.rollout.vllm_adapter import (
     multiply_once,
     put_aside,
 )
+from llmrl.spans import span
 
 # read when vllm is imported: the engine must live in this process, where the trainer's weights are
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -183,7 +184,8 @@ class VllmSampler:
         await asyncio.sleep(0)  # let every caller of this turn of the loop add its request first
         try:
             while self._engine.has_unfinished_requests():
-                with torch.random.fork_rng(_devices()):  # it draws from the global stream, then uses the seeds' own
+                # the engine draws from the global stream, then uses the seeds' own
+                with torch.random.fork_rng(_devices()), span("engine"):
                     outputs = self._engine.step()
                 for output in outputs:
                     if output.finished:

@@ -92,14 +92,16 @@ def run_plan(
     resume: bool,
     overwrite: bool = False,
     console: Console,
+    profile: bool = False,
     samplers: Samplers | None = None,
     workers: Workers | None = None,
 ) -> int:
     """Train every stage that is not done; returns the exit code: 0, or 128 + signal when asked to stop.
 
-    overwrite: delete what the run folder holds. samplers, workers: those that several runs of one process share; they
-    stay open. Raises RecipeError if another process writes the run folder, if it holds a run and neither `resume` nor
-    `overwrite` is asked, or if a run cannot go on with this recipe; RunStopped if it cannot go on for another reason.
+    overwrite: delete what the run folder holds. profile: make one of a step of each stage. samplers, workers: those
+    that several runs of one process share; they stay open. Raises RecipeError if another process writes the run folder,
+    if it holds a run and neither `resume` nor `overwrite` is asked, or if a run cannot go on with this recipe;
+    RunStopped if it cannot go on for another reason.
     """
     pieces = resolve_plan(plan)
     had_group = dist.is_initialized()  # a sampler that several runs share has made it
@@ -120,7 +122,7 @@ def run_plan(
         if warning := parts.enter_context(_only_writer(folder, ranks, overwrite=overwrite)):
             progress.say(warning)
         parts.enter_context(progress)
-        run = _Run(plan, pieces, device, ranks, folder, progress, samplers, workers, signals)
+        run = _Run(plan, pieces, device, ranks, folder, progress, samplers, workers, signals, profile)
         try:
             if not run.start(resume=resume):
                 run.train(resume=resume)
@@ -160,6 +162,7 @@ class _Run:
     samplers: Samplers
     workers: Workers
     signals: Signals
+    profile: bool = False
     _unrecorded: tuple[str, Surroundings] | None = field(default=None, init=False, repr=False)
 
     def start(self, *, resume: bool) -> bool:
@@ -289,6 +292,7 @@ class _Run:
             lost_tasks=LostTasks([name for one in rewards_of(collector).values() for name in one.row_columns]),
             prepare=measuring_once(measured_once, stream) if measured_once else None,
             stop_asked=lambda: self.signals.received is not None,
+            profile=self.profile,
         )
 
     def _collector(self, recipe: Recipe, pieces: Pieces, origins: Mapping[str, Origin]) -> Collector:

@@ -28,11 +28,13 @@ from llmrl.run.frozen import FrozenRole
 from llmrl.run.lost_tasks import LostTasks
 from llmrl.run.measured_once import MeasuredOnce
 from llmrl.run.models import Origin
+from llmrl.run.profile import PROFILED, Profile, wait_for_device
 from llmrl.run.progress import RunProgress
 from llmrl.run.sampling import rewards_of
 from llmrl.run.warnings import Warned, Watch
 from llmrl.run.weight_sync import Transport, send
 from llmrl.run_folder.writer import RunFolder
+from llmrl.spans import recording, span
 from llmrl.train.provide import provide
 from llmrl.train.roles import Role
 from llmrl.train.sources import Source
@@ -47,7 +49,8 @@ class StopAsked(Exception):
 @dataclass
 class Stage:
     """A stage and its state. roles: the trained ones; frozen: the others. origins, params: of every role. step: the
-    last one done. best: (metric, step) of the best checkpoint so far. collector: None if nothing is sampled."""
+    last one done. profile: make one of a step. best: (metric, step) of the best checkpoint so far. collector: None if
+    nothing is sampled."""
 
     name: str
     recipe: Recipe
@@ -68,6 +71,7 @@ class Stage:
     lost_tasks: LostTasks = field(default_factory=LostTasks)
     prepare: Callable[[Stage], None] | None = None
     stop_asked: Callable[[], bool] = lambda: False
+    profile: bool = False
     step: int = 0
     best: tuple[float, int] | None = None
     _synced: int = field(default=-1, repr=False)  # the step whose weights the samplers hold
@@ -89,7 +93,9 @@ class Stage:
             self.sync_weights()
             self.prepare(self)
         while self.step < steps:
-            row = self._train_step()
+            row = (
+                self._profiled_step() if self.profile and self.step + 1 == min(PROFILED, steps) else self._train_step()
+            )
             stop = any(self.ranks.gather(self.stop_asked(), "agreeing whether to stop"))
             if stop or (every and (self.step % every == 0 or self.step == steps)):
                 self._checkpoint(row)
@@ -133,16 +139,28 @@ class Stage:
         else:
             set_seed(derive_seed(self.recipe.seed, self.name, self.step, self.ranks.rank) % 2**32)
 
+    def _profiled_step(self) -> dict[str, Any]:
+        """`_train_step`, with a profile of its spans in the run folder and on the console."""
+        with recording(wait_for_device) as spans:
+            row = self._train_step()
+        found = Profile.of(spans, stage=self.name, row=row)
+        self.folder.save_profile(found.as_json())
+        self.progress.say(found.text())
+        return row
+
     def _train_step(self) -> dict[str, Any]:
         """One step and, if it is due, an evaluation; returns the row that was logged."""
         started = time.monotonic()
         seed = derive_seed(self.recipe.seed, self.name, self.step + 1)
         if self.collector and next(iter(self.roles.values())).algorithm.samples:
-            self.sync_weights()
+            with span("sync"):
+                self.sync_weights()
         sync_seconds, sent = time.monotonic() - started, dict(self._sent)
-        collected = self._collected(seed)
+        with span("collect"):
+            collected = self._collected(seed)
         collected_at = time.monotonic()
-        metrics, tokens = self._update(collected, seed)
+        with span("update"):
+            metrics, tokens = self._update(collected, seed)
         self.step += 1
         seconds = time.monotonic() - started
         row: dict[str, Any] = {"step": self.step, "epoch": self.epoch()} | metrics | sent | collected.metrics
@@ -154,12 +172,14 @@ class Stage:
             "tokens_per_second": tokens / seconds,
             "peak_memory": peak_memory() / 2**30,
         }
-        self.folder.save_rollouts(collected.sampled, stage=self.name, step=self.step)
+        with span("save"):
+            self.folder.save_rollouts(collected.sampled, stage=self.name, step=self.step)
         self._warn_of_lost(collected.sampled, "training", "failures")
         every = self.recipe.evaluation.every
         last = self.step == self.recipe.training.steps
         if last or (every and self.step % every == 0):
-            row |= self._evaluate()
+            with span("evaluate"):
+                row |= self._evaluate()
         for name, role in self.roles.items():
             role.control(self._of_role(row, name))
             row |= self._prefixed(role.controller_metrics(), name)
@@ -184,7 +204,8 @@ class Stage:
                 continue
             own = seed if name == self.first else derive_seed(seed, name)
             tokenizer = self.origins[name].tokenizer
-            packed = pack(groups, name)
+            with span("pack"):
+                packed = pack(groups, name)
             batch = provide(role, packed, groups=groups, tokenizer=tokenizer, seed=own, share_done=share_done)
             tokens += float(batch.response_mask.sum())
             sharing.setdefault(id(role.learner), []).append((role, batch))

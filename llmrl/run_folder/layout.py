@@ -2,7 +2,7 @@
 
 recipe.yaml        the resolved plan             environment.json   versions, device, command
 metrics.jsonl      a row per step                rollouts/          a parquet file per step
-warnings.jsonl     what was warned of
+warnings.jsonl     what was warned of            profile.json       where a step's time went (train --profile)
 checkpoints/       to resume from                stages/            each finished stage's model
 final/             the trained model             .lock              the process that writes now
 """
@@ -16,6 +16,7 @@ RECIPE = "recipe.yaml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 WARNINGS = "warnings.jsonl"
+PROFILE = "profile.json"
 ROLLOUTS = "rollouts"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"

@@ -43,6 +43,11 @@ class RunReader:
         return self._lines(layout.METRICS)
 
     @property
+    def profile(self) -> dict[str, Any]:
+        """The profile of one step of each stage, by the stage's name; empty without `train --profile`."""
+        return json.loads(self._text(layout.PROFILE) or "{}")
+
+    @property
     def warnings(self) -> list[dict[str, Any]]:
         """The run's warnings in order, each with its stage, step, metric, value and message, and the step `since`
         which it holds."""

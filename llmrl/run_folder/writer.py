@@ -81,6 +81,12 @@ class RunFolder:
         """Append one warning to warnings.jsonl."""
         self._append(layout.WARNINGS, row)
 
+    def save_profile(self, profile: Mapping[str, Any]) -> None:
+        """Write the profile of a step, under its stage's name beside those of other stages."""
+        if self._writes:
+            whole = self.reader.profile | {profile["stage"]: profile}
+            self._write(layout.PROFILE, json.dumps(whole, indent=1) + "\n")
+
     def _append(self, name: str, row: dict[str, Any]) -> None:
         if self._writes:
             with (self.path / name).open("a", encoding="utf-8") as file:

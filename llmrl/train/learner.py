@@ -17,6 +17,7 @@ from llmrl.engines.engine import Engine, Update
 from llmrl.engines.ranks import Ranks
 from llmrl.models.weights import Form, Weights, merged_weights
 from llmrl.recipe import Training
+from llmrl.spans import span
 from llmrl.train.micro_batches import CreditedBatch, MetricSums, MicroBatch, Outputs, join, micro_batches
 
 Forward = Callable[[Batch, frozenset[str], Mapping[str, Tensor]], Outputs]
@@ -119,9 +120,11 @@ class Learner:
         for micro in self.cut(mini.batch):
             part = mini.rows(micro.rows).to(self.engine.device)
             found = self._forward(part.batch, wanted, part.batch.data)
-            losses = [objective(part, micro.rows, found) for objective in objectives]
-            total = sum((loss.total for loss in losses[1:]), losses[0].total)
-            self.engine.backward(total * micro.counts, last=last and micro.last)
+            with span("loss"):
+                losses = [objective(part, micro.rows, found) for objective in objectives]
+                total = sum((loss.total for loss in losses[1:]), losses[0].total)
+            with span("backward"):
+                self.engine.backward(total * micro.counts, last=last and micro.last)
             if not micro.counts:
                 continue
             parts.append((micro.rows, {name: found[name].detach().cpu() for name in ("logprobs",) if name in found}))
@@ -145,7 +148,8 @@ class Learner:
 
     def step(self) -> Update:
         """One optimizer step with the gradients accumulated since the last."""
-        return self.engine.step()
+        with span("optimizer"):
+            return self.engine.step()
 
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs to continue exactly; all ranks call it."""
@@ -156,7 +160,8 @@ class Learner:
         self.engine.load(folder, self.name)
 
     def _forward(self, batch: Batch, wanted: frozenset[str], known: Mapping[str, Tensor]) -> Outputs:
-        return self.engine.forward(*inputs(batch), wanted=wanted, known=known)
+        with span("forward"):
+            return self.engine.forward(*inputs(batch), wanted=wanted, known=known)
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,11 @@ class FrozenReference:
     @torch.no_grad()
     def measure(self, batch: Batch, *names: str) -> Outputs:
         """The model's outputs `names` for all rows, on every rank."""
-        return self.learner.collect(lambda rows, wanted, known: self.model(*inputs(rows), wanted=wanted), batch, names)
+        return self.learner.collect(self._forward, batch, names)
+
+    def _forward(self, batch: Batch, wanted: frozenset[str], known: Mapping[str, Tensor]) -> Outputs:
+        with span("forward"):
+            return self.model(*inputs(batch), wanted=wanted)
 
 
 @dataclass(frozen=True)

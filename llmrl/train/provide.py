@@ -13,6 +13,7 @@ from llmrl.errors import RecipeError, RunStopped, first_line, unknown_name
 from llmrl.fields import BY_NAME, PROVIDED, names
 from llmrl.pieces import Piece
 from llmrl.resolve import Pieces, fields_of
+from llmrl.spans import span
 from llmrl.train.roles import Role
 from llmrl.types import Group
 
@@ -41,7 +42,9 @@ def provide(
         "reading": role.algorithm.value if role.algorithm.reads_values else None,
     }
     for provider, fields in in_order(role.pieces.providers, missing, batch.data.keys()):
-        batch = batch.with_(**_given(provider, {**batch.data, **available, "batch": batch, "wanted": fields}, batch))
+        with span(provider.name):
+            given = _given(provider, {**batch.data, **available, "batch": batch, "wanted": fields}, batch)
+        batch = batch.with_(**given)
     return batch
 
 

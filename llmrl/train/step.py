@@ -17,6 +17,7 @@ from torch import Tensor
 from llmrl.batch import Batch
 from llmrl.errors import RunStopped
 from llmrl.ops.shared.diagnostics import explained_variance, mismatch
+from llmrl.spans import span
 from llmrl.train.learner import Objective
 from llmrl.train.micro_batches import CreditedBatch, MetricSums
 from llmrl.train.objectives import PolicyObjective, ValueObjective
@@ -76,8 +77,10 @@ class RoleStep:
     @classmethod
     def of(cls, role: Role, batch: Batch, *, seed: int, max_mismatch: float | None, step: int | None) -> RoleStep:
         """The role's step with the credit of the batch, before any weight changes."""
-        credit = role.algorithm.credit(batch, role.controlled)
-        whole = CreditedBatch(batch, credit, role.algorithm.fixed_weights(batch, credit.advantages, role.controlled))
+        with span("credit"):
+            credit = role.algorithm.credit(batch, role.controlled)
+            fixed = role.algorithm.fixed_weights(batch, credit.advantages, role.controlled)
+        whole = CreditedBatch(batch, credit, fixed)
         metrics = {"trajectories": float(len(batch))} | _of_credit(batch, credit)
         for name, vector in vectors_of(batch).items():
             metrics |= numbers_of(name, vector)
