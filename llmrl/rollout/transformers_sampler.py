@@ -15,6 +15,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 from llmrl.models.outputs import without_peft
 from llmrl.models.text import completes
 from llmrl.models.weights import adapter_parameters, base_parameters, kept_buffers
+from llmrl.ops.shared.draws import draw_tokens
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.spans import span
 
@@ -94,7 +95,7 @@ class TransformersSampler:
         for row, (ids, _) in enumerate(requests):  # left padding: every completion starts in the same column
             token_ids[row, width - len(ids) :] = torch.tensor(ids)
             attention_mask[row, width - len(ids) :] = 1
-        draw = _SeededDraw([params for _, params in requests])
+        draw = _SeededDraw([params for _, params in requests], device)
         with span("engine"):
             generated = self._model.generate(
                 input_ids=token_ids.to(device),
@@ -146,38 +147,35 @@ class _RowStops(StoppingCriteria):
 
 
 class _SeededDraw(LogitsProcessor):
-    """Draws each row's token from its own random stream, and records its log-probability.
+    """Draws each row's token by its seed and position, or greedily, and records the token's log-probability."""
 
-    A row's stream depends on its seed alone, so its tokens do not depend on what else is in the batch.
-    """
-
-    def __init__(self, params: list[SamplingParams]):
-        self._params = params
-        self._streams = [torch.Generator().manual_seed(p.seed) for p in params]
+    def __init__(self, params: list[SamplingParams], device: torch.device):
+        self._seeds = torch.tensor([one.seed for one in params], device=device)
+        self._greedy = torch.tensor([one.temperature == 0 for one in params], device=device)
+        rows: dict[tuple[float, float, int | None], list[int]] = {}
+        for row, one in enumerate(params):
+            rows.setdefault((one.temperature, one.top_p, one.top_k), []).append(row)
+        self._warpers = [(_warpers(*settings), places) for settings, places in rows.items()]
         self.logprobs: list[Tensor] = []
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        shaped = torch.stack(
-            [self._shape(input_ids[:1], row[None], p)[0] for row, p in zip(scores.float(), self._params, strict=True)]
-        )
-        logprobs = shaped.log_softmax(dim=-1)
-        # the first of independent arrivals, token v's at rate p(v), is v with probability p(v)
-        waits = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=stream) for stream in self._streams])
-        raced = (logprobs - waits.log().to(scores.device)).argmax(-1)
-        greedy = torch.tensor([p.temperature == 0 for p in self._params], device=scores.device)
-        chosen = torch.where(greedy, shaped.argmax(-1), raced)
-        self.logprobs.append(logprobs.gather(1, chosen[:, None])[:, 0])
+        shaped = scores.float()
+        for warpers, places in self._warpers:
+            for warper in warpers:
+                shaped[places] = warper(input_ids[places], shaped[places])
+        drawn, logprobs = draw_tokens(shaped, self._seeds, torch.full_like(self._seeds, len(self.logprobs)))
+        self.logprobs.append(logprobs)
+        chosen = torch.where(self._greedy, shaped.argmax(-1), drawn)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
-    @staticmethod
-    def _shape(input_ids: Tensor, scores: Tensor, params: SamplingParams) -> Any:
-        warpers: list[Any] = []
-        if params.temperature not in (0.0, 1.0):
-            warpers.append(TemperatureLogitsWarper(params.temperature))
-        if params.top_k:
-            warpers.append(TopKLogitsWarper(params.top_k))
-        if params.top_p < 1.0:
-            warpers.append(TopPLogitsWarper(params.top_p))
-        for warper in warpers:
-            scores = warper(input_ids, scores)
-        return scores
+
+def _warpers(temperature: float, top_p: float, top_k: int | None) -> list[Any]:
+    """transformers' functions that shape the distribution, in vLLM's order."""
+    found: list[Any] = []
+    if temperature not in (0.0, 1.0):
+        found.append(TemperatureLogitsWarper(temperature))
+    if top_k:
+        found.append(TopKLogitsWarper(top_k))
+    if top_p < 1.0:
+        found.append(TopPLogitsWarper(top_p))
+    return found

@@ -35,6 +35,7 @@ from llmrl.rollout.vllm_adapter import (
     multiply_once,
     put_aside,
 )
+from llmrl.rollout.vllm_draw import SEED, draw_by_seed
 from llmrl.spans import span
 
 # read when vllm is imported: the engine must live in this process, where the trainer's weights are
@@ -108,6 +109,7 @@ class VllmSampler:
             self._llm: Any = LLM(**(arguments | options))
         if self.takes_adapter and not torch.cuda.is_available():
             self._llm.apply_model(multiply_once)
+        self._draws_by_seed = all(self._llm.collective_rpc(_draw_by_seed))
         self._engine: Any = self._llm.llm_engine
         self._futures: dict[str, asyncio.Future[Any]] = {}
         self._names = itertools.count()
@@ -116,7 +118,8 @@ class VllmSampler:
     async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
         name = str(next(self._names))
         prompt = {"prompt_token_ids": list(token_ids)}
-        self._engine.add_request(name, prompt, _vllm_params(params), lora_request=self._adapter_request)
+        asked = _vllm_params(params, generator=not self._draws_by_seed)
+        self._engine.add_request(name, prompt, asked, lora_request=self._adapter_request)
         future = self._futures[name] = asyncio.get_running_loop().create_future()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run_engine())
@@ -242,7 +245,15 @@ def reason_to_merge(config: Any, lora: Lora) -> str | None:
     return None
 
 
-def _vllm_params(params: SamplingParams) -> Any:
+def _draw_by_seed(worker: Any) -> bool:
+    from vllm.v1.outputs import LogprobsTensors
+    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+
+    return draw_by_seed(worker, shaped=apply_top_k_top_p, pack=LogprobsTensors)
+
+
+def _vllm_params(params: SamplingParams, *, generator: bool) -> Any:
+    """generator: whether vLLM makes one of the seed."""
     from vllm import SamplingParams as VllmParams
 
     return VllmParams(
@@ -253,7 +264,8 @@ def _vllm_params(params: SamplingParams) -> Any:
         stop=list(params.stop) or None,
         stop_token_ids=list(params.stop_token_ids),
         ignore_eos=True,  # stop_token_ids has the end-of-sequence tokens
-        seed=params.seed,
+        seed=params.seed if generator else None,
+        extra_args={SEED: params.seed},
         logprobs=0 if params.temperature > 0 else None,
         detokenize=bool(params.stop),
         skip_special_tokens=False,  # a stop string may be one
