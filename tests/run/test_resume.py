@@ -157,7 +157,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(killed, small_disk, tmp_path):
 
 
 def test_models_of_checkpoints_and_of_the_run_load_with_transformers(whole):
-    assert checkpoints(whole) == ["rl-000002", "rl-000004", "rl-000005", "warm_start-000004"]
+    of_rl = {row["step"]: row for row in metrics(whole) if row["stage"] == "rl"}
+    evaluated = {step: of_rl[step]["eval/accuracy"] for step in (2, 4)}
+    kept = sorted({4, 5, max(evaluated, key=evaluated.__getitem__)})
+    assert checkpoints(whole) == [*(f"rl-{step:06d}" for step in kept), "warm_start-000004"]
     for folder in (whole / "checkpoints/rl-000004/model", whole / "final"):
         model = AutoModelForCausalLM.from_pretrained(folder)
         token_ids = AutoTokenizer.from_pretrained(folder)("1+2=", return_tensors="pt").input_ids

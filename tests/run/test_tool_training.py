@@ -130,7 +130,7 @@ RECIPE: dict[str, Any] = {
     },
     "rewards": {"tool_rewards:long": {}},
     "rollout": {"engine": "transformers", "max_prompt_tokens": 8, "max_completion_tokens": 40, "max_mismatch": 1e-4}
-    | {"prompts_per_step": 4, "group_size": 4},
+    | {"prompts_per_step": 4, "group_size": 8},
     "training": {"steps": 3, "learning_rate": 1e-2, "threads": 1, "updates_per_step": 2},
 }
 
