@@ -223,6 +223,10 @@ EVALUATION = (
 )  # fmt: skip
 POLICY = (
     Metric("trajectories", "The trajectories that were trained on.", "trajectories", format=".0f"),
+    Metric("padding", "The part of the places in micro-batches that hold no token; none where rows are packed.",
+           "share", format=".1%"),
+    Metric("shared_tokens", "The part of the tokens that packed rows share with others, so that no place is theirs.",
+           "share", format=".1%"),
     Metric("loss", "The mean loss of the step's updates; a policy gradient's is near 0 on fresh samples in any case.",
            "", "falls while demonstrations are imitated", "Change training.learning_rate; else look at the reward.",
            heading="loss", hides_zero=True),

@@ -222,9 +222,10 @@ class Training(Strict):
     tokens_per_micro_batch: PositiveInt = Field(
         default=8192, description="tokens through the model at once: memory, never the result"
     )
-    padding_free: bool = Field(
-        default=False,
-        description="run a micro-batch as one packed row; refused where its rows would see each other",
+    padding_free: bool | None = Field(
+        default=None,
+        description="run a micro-batch as one row without padding, in which shared beginnings stand once; default: "
+        "where its rows would not see each other; true: refused elsewhere",
     )
     gradient_checkpointing: bool = Field(default=False, description="less memory for a second forward pass")
     threads: PositiveInt | None = Field(

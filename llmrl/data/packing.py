@@ -1,4 +1,4 @@
-"""From Groups to a Batch, and from a Batch to micro-batches."""
+"""From Groups to a Batch."""
 
 from __future__ import annotations
 
@@ -107,42 +107,3 @@ def _components(rows: Sequence[dict[str, float]]) -> Tensor:
     """One column per reward function, in the order of the first row: [N, K]."""
     names = list(rows[0]) if rows else []
     return torch.tensor([[row[name] for name in names] for row in rows], dtype=torch.float32)
-
-
-def micro_batches(lengths: Tensor, *, max_tokens: int) -> list[Tensor]:
-    """Row indices cut so that rows x longest row <= max_tokens; rows of like length go together.
-
-    A single row longer than max_tokens is a micro-batch of its own.
-    """
-    order = torch.argsort(lengths, descending=True, stable=True)
-    cuts: list[list[int]] = []
-    for index in order.tolist():
-        # rows are sorted, so the first row of a micro-batch is its longest
-        if not cuts or (len(cuts[-1]) + 1) * int(lengths[cuts[-1][0]]) > max_tokens:
-            cuts.append([])
-        cuts[-1].append(index)
-    return [torch.tensor(cut) for cut in cuts]
-
-
-def shards(lengths: Tensor, count: int) -> list[Tensor]:
-    """Row indices dealt to `count` ranks so that their token totals are close: longest first, to the lightest."""
-    loads = [0] * count
-    dealt: list[list[int]] = [[] for _ in range(count)]
-    for index in torch.argsort(lengths, descending=True, stable=True).tolist():
-        rank = loads.index(min(loads))
-        dealt[rank].append(index)
-        loads[rank] += int(lengths[index])
-    return [torch.tensor(sorted(rows), dtype=torch.int64) for rows in dealt]
-
-
-def schedule(lengths: Tensor, *, ranks: int, max_tokens: int) -> list[list[Tensor]]:
-    """For each rank its micro-batches of row indices, equally many on all ranks, the spare ones empty.
-
-    Sharded engines synchronise in every forward pass, so all ranks have to run equally many.
-    """
-    plans = []
-    for rows in shards(lengths, ranks):
-        plans.append([rows[cut] for cut in micro_batches(lengths[rows], max_tokens=max_tokens)])
-    count = max(len(plan) for plan in plans)
-    nothing = torch.zeros(0, dtype=torch.int64)
-    return [plan + [nothing] * (count - len(plan)) for plan in plans]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmrl.models.outputs import Places, backbone_of, run_backbone
-from llmrl.models.padding_free import require_separate_rows
+from llmrl.models.padding_free import choose_packing
 
 
 class ValueHead(nn.Module):
@@ -37,16 +37,14 @@ class ValueHead(nn.Module):
 class Critic(nn.Module):
     """A value network with a backbone of its own: the given language model without its LM head.
 
-    Raises RecipeError if with padding_free its packed rows see each other.
+    padding_free: as in a recipe's training. Raises RecipeError if it is True and packed rows would see each other.
     """
 
-    def __init__(self, lm: nn.Module, head: ValueHead, *, padding_free: bool = False):
+    def __init__(self, lm: nn.Module, head: ValueHead, *, padding_free: bool | None = None):
         super().__init__()
         self.backbone = backbone_of(lm)
         self.head = head
-        self.padding_free = padding_free
-        if padding_free:
-            require_separate_rows(self.backbone)
+        self.packs = choose_packing(self.backbone, padding_free)
 
     def forward(
         self, token_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, **asked: object
@@ -56,5 +54,5 @@ class Critic(nn.Module):
         Zero wherever response_mask is False.
         """
         places = Places.of(response_mask)
-        hidden, _ = run_backbone(self.backbone, token_ids, attention_mask, padding_free=self.padding_free)
-        return {"value_outputs": places.spread(self.head(places.before(hidden)))}
+        hidden = run_backbone(self.backbone, token_ids, attention_mask, packed=self.packs).before(places)
+        return {"value_outputs": places.spread(self.head(hidden.states))}

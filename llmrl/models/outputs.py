@@ -13,6 +13,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from llmrl.models.packed_rows import IMPLEMENTATION, PackedRows
+
 
 def without_peft(lm: nn.Module) -> Any:
     """The Hugging Face model itself, LoRA layers inside."""
@@ -23,6 +25,14 @@ def backbone_of(lm: nn.Module) -> Any:
     """The language model without its LM head."""
     model = without_peft(lm)
     return getattr(model, "model", model) if model.base_model is model else model.base_model
+
+
+def pack_attention(backbone: Any) -> bool:
+    """Give a backbone the attention of packed rows; False if its architecture cannot be given another attention."""
+    if not backbone._can_set_attn_implementation():
+        return False
+    backbone.set_attn_implementation(IMPLEMENTATION)
+    return True
 
 
 @dataclass(frozen=True)
@@ -46,10 +56,6 @@ class Places:
         """Each row's number of response tokens."""
         return torch.bincount(self.rows, minlength=self.shape[0]).tolist()
 
-    def before(self, values: Tensor) -> Tensor:
-        """The values one column before each response token, where it is predicted: [N, T, ...] to [R, ...]."""
-        return values[self.rows, self.columns - 1]
-
     def at(self, values: Tensor) -> Tensor:
         """The values at each response token: [N, T, ...] to [R, ...]."""
         return values[self.rows, self.columns]
@@ -60,34 +66,46 @@ class Places:
         return empty.index_put((self.rows, self.columns), values)
 
 
-def run_backbone(
-    backbone: Any, token_ids: Tensor, attention_mask: Tensor, *, padding_free: bool = False, router_logits: bool = False
-) -> tuple[Tensor, list[Tensor]]:
-    """Hidden states [N, T, d] and, if asked for, each mixture-of-experts layer's router logits [N, T, E].
+@dataclass(frozen=True)
+class Hidden:
+    """A backbone's hidden states [P, d] and router logits, [P, E] of each mixture-of-experts layer.
 
-    padding_free: run the rows as one packed row with restarting positions instead of padding them.
+    index: [N, T] int64, where among the P is token t of row n. Packed rows may have one place for the same beginning
+    of several rows.
     """
-    positions = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
-    settings = {"use_cache": False} | ({"output_router_logits": True} if router_logits else {})
-    if not padding_free:
-        found = backbone(input_ids=token_ids, attention_mask=attention_mask.long(), position_ids=positions, **settings)
-        layers = found.router_logits if router_logits else ()
-        return found.last_hidden_state, [layer.reshape(*token_ids.shape, -1) for layer in layers]
 
-    # token_ids A0 A1 A2 / B0 B1 .   ->   A0 A1 A2 B0 B1 with positions 0 1 2 0 1: attention stays inside a row
-    found = backbone(
-        input_ids=token_ids[attention_mask][None],
-        position_ids=positions[attention_mask][None],
-        attention_mask=None,
-        **settings,
-    )
+    states: Tensor
+    router_logits: list[Tensor]
+    index: Tensor
 
-    def unpack(packed: Tensor) -> Tensor:
-        empty = packed.new_zeros(*token_ids.shape, packed.shape[-1])
-        return empty.masked_scatter(attention_mask[..., None], packed)
+    def before(self, places: Places) -> Hidden:
+        """Those one column before each of R response tokens, where it is predicted."""
+        chosen = self.index[places.rows, places.columns - 1]
+        layers = [layer.index_select(0, chosen) for layer in self.router_logits]
+        return Hidden(self.states.index_select(0, chosen), layers, chosen)
 
+
+def run_backbone(
+    backbone: Any, token_ids: Tensor, attention_mask: Tensor, *, packed: bool = False, router_logits: bool = False
+) -> Hidden:
+    """The hidden states of right-padded rows [N, T], and each mixture-of-experts layer's router logits if asked for.
+
+    packed: run the rows as one without padding, in which a beginning that rows share stands once; `pack_attention` must
+    have prepared the backbone.
+    """
+    settings: dict[str, Any] = {"use_cache": False} | ({"output_router_logits": True} if router_logits else {})
+    if packed:
+        rows = PackedRows.of(token_ids, attention_mask)
+        index, token_ids, positions = rows.index, rows.token_ids[None], rows.positions[None]
+        # transformers makes no mask where it is given one of four dimensions
+        settings |= {"attention_mask": token_ids.new_zeros(1, 1, 1, 1, dtype=torch.bool), "packed_rows": rows}
+    else:
+        index = torch.arange(token_ids.numel(), device=token_ids.device).reshape(token_ids.shape)
+        positions = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
+        settings |= {"attention_mask": attention_mask.long()}
+    found = backbone(input_ids=token_ids, position_ids=positions, **settings)
     layers = found.router_logits if router_logits else ()
-    return unpack(found.last_hidden_state), [unpack(layer) for layer in layers]
+    return Hidden(found.last_hidden_state.flatten(0, 1), [one.reshape(-1, one.shape[-1]) for one in layers], index)
 
 
 def gradient_norm(slices: Iterable[Tensor], hidden: Tensor, vocabulary: int) -> Tensor:

@@ -14,18 +14,38 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from llmrl.errors import RecipeError
-from llmrl.models.outputs import backbone_of, run_backbone
+from llmrl.models.outputs import backbone_of, pack_attention, run_backbone
 
 LARGEST_TRIAL = 200_000_000
 """Parameters of a trial model, of which making more would take long."""
-ROWS = (range(2, 15), range(15, 20), range(20, 31))
+ROWS = ([*range(2, 24)], [*range(2, 20), *range(30, 38)], [*range(40, 53)])
+"""Tokens of three rows; the first two share enough to be stored once."""
+WINDOWS = ("sliding_window", "attention_chunk_size")
+
+
+def choose_packing(backbone: Any, padding_free: bool | None) -> bool:
+    """Whether a backbone's rows are to be packed; it is given the attention for that.
+
+    padding_free: as in a recipe; None packs where the architecture allows. Raises RecipeError where it is True and the
+    rows would see each other.
+    """
+    if padding_free is False:
+        return False
+    own = backbone.config._attn_implementation
+    reason = reason_to_pad(backbone)
+    if reason is not None:
+        backbone.set_attn_implementation(own)
+        if padding_free:
+            raise RecipeError(f"training.padding_free: true, but {reason}; set training.padding_free=false")
+    return reason is None
 
 
 @torch.no_grad()
-def require_separate_rows(backbone: Any) -> None:
-    """Pack three short rows and compare their hidden states with those of each row alone.
+def reason_to_pad(backbone: Any) -> str | None:
+    """The reason why a backbone's rows cannot be packed, None if they can; it is left with packed rows' attention.
 
-    Raises RecipeError if one token's packed state h' is further from h than rounding: |h' - h| > 1e-4 |h|, in bf16 0.1.
+    Three short rows, two of which begin alike, are packed, and their hidden states h' compared with those of each row
+    alone. They may differ by rounding: |h' - h| <= 1e-4 |h| for every token, in bf16 0.1.
     """
     parameter = next(backbone.parameters())
     vocabulary, kind = backbone.config.get_text_config().vocab_size, backbone.config.model_type
@@ -33,36 +53,36 @@ def require_separate_rows(backbone: Any) -> None:
     was_training = backbone.training
     backbone.eval()
     try:
-        alone = [run_backbone(backbone, row, row >= 0)[0][0] for row in rows]
+        alone = [run_backbone(backbone, row, row >= 0).states for row in rows]
+        if not pack_attention(backbone):
+            return f"'{kind}' models have an attention of their own, which cannot pack rows"
         error = _largest_error(_packed(backbone, rows), torch.cat(alone))
+    except Exception as failed:  # an architecture's own code may trip over packed rows in any way
+        return f"'{kind}' models cannot run packed rows ({type(failed).__name__})"
     finally:
         backbone.train(was_training)
     if not error <= (1e-4 if parameter.dtype == torch.float32 else 0.1):
-        raise RecipeError(
-            f"training.padding_free: true, but '{kind}' models let packed rows see each other (hidden states off by "
-            f"{error:.1g} of their size); set training.padding_free=false"
-        )
+        return f"'{kind}' models let packed rows see each other (hidden states off by {error:.1g} of their size)"
+    return None
 
 
-def try_padding_free(config: Any) -> bool:
-    """`require_separate_rows` on a model of the config's architecture and width, with random weights, one layer of each
-    kind and few tokens; returns False where none can be made that is small enough, so that nothing is known."""
+def try_padding_free(config: Any, padding_free: bool | None) -> bool | None:
+    """`choose_packing` on a model of the config's architecture and width, with random weights, one layer of each kind,
+    few tokens and short windows; None where no model can be made that is small enough, so that nothing is known."""
+    if padding_free is False:
+        return False
     try:
         trial = _of_few_layers(config)
         with torch.device("meta"):
             size = sum(p.numel() for p in AutoModelForCausalLM.from_config(trial).parameters())
         if size > LARGEST_TRIAL:
-            return False
+            return None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(trial, dtype=torch.float32)
-        backbone = backbone_of(model)
-        require_separate_rows(backbone)
-    except RecipeError:
-        raise
     except Exception:  # an architecture may refuse the smaller config in any way
-        return False
-    return True
+        return None
+    return choose_packing(backbone_of(model), padding_free)
 
 
 def _of_few_layers(config: Any) -> Any:
@@ -75,8 +95,11 @@ def _of_few_layers(config: Any) -> Any:
     chosen = sorted({kind: index for index, kind in reversed(list(enumerate(kinds)))}.values()) or range(min(2, count))
     for name, values in lists.items():
         setattr(small, name, [values[index] for index in chosen])
+    for name in WINDOWS:
+        if getattr(small, name, None):
+            setattr(small, name, 4)
     small.num_hidden_layers = len(chosen)
-    small.vocab_size = 32
+    small.vocab_size = 64
     small.pad_token_id, small.bos_token_id, small.eos_token_id = 0, 1, 1
     return small
 
@@ -86,7 +109,8 @@ def _packed(backbone: Any, rows: list[Tensor]) -> Tensor:
     width = max(row.shape[1] for row in rows)
     token_ids = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows])
     mask = torch.stack([torch.arange(width, device=token_ids.device) < row.shape[1] for row in rows])
-    return run_backbone(backbone, token_ids, mask, padding_free=True)[0][mask]
+    hidden = run_backbone(backbone, token_ids, mask, packed=True)
+    return hidden.states[hidden.index[mask]]
 
 
 def _largest_error(found: Tensor, expected: Tensor) -> float:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from llmrl.errors import RecipeError
 from llmrl.models.critic import ValueHead
 from llmrl.models.outputs import Places, backbone_of, gradient_norm, run_backbone, weighted_gradients, without_peft
-from llmrl.models.padding_free import require_separate_rows
+from llmrl.models.padding_free import choose_packing
 from llmrl.models.routing import require_routers, router_choices, router_drift
 from llmrl.ops.shared.logprobs import entropies, log_probabilities, token_logprobs
 from llmrl.spans import span
@@ -39,11 +39,11 @@ class Policy(nn.Module):
     """A causal language model, plain or with a LoRA adapter; its forward gives log-probabilities.
 
     temperature: the sampler's; the trainer's distribution is softmax(logits / temperature).
-    padding_free: run the rows as one packed row with restarting positions instead of padding them.
+    padding_free: as in a recipe's training: run rows as one without padding, in which shared beginnings stand once.
     value_head: a critic on this policy's hidden states; with detach_values its gradient stops at them (VL-DAC,
     arXiv 2508.04280). adapter: which of the adapters on one base is this policy's; default: the active one.
-    Raises RecipeError if the model changes its logits in a way that `_scale` does not know, or if with padding_free its
-    packed rows see each other.
+    Raises RecipeError if the model changes its logits in a way that `_scale` does not know, or if padding_free is True
+    and packed rows would see each other.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Policy(nn.Module):
         lm: nn.Module,
         *,
         temperature: float = 1.0,
-        padding_free: bool = False,
+        padding_free: bool | None = None,
         value_head: ValueHead | None = None,
         detach_values: bool = False,
         adapter: str | None = None,
@@ -59,15 +59,13 @@ class Policy(nn.Module):
         super().__init__()
         self.lm = lm
         self.temperature = temperature
-        self.padding_free = padding_free
         self.value_head = value_head
         self.detach_values = detach_values
         self.adapter = adapter or (str(lm.active_adapter) if isinstance(lm, PeftModel) else None)
         # from the slices that this process needs to those that the head runs in; ZeRO-3 makes them equal on all ranks
         self.agree_on_slices: Callable[[int], int] = lambda count: count
         self._check_logits()
-        if padding_free:
-            require_separate_rows(backbone_of(lm))
+        self.packs = choose_packing(backbone_of(lm), padding_free)
 
     def activate(self) -> None:
         """Make this policy's adapter the one that runs and is trained, where several share a base."""
@@ -113,18 +111,14 @@ class Policy(nn.Module):
         self.activate()
         known = known or {}
         places = Places.of(response_mask)
-        hidden, router_logits = run_backbone(
-            backbone_of(self.lm),
-            token_ids,
-            attention_mask,
-            padding_free=self.padding_free,
-            router_logits=bool(wanted & _ROUTING),
-        )
-        hidden, targets = places.before(hidden), places.at(token_ids)
+        found_by = run_backbone(
+            backbone_of(self.lm), token_ids, attention_mask, packed=self.packs, router_logits=bool(wanted & _ROUTING)
+        ).before(places)
+        hidden, targets = found_by.states, places.at(token_ids)
         asked = [targets[:, None]] + ([places.at(known["old_top_ids"])] if "top_logprobs" in wanted else [])
         with span("head"):
             found = self._head(hidden, torch.cat(asked, dim=1), wanted)
-        layers = [places.before(layer).detach() for layer in router_logits]
+        layers = [layer.detach() for layer in found_by.router_logits]
         if wanted & _CHOICES:
             found["old_router_ids"], found["old_router_logprobs"] = router_choices(self.inner, layers)
         if "router_drift" in wanted:
@@ -236,10 +230,10 @@ class Policy(nn.Module):
         self.lm.eval()
         token_ids = torch.tensor([[0, 1]], device=next(self.lm.parameters()).device)
         own = self.inner(input_ids=token_ids, use_cache=False).logits
-        hidden, _ = run_backbone(backbone_of(self.lm), token_ids, token_ids >= 0)
+        hidden = run_backbone(backbone_of(self.lm), token_ids, token_ids >= 0).states
         ours = self._scale(self.inner.get_output_embeddings()(hidden))
         self.lm.train(was_training)
-        if not torch.allclose(ours.float(), own.float(), rtol=1e-2, atol=1e-5):
+        if not torch.allclose(ours.float(), own[0].float(), rtol=1e-2, atol=1e-5):
             kind = self.inner.config.model_type
             raise RecipeError(
                 f"model: '{kind}' models change their logits after the head in a way that is not known here"

@@ -53,7 +53,7 @@ def _prepare_origin(recipe: Recipe, target: Path, ranks: Ranks) -> Origin:
     folder = materialize(recipe.model, target, recipe.seed)
     tokenizer = load_tokenizer(folder, recipe.model.chat_template, recipe.model.chat_template_kwargs)
     if recipe.training.padding_free:
-        try_padding_free(AutoConfig.from_pretrained(str(folder)))
+        try_padding_free(AutoConfig.from_pretrained(str(folder)), True)
     return Origin(folder, tokenizer, stop_token_ids(tokenizer, *_generation_configs(folder)))
 
 

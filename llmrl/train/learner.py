@@ -68,7 +68,8 @@ class Learner:
 
     def cut(self, batch: Batch) -> list[MicroBatch]:
         """This rank's micro-batches."""
-        return micro_batches(batch, self.ranks, max_tokens=self.training.tokens_per_micro_batch)
+        packed, most = self.engine.model.packs, self.training.tokens_per_micro_batch
+        return micro_batches(batch, self.ranks, max_tokens=most, packed=packed)
 
     @torch.no_grad()
     def measure(self, batch: Batch, *names: str) -> Outputs:
@@ -127,6 +128,8 @@ class Learner:
                 self.engine.backward(total * micro.counts, last=last and micro.last)
             if not micro.counts:
                 continue
+            sums.add_share("padding", max(0, micro.places - micro.tokens), micro.places)
+            sums.add_share("shared_tokens", max(0, micro.tokens - micro.places), micro.tokens)
             parts.append((micro.rows, {name: found[name].detach().cpu() for name in ("logprobs",) if name in found}))
             if self.loss_metric:
                 sums.add(self.loss_metric, total.detach())

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from llmrl.batch import Batch
-from llmrl.data.packing import schedule
+from llmrl.data.prefixes import tree_of
+from llmrl.data.schedule import schedule
 from llmrl.engines.ranks import Ranks
 from llmrl.types import Credit
 
@@ -22,22 +23,29 @@ class MicroBatch:
     """Rows of a batch that go through a model at once.
 
     counts: False if this rank has no rows left while others do: `rows` is then a stand-in whose results are dropped,
-    because sharded engines synchronise in every pass.
+    because sharded engines synchronise in every pass. tokens: of its rows; places: that the model computes for them,
+    more with padding, fewer with shared beginnings.
     """
 
     rows: Tensor
     counts: bool
     last: bool
+    tokens: int
+    places: int
 
 
-def micro_batches(batch: Batch, ranks: Ranks, *, max_tokens: int) -> list[MicroBatch]:
-    """This rank's micro-batches; every rank has equally many."""
-    cuts = schedule(batch.lengths, ranks=ranks.size, max_tokens=max_tokens)[ranks.rank]
-    stand_in = torch.tensor([0])
-    return [
-        MicroBatch(rows if len(rows) else stand_in, len(rows) > 0, index == len(cuts) - 1)
-        for index, rows in enumerate(cuts)
-    ]
+def micro_batches(batch: Batch, ranks: Ranks, *, max_tokens: int, packed: bool) -> list[MicroBatch]:
+    """This rank's micro-batches; every rank has equally many. packed: see llmrl.data.schedule."""
+    lengths = batch.lengths.tolist()
+    rows = [row[:length].numpy() for row, length in zip(batch.token_ids, lengths, strict=True)]
+    cuts = schedule(rows, ranks=ranks.size, max_tokens=max_tokens, packed=packed)[ranks.rank]
+    found = []
+    for number, cut in enumerate(cuts):
+        chosen = cut.tolist() or [0]
+        sizes = [lengths[row] for row in chosen]
+        places = tree_of([rows[row] for row in chosen]).tokens if packed else len(sizes) * max(sizes)
+        found.append(MicroBatch(torch.tensor(chosen), len(cut) > 0, number == len(cuts) - 1, sum(sizes), places))
+    return found
 
 
 def join(ranks: Ranks, parts: Sequence[tuple[Tensor, Outputs]], rows: int, width: int) -> Outputs:
@@ -95,6 +103,11 @@ class MetricSums:
             picked = value[mask]
             self._totals[name][0] += float(picked.sum())
             self._totals[name][1] += picked.numel()
+
+    def add_share(self, name: str, part: float, whole: float) -> None:
+        """Add a part and its whole; the metric is the sum of the parts over the sum of the wholes."""
+        self._totals[name][0] += part
+        self._totals[name][1] += whole
 
     def means(self, ranks: Ranks, *, updates: int) -> dict[str, float]:
         """The mean of every metric over all ranks; a metric of sums is divided by the number of updates."""

@@ -6,10 +6,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from llmrl.data.packing import micro_batches, pack, schedule, shards
+from llmrl.data.packing import pack
 from llmrl.types import ACTOR, ENVIRONMENT, Failure, Group, Prompt, Score, Trajectory, Turn
 
 
@@ -226,45 +224,3 @@ def test_rows_are_trimmed_to_the_longest_picked():
     assert picked.token_ids.tolist() == [[6, 7], [6, 7]] and picked.rewards.shape == (2, 2)
     assert "old_logprobs" not in picked
     assert batch.rows(torch.tensor([1, 0])).token_ids.tolist() == [[6, 7, 0, 0, 0], [1, 2, 3, 4, 5]]
-
-
-def test_micro_batches_by_hand():
-    """Budget 12: rows of 7; 5, 4 (2 x 5 = 10, a third would be 15); 3, 2 (2 x 3). The row of 20 goes alone."""
-    cuts = micro_batches(torch.tensor([4, 20, 2, 7, 5, 3]), max_tokens=12)
-    assert [cut.tolist() for cut in cuts] == [[1], [3], [4, 0], [5, 2]]
-
-
-def test_shards_by_hand():
-    """Longest first, to the lightest: 9 | ., 9 | 8, 9 | 8 5, 9 3 | 8 5."""
-    assert [rows.tolist() for rows in shards(torch.tensor([3, 9, 5, 8]), 2)] == [[0, 1], [2, 3]]
-
-
-lengths_of_rows = st.lists(st.integers(1, 40), min_size=1, max_size=30).map(torch.tensor)
-
-
-@given(lengths=lengths_of_rows, max_tokens=st.integers(1, 100))
-def test_micro_batches_have_every_row_once_within_the_budget(lengths, max_tokens):
-    cuts = micro_batches(lengths, max_tokens=max_tokens)
-    assert sorted(torch.cat(cuts).tolist()) == list(range(len(lengths)))
-    for cut in cuts:
-        assert len(cut) == 1 or len(cut) * int(lengths[cut].max()) <= max_tokens
-
-
-@given(lengths=lengths_of_rows, ranks=st.integers(1, 5))
-def test_shards_have_every_row_once_and_are_close(lengths, ranks):
-    dealt = shards(lengths, ranks)
-    assert len(dealt) == ranks
-    assert sorted(torch.cat(dealt).tolist()) == list(range(len(lengths)))
-    loads = [int(lengths[rows].sum()) for rows in dealt]
-    assert max(loads) - min(loads) <= int(lengths.max())
-
-
-@given(lengths=lengths_of_rows, ranks=st.integers(1, 5), max_tokens=st.integers(1, 100))
-def test_a_schedule_has_every_row_once_and_equally_many_micro_batches(lengths, ranks, max_tokens):
-    plans = schedule(lengths, ranks=ranks, max_tokens=max_tokens)
-    assert len(plans) == ranks
-    assert len({len(plan) for plan in plans}) == 1
-    assert sorted(torch.cat([cut for plan in plans for cut in plan]).tolist()) == list(range(len(lengths)))
-    for cut in (cut for plan in plans for cut in plan):
-        assert len(cut) <= 1 or len(cut) * int(lengths[cut].max()) <= max_tokens
-    assert any(all(len(cut) for cut in plan) for plan in plans)  # the busiest rank has no spare one

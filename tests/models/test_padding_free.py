@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from llmrl.errors import RecipeError
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.loading import character_tokenizer, export, load_language_model
+from llmrl.models.packed_rows import PackedRows
 from llmrl.models.padding_free import try_padding_free
 from llmrl.models.policy import Policy
 
@@ -33,14 +34,17 @@ APART: dict[str, dict[str, Any]] = {
     "mistral": HEADS | {"sliding_window": 4},
     "gemma3_text": HEADS | WINDOW | {"query_pre_attn_scalar": 16},
     "cohere2": HEADS | WINDOW,
+    "gemma2": HEADS | WINDOW | {"query_pre_attn_scalar": 16, "attn_logit_softcapping": 2.0},
     "granitemoe": HEADS | EXPERTS,
+    "gpt_oss": HEADS | EXPERTS | WINDOW,
+    "opt": HEADS | {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "deepseek_v3": HEADS | {
         "head_dim": 8, "num_key_value_heads": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8,
         "qk_nope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
         "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 1,
     },
 }  # fmt: skip
-"""Architectures whose packed rows do not see each other."""
+"""Architectures whose packed rows do not see each other; windows are shorter than most rows."""
 
 MIXED: dict[str, dict[str, Any]] = {
     # state-space layers
@@ -61,13 +65,10 @@ MIXED: dict[str, dict[str, Any]] = {
     },
     "qwen3_5_text": HEADS | LINEAR | {"layer_types": ["linear_attention", "full_attention"]},
     "lfm2": HEADS | {"layer_types": ["conv", "full_attention"], "block_ff_dim": 48, "block_auto_adjust_ff_dim": False},
-    # ALiBi, and positions that are counted from the mask
+    # ALiBi
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
     "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 64},
     "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "alibi": True},
-    "opt": HEADS | {"ffn_dim": 48, "word_embed_proj_dim": 32},
-    # a mask that is made without the positions
-    "gpt_oss": HEADS | EXPERTS | WINDOW,
 }  # fmt: skip
 """Architectures whose packed rows see each other."""
 
@@ -96,24 +97,56 @@ def test_padded_rows_are_each_trajectory_alone(architecture, folders):
     """Log-probabilities, entropies and gradients, as loaded for training."""
     lm = load_language_model(folders(architecture))
     expected = outcome(lm, lambda *batch: naive(lm, *batch))
-    assert_same(outcome(lm, both(Policy(lm, temperature=TEMPERATURE))), expected)
+    assert_same(outcome(lm, both(Policy(lm, temperature=TEMPERATURE, padding_free=False))), expected)
+
+
+FAMILY = [
+    "aaaaaaaaaaaaaaaaaaaBBBB",
+    "aaaaaaaaaaaaaaaaaaaC",
+    "aaaaaaaaaaaaaaaaaaaDDDDDDDDDDDDDDDDDDEE",
+    "aaaaaaaaaaaaaaaaaaaDDDDDDDDDDDDDDDDDDFffG",
+    "hhhH",
+    "a",
+]
+"""Rows with shared beginnings at two depths: equal letters stand for equal tokens, upper case for the response."""
+
+
+def family() -> tuple[torch.Tensor, ...]:
+    """token_ids, attention_mask, response_mask; the padding holds tokens that must not matter."""
+    width = max(map(len, FAMILY))
+    drawn = {letter: torch.randint(2, 29, (width,)) for letter in "abcdefgh"}
+    token_ids = torch.stack(
+        [torch.stack([drawn[m.lower()][t] for t, m in enumerate(f"{r:a<{width}}")]) for r in FAMILY]
+    )
+    attention_mask = torch.tensor([[t < len(row) for t in range(width)] for row in FAMILY])
+    response_mask = torch.tensor([[row[t : t + 1].isupper() for t in range(width)] for row in FAMILY])
+    return token_ids, attention_mask, response_mask
 
 
 @pytest.mark.parametrize("architecture", APART)
 def test_packed_rows_are_each_trajectory_alone(architecture, folders):
+    """Log-probabilities, entropies and gradients of rows whose shared beginnings are computed once."""
     lm = load_language_model(folders(architecture))
-    expected = outcome(lm, lambda *batch: naive(lm, *batch))
-    assert_same(outcome(lm, both(Policy(lm, temperature=TEMPERATURE, padding_free=True))), expected)
-    assert try_padding_free(lm.config)
+    batch = family()
+    assert PackedRows.of(*batch[:2]).token_ids.numel() < int(batch[1].sum()) - 3 * 18
+    expected = outcome(lm, lambda *batch: naive(lm, *batch), batch)
+    policy = Policy(lm, temperature=TEMPERATURE)
+    assert policy.packs and try_padding_free(lm.config, None)
+    assert_same(outcome(lm, both(policy), batch), expected)
+    assert_same(outcome(lm, lambda *batch: naive(lm, *batch), batch), expected)  # unpacked rows as before
 
 
 @pytest.mark.parametrize("architecture", MIXED)
 def test_packed_rows_that_see_each_other_are_refused(architecture, folders):
-    message = f"training.padding_free: true, but '{architecture}' models let packed rows see each other .*=false"
+    why = "(let packed rows see each other|have an attention of their own|cannot run packed rows)"
+    message = f"training.padding_free: true, but '{architecture}' models {why}.*=false"
     lm = load_language_model(folders(architecture))
     with pytest.raises(RecipeError, match=message):
         Policy(lm, padding_free=True)
     with pytest.raises(RecipeError, match=message):
         Critic(lm, ValueHead(32, 1, seed=0), padding_free=True)
     with pytest.raises(RecipeError, match=message):
-        try_padding_free(lm.config)
+        try_padding_free(lm.config, True)
+    assert try_padding_free(lm.config, None) is False
+    expected = outcome(lm, lambda *batch: naive(lm, *batch))
+    assert_same(outcome(lm, both(Policy(lm, temperature=TEMPERATURE))), expected)

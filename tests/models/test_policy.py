@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 
 from llmrl.errors import RecipeError
 from llmrl.models import policy as policy_module
-from llmrl.models.loading import character_tokenizer, export
+from llmrl.models.loading import _attention, character_tokenizer, export
 from llmrl.models.policy import Policy
 from llmrl.models.weights import merged_weights
 
@@ -52,7 +52,7 @@ LAYOUT = ["PPAAA.....", "PAAEEAAEAA", "PPPPPPA...", "PP........", "PAA......."]
 def make_lm(architecture: str = "qwen3", **settings: Any) -> Any:
     config = AutoConfig.for_model(architecture, **{**SHAPE, **ARCHITECTURES.get(architecture, {}), **settings})
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=_attention(config), dtype=torch.float32)
 
 
 def make_lora(lm: Any, **settings: Any) -> Any:
@@ -99,10 +99,10 @@ def both(policy: Policy) -> Callable[..., tuple[Tensor, Tensor]]:
     return forward
 
 
-def outcome(lm: Any, forward: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def outcome(lm: Any, forward: Any, batch: Any = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Both results, and the gradient of a sum in which every token counts differently."""
     lm.zero_grad()
-    logprobs, entropy = forward(*inputs())
+    logprobs, entropy = forward(*(batch or inputs()))
     weights = torch.linspace(-1.0, 2.0, logprobs.numel()).reshape(logprobs.shape)
     (weights * logprobs + weights.flip(0) * entropy).sum().backward()
     gradients = {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}

@@ -79,7 +79,7 @@ def with_lora(lm: Any, seed: int = 1, *, dropout: float = 0.0) -> Any:
     return adapted
 
 
-def tiny_policy(lm: Any = None, *, padding_free: bool = False, **settings: Any) -> Policy:
+def tiny_policy(lm: Any = None, *, padding_free: bool | None = None, **settings: Any) -> Policy:
     return Policy(lm or tiny_lm(), temperature=TEMPERATURE, padding_free=padding_free, **settings).train()
 
 
@@ -87,7 +87,7 @@ def value_head(outputs: int = 1) -> ValueHead:
     return ValueHead(32, outputs, seed=2)
 
 
-def tiny_critic(lm: Any = None, *, outputs: int = 1, padding_free: bool = False) -> Critic:
+def tiny_critic(lm: Any = None, *, outputs: int = 1, padding_free: bool | None = None) -> Critic:
     """A critic whose backbone is not the policy's."""
     return Critic(lm or tiny_lm(seed=4), value_head(outputs), padding_free=padding_free).train()
 
@@ -112,7 +112,7 @@ def role_of(
     *,
     lm: Any = None,
     critic_lm: Any = None,
-    padding_free: bool = False,
+    padding_free: bool | None = None,
     ranks: Ranks | None = None,
     device: torch.device = CPU,
     **settings: Any,

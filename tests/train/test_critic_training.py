@@ -50,6 +50,7 @@ def recorded(role: Role, batch: Batch, *, step: int | None = None) -> tuple[Metr
     seen = [record_gradients(learner.engine) for learner in role.learners]
     provided = provide(role, batch, share_done=0.3)
     metrics = update(role, provided, seed=0, step=step)
+    del metrics["padding"], metrics["shared_tokens"]  # they depend on micro-batches
     return metrics, {name: g for steps in seen for name, g in (steps[0] if steps else {}).items()}, provided
 
 
