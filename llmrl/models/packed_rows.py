@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -108,6 +109,11 @@ class PackedRows:
         back = torch.empty_like(there).index_put((queries[there],), there)
         return Gathered(queries, torch.cat([call.keys.flatten() for call in self.calls]), back)
 
+    @cached_property
+    def path_tokens(self) -> int:
+        """The tokens of all segments' paths, which are the keys that attention gathers."""
+        return sum(map(len, self.keys))
+
     def masks(self, window: int | None, dtype: torch.dtype) -> list[Tensor | None]:
         """For each call 0 where a query sees a key, else -inf: [B, 1, q, k]; None where each sees all up to itself.
 
@@ -152,19 +158,44 @@ def attention(
     if packed_rows is None:
         return _attend(query, key, value, attention_mask, **settings).transpose(1, 2), None
     tokens = [one[0].transpose(0, 1) for one in (query, key, value)]  # [P, heads, d]
+    plain = not dropout and softcap is None and s_aux is None
+    varlen = plain and takes_varlen(*tokens)
 
     def run(*tokens: Tensor) -> Tensor:
+        if varlen:
+            return _attend_varlen(*tokens, packed_rows, sliding_window, scaling)
         return _attend_packed(*tokens, packed_rows, sliding_window, **settings)
 
-    if torch.is_grad_enabled() and len(packed_rows.gathered.keys) > MOST_KEYS_KEPT * len(tokens[0]):
+    if torch.is_grad_enabled() and packed_rows.path_tokens > MOST_KEYS_KEPT * len(tokens[0]):
         found = checkpoint(run, *tokens, use_reentrant=False, preserve_rng_state=dropout > 0)
     else:
         found = run(*tokens)
     return found[None], None
 
 
+def takes_varlen(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether torch has a kernel for rows of several lengths on this device: on GPUs, in half precision."""
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return half and query.is_cuda and key.shape[-1] == value.shape[-1] <= 256 and torch.version.hip is None
+
+
 AttentionInterface.register(IMPLEMENTATION, attention)
 AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+
+
+def _attend_varlen(
+    query: Tensor, key: Tensor, value: Tensor, rows: PackedRows, window: int | None, scale: float | None
+) -> Tensor:
+    """[P, heads, d] each to [P, H, d], each segment a row of the kernel, without padding."""
+    keys = torch.cat(rows.keys).to(query.device)
+    ends = [
+        torch.tensor([0, *accumulate(map(len, places))], dtype=torch.int32, device=query.device)
+        for places in (rows.queries, rows.keys)
+    ]
+    longest = [max(map(len, places)) for places in (rows.queries, rows.keys)]
+    last_keys = (-1 if window is None else window - 1, 0)  # before the query's own, and after it
+    key, value = key.index_select(0, keys), value.index_select(0, keys)
+    return varlen_attn(query, key, value, *ends, *longest, scale=scale, window_size=last_keys, enable_gqa=True)
 
 
 def _attend_packed(

@@ -29,7 +29,7 @@ from training_cases import (
     with_lora,
 )
 
-from llmrl.data.packing import schedule
+from llmrl.data.schedule import schedule
 from llmrl.engines.ranks import Ranks
 
 WORKER = Path(__file__).parent.parent / "support" / "ranks_worker.py"
@@ -90,7 +90,9 @@ def alone() -> dict[str, dict[str, Any]]:
 
 
 def test_the_batch_gives_the_ranks_unequal_work():
-    plans = schedule(fixed_batch().lengths, ranks=2, max_tokens=make_training().tokens_per_micro_batch)
+    batch, most = fixed_batch(), make_training().tokens_per_micro_batch
+    rows = [row[:length].numpy() for row, length in zip(batch.token_ids, batch.lengths, strict=True)]
+    plans = schedule(rows, ranks=2, max_tokens=most, packed=True)
     assert sorted(sum(len(rows) > 0 for rows in plan) for plan in plans) == [2, 3]
 
 
@@ -202,13 +204,16 @@ def actor_critic_alone() -> dict[str, Any]:
 
 
 def assert_same_updates(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """The gradients of every optimizer step of every engine, and the metrics of every step."""
+    """The gradients of every optimizer step of every engine, and the metrics of every step.
+
+    Ranks add the rows up in another order than one process, and Adam makes more of last bits.
+    """
     assert found["gradients"].keys() == expected["gradients"].keys()
     for name, updates in expected["gradients"].items():
         for gradients, others in zip(found["gradients"][name], updates, strict=True):
             largest = max(float(gradient.abs().max()) for gradient in others.values())
             assert largest > 0.1
-            assert largest_difference(gradients, others) < 1e-5 * max(1.0, largest), name
+            assert largest_difference(gradients, others) < 3e-5 * max(1.0, largest), name
     for row, other in zip(found["metrics"], expected["metrics"], strict=True):
         assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
 

@@ -145,7 +145,7 @@ def role_of(
 
 
 def make_training(**settings: Any) -> Training:
-    few = {"learning_rate": 1e-2, "steps": 10, "tokens_per_micro_batch": 16, "max_grad_norm": 0.05}
+    few = {"learning_rate": 1e-2, "steps": 10, "tokens_per_micro_batch": 12, "max_grad_norm": 0.05}
     return Training.model_validate(few | settings)
 
 
