@@ -327,7 +327,7 @@ TIME = (
     Metric("rollout_tokens_per_second", "The sampled tokens per second of it.", "tokens per s", format=",.0f"),
 )  # fmt: skip
 MEMORY = (
-    Metric("peak_memory", "The most memory that the first process has held so far: torch's on the GPU, else its RAM.",
+    Metric("peak_memory", "The most memory that any process has held so far: torch's on the GPU, else its RAM.",
            "GiB", "within what `llmrl check` estimates",
            "Lower training.tokens_per_micro_batch, or set training.gradient_checkpointing.", format=".2f"),
 )  # fmt: skip

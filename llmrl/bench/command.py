@@ -34,6 +34,13 @@ class Part:
 PARTS: Mapping[str, Part] = {
     "peer": Part("a whole step against TRL's GRPOTrainer on the same work", "llmrl.bench.peer"),
     "overhead": Part("a whole step over what its engines take alone for the same tokens", "llmrl.bench.overhead"),
+    "growth": Part("the time of a token as groups, completions and ranks grow", "llmrl.bench.growth"),
+    "logprobs": Part(
+        "log-probabilities and entropy of a large vocabulary against the plain way", "llmrl.bench.logprobs"
+    ),
+    "sync": Part("sending the weights to the sampler against a copy in memory", "llmrl.bench.sync"),
+    "padding": Part("the share of padding, and long prompts' groups against padded rows", "llmrl.bench.padding"),
+    "memory": Part("the peak of a run against what `llmrl check` foretold", "llmrl.bench.memory"),
 }
 
 

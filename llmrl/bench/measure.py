@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -11,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llmrl.errors import RunStopped
+from llmrl.run.memory import resident_peak
 from llmrl.run.surroundings import commit_of, processor, versions_of_packages
 
 Found = TypeVar("Found")
@@ -128,19 +130,16 @@ def process(command: Sequence[str], *, folder: Path, threads: int, deadline_seco
     return Finished(printed, peak)
 
 
+def worker(module: str, given: Mapping[str, Any], *, folder: Path, setting: Setting) -> Any:
+    """What a worker module, run as a process of its own with `given`, prints as its last line: both are JSON."""
+    command = [sys.executable, "-m", module, json.dumps(given)]
+    done = process(command, folder=folder, threads=setting.threads, deadline_seconds=setting.deadline_seconds)
+    return json.loads(done.output.strip().splitlines()[-1])
+
+
 def llmrl(*arguments: str) -> list[str]:
     """The command line of an `llmrl` command."""
     return [sys.executable, "-m", "llmrl.cli", *arguments]
-
-
-def resident_peak(pid: int | str = "self") -> int:
-    """The most bytes of RAM that a process has held since it was started; 0 where that cannot be read."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0
-    found = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
-    return 1024 * int(found[0][1]) if found else 0
 
 
 def machine(threads: int) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from llmrl.bench.measure import Bar, Figure, Setting, process
+from llmrl.bench.measure import Bar, Figure, Setting, worker
 from llmrl.bench.peer import Ran, ours
 from llmrl.bench.work import CASES, Case, lay_out
 
@@ -60,6 +58,4 @@ def engines_alone(case: Case, model: Path, folder: Path, setting: Setting) -> li
         "max_model_len": case.prompt_tokens + case.completion_tokens,
         "threads": setting.threads,
     }
-    command = [sys.executable, "-m", "llmrl.bench.alone", json.dumps(given)]
-    done = process(command, folder=folder, threads=setting.threads, deadline_seconds=setting.deadline_seconds)
-    return json.loads(done.output.strip().splitlines()[-1])
+    return worker("llmrl.bench.alone", given, folder=folder, setting=setting)

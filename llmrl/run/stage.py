@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,6 +26,7 @@ from llmrl.run.checkpoint import Checkpoints, random_state, read_state, reading,
 from llmrl.run.frozen import FrozenRole
 from llmrl.run.lost_tasks import LostTasks
 from llmrl.run.measured_once import MeasuredOnce
+from llmrl.run.memory import peak_memory
 from llmrl.run.models import Origin
 from llmrl.run.profile import PROFILED, Profile, wait_for_device
 from llmrl.run.progress import RunProgress
@@ -170,7 +170,7 @@ class Stage:
             "train_seconds": seconds + started - collected_at,
             "step_seconds": seconds,
             "tokens_per_second": tokens / seconds,
-            "peak_memory": peak_memory() / 2**30,
+            "peak_memory": max(self.ranks.gather(peak_memory(), "comparing peaks of memory")) / 2**30,
         }
         with span("save"):
             self.folder.save_rollouts(collected.sampled, stage=self.name, step=self.step)
@@ -291,13 +291,6 @@ class Stage:
         self.folder.log(row)
         self.progress.row(row)
         self._warn(self.watch.see(row))
-
-
-def peak_memory() -> float:
-    """The most bytes that this process has held: on its GPU by torch's allocator, without a GPU in RAM."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def measuring_once(measured_once: MeasuredOnce, stream: Any) -> Callable[[Stage], None]:
