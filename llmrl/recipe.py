@@ -177,6 +177,9 @@ class Rollout(Strict):
     )
     prompts_per_step: PositiveInt = Field(default=32, description="prompts of one training step")
     group_size: PositiveInt = Field(default=8, description="completions sampled for each prompt")
+    micro_group: PositiveInt | None = Field(
+        default=None, description="completions of a prompt in flight at once: memory, never the result; default: all"
+    )
     max_completion_tokens: PositiveInt = Field(default=256, description="a completion is ended here")
     max_prompt_tokens: PositiveInt = Field(default=1024, description="longer prompts are dropped")
     temperature: PositiveFloat = Field(default=1.0, description="divides the logits, in sampling and in training")
@@ -193,6 +196,10 @@ class Rollout(Strict):
     )
     deadline_seconds: PositiveFloat = Field(default=1800.0, description="for the sampling and scoring of one step")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="passed to vllm.EngineArgs")
+
+    def in_flight(self, ranks: int) -> int:
+        """The most completions that a rank samples at once."""
+        return -(-self.prompts_per_step // ranks) * (self.micro_group or self.group_size)
 
 
 class Training(Strict):
@@ -362,6 +369,9 @@ class Recipe(Axes):
         first = self.rollout.first_samples
         if first is not None and first > group:
             raise ValueError(f"rollout.first_samples {first} is more than rollout.group_size {group}")
+        micro_group = self.rollout.micro_group
+        if micro_group is not None and micro_group > group:
+            raise ValueError(f"rollout.micro_group {micro_group} is more than rollout.group_size {group}")
         if self.training.warmup_steps >= self.training.steps:
             raise ValueError(
                 f"training.warmup_steps {self.training.warmup_steps} must be less than training.steps "

@@ -144,6 +144,7 @@ def test_the_sampler_holds_weights_and_a_cache(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     # 6 prompts on 4 processes: 2 prompts x 2 completions x 100 tokens x 3 layers x 8 x 4 bytes = 38400
     assert [i.bytes for i in machine.sampler(machine_recipe(), SHAPE, 4)] == [4000, 38400]
+    assert machine.sampler(machine_recipe(rollout={"micro_group": 1}), SHAPE, 4)[1].bytes == 19200
     given = machine_recipe(rollout={"engine_options": {"kv_cache_memory_bytes": 777}})
     assert machine.sampler(given, SHAPE, 1)[1].bytes == 777
     # a share of the GPU: 0.4 x 80000 less 1000 weights x 4 bytes

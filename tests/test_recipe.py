@@ -55,6 +55,15 @@ def test_the_longest_trajectory_must_fit_a_micro_batch():
     assert "= 150 tokens for the longest trajectory, more than training.tokens_per_micro_batch 149" in message
 
 
+def test_a_micro_group_is_a_part_of_the_group():
+    rollout = {"prompts_per_step": 6, "group_size": 4}
+    assert recipe(rollout=rollout | {"micro_group": 3}).rollout.in_flight(4) == 2 * 3
+    assert recipe(rollout=rollout).rollout.in_flight(1) == 24
+    message = fault(recipe, rollout=rollout | {"micro_group": 5})
+    assert "rollout.micro_group 5 is more than rollout.group_size 4" in message
+    assert "rollout.micro_group" in fault(recipe, rollout=rollout | {"micro_group": 0})
+
+
 def test_warmup_ends_before_the_run():
     assert recipe(training={"steps": 10, "warmup_steps": 9})
     assert "training.warmup_steps 10 must be less than training.steps 10" in fault(

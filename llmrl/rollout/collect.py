@@ -17,7 +17,7 @@ from llmrl.pieces import Piece
 from llmrl.rollout.measure import metrics_of
 from llmrl.rollout.play import Author, Player, counted
 from llmrl.rollout.sampler import SamplingParams, derive_seed
-from llmrl.types import Group, Prompt, Trajectory, groups_of
+from llmrl.types import Episode, Group, Prompt, Trajectory, groups_of
 
 
 class Prompts(Protocol):
@@ -45,8 +45,8 @@ class Collector:
     """Samples and scores groups with one rank's samplers; with more ranks each takes its share of the prompts.
 
     authors: the roles that write, by name; the first one answers the question. deadline_seconds: for one call of
-    `sample`, scoring included. env_retries: how often an episode whose environment failed is started anew. gather:
-    returns every rank's object, in rank order.
+    `sample`, scoring included. env_retries: how often an episode whose environment failed is started anew. micro_group:
+    the most episodes of a prompt that are played at once. gather: returns every rank's object, in rank order.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Collector:
         deadline_seconds: float,
         env_retries: int = 1,
         max_prompt_tokens: int | None = None,
+        micro_group: int | None = None,
         rank: int = 0,
         ranks: int = 1,
         gather: Gather = lambda thing, phase: [thing],
@@ -65,6 +66,7 @@ class Collector:
         self.first = next(iter(authors))
         self._player = Player(self.authors, make_env, retries=env_retries, max_prompt_tokens=max_prompt_tokens)
         self._deadline = deadline_seconds
+        self._micro_group = micro_group
         self._rank, self._ranks, self._gather = rank, ranks, gather
         self._runner = asyncio.Runner()
 
@@ -152,8 +154,13 @@ class Collector:
         self, place: int, prompt: Prompt, size: int, params: SamplingParams, waiting: Counter[str]
     ) -> list[Group]:
         seeds = [derive_seed(params.seed, index) for index in range(size)]
-        work = (self._player.episode(prompt, n, replace(params, seed=seed), waiting) for n, seed in enumerate(seeds))
-        episodes = await asyncio.gather(*work)
+        places = asyncio.Semaphore(self._micro_group or max(size, 1))
+
+        async def episode(number: int) -> Episode:
+            async with places:
+                return await self._player.episode(prompt, number, replace(params, seed=seeds[number]), waiting)
+
+        episodes = await asyncio.gather(*map(episode, range(size)))
         groups = [group for name in self.authors for group in groups_of(prompt, episodes, name, place)]
         if not any(group.author == self.first for group in groups):
             groups.insert(0, Group(prompt, [], self.first, place))

@@ -112,7 +112,7 @@ def run_plan(
     others = dict.fromkeys(role for recipe in plan.stages.values() for role in list(recipe.roles)[1:])
     progress = RunProgress(console, shown=ranks.is_first, roles=tuple(others))
     signals = Signals()
-    concurrent = max(recipe.trajectories_per_step for recipe in plan.stages.values())
+    concurrent = max(recipe.rollout.in_flight(ranks.size) for recipe in plan.stages.values())
     with ExitStack() as parts:
         if made_group:
             parts.callback(_leave_group)

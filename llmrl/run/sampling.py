@@ -106,6 +106,7 @@ def make_collector(
         make_env=env,
         deadline_seconds=recipe.rollout.deadline_seconds,
         max_prompt_tokens=recipe.rollout.max_prompt_tokens,
+        micro_group=recipe.rollout.micro_group,
         rank=ranks.rank,
         ranks=ranks.size,
         gather=ranks.gather,

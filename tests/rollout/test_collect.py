@@ -56,6 +56,31 @@ def test_rewards_run_while_others_are_sampled():
     assert [t.reward for group in groups for t in group.trajectories] == [1.5, 0.5, 1.5, 0.5]
 
 
+def test_a_micro_group_is_the_most_of_a_group_that_is_in_flight():
+    """Of each prompt by itself, and with the completions that the whole group at once has."""
+
+    class Counting(EchoSampler):
+        def __init__(self) -> None:
+            super().__init__()
+            self.running, self.most = Counter[int](), Counter[int]()
+
+        async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
+            prompt = token_ids[0]
+            self.running[prompt] += 1
+            self.most[prompt] = max(self.most[prompt], self.running[prompt])
+            completion = await super().sample(token_ids, params)
+            self.running[prompt] -= 1
+            return completion
+
+    found = {}
+    for micro_group in (None, 1, 3):
+        sampler = Counting()
+        groups = make(sampler, micro_group=micro_group).sample(PROMPTS[:4], group_size=8, params=PARAMS)
+        assert [*sampler.most.values()] == [micro_group or 8] * 4
+        found[micro_group] = [[t.text for t in group.trajectories] for group in groups]
+    assert found[1] == found[3] == found[None]
+
+
 # Keeping and refilling
 
 
