@@ -202,6 +202,10 @@ class Rollout(Strict):
         return -(-self.prompts_per_step // ranks) * (self.micro_group or self.group_size)
 
 
+MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
+"""With more, a CPU needs more memory and no less time; a GPU has its kernels filled."""
+
+
 class Training(Strict):
     """How the weights are updated: by AdamW, on one process or on several."""
 
@@ -226,8 +230,10 @@ class Training(Strict):
     max_grad_norm: PositiveFloat = Field(default=1.0, description="longer gradients are scaled down to this norm")
     updates_per_step: PositiveInt = Field(default=1, description="optimizer steps each pass over a step's batch")
     epochs_per_step: PositiveInt = Field(default=1, description="passes over a step's batch")
-    tokens_per_micro_batch: PositiveInt = Field(
-        default=8192, description="tokens through the model at once: memory, never the result"
+    tokens_per_micro_batch: PositiveInt | None = Field(
+        default=None,
+        description="tokens through the model at once: memory, never the result; default: 2048 on a CPU, 8192 on a "
+        "GPU, or one trajectory if that is longer",
     )
     padding_free: bool | None = Field(
         default=None,
@@ -238,6 +244,11 @@ class Training(Strict):
     threads: PositiveInt | None = Field(
         default=None, description="CPU threads of each rank; default: cores / ranks, too many where runs share cores"
     )
+
+
+    def micro_batch_tokens(self, device: str) -> int:
+        """tokens_per_micro_batch, or the default on a device of this type."""
+        return self.tokens_per_micro_batch or MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS["cuda"])
 
 
 class Critic(Strict):
@@ -360,7 +371,7 @@ class Recipe(Axes):
                 f"trajectories, not divisible by training.updates_per_step {updates}"
             )
         longest = self.rollout.max_prompt_tokens + self.rollout.max_completion_tokens
-        if self.training.tokens_per_micro_batch < longest:
+        if (self.training.tokens_per_micro_batch or longest) < longest:
             raise ValueError(
                 f"rollout.max_prompt_tokens {self.rollout.max_prompt_tokens} + rollout.max_completion_tokens "
                 f"{self.rollout.max_completion_tokens} = {longest} tokens for the longest trajectory, more than "

@@ -53,6 +53,9 @@ def test_the_longest_trajectory_must_fit_a_micro_batch():
     assert recipe(rollout=rollout, training={"tokens_per_micro_batch": 150})
     message = fault(recipe, rollout=rollout, training={"tokens_per_micro_batch": 149})
     assert "= 150 tokens for the longest trajectory, more than training.tokens_per_micro_batch 149" in message
+    # by default a longer one is a micro-batch of its own
+    training = recipe(rollout={"max_prompt_tokens": 9000, "max_completion_tokens": 50}).training
+    assert (training.micro_batch_tokens("cpu"), training.micro_batch_tokens("cuda")) == (2048, 8192)
 
 
 def test_a_micro_group_is_a_part_of_the_group():

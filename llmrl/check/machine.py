@@ -163,7 +163,8 @@ def activations(recipe: Recipe, shape: Shape) -> list[Item]:
     """
     training = recipe.training
     longest = recipe.rollout.max_prompt_tokens + recipe.rollout.max_completion_tokens
-    tokens = min(training.tokens_per_micro_batch, recipe.trajectories_per_step // training.updates_per_step * longest)
+    budget = max(longest, training.micro_batch_tokens("cuda" if torch.cuda.is_available() else "cpu"))
+    tokens = min(budget, recipe.trajectories_per_step // training.updates_per_step * longest)
     width = WIDTH[training.dtype]
     layer = layer_bytes(recipe, shape)
     per_token, text = shape.layers * layer, f"{shape.layers} layers x {layer} bytes"

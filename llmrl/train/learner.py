@@ -68,7 +68,7 @@ class Learner:
 
     def cut(self, batch: Batch) -> list[MicroBatch]:
         """This rank's micro-batches."""
-        packed, most = self.engine.model.packs, self.training.tokens_per_micro_batch
+        packed, most = self.engine.model.packs, self.training.micro_batch_tokens(self.engine.device.type)
         return micro_batches(batch, self.ranks, max_tokens=most, packed=packed)
 
     @torch.no_grad()
