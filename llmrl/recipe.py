@@ -245,7 +245,6 @@ class Training(Strict):
         default=None, description="CPU threads of each rank; default: cores / ranks, too many where runs share cores"
     )
 
-
     def micro_batch_tokens(self, device: str) -> int:
         """tokens_per_micro_batch, or the default on a device of this type."""
         return self.tokens_per_micro_batch or MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS["cuda"])

@@ -80,18 +80,26 @@ class _Piece:
         """`count` pieces of nearly as many tokens, parted where little is shared; some are empty if rows are few."""
         if count == 1:
             return [self]
-        places = range(len(self.rows) + 1)
-        parted = [(self._part(0, at), self._part(at, len(self.rows))) for at in places]
-        far = [abs(first.tokens - rest.tokens / (count - 1)) for first, rest in parted]
-        near = [at for at in places if far[at] <= UNEVEN * self.tokens / count] or [far.index(min(far))]
+        parted = [(before, behind / (count - 1)) for before, behind in self._parted()]
+        far = [abs(before - behind) for before, behind in parted]
+        near = [at for at in range(len(far)) if far[at] <= UNEVEN * self.tokens / count] or [far.index(min(far))]
         at = min(near, key=lambda at: (self.shared[at] if at < len(self.rows) else 0, far[at]))
-        return [parted[at][0], *parted[at][1].even(count - 1)]
+        return [self._part(0, at), *self._part(at, len(self.rows)).even(count - 1)]
 
     def halves(self) -> list[_Piece]:
         """Two pieces, parted where the least is shared, and of those places nearest to the middle."""
-        far = [abs(self._part(0, at).tokens - self.tokens / 2) for at in range(len(self.rows))]
+        far = [abs(before - behind) for before, behind in self._parted()]
         at = min(range(1, len(self.rows)), key=lambda at: (self.shared[at], far[at]))
         return [self._part(0, at), self._part(at, len(self.rows))]
+
+    def _parted(self) -> list[tuple[int, int]]:
+        """For every place at which the piece can be parted, the tokens before it and behind it."""
+        before, total = 0, self.tokens
+        found = [(0, total)]
+        for at in range(1, len(self.rows) + 1):
+            before += self.lengths[at - 1] - (self.shared[at - 1] if at > 1 else 0)
+            found.append((before, total - before + (self.shared[at] if at < len(self.rows) else 0)))
+        return found
 
     def _part(self, start: int, stop: int) -> _Piece:
         return _Piece(self.rows[start:stop], self.lengths[start:stop], self.shared[start:stop])
