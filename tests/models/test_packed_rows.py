@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from test_padding_free import family
+from test_policy import TEMPERATURE, assert_same, both, make_lm, outcome
 from torch import Tensor
 
 from llmrl.models import packed_rows
-from llmrl.models.packed_rows import PackedRows, _calls, attention
+from llmrl.models.packed_rows import MOST_KEYS_KEPT, PackedRows, _calls, attention
+from llmrl.models.policy import Policy
 
 
 def test_rows_by_hand():
@@ -72,3 +74,18 @@ def test_the_kernel_of_gpus_gets_each_segment_and_its_path(window, monkeypatch):
     monkeypatch.setattr(packed_rows, "takes_varlen", lambda *tokens: True)
     found, _ = attention(None, query, key, value, None, **settings)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_that_are_computed_twice_gather_their_keys_again():
+    """Gradient checkpointing runs attention anew in the backward pass, which gathers keys anew there too."""
+    rows = PackedRows.of(*family()[:2])
+    assert rows.path_tokens > MOST_KEYS_KEPT * len(rows.token_ids)
+    seen = []
+    for checkpointing in (False, True):
+        lm = make_lm()
+        if checkpointing:
+            lm.gradient_checkpointing_enable({"use_reentrant": False})
+        policy = Policy(lm, temperature=TEMPERATURE).train()
+        assert policy.packs
+        seen.append(outcome(lm, both(policy), family()))
+    assert_same(*seen)
