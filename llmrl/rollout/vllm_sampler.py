@@ -43,7 +43,11 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-CPU_PREFILL_TOKENS = 8192
+CPU_STEP_TOKENS = 2048
+BLOCK = 32
+"""Tokens of a block of the cache on a CPU, the least that vLLM takes there."""
+SMALL_WEIGHTS_BYTES = 64 * 2**20
+"""A model under this size is sampled with one thread, since handing work to others costs as much as the work."""
 CPU_KV_CACHE_LIMIT_BYTES = 4 * 2**30
 LEAST_KV_CACHE_BYTES = 64 * 2**20
 GPU_MEMORY = ("gpu_memory_utilization", "kv_cache_memory_bytes")
@@ -92,8 +96,9 @@ class VllmSampler:
             "disable_log_stats": True,
             "seed": 0,
         }
+        weights = sum(weight.numel() for weight in self._shape.parameters()) * (4 if dtype == "fp32" else 2)
+        self._one_thread = weights < SMALL_WEIGHTS_BYTES and not torch.cuda.is_available()
         if torch.cuda.is_available():
-            weights = sum(weight.numel() for weight in self._shape.parameters()) * (4 if dtype == "fp32" else 2)
             free, whole = torch.cuda.mem_get_info()
             arguments |= _gpu_options(config.get_text_config(), arguments, options, weights, free, whole)
         else:
@@ -187,9 +192,7 @@ class VllmSampler:
         await asyncio.sleep(0)  # let every caller of this turn of the loop add its request first
         try:
             while self._engine.has_unfinished_requests():
-                # the engine draws from the global stream, then uses the seeds' own
-                with torch.random.fork_rng(_devices()), span("engine"):
-                    outputs = self._engine.step()
+                outputs = self._step()
                 for output in outputs:
                     if output.finished:
                         future = self._futures.pop(output.request_id, None)
@@ -200,6 +203,16 @@ class VllmSampler:
             for future in self._futures.values():
                 if not future.done():
                     future.set_exception(RuntimeError(f"vLLM failed: {type(error).__name__}: {error}"))
+
+    def _step(self) -> list[Any]:
+        """One step of the engine, which may draw from the global random stream, and uses torch's threads."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1 if self._one_thread else threads)
+        try:
+            with torch.random.fork_rng(_devices()), span("engine"):
+                return self._engine.step()
+        finally:
+            torch.set_num_threads(threads)
 
     def _as_published(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Weights in the form of checkpoints; transformers holds some in another form, such as all experts in one."""
@@ -273,17 +286,14 @@ def _vllm_params(params: SamplingParams, *, generator: bool) -> Any:
 
 
 def _cpu_options(config: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's settings for a CPU: no compilation, small blocks, a cache as large as the work, whole prefills.
-
-    Seeded requests cannot be prefilled in parts on a CPU (its random generators have no offset).
-    """
+    """vLLM's settings for a CPU: no compilation, small blocks, a cache as large as the work, prefills in parts."""
     wanted = _kv_cache_bytes(config, arguments)
     return {
         "enforce_eager": True,
-        "block_size": 32,
+        "block_size": BLOCK,
         "kv_cache_memory_bytes": max(LEAST_KV_CACHE_BYTES, min(wanted, CPU_KV_CACHE_LIMIT_BYTES)),
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(CPU_PREFILL_TOKENS, arguments["max_model_len"]),
+        "enable_chunked_prefill": True,
+        "max_num_batched_tokens": max(CPU_STEP_TOKENS, arguments["max_num_seqs"]),
     }
 
 
@@ -303,11 +313,12 @@ def _gpu_options(
 
 
 def _kv_cache_bytes(config: Any, arguments: dict[str, Any]) -> int:
-    """The keys and values of all completions that run at once."""
+    """The keys and values of all completions that run at once, in whole blocks, and a block that vLLM keeps empty."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     per_token = 2 * config.num_hidden_layers * heads * head_dim * (4 if arguments["dtype"] == "float32" else 2)
-    return per_token * arguments["max_num_seqs"] * (arguments["max_model_len"] + 64)
+    blocks = arguments["max_num_seqs"] * -(-arguments["max_model_len"] // BLOCK) + 1
+    return per_token * blocks * BLOCK
 
 
 def _devices() -> list[int]:

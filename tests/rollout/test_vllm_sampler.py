@@ -84,6 +84,35 @@ def test_a_cached_prefix_is_used_until_the_weights_change(sampler, lm, other_lm,
     assert mismatch(other_lm, PROMPTS[:1], [found], 1.0) < TOLERANCE
 
 
+def test_a_group_computes_its_prompt_once(sampler, lm, monkeypatch):
+    """8 completions that are asked for at once: 100 tokens, then 4 each behind the three whole blocks of 32."""
+    scheduler, steps = sampler._engine.engine_core.engine_core.scheduler, []
+    schedule = scheduler.schedule
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        planned = schedule(*args, **kwargs)
+        steps.append(planned.total_num_scheduled_tokens)
+        return planned
+
+    monkeypatch.setattr(scheduler, "schedule", watched)
+    sampler.load_weights(merged_weights(lm), 3)  # which empties the cache
+    group = sample_all(sampler, PROMPTS[:1] * 8, SamplingParams(max_tokens=3))
+    assert steps == [100 + 7 * 4, 8, 8]
+    assert mismatch(lm, PROMPTS[:1] * 8, group, 1.0) < TOLERANCE
+
+
+def test_a_small_model_is_sampled_with_one_thread(sampler, monkeypatch):
+    seen, step = set(), sampler._engine.step
+    monkeypatch.setattr(sampler._engine, "step", lambda: seen.add(torch.get_num_threads()) or step())
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        sample_all(sampler, PROMPTS[:1], SamplingParams(max_tokens=2))
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_prompt_that_is_too_long_fails_alone(sampler):
     async def both() -> list[Any]:
         work = (sampler.sample(ids, SamplingParams(max_tokens=5)) for ids in (PROMPTS[0], [3] * (MAX_LEN + 1)))
@@ -129,7 +158,7 @@ def test_another_sampler_after_close_and_the_process_is_left_as_it_was(sampler, 
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     capfd.readouterr()
-    second = make(folder, tokenizer)
+    second = make(folder, tokenizer, max_num_batched_tokens=40)  # the prompt of 100 tokens is prefilled in parts
     assert capfd.readouterr().err == ""
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
     assert (torch.set_num_threads, torch.get_num_threads()) == (set_threads, threads)
@@ -141,7 +170,7 @@ def test_another_sampler_after_close_and_the_process_is_left_as_it_was(sampler, 
 @pytest.mark.parametrize(
     ("given", "free", "expected"),
     [
-        # 2 x 2 layers x 2 heads x 32 x 2 bytes = 512 a token, 16 completions of 192 + 64 tokens: 2 MiB, at least 64
+        # 2 x 2 layers x 2 heads x 32 x 2 bytes = 512 a token, 16 completions of 192 tokens: 1.5 MiB, at least 64
         ({}, 70 * 2**30, {"kv_cache_memory_bytes": 64 * 2**20, "gpu_memory_utilization": (2**30 + 2**26) / 80 / 2**30}),
         ({"max_model_len": 2**20}, 9 * 2**30, {"kv_cache_memory_bytes": 4 * 2**30, "gpu_memory_utilization": 5 / 80}),
         ({"gpu_memory_utilization": 0.4}, 70 * 2**30, {}),
