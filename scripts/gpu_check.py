@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shutil
@@ -111,10 +112,10 @@ def end(process: subprocess.Popen[str]) -> None:
         process.kill()
 
 
-def last_line(printed: str) -> str:
+def last_line(printed: str, most: int = 300) -> str:
     """The last line that says something, shortened."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it printed nothing"
+    return lines[-1][:most] if lines else "it printed nothing"
 
 
 def rows(run: Path) -> list[Numbers]:
@@ -285,6 +286,81 @@ def kill_after(machine: Machine, recipe: Path, run: Path, *, step: int) -> None:
         process.communicate()
 
 
+def worker(machine: Machine, module: str, folder: Path, **given: Any) -> Any:
+    """What a worker of `llmrl bench` finds in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {"threads": os.cpu_count() or 1, **given}
+    return json.loads(
+        last_line(machine.run("-m", f"llmrl.bench.{module}", json.dumps(given), folder=folder), most=10**6)
+    )
+
+
+def reached(
+    machine: Machine, numbers: Numbers, name: str, *, most: float = math.inf, least: float = -math.inf
+) -> Numbers:
+    """The numbers; raises Failed if one of them misses its bar on a GPU."""
+    if machine.device == "cuda" and not least <= numbers[name] <= most:
+        raise Failed(f"{name} {numbers[name]:.3g} misses its bar of {most if most < math.inf else least:g}", numbers)
+    return numbers
+
+
+def overhead(machine: Machine) -> Numbers:
+    """A step with the transformers sampler over generate, forward and backward, and a reference's forward alone."""
+    folder = WORK / "overhead"
+    recipe = gpu_recipes.write(folder, machine.size, "grpo")
+    seconds = [row["step_seconds"] for row in machine.train(recipe, folder / "run")[1:]]
+    given = {
+        "model": str(folder / "run" / "origin"),
+        "run": str(folder / "run"),
+        "steps": [2, 3, 4],
+        "max_model_len": 0,
+    }
+    alone = worker(machine, "alone", folder, **given, sampler="transformers", dtype="bfloat16")
+    parts = {name: median(step[name] for step in alone) for name in alone[0]}
+    numbers = {"overhead": median(seconds) / sum(parts.values()), "step_seconds": median(seconds), **parts}
+    return reached(machine, numbers, "overhead", most=1.10)
+
+
+def logprobs(machine: Machine) -> Numbers:
+    """Log-probabilities and entropies of a large vocabulary, in time and peak memory over the plain way."""
+    vocabulary, tokens = (151_936, 8192) if machine.size == "full" else (2048, 64)
+    found = {
+        way: worker(machine, "logprobs", WORK / "logprobs", way=way, vocabulary=vocabulary, hidden=1024, tokens=tokens)
+        for way in ("llmrl", "plain")
+    }
+    own, plain = found["llmrl"], found["plain"]
+    numbers = {
+        "time": median(own["seconds"]) / median(plain["seconds"]),
+        "memory": own["bytes"] / max(1, plain["bytes"]),
+        "seconds": median(own["seconds"]),
+    }
+    return reached(machine, reached(machine, numbers, "time", most=1.15), "memory", most=0.10)
+
+
+def padding(machine: Machine) -> Numbers:
+    """An update on groups of 8 with long prompts, packed against padded."""
+    shape = {"groups": 8, "prompt_tokens": 512, "completion_tokens": 64} if machine.size == "full" else TINY_GROUPS
+    recipe = gpu_recipes.write(WORK / "padding", machine.size, "grpo")
+    found = worker(machine, "padding", WORK / "padding", recipe=str(recipe), group_size=8, rounds=4, **shape)
+    numbers = {way: median(seconds) for way, seconds in found.items()}
+    numbers["speed"] = numbers["padded"] / numbers["packed"]
+    return reached(machine, numbers, "speed", least=3.0)
+
+
+def utilization(size: str) -> Callable[[Machine], Numbers]:
+    """The check of the training phase's model FLOPs utilization for a model of one size."""
+
+    def check(machine: Machine) -> Numbers:
+        own = size if machine.size == "full" else "tiny"
+        shape = {"groups": 16, "prompt_tokens": 256, "completion_tokens": 256} if own == size else TINY_GROUPS
+        recipe = gpu_recipes.write(WORK / f"mfu-{size}", own, "grpo")
+        given = {"recipe": str(recipe), "overrides": ["training.tokens_per_micro_batch=16384"], "group_size": 8}
+        return reached(machine, worker(machine, "mfu", recipe.parent, rounds=3, **given, **shape), "mfu", least=0.45)
+
+    return check
+
+
+TINY_GROUPS = {"groups": 1, "prompt_tokens": 24, "completion_tokens": 8}
 AT_ONCE: dict[str, tuple[Callable[[Machine], Numbers], float]] = {
     "environment": (environment, 100),
     "CUDA tests": (tests, 100),
@@ -298,6 +374,16 @@ ONE_BY_ONE: dict[str, tuple[Callable[[Machine], Numbers], float]] = {
     "0.5B LoRA": (half_billion("lora"), 70),
     "0.5B PPO": (half_billion("ppo"), 80),
 }
+
+
+SPEED: dict[str, tuple[Callable[[Machine], Numbers], float]] = {
+    "overhead": (overhead, 120),
+    "log-probabilities": (logprobs, 90),
+    "padding": (padding, 90),
+    "MFU 0.5B": (utilization("full"), 90),
+    "MFU 1.5B": (utilization("large"), 120),
+}
+"""The checks of --speed, which have bars on a GPU; they run one by one."""
 
 
 def made(name: str, check: Callable[[Machine], Numbers], device: str, size: str, ends: float) -> Result:
@@ -348,7 +434,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=285.0, help="for everything")
     parser.add_argument("--patience", type=float, default=1.0, help="factor of each check's own deadline")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "gpu_check.json", help="file to write")
-    parser.add_argument("--only", nargs="*", help="names of checks", choices=[*AT_ONCE, *ONE_BY_ONE])
+    parser.add_argument("--speed", action="store_true", help="measure speed, instead of the other checks")
+    parser.add_argument("--only", nargs="*", help="names of checks", choices=[*AT_ONCE, *ONE_BY_ONE, *SPEED])
     given = parser.parse_args()
     started = time.monotonic()
     shutil.rmtree(WORK, ignore_errors=True)
@@ -362,9 +449,9 @@ def main() -> int:
 
     small, large = (
         {name: one for name, one in checks.items() if given.only is None or name in given.only}
-        for checks in (AT_ONCE, ONE_BY_ONE)
+        for checks in (({}, SPEED) if given.speed else (AT_ONCE, ONE_BY_ONE))
     )
-    with ThreadPoolExecutor(max_workers=len(AT_ONCE)) as pool:
+    with ThreadPoolExecutor(max_workers=len(AT_ONCE)) as pool:  # one that has nothing to do makes no thread
         results = list(pool.map(lambda name: result(name, *small[name]), small))
     results += [result(name, *one) for name, one in large.items()]
     seconds = time.monotonic() - started

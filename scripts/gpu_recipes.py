@@ -21,12 +21,16 @@ SHAPES: dict[str, Settings] = {
         "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 32, "num_attention_heads": 16,
         "num_key_value_heads": 8, "head_dim": 128, "initializer_range": 0.03,
     },
+    "large": {  # 28 layers of 50.3M parameters
+        "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "num_key_value_heads": 4, "head_dim": 128, "initializer_range": 0.02,
+    },
     "tiny": {
         "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 2, "head_dim": 32, "initializer_range": 0.1,
     },
 }  # fmt: skip
-LENGTHS = {"full": (32, 96), "tiny": (32, 16)}
+LENGTHS = {"full": (32, 96), "large": (32, 96), "tiny": (32, 16)}
 """The most tokens of a prompt and of a completion."""
 LORA: Settings = {"model": {"lora": {"rank": 16}}}
 METHODS: dict[str, Settings] = {

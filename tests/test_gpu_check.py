@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -43,3 +44,20 @@ def test_only_packages_that_are_missing_are_unpacked_and_what_they_need(tmp_path
         "nowhere_b-9999.0.dist-info",
         "pytest-9999.0.dist-info",
     ]
+
+
+def test_the_speed_checks_measure_a_tiny_model_on_a_cpu():
+    """The one that needs the fewest processes; the others start workers of llmrl.bench in the same way."""
+    gpu_check.WORK.mkdir(parents=True, exist_ok=True)
+    machine = gpu_check.Machine("cpu", "tiny", time.monotonic() + 120)
+    numbers = gpu_check.utilization("full")(machine)
+    assert numbers["tokens"] == 24 + 8 * 8  # a prompt counts once for its group
+    assert 0 < numbers["mfu"] < 1.5 and len(numbers["seconds"]) == 3
+
+
+def test_a_bar_is_for_a_gpu_alone():
+    cuda, cpu = (gpu_check.Machine(device, "tiny", 0.0) for device in ("cuda", "cpu"))
+    assert gpu_check.reached(cuda, {"mfu": 0.5}, "mfu", least=0.45) == {"mfu": 0.5}
+    assert gpu_check.reached(cpu, {"mfu": 0.1}, "mfu", least=0.45) == {"mfu": 0.1}
+    with pytest.raises(gpu_check.Failed, match=r"mfu 0\.1 misses its bar of 0\.45"):
+        gpu_check.reached(cuda, {"mfu": 0.1}, "mfu", least=0.45)

@@ -1,6 +1,7 @@
-"""The engines of a step alone: vLLM's generate, and plain transformers over the same tokens; run as a process.
+"""The engines of a step alone: the sampler's, and plain transformers over the same tokens; run as a process.
 
-Its argument is JSON: the model's folder, the run's folder, steps, threads; it prints the seconds of each step as JSON.
+Its argument is JSON: the model's folder, the run's folder, steps, threads, the sampler's name and the dtype; it prints
+the seconds of each step as JSON.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
+from llmrl.bench.parts import device, seconds
 from llmrl.run_folder.reader import RunReader
 
 Row = tuple[list[int], list[int]]
@@ -31,14 +32,18 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     steps = [rows_of(Path(given["run"]), step) for step in given["steps"]]
-    generate = vllm_generate(given["model"], given["max_model_len"])
+    dtype = given.get("dtype", "float32")
+    forward = Plain(given["model"], dtype)
+    if given.get("sampler") == "transformers":
+        generate = forward.generate
+    else:
+        generate = vllm_generate(given["model"], given["max_model_len"], dtype)
     torch.set_num_threads(given["threads"])
-    forward = Plain(given["model"])
     generate(steps[0])
     cut = forward.fastest(steps[0])
     found = [
         {
-            "vllm": seconds(generate, rows),
+            "sampler": seconds(generate, rows),
             "train": seconds(forward.train, rows, cut),
             "reference": seconds(forward.reference, rows, cut),
         }
@@ -56,19 +61,12 @@ def rows_of(run: Path, step: int) -> list[Row]:
     ]
 
 
-def seconds(work: Callable[..., Any], *arguments: Any) -> float:
-    """The time of one call."""
-    started = time.monotonic()
-    work(*arguments)
-    return time.monotonic() - started
-
-
-def vllm_generate(model: str, max_model_len: int) -> Callable[[Sequence[Row]], Any]:
+def vllm_generate(model: str, max_model_len: int, dtype: str) -> Callable[[Sequence[Row]], Any]:
     """vLLM with the settings of a sampler; it samples as many tokens for each prompt as the row has."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(
-        model, dtype="float32", max_model_len=max_model_len, max_num_seqs=256, enforce_eager=True, block_size=32,
+        model, dtype=dtype, max_model_len=max_model_len, max_num_seqs=256, enforce_eager=True, block_size=32,
         enable_chunked_prefill=False, max_num_batched_tokens=max(8192, max_model_len), kv_cache_memory_bytes=2**30,
         disable_log_stats=True, seed=0, logprobs_mode="processed_logprobs",
     )  # fmt: skip
@@ -88,9 +86,24 @@ def vllm_generate(model: str, max_model_len: int) -> Callable[[Sequence[Row]], A
 class Plain:
     """Plain transformers: rows sorted by length, cut into micro-batches; or all of them packed into one row."""
 
-    def __init__(self, model: str) -> None:
-        self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        self.model.config.use_cache = False
+    def __init__(self, model: str, dtype: str) -> None:
+        self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).to(device())
+
+    @torch.no_grad()
+    def generate(self, rows: Sequence[Row]) -> None:
+        """transformers' generate: as many tokens for all rows as the longest completion has."""
+        width, most = max(len(prompt) for prompt, _ in rows), max(len(completion) for _, completion in rows)
+        tokens = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt, _ in rows]).to(device())
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt, _ in rows]).to(device())
+        self.model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            do_sample=True,
+            top_k=0,
+            min_new_tokens=most,
+            max_new_tokens=most,
+            pad_token_id=0,
+        )
 
     def fastest(self, rows: Sequence[Row]) -> int:
         """The number of rows of a micro-batch with which training takes least; 0 stands for packing."""
@@ -110,9 +123,15 @@ class Plain:
             self._loss(*batch)
 
     def _loss(self, token_ids: Any, targets: Any, positions: Any, mask: Any) -> Any:
-        hidden = self.model.model(input_ids=token_ids, position_ids=positions, attention_mask=mask).last_hidden_state
+        token_ids, targets, positions = (one.to(device()) for one in (token_ids, targets, positions))
+        hidden = self.model.model(
+            input_ids=token_ids,
+            position_ids=positions,
+            attention_mask=None if mask is None else mask.to(device()),
+            use_cache=False,
+        ).last_hidden_state
         trained = targets >= 0
-        return F.cross_entropy(self.model.lm_head(hidden[trained]), targets[trained], reduction="sum")
+        return F.cross_entropy(self.model.lm_head(hidden[trained]).float(), targets[trained], reduction="sum")
 
 
 def micro_batches(rows: Sequence[Row], cut: int) -> list[tuple[Any, ...]]:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmrl.bench.alone import seconds
 from llmrl.bench.measure import Bar, Figure, Setting, in_turn, worker
+from llmrl.bench.parts import device, seconds
 from llmrl.models.policy import Policy
-from llmrl.run.memory import resident_peak
+from llmrl.run.memory import peak_memory
 
 TIME, MEMORY = Bar(most=1.15), Bar(most=0.10)
 SHAPE = {"vocabulary": 151_936, "hidden": 256, "tokens": 1024}
@@ -59,8 +59,9 @@ def main() -> None:
         vocab_size=given["vocabulary"], hidden_size=given["hidden"], intermediate_size=2 * given["hidden"],
         num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=32, use_cache=False,
     )  # fmt: skip
-    lm = Qwen3ForCausalLM(config)
-    token_ids = torch.randint(3, given["vocabulary"], (ROWS, given["tokens"] // ROWS))
+    lm: Any = Qwen3ForCausalLM(config)
+    lm.to(device())
+    token_ids = torch.randint(3, given["vocabulary"], (ROWS, given["tokens"] // ROWS)).to(device())
     way = plain if given["way"] == "plain" else ours(Policy(lm))
 
     def work() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
     work()
     before = forget_peak()
     taken = [seconds(work) for _ in range(3)]
-    print(json.dumps({"seconds": taken, "bytes": resident_peak() - before}))
+    print(json.dumps({"seconds": taken, "bytes": peak_memory() - before}))
 
 
 def ours(policy: Policy) -> Any:
@@ -92,10 +93,13 @@ def plain(lm: Any, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     return log_p.gather(-1, token_ids[:, 1:, None]), -(log_p.exp() * log_p).sum(-1)
 
 
-def forget_peak() -> int:
-    """Let the kernel forget the peak of this process's memory; returns the bytes that it has now."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    return resident_peak()
+def forget_peak() -> float:
+    """Let the kernel, or a GPU's allocator, forget the peak of this process; returns the bytes that it has now."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    return peak_memory()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from llmrl.bench.work import CASES, Case, lay_out
 
 OVERHEAD = Bar(most=1.10)
 PARTS = {
-    "vllm": "vLLM alone",
+    "sampler": "vLLM alone",
     "train": "forward and backward alone",
     "reference": "the reference's forward alone",
 }

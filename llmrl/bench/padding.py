@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from llmrl.batch import Batch
-from llmrl.bench.alone import seconds
 from llmrl.bench.measure import Bar, Figure, Setting, worker
-from llmrl.bench.parts import Parts
+from llmrl.bench.parts import Parts, seconds
 from llmrl.bench.peer import ours
 from llmrl.bench.work import CASES, lay_out
 from llmrl.data.packing import pack
@@ -57,7 +56,8 @@ def measure(setting: Setting) -> list[Figure]:
 def main() -> None:
     """Update both ways in turn, and print the seconds of each as JSON; the first of each does not count."""
     given: dict[str, Any] = json.loads(sys.argv[1])
-    actors = {way: Parts.of(Path("recipe.json"), override, "regularizers=null").actor for way, override in WAYS.items()}
+    recipe = Path(given.get("recipe", "recipe.json"))
+    actors = {way: Parts.of(recipe, override, "regularizers=null").actor for way, override in WAYS.items()}
     torch.set_num_threads(given["threads"])
     batch = batch_of(given)
     taken: dict[str, list[float]] = {way: [] for way in WAYS}

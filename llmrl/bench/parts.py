@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +15,7 @@ from llmrl.recipe import Recipe
 from llmrl.recipe_file import load_plan
 from llmrl.rollout.sampler import Sampler
 from llmrl.run.models import Origin, make_roles, prepare_origins
+from llmrl.run.profile import wait_for_device
 from llmrl.run.run import resolve_plan
 from llmrl.run.sampling import Samplers
 from llmrl.train.roles import Role
@@ -33,10 +37,24 @@ class Parts:
         [(name, stage)] = plan.stages.items()
         ranks = Ranks(deadline_seconds=stage.rollout.deadline_seconds)
         origins = prepare_origins(stage, plan.run_dir, ranks)
-        roles = make_roles(stage, resolve_plan(plan)[name], origins, ranks, torch.device("cpu"))
+        roles = make_roles(stage, resolve_plan(plan)[name], origins, ranks, device())
         return cls(stage, origins[ACTOR], roles[ACTOR])
 
     def sampler(self) -> Sampler:
         """The actor's sampler, without its weights."""
         samplers = Samplers(max_concurrent=self.recipe.trajectories_per_step)
-        return samplers.get(self.recipe, self.origin, torch.device("cpu"))
+        return samplers.get(self.recipe, self.origin, device())
+
+
+def device() -> torch.device:
+    """The device that is measured: the GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seconds(work: Callable[..., Any], *arguments: Any) -> float:
+    """The time of one call, until the device has done its work."""
+    wait_for_device()
+    started = time.monotonic()
+    work(*arguments)
+    wait_for_device()
+    return time.monotonic() - started

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from llmrl.bench.alone import seconds
 from llmrl.bench.measure import Bar, Figure, Setting, worker
-from llmrl.bench.parts import Parts
+from llmrl.bench.parts import Parts, seconds
 from llmrl.bench.work import CASES, lay_out
 from llmrl.rollout.weight_transport import by_name
 from llmrl.run.weight_sync import send
