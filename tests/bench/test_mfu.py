@@ -11,7 +11,7 @@ def test_flops_of_an_update_by_hand():
     sizes = {"hidden_size": 4, "intermediate_size": 8, "num_hidden_layers": 2, "head_dim": 2, "vocab_size": 10}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     untied = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, tie_word_embeddings=False))
-    # a layer: q 4 x 4, k and v 2 x 4 each, o 4 x 4, three of 4 x 8, norms 4 + 4 + 2 + 2 = 156; 2 of them, norm 4, head 40
+    # a layer: q 4 x 4, k and v 4 x 2 each, o 4 x 4, three of 4 x 8, norms 4 + 4 + 2 + 2; last norm 4, head 40
     weights = 2 * (16 + 8 + 8 + 16 + 96 + 12) + 4 + 40
     # attention: 6 x 2 layers x 2 heads of 2 x 5 tokens
     assert update_flops(untied, 3, 5) == 3 * (6 * weights + 6 * 2 * 4 * 5)
