@@ -192,8 +192,8 @@ def test_a_process_on_a_cpu_has_its_libraries_and_workers(monkeypatch):
     sampled = machine_recipe(policy_loss="ppo_clip", advantage="grpo", training={"strategy": "deepspeed"})
     for recipe, ranks, expected in (
         (demonstrations, 1, [460]),
-        (sampled, 1, [460 + 600 + 400, 6 * 65]),
-        (sampled, 2, [460 + 600 + 400, 3 * 65]),
+        (sampled, 1, [460 + 300 + 400, 6 * 65]),
+        (sampled, 2, [460 + 300 + 400, 3 * 65]),
     ):
         held = machine.Sized("actor", recipe, resolve_pieces(recipe), SHAPE)
         assert [item.bytes / 2**20 for item in machine.libraries([held], ranks)] == expected

