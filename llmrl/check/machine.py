@@ -20,7 +20,7 @@ from llmrl.check.model import Shape
 from llmrl.check.report import Report, bytes_text, count_text
 from llmrl.engines.catalogue import engine_kind
 from llmrl.errors import gathered
-from llmrl.models.policy import LOGIT_BYTES_PER_SLICE
+from llmrl.models.head import LOGIT_BYTES_PER_SLICE
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces
 from llmrl.run_folder.lock import refuse_if_locked

@@ -1,37 +1,30 @@
 """A language model as the trainer sees it: log-probabilities and entropies of response tokens.
 
-The logits of a micro-batch are the largest tensor of training, so they never exist at once: the head runs over slices
-of the response tokens and is run again in the backward pass.
+The logits of a micro-batch are the largest tensor of training, so they never exist at once: see `Head`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from llmrl.errors import RecipeError
 from llmrl.models.critic import ValueHead
-from llmrl.models.outputs import Places, backbone_of, gradient_norm, run_backbone, weighted_gradients, without_peft
+from llmrl.models.head import TOP, Head, scaling_of
+from llmrl.models.outputs import Places, backbone_of, run_backbone, without_peft
 from llmrl.models.padding_free import choose_packing
 from llmrl.models.routing import require_routers, router_choices, router_drift
-from llmrl.ops.shared.logprobs import entropies, log_probabilities, token_logprobs
 from llmrl.spans import span
 
-LOGIT_BYTES_PER_SLICE = 64 * 2**20
-TOP_TOKENS = 8
-
-_TOP = {"old_top_ids", "old_top_logprobs"}
 _CHOICES = {"old_router_ids", "old_router_logprobs"}
 _ROUTING = _CHOICES | {"router_drift"}
 _OUTPUTS = {"logprobs", "entropy", "top_logprobs", "value_outputs", "head_gradient_norms", "head_gradients"} | (
-    _TOP | _ROUTING
+    TOP | _ROUTING
 )
 
 
@@ -42,8 +35,8 @@ class Policy(nn.Module):
     padding_free: as in a recipe's training: run rows as one without padding, in which shared beginnings stand once.
     value_head: a critic on this policy's hidden states; with detach_values its gradient stops at them (VL-DAC,
     arXiv 2508.04280). adapter: which of the adapters on one base is this policy's; default: the active one.
-    Raises RecipeError if the model changes its logits in a way that `_scale` does not know, or if padding_free is True
-    and packed rows would see each other.
+    Raises RecipeError if the model changes its logits in a way that `scaling_of` does not know, or if padding_free is
+    True and packed rows would see each other.
     """
 
     def __init__(
@@ -62,7 +55,7 @@ class Policy(nn.Module):
         self.value_head = value_head
         self.detach_values = detach_values
         self.adapter = adapter or (str(lm.active_adapter) if isinstance(lm, PeftModel) else None)
-        # from the slices that this process needs to those that the head runs in; ZeRO-3 makes them equal on all ranks
+        # for Head, set by engines that divide weights
         self.agree_on_slices: Callable[[int], int] = lambda count: count
         self._check_logits()
         self.packs = choose_packing(backbone_of(lm), padding_free)
@@ -116,8 +109,9 @@ class Policy(nn.Module):
         ).before(places)
         hidden, targets = found_by.states, places.at(token_ids)
         asked = [targets[:, None]] + ([places.at(known["old_top_ids"])] if "top_logprobs" in wanted else [])
+        head = self._head
         with span("head"):
-            found = self._head(hidden, torch.cat(asked, dim=1), wanted)
+            found = head(hidden, torch.cat(asked, dim=1), wanted)
         layers = [layer.detach() for layer in found_by.router_logits]
         if wanted & _CHOICES:
             found["old_router_ids"], found["old_router_logprobs"] = router_choices(self.inner, layers)
@@ -128,9 +122,9 @@ class Policy(nn.Module):
             found["value_outputs"] = self.value_head(hidden.detach() if self.detach_values else hidden)
         outputs = {name: places.spread(values) for name, values in found.items()}
         if "head_gradient_norms" in wanted:
-            outputs["head_gradient_norms"] = self._head_gradient_norms(hidden, targets, places.lengths)
+            outputs["head_gradient_norms"] = head.gradient_norms(hidden, targets, places.lengths)
         if "head_gradients" in wanted:
-            outputs["head_gradients"] = self._head_gradients(hidden, targets, places.at(known["coefficients"]))
+            outputs["head_gradients"] = head.gradients(hidden, targets, places.at(known["coefficients"]))
         return outputs
 
     def check(self, wanted: frozenset[str]) -> None:
@@ -150,78 +144,11 @@ class Policy(nn.Module):
         return self.lm.disable_adapter()
 
     @property
-    def _vocabulary(self) -> int:
-        return self.inner.config.get_text_config().vocab_size
-
-    def _slices(self, tokens: int) -> int:
-        """The number of slices of at most LOGIT_BYTES_PER_SLICE for so many tokens' logits; at least one, since every
-        rank of a sharded engine has to run every layer."""
-        return max(1, math.ceil(tokens / max(1, LOGIT_BYTES_PER_SLICE // (4 * self._vocabulary))))
-
-    def _head(self, hidden: Tensor, targets: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        """hidden [R, d] to log-probabilities of targets [R, 1 + K]: of the token itself, then others."""
-
-        def of_slice(hidden: Tensor, targets: Tensor) -> dict[str, Tensor]:
-            logits = self._scale(self.inner.get_output_embeddings()(hidden))
-            log_p = log_probabilities(logits, temperature=self.temperature)
-            asked = log_p.gather(-1, targets)
-            found = {"logprobs": asked[:, 0]}
-            if "entropy" in wanted:
-                found["entropy"] = entropies(log_p)
-            if targets.shape[1] > 1:
-                found["top_logprobs"] = asked[:, 1:]
-            if wanted & _TOP:
-                best = log_p.detach().topk(min(TOP_TOKENS, log_p.shape[-1]), dim=-1)
-                found |= {"old_top_ids": best.indices, "old_top_logprobs": best.values}
-            return found
-
-        count = self.agree_on_slices(self._slices(len(hidden)))
-        parts: list[Any] = [
-            checkpoint(of_slice, h, t, use_reentrant=False) if count > 1 else of_slice(h, t)
-            for h, t in zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True)
-        ]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    @torch.no_grad()
-    def _head_gradient_norms(self, hidden: Tensor, targets: Tensor, lengths: list[int]) -> Tensor:
-        counts = [self._slices(length) for length in lengths]
-        spare = self.agree_on_slices(sum(counts)) - sum(counts)
-        norms = [
-            gradient_norm(self._logit_gradients(h, t, count), h, self._vocabulary)
-            for h, t, count in zip(hidden.split(lengths), targets.split(lengths), counts, strict=True)
-        ]
-        for _ in range(spare):
-            self.inner.get_output_embeddings()(hidden[:0])
-        return torch.stack(norms)
-
-    @torch.no_grad()
-    def _head_gradients(self, hidden: Tensor, targets: Tensor, coefficients: Tensor) -> Tensor:
-        count = self.agree_on_slices(self._slices(len(hidden)))
-        slices = self._logit_gradients(hidden, targets, count)
-        return weighted_gradients(slices, hidden, coefficients, self._vocabulary)
-
-    def _logit_gradients(self, hidden: Tensor, targets: Tensor, count: int) -> Iterator[Tensor]:
-        """d log p(target) / dz of each token, z the head's output: [s, V] fp32, one slice after the other.
-
-        Without `_scale` this is (onehot - p) / temperature; autograd covers `_scale` too.
-        """
-        for h, t in zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True):
-            z = self.inner.get_output_embeddings()(h).float()
-            with torch.enable_grad():
-                z.requires_grad_()
-                logprobs, _ = token_logprobs(self._scale(z), t, temperature=self.temperature)
-                [gradient] = torch.autograd.grad(logprobs.sum(), z)
-            yield gradient
-
-    def _scale(self, logits: Tensor) -> Tensor:
-        """The logits after the scaling that some architectures apply to the head's output."""
-        config = self.inner.config.get_text_config()
-        if getattr(config, "logit_scale", None):  # Cohere
-            logits = logits * config.logit_scale
-        if getattr(config, "logits_scaling", None):  # Granite
-            logits = logits / config.logits_scaling
-        cap = getattr(config, "final_logit_softcapping", None)  # Gemma
-        return torch.tanh(logits / cap) * cap if cap else logits
+    def _head(self) -> Head:
+        config = self.inner.config
+        scaling = scaling_of(config, self.temperature)
+        vocabulary = config.get_text_config().vocab_size
+        return Head(self.inner.get_output_embeddings(), scaling, vocabulary, self.agree_on_slices)
 
     @torch.no_grad()
     def _check_logits(self) -> None:
@@ -231,7 +158,7 @@ class Policy(nn.Module):
         token_ids = torch.tensor([[0, 1]], device=next(self.lm.parameters()).device)
         own = self.inner(input_ids=token_ids, use_cache=False).logits
         hidden = run_backbone(backbone_of(self.lm), token_ids, token_ids >= 0).states
-        ours = self._scale(self.inner.get_output_embeddings()(hidden))
+        ours = self._head.logits(hidden) * self.temperature
         self.lm.train(was_training)
         if not torch.allclose(ours.float(), own[0].float(), rtol=1e-2, atol=1e-5):
             kind = self.inner.config.model_type

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from llmrl.errors import RecipeError
-from llmrl.models import policy as policy_module
+from llmrl.models import head as head_module
 from llmrl.models.loading import _attention, character_tokenizer, export
 from llmrl.models.policy import Policy
 from llmrl.models.weights import merged_weights
@@ -156,29 +156,46 @@ def test_prefix_counts_and_future_does_not():
     assert ((after[1] - before[1])[response_mask[1]][2:].abs() > 1e-4).all()
 
 
+def adapted_head(architecture: str) -> Any:
+    return make_lora(make_lm(architecture, tie_word_embeddings=False), target_modules=["q_proj", "lm_head"])
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 5, 11])
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma2"])
-def test_slices_of_the_head_change_nothing(architecture, tokens, monkeypatch):
+def test_slices_of_an_adapted_head_change_nothing(architecture, tokens, monkeypatch):
     """12 response tokens, in 12, 6, 3 and 2 slices."""
-    lm = make_lm(architecture)
+    lm = adapted_head(architecture)
     policy = Policy(lm, temperature=TEMPERATURE)
     runs: list[int] = []
-    lm.get_output_embeddings().register_forward_hook(lambda module, given, result: runs.append(len(result)))
+    policy.inner.get_output_embeddings().register_forward_hook(lambda module, given, result: runs.append(len(result)))
     whole = outcome(lm, both(policy))
     assert runs == [12]
+    assert_same(whole, outcome(lm, lambda *batch: naive(lm, *batch)))
     runs.clear()
-    monkeypatch.setattr(policy_module, "LOGIT_BYTES_PER_SLICE", 4 * VOCABULARY * tokens)
+    monkeypatch.setattr(head_module, "LOGIT_BYTES_PER_SLICE", 4 * VOCABULARY * tokens)
     assert_same(outcome(lm, both(policy)), whole)
     assert len(runs) == 2 * -(-12 // tokens) and max(runs) <= tokens  # forward, and again for the backward pass
 
 
 def test_more_slices_than_tokens_change_nothing():
     """Under ZeRO-3 a rank runs as many slices as the rank that needs most."""
-    lm = make_lm()
+    lm = adapted_head("qwen3")
     policy = Policy(lm, temperature=TEMPERATURE)
     whole = outcome(lm, both(policy))
     policy.agree_on_slices = lambda count: count + 20
     assert_same(outcome(lm, both(policy)), whole)
+
+
+def test_a_plain_head_is_called_once_and_left_as_it_was():
+    """Engines that divide weights collect the head's in its call, on all ranks together."""
+    lm = make_lm()
+    policy = Policy(lm, temperature=TEMPERATURE)
+    policy.agree_on_slices = lambda count: pytest.fail("one call needs no agreement")
+    head, runs = lm.get_output_embeddings(), []
+    head.register_forward_hook(lambda module, given, result: runs.append(len(given[0])))
+    outcome(lm, both(policy))
+    assert runs == [12]
+    assert head(torch.zeros(3, 32)).shape == (3, VOCABULARY)
 
 
 @pytest.mark.parametrize("padding_free", [False, True], ids=["padded", "padding_free"])

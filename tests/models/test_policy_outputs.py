@@ -12,9 +12,10 @@ from test_policy import LAYOUT, TEMPERATURE, VOCABULARY, inputs, make_lm, make_l
 from torch import Tensor
 
 from llmrl.errors import RecipeError
-from llmrl.models import policy as policy_module
+from llmrl.models import head as head_module
 from llmrl.models.critic import ValueHead
 from llmrl.models.policy import Policy
+from llmrl.ops.shared import head_logprobs
 
 ENTROPY = frozenset({"entropy"})
 TOP = frozenset({"old_top_ids", "old_top_logprobs"})
@@ -34,7 +35,10 @@ both_layouts = pytest.mark.parametrize("padding_free", [False, True], ids=["padd
 
 
 def in_slices_of(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_module, "LOGIT_BYTES_PER_SLICE", 4 * VOCABULARY * tokens)
+    """Slices, and blocks of 10 vocabulary entries, for so many tokens."""
+    monkeypatch.setattr(head_module, "LOGIT_BYTES_PER_SLICE", 4 * VOCABULARY * tokens)
+    monkeypatch.setattr(head_logprobs, "CPU_BLOCK_BYTES", 4 * 10 * tokens)
+    monkeypatch.setattr(head_logprobs, "LEAST_WIDTH", 10)
 
 
 def each_alone(lm: Any) -> Iterator[tuple[int, int, Any]]:
@@ -334,19 +338,19 @@ def test_all_ranks_run_the_head_equally_often(monkeypatch):
     expected = policy(*inputs(), wanted=wanted, known=known)
     asked: list[int] = []
     runs: list[int] = []
-    lm.get_output_embeddings().register_forward_hook(lambda module, given, result: runs.append(len(result)))
+    lm.get_output_embeddings().register_forward_hook(lambda module, given, result: runs.append(len(given[0])))
 
     def as_others(count: int) -> int:
-        assert len(runs) == sum(asked), "agreed on before it is run"
+        assert len(runs) == 1 + sum(asked), "agreed on before it is run"
         asked.append(count + 20)
         return count + 20
 
     policy.agree_on_slices = as_others
     with torch.no_grad():
         found = policy(*inputs(), wanted=wanted, known=known)
-    # 12 tokens are 6 slices; of the trajectories' 3, 6, 1, 0 and 2 tokens 2, 3, 1, 1 and 1
-    assert asked == [26, 28, 26]
-    assert len(runs) == sum(asked)
+    # of the trajectories' 3, 6, 1, 0 and 2 tokens 2, 3, 1, 1 and 1 slices; all 12 tokens are 6
+    assert asked == [28, 26]
+    assert len(runs) == 1 + sum(asked)  # log-probabilities are had in one run on every rank
     assert found.keys() == expected.keys()
     for name, values in found.items():
         torch.testing.assert_close(values, expected[name], atol=1e-5, rtol=1e-5)

@@ -32,7 +32,7 @@ from training_cases import (
 from llmrl.engines.catalogue import start_process_group
 from llmrl.engines.ranks import Ranks
 from llmrl.errors import RunStopped
-from llmrl.models import policy as policy_module
+from llmrl.models import head as head_module
 
 FOLDER, NAMES = Path(sys.argv[1]), sys.argv[2:]
 ACTOR_CRITIC = {
@@ -135,7 +135,7 @@ def main() -> None:
     start_process_group([STRATEGIES[name]["strategy"] for name in NAMES], torch.device("cpu"))
     ranks = Ranks(deadline_seconds=60)
     # so small that the ranks need unequal numbers of slices
-    policy_module.LOGIT_BYTES_PER_SLICE = 4 * VOCABULARY * 3
+    head_module.LOGIT_BYTES_PER_SLICE = 4 * VOCABULARY * 3
     for name in NAMES:
         started = time.monotonic()
         found = {"policy": run_policy(name, ranks)}

@@ -6,15 +6,9 @@ import torch
 from torch import Tensor
 
 
-def log_probabilities(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """log softmax(logits / temperature) in fp32: [..., V] of any floating dtype to [..., V].
-
-    The temperature must be the sampler's, or old and rollout log-probabilities are of different policies.
-    Raises ValueError if the temperature is not positive.
-    """
-    if temperature <= 0:
-        raise ValueError(f"temperature: {temperature} is not valid, expected a number above 0")
-    return torch.log_softmax(logits.float() / temperature, dim=-1)
+def log_probabilities(logits: Tensor) -> Tensor:
+    """log softmax(logits) in fp32: [..., V] of any floating dtype to [..., V]."""
+    return torch.log_softmax(logits.float(), dim=-1)
 
 
 def entropies(log_p: Tensor) -> Tensor:
@@ -22,18 +16,18 @@ def entropies(log_p: Tensor) -> Tensor:
 
     A vocabulary entry at -inf has probability 0 and adds nothing.
     """
-    # 0 * -inf is nan; with a finite number it is 0, the limit of p log p
-    finite_log_p = log_p.clamp(min=torch.finfo(torch.float32).min)
+    # 0 * -inf is nan; with a finite number it is 0, the limit of p log p, and so is its multiple in the backward pass
+    finite_log_p = log_p.clamp(min=-1e30)
     return -(log_p.exp() * finite_log_p).sum(dim=-1)
 
 
-def token_logprobs(logits: Tensor, targets: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def token_logprobs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy in nats of the distribution that it is drawn from.
 
-        p = softmax(logits / temperature)      logprobs = log p[targets]      entropy = -sum_v p_v log p_v
+        p = softmax(logits)      logprobs = log p[targets]      entropy = -sum_v p_v log p_v
 
     logits: [..., V] of any floating dtype; targets: [...] int64. Returns two fp32 tensors [...], both with
-    gradient. Raises ValueError if the temperature is not positive.
+    gradient.
     """
-    log_p = log_probabilities(logits, temperature=temperature)
+    log_p = log_probabilities(logits)
     return log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropies(log_p)

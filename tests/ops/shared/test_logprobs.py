@@ -16,16 +16,9 @@ def test_two_tokens_by_hand():
     torch.testing.assert_close(entropy, torch.tensor([0.562335, 0.562335]))
 
 
-def test_temperature_divides_the_logits():
-    # logits [0, ln 9] at temperature 2 are [0, ln 3], so p = [1/4, 3/4]
-    logprobs, entropy = token_logprobs(torch.tensor([0.0, math.log(9)]), torch.tensor(1), temperature=2.0)
-    assert logprobs.item() == pytest.approx(math.log(0.75))
-    assert entropy.item() == pytest.approx(0.562335, abs=1e-6)
-
-
 def test_whole_distributions_by_hand():
-    # logits [0, ln 16] at temperature 2 are [0, ln 4], so p = [1/5, 4/5]; H = ln5/5 + (4/5) ln(5/4) = 0.500402
-    log_p = log_probabilities(torch.tensor([[0.0, math.log(16)]]), temperature=2.0)
+    # logits [0, ln 4]: p = [1/5, 4/5]; H = ln5/5 + (4/5) ln(5/4) = 0.500402
+    log_p = log_probabilities(torch.tensor([[0.0, math.log(4)]]))
     torch.testing.assert_close(log_p, torch.tensor([[math.log(0.2), math.log(0.8)]]))
     exact = torch.tensor([[math.log(0.2), math.log(0.8)], [0.0, -math.inf]])
     torch.testing.assert_close(entropies(exact), torch.tensor([0.500402, 0.0]))
@@ -34,10 +27,10 @@ def test_whole_distributions_by_hand():
 def test_naive_loop():
     torch.manual_seed(0)
     logits, targets = torch.randn(3, 4, 7), torch.randint(0, 7, (3, 4))
-    logprobs, entropy = token_logprobs(logits, targets, temperature=0.7)
+    logprobs, entropy = token_logprobs(logits, targets)
     for i in range(3):
         for t in range(4):
-            weights = [math.exp(x / 0.7) for x in logits[i, t].tolist()]
+            weights = [math.exp(x) for x in logits[i, t].tolist()]
             p = [w / sum(weights) for w in weights]
             assert logprobs[i, t].item() == pytest.approx(math.log(p[targets[i, t]]), abs=1e-5)
             assert entropy[i, t].item() == pytest.approx(-sum(x * math.log(x) for x in p), abs=1e-5)
@@ -71,10 +64,8 @@ def test_forbidden_vocabulary_entries():
     logprobs, entropy = token_logprobs(logits, torch.tensor(0))
     assert logprobs.item() == pytest.approx(math.log(0.5))
     assert entropy.item() == pytest.approx(math.log(2))
-    (logprobs + entropy).backward()
+    (logprobs + entropy).backward(retain_graph=True)
     torch.testing.assert_close(logits.grad, torch.tensor([0.5, 0.0, -0.5]))
-
-
-def test_temperature_zero_is_refused():
-    with pytest.raises(ValueError, match=r"temperature: 0\.0"):
-        token_logprobs(torch.zeros(2), torch.tensor(0), temperature=0.0)
+    logits.grad = None
+    (100 * entropy).backward()  # both are as likely, so nothing changes the entropy
+    torch.testing.assert_close(logits.grad, torch.zeros(3), atol=1e-5, rtol=0)
