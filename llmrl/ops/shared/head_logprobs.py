@@ -25,7 +25,7 @@ BLOCK_BYTES = 128 * 2**20
 """The same on other devices, which want long kernels."""
 LEAST_WIDTH = 512
 """Vocabulary entries of a block; rather than make it narrower, its tokens are divided."""
-KEPT_BYTES = 64 * 2**20
+KEPT_BYTES = 32 * 2**20
 """Of the logits that are kept for the backward pass and not computed again."""
 FORBIDDEN = -1e30
 """Stands for a bias of -inf: probability 0, and 0 times it is 0."""
