@@ -283,7 +283,7 @@ class _HeadLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients_of: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, *gradients_of: Tensor | None) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride] of the decorator
         of_logprobs, of_entropy, _, _ = gradients_of
         hidden, weight, bias, targets, asked, log_sum, entropy, mean, *kept = ctx.saved_tensors
         if of_logprobs is None:
