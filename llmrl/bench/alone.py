@@ -65,8 +65,9 @@ def vllm_generate(model: str, max_model_len: int, dtype: str) -> Callable[[Seque
     """vLLM with the settings of a sampler; it samples as many tokens for each prompt as the row has."""
     from vllm import LLM, SamplingParams
 
+    precision: Any = dtype
     llm = LLM(
-        model, dtype=dtype, max_model_len=max_model_len, max_num_seqs=256, enforce_eager=True, block_size=32,
+        model, dtype=precision, max_model_len=max_model_len, max_num_seqs=256, enforce_eager=True, block_size=32,
         enable_chunked_prefill=False, max_num_batched_tokens=max(8192, max_model_len), kv_cache_memory_bytes=2**30,
         disable_log_stats=True, seed=0, logprobs_mode="processed_logprobs",
     )  # fmt: skip
@@ -87,7 +88,8 @@ class Plain:
     """Plain transformers: rows sorted by length, cut into micro-batches; or all of them packed into one row."""
 
     def __init__(self, model: str, dtype: str) -> None:
-        self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).to(device())
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        self.model: Any = loaded.to(device())
 
     @torch.no_grad()
     def generate(self, rows: Sequence[Row]) -> None:

@@ -97,8 +97,9 @@ class PackedRows:
             for cut in _calls([sizes[n] for n in order]):
                 queries, query_mask = _padded([self.queries[order[at]] for at in cut])
                 keys, key_mask = _padded([self.keys[order[at]] for at in cut])
-                tensors = (one.to(device) for one in (queries, keys, query_mask, key_mask))
-                calls.append(Call(*tensors, begins))
+                calls.append(
+                    Call(queries.to(device), keys.to(device), query_mask.to(device), key_mask.to(device), begins)
+                )
         return calls
 
     @cached_property
@@ -157,19 +158,19 @@ def attention(
     settings = {"scale": scaling, "dropout": dropout, "softcap": softcap, "sinks": s_aux, "groups": groups}
     if packed_rows is None:
         return _attend(query, key, value, attention_mask, **settings).transpose(1, 2), None
-    tokens = [one[0].transpose(0, 1) for one in (query, key, value)]  # [P, heads, d]
+    query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))  # [P, heads, d]
     plain = not dropout and softcap is None and s_aux is None
-    varlen = plain and takes_varlen(*tokens)
+    varlen = plain and takes_varlen(query, key, value)
 
-    def run(*tokens: Tensor) -> Tensor:
+    def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if varlen:
-            return _attend_varlen(*tokens, packed_rows, sliding_window, scaling)
-        return _attend_packed(*tokens, packed_rows, sliding_window, **settings)
+            return _attend_varlen(query, key, value, packed_rows, sliding_window, scaling)
+        return _attend_packed(query, key, value, packed_rows, sliding_window, **settings)
 
-    if torch.is_grad_enabled() and packed_rows.path_tokens > MOST_KEYS_KEPT * len(tokens[0]):
-        found = checkpoint(run, *tokens, use_reentrant=False, preserve_rng_state=dropout > 0)
+    if torch.is_grad_enabled() and packed_rows.path_tokens > MOST_KEYS_KEPT * len(query):
+        found: Any = checkpoint(run, query, key, value, use_reentrant=False, preserve_rng_state=dropout > 0)
     else:
-        found = run(*tokens)
+        found = run(query, key, value)
     return found[None], None
 
 
@@ -188,14 +189,25 @@ def _attend_varlen(
 ) -> Tensor:
     """[P, heads, d] each to [P, H, d], each segment a row of the kernel, without padding."""
     keys = torch.cat(rows.keys).to(query.device)
-    ends = [
+    query_ends, key_ends = (
         torch.tensor([0, *accumulate(map(len, places))], dtype=torch.int32, device=query.device)
         for places in (rows.queries, rows.keys)
-    ]
-    longest = [max(map(len, places)) for places in (rows.queries, rows.keys)]
+    )
+    most_queries, most_keys = (max(map(len, places)) for places in (rows.queries, rows.keys))
     last_keys = (-1 if window is None else window - 1, 0)  # before the query's own, and after it
-    key, value = key.index_select(0, keys), value.index_select(0, keys)
-    return varlen_attn(query, key, value, *ends, *longest, scale=scale, window_size=last_keys, enable_gqa=True)
+    found: Any = varlen_attn(
+        query,
+        key.index_select(0, keys),
+        value.index_select(0, keys),
+        query_ends,
+        key_ends,
+        most_queries,
+        most_keys,
+        scale=scale,
+        window_size=last_keys,
+        enable_gqa=True,
+    )
+    return found
 
 
 def _attend_packed(
