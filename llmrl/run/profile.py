@@ -11,7 +11,8 @@ import torch
 from llmrl.spans import Path, Spans
 
 PROFILED = 3
-"""The step of a stage that is profiled, or its last: in the first ones, memory is claimed and kernels are chosen."""
+"""The step that is profiled, counted from the one at which a process starts a stage or goes on with it, or the last:
+in the first ones, memory is claimed and kernels are chosen."""
 APART = "evaluate"
 """A span that is not a part of the step."""
 WORTH_SAYING = 0.05

@@ -85,6 +85,7 @@ class Stage:
     def run(self) -> None:
         """Train from `step` to the recipe's last; raises StopAsked after a checkpoint if asked to stop."""
         steps, every = self.recipe.training.steps, self.recipe.checkpoint.every
+        profiled = min(self.step + PROFILED, steps) if self.profile else None
         self.progress.stage(self.name, steps=steps, done=self.step)
         if self.step == 0:
             set_seed(derive_seed(self.recipe.seed, self.name, self.ranks.rank) % 2**32)
@@ -93,9 +94,7 @@ class Stage:
             self.sync_weights()
             self.prepare(self)
         while self.step < steps:
-            row = (
-                self._profiled_step() if self.profile and self.step + 1 == min(PROFILED, steps) else self._train_step()
-            )
+            row = self._profiled_step() if self.step + 1 == profiled else self._train_step()
             stop = any(self.ranks.gather(self.stop_asked(), "agreeing whether to stop"))
             if stop or (every and (self.step % every == 0 or self.step == steps)):
                 self._checkpoint(row)

@@ -61,3 +61,17 @@ def test_a_run_profiles_one_step_of_each_stage_and_says_where_its_time_went(tmp_
     assert not {"collect/sampler", "sync"} & {one["span"] for one in found["warm_start"]["spans"]}
     for sentence in found["rl"]["sentences"]:
         assert sentence in printed
+
+
+def test_a_resumed_run_profiles_the_third_of_its_own_steps_or_the_last(tmp_path):
+    folder = small_run.lay_out(tmp_path)
+    settings = ["stages.warm_start.training.steps=2"]
+    settings += [f"stages.rl.training.{setting}" for setting in ("schedule=constant", "warmup_steps=1")]
+    assert small_run.train(folder, "run", *settings, "stages.rl.training.steps=2")[0] == 0
+    for steps, profiled in (4, 4), (8, 7):
+        code, printed = small_run.train(
+            folder, "run", *settings, f"stages.rl.training.steps={steps}", "--resume", "--profile"
+        )
+        assert code == 0, printed
+        assert RunReader(folder / "run").profile["rl"]["step"] == profiled
+        assert f"Step {profiled} of stage rl took" in printed
