@@ -95,7 +95,8 @@ def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
     folder = str(path.parent.resolve())
     if folder not in sys.path:  # a recipe may name functions of modules in its own folder
         sys.path.append(folder)
-    under, own = _around_the_method(read_layers(path))
+    files = read_layers(path)
+    under, own = _around_the_method(files)
     own = _override(own, overrides or [], under)
     stages = _stages(own.pop("stages", None) or {"train": {}})
     layer = merge(under, own)
@@ -107,7 +108,9 @@ def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
         before = f"{layer['run_dir']}/stages/{list(stages)[index - 1]}" if index else None
         roles = _role_names(stages[list(stages)[index - 1]], layer) if index else []
         with gathered(faults[name]):
-            recipes[name] = _stage(under, own, dict(fragment or {}), before, roles)
+            fragment = dict(fragment or {})
+            below = under if "method" in merge(own, fragment) else _under_without_a_method(files)
+            recipes[name] = _stage(below, own, fragment, before, roles)
     if any(faults.values()):
         raise RecipeError(*of_stages(faults))
     first = next(iter(recipes.values()))
@@ -296,12 +299,23 @@ def _stages(stages: Any) -> Mapping[str, Any]:
 def _around_the_method(files: list[Layer]) -> tuple[Layer, Layer]:
     """The layer under the method's fragment, and the layer over it: all stages, and the last file that names a method
     with those that include it."""
-    naming = [i for i, file in enumerate(files) if any("method" in part for part in (file, *_fragments(file)))]
-    first = naming[-1] if naming else 0
+    first = _last_naming(files)
     under, own = reduce(merge, files[:first], {}), reduce(merge, files[first:], {})
     stages = reduce(merge, (file["stages"] for file in files if isinstance(file.get("stages"), dict)), {})
     under = {key: value for key, value in under.items() if key not in ("method", "stages")}
     return under, own | {"stages": stages} if stages else own
+
+
+def _under_without_a_method(files: list[Layer]) -> Layer:
+    """The layer under a stage that names no method, while others do: with the method of the files below, if any."""
+    lower = [{key: value for key, value in file.items() if key != "stages"} for file in files[: _last_naming(files)]]
+    return _with_method(*_around_the_method(lower))
+
+
+def _last_naming(files: list[Layer]) -> int:
+    """The last file that names a method, for all stages or for one; 0 if none does."""
+    naming = [i for i, file in enumerate(files) if any("method" in part for part in (file, *_fragments(file)))]
+    return naming[-1] if naming else 0
 
 
 def _fragments(file: Layer) -> list[Layer]:

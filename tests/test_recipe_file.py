@@ -402,3 +402,13 @@ def test_an_included_file_that_names_the_method_keeps_its_own_settings_of_it(one
     assert (resolved.reduce, resolved.regularizers) == ("token_mean", {})
     # another method in the including file replaces it, and lies over what the base says
     assert one(text + "method: gspo\n", base="method: grpo\nreduce: token_mean\n").reduce == "sequence_mean"
+
+
+def test_a_stage_without_a_method_keeps_the_included_one_beside_a_stage_that_names_its_own(load):
+    text = GRPO.replace("method: grpo\n", "") + "include: base.yaml\nstages: {first: {}, second: {method: gspo}}\n"
+    stages = load(text, base="method: dapo\nreduce: sequence_mean\n").stages
+    assert stages["first"].policy_loss == methods()["dapo"]["policy_loss"]
+    assert stages["first"].reduce == "sequence_mean"  # the base's own setting lies over its method
+    assert "overlong_penalty" in stages["first"].rewards
+    assert stages["second"].log_ratio == "sequence"
+    assert "overlong_penalty" not in stages["second"].rewards
