@@ -98,8 +98,10 @@ def test_a_reference_costs_its_weights_unless_lora_has_its_base():
 
 def test_activations_of_a_micro_batch():
     # a layer keeps 2 x (4 + 4 + 4) x 10 + 4 x 4 x (6 + 20) = 656 bytes a token, of 100 tokens in 3 layers
-    # 64 MiB of fp32 logits are 16 rows of 2^20: 5 x 16 x 2^20 x 4 = 5 x 64 MiB
-    assert [i.bytes for i in machine.activations(machine_recipe(), SHAPE)] == [196800, 5 * 64 * 2**20]
+    # all logits, 100 x 2^20 x 4 bytes, are more than the 32 MiB that are kept and than a block of 4 MiB
+    assert [i.bytes for i in machine.activations(machine_recipe(), SHAPE)] == [196800, (32 + 4 * 4) * 2**20]
+    # of 11 entries all logits are 100 x 11 x 4 bytes: kept, and in four blocks
+    assert machine.activations(machine_recipe(), replace(SHAPE, vocabulary=11))[1].bytes == 5 * 4400
     # norms of 6 queries and 4 keys add (4 + 4) x 10; with LoRA the norms keep 4 fewer of each number
     normed = replace(SHAPE, head_norms=True)
     assert machine.layer_bytes(machine_recipe(), normed) == 656 + 80

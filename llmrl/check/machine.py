@@ -20,7 +20,7 @@ from llmrl.check.model import Shape
 from llmrl.check.report import Report, bytes_text, count_text
 from llmrl.engines.catalogue import engine_kind
 from llmrl.errors import gathered
-from llmrl.models.head import LOGIT_BYTES_PER_SLICE
+from llmrl.ops.shared.head_logprobs import BLOCK_BYTES, CPU_BLOCK_BYTES, KEPT_BYTES
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces
 from llmrl.run_folder.lock import refuse_if_locked
@@ -153,11 +153,11 @@ def reference(recipe: Recipe, algorithm: Algorithm, shape: Shape) -> list[Item]:
 
 
 def activations(recipe: Recipe, shape: Shape) -> list[Item]:
-    """An estimate of one micro-batch's activations for the backward pass, and of the slice of logits in flight.
+    """An estimate of one micro-batch's activations for the backward pass, and of the logits that are held at once.
 
         tokens x layers x layer_bytes                              see there
         tokens x (layers x hidden x width + layer_bytes)           with gradient checkpointing
-        5 x slice x vocabulary x 4 bytes       logits, their softmax, entropy and gradients; fp32
+        KEPT_BYTES + 4 blocks                                      see llmrl.ops.shared.head_logprobs
 
     This is within a tenth of what qwen3 and llama keep, in fp32, in bf16 and with LoRA.
     """
@@ -171,10 +171,11 @@ def activations(recipe: Recipe, shape: Shape) -> list[Item]:
     if training.gradient_checkpointing:
         per_token = shape.layers * shape.hidden * width + layer
         text = f"({shape.layers} layers x {shape.hidden} x {width} + {layer} bytes)"
-    rows = min(tokens, max(1, LOGIT_BYTES_PER_SLICE // (4 * shape.vocabulary)))
+    block, all_logits = BLOCK_BYTES if torch.cuda.is_available() else CPU_BLOCK_BYTES, 4.0 * tokens * shape.vocabulary
+    kept, blocks = min(KEPT_BYTES, all_logits), 4 * min(block, all_logits)
     return [
         Item("activations", f"{tokens} tokens x {text}", tokens * per_token),
-        Item("logits", f"5 x {rows} tokens x {shape.vocabulary} x 4 bytes", 20 * rows * shape.vocabulary),
+        Item("logits", f"{bytes_text(kept)} kept + blocks of {bytes_text(blocks)}", kept + blocks),
     ]
 
 
