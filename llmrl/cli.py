@@ -170,7 +170,10 @@ def show_sandbox(
 def measure_speed(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="parts; default: all of them", autocompletion=bench_parts),
+        typer.Argument(
+            help="peer, overhead, growth, logprobs, sync, padding, memory; default: all of them",
+            autocompletion=bench_parts,
+        ),
     ] = None,
     write: Annotated[Path | None, typer.Option(help="put the tables here, such as docs/speed.md")] = None,
     peer_python: Annotated[
@@ -180,7 +183,9 @@ def measure_speed(
     case: Annotated[list[str] | None, typer.Option(help="only this case, such as small; may be repeated")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of everything measured", min=1)] = 2,
     rounds: Annotated[int, typer.Option(help="times that each measurement is made", min=1)] = 3,
-    folder: Annotated[Path, typer.Option(help="keep models, runs and outputs here; default: nowhere")] = Path(),
+    folder: Annotated[
+        Path | None, typer.Option(help="keep models, runs and outputs here; default: in a folder that is deleted")
+    ] = None,
     quick: Annotated[bool, typer.Option(help="a tiny case, to try the benchmark itself")] = False,
 ) -> None:
     """Measure what a step takes: against a peer, against its engines alone, and part by part."""
@@ -189,7 +194,7 @@ def measure_speed(
     from llmrl.bench.measure import Setting
 
     setting = Setting(
-        folder=folder.absolute() if folder != Path() else folder,
+        folder=folder.absolute() if folder else Path(),
         threads=threads,
         rounds=1 if quick else rounds,
         quick=quick,

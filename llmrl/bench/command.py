@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from llmrl.bench.measure import Figure, Setting, machine
+from llmrl.bench.work import CASES
 from llmrl.errors import RecipeError, unknown_name
 
 BEGIN, END = "<!-- {name}: measured -->", "<!-- end of {name} -->"
@@ -29,6 +30,11 @@ class Part:
     @property
     def measure(self) -> Callable[[Setting], list[Figure]]:
         return import_module(self.module).measure
+
+    @property
+    def require(self) -> Callable[[Setting], None] | None:
+        """Raises RecipeError if the part cannot be measured in a setting; None if it can in any."""
+        return getattr(import_module(self.module), "require", None)
 
 
 PARTS: Mapping[str, Part] = {
@@ -53,20 +59,24 @@ def run(
 ) -> int:
     """Measure the named parts, or all; returns 1 if a figure misses its bar.
 
-    With `write`, the tables of these parts are put in their places of that document. Raises RecipeError for an unknown
-    name.
+    With `write`, the tables of these parts are put in their places of that document. Raises RecipeError, before
+    anything is measured, for an unknown name, a setting in which a part cannot be measured, or a document without a
+    part's place.
     """
-    for name in names:
-        if name not in PARTS:
-            raise RecipeError(unknown_name("bench", name, PARTS, "part"))
+    names = names or list(PARTS)
+    _require(names, setting, write)
     head = f"`{_command()}`, {datetime.date.today().isoformat()}, {machine(setting.threads)}"
     console.print(head, markup=False, highlight=False, soft_wrap=True)
-    missed = False
+    missed = measured = False
     with tempfile.TemporaryDirectory(prefix="llmrl-bench-") as folder:
-        for name in names or PARTS:
+        for name in names:
             started = time.monotonic()
             own = setting if setting.folder != Path() else replace(setting, folder=Path(folder))
             figures = PARTS[name].measure(own)
+            if not figures:
+                console.print(f"\n{name}: has no case {', '.join(setting.only)}", markup=False, highlight=False)
+                continue
+            measured = True
             text = f"{table(figures)}\n\n{head}; {time.monotonic() - started:.0f} s."
             console.print(
                 f"\n{name}: {PARTS[name].about}\n\n{table(figures)}", markup=False, highlight=False, soft_wrap=True
@@ -74,7 +84,25 @@ def run(
             missed |= any(figure.bar and not figure.bar.holds(figure.value) for figure in figures)
             if write is not None:
                 write.write_text(placed(write.read_text(encoding="utf-8"), name, text), encoding="utf-8")
+    if not measured:
+        raise RecipeError(f"--case: {', '.join(names)} has no case {', '.join(setting.only)}, so nothing was measured")
     return int(missed)
+
+
+def _require(names: Sequence[str], setting: Setting, write: Path | None) -> None:
+    for name in names:
+        if name not in PARTS:
+            raise RecipeError(unknown_name("bench", name, PARTS, "part"))
+    for case in setting.only:
+        if case not in CASES:
+            raise RecipeError(unknown_name("--case", case, CASES, "case"))
+    if write is not None and not write.is_file():
+        raise RecipeError(f"--write: no file '{write}'")
+    for name in names:
+        if write is not None:
+            placed(write.read_text(encoding="utf-8"), name, "")
+        if require := PARTS[name].require:
+            require(setting)
 
 
 def table(figures: Sequence[Figure]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ SPEED = {"small": Bar(least=3.0), "smollm2": Bar(least=4.0)}
 MEMORY = {"smollm2": Bar(most=1.0)}
 """Peak memory, over TRL's."""
 
+FINDS_TRL = "import importlib.util, sys; sys.exit(importlib.util.find_spec('trl') is None)"
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -29,13 +33,25 @@ class Ran:
     peak: int
 
 
+def require(setting: Setting) -> None:
+    """Raises RecipeError if there is no interpreter that has TRL."""
+    python = setting.peer_python
+    if python is None:
+        fault = "none given"
+    elif shutil.which(python) is None:
+        fault = f"'{python}' is not a program"
+    elif subprocess.run([python, "-c", FINDS_TRL], capture_output=True, timeout=60).returncode:
+        fault = f"'{python}' has no TRL"
+    else:
+        return
+    raise RecipeError(
+        f"--peer-python: {fault}, expected the interpreter of an environment with TRL, which "
+        "scripts/peer_setup.sh FOLDER makes: --peer-python FOLDER/bin/python"
+    )
+
+
 def measure(setting: Setting) -> list[Figure]:
     """Completions a second and peak memory of both, and their ratios."""
-    if setting.peer_python is None:
-        raise RecipeError(
-            "--peer-python: none given, expected the interpreter of an environment with TRL, which "
-            "scripts/peer_setup.sh FOLDER makes: --peer-python FOLDER/bin/python"
-        )
     found: list[Figure] = []
     for name in setting.cases(("tiny",), ("small", "smollm2")):
         found += _of_case(CASES[name], setting)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from llmrl.bench.command import placed, run, table
+from llmrl.bench.command import PARTS, Part, placed, run, table
 from llmrl.bench.measure import Bar, Figure, Setting, in_turn, process
+from llmrl.cli import app
 from llmrl.errors import RecipeError, RunStopped
 
 
@@ -60,15 +62,36 @@ def test_tables_have_their_places_in_the_document():
 
 
 def test_every_part_has_its_place_in_the_page_of_speed():
-    from llmrl.bench.command import PARTS
-
     document = (Path(__file__).parents[2] / "docs" / "speed.md").read_text(encoding="utf-8")
     for name in PARTS:
         placed(document, name, "")
 
 
-def test_an_unknown_part_and_a_missing_peer_are_refused(tmp_path):
-    with pytest.raises(RecipeError, match="did you mean 'peer'"):
-        run(["pear"], setting=Setting(tmp_path), write=None, console=Console())
-    with pytest.raises(RecipeError, match="--peer-python: none given"):
-        run(["peer"], setting=Setting(tmp_path), write=None, console=Console(quiet=True))
+def test_bad_arguments_are_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(Part, "measure", property(lambda part: pytest.fail("measured")))
+    plain = tmp_path / "plain.md"
+    plain.write_text("no places\n")
+    python = tmp_path / "without_trl"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    for names, setting, write, fault in (
+        (["pear"], {}, None, "did you mean 'peer'"),
+        (["overhead"], {"only": ("smal",)}, None, "no case named 'smal'; did you mean 'small'"),
+        (["overhead"], {}, plain, "no place for overhead"),
+        (["overhead"], {}, tmp_path / "none.md", "--write: no file"),
+        ([], {}, None, "--peer-python: none given"),
+        (["peer"], {"peer_python": tmp_path / "python"}, None, "python' is not a program"),
+        (["peer"], {"peer_python": python}, None, "has no TRL"),
+    ):
+        with pytest.raises(RecipeError, match=fault):
+            run(names, setting=Setting(tmp_path, **setting), write=write, console=Console(quiet=True))
+
+
+def test_a_case_that_no_part_has_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="sync has no case small"):
+        run(["sync"], setting=Setting(tmp_path, only=("small",)), write=None, console=Console(quiet=True))
+
+
+def test_the_help_names_every_part():
+    printed = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "200"}).output
+    assert ", ".join(PARTS) in printed
