@@ -434,6 +434,13 @@ def test_packed_rows_that_see_each_other_are_a_fault_before_a_model_loads(monkey
         run_plan(plan_of(changes), resume=False, console=Console(quiet=True))
 
 
+def test_a_model_without_attention_has_no_keys_and_values():
+    without = dict.fromkeys([*HEADS, "head_dim", "intermediate_size"])
+    faults, report = check({"model": {"build": {"architecture": "mamba", "config": without | {"state_size": 4}}}})
+    assert faults == []
+    assert "32 completions x 48 tokens x 2 layers x 0 x 4 bytes = 0 B" in report
+
+
 # stages
 
 

@@ -188,8 +188,8 @@ def _shape(config: Any, recipe: Recipe, *, critic: bool = False) -> Shape:
     if recipe.model.lora is not None:
         with torch.device("meta"):
             add_lora(model, recipe.model.lora)  # changes the model's own layers
-    heads = text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    heads = getattr(text, "num_attention_heads", None) or 0  # none in state-space models
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // max(1, heads)
     return Shape(
         parameters=total + head,
         trained=sum(p.numel() for p in part.parameters() if p.requires_grad) + head,
