@@ -89,7 +89,8 @@ def test_those_that_need_no_download_pass(name):
 
 
 @pytest.mark.parametrize(("name", "chat"), [("gsm8k_grpo", True), ("gsm8k_grpo", False), ("gsm8k_ppo", True)])
-def test_the_gsm8k_recipes_pass_with_another_model_and_file(name, chat):
+def test_the_gsm8k_recipes_pass_with_another_model_and_file(name, chat, monkeypatch):
+    monkeypatch.setattr(verifier, "SECONDS", 600.0)  # all rows are graded, also where workers start slowly
     overrides = elsewhere(GSM8K * 30, [CATS], chat=chat)
     faults, report = checked(load_plan(RECIPES / "rlvr_math" / f"{name}.yaml", overrides), width=400)
     assert faults == []

@@ -62,7 +62,7 @@ class Head:
         return self.scaling(self.module(hidden))
 
     @torch.no_grad()
-    def gradient_norms(self, hidden: Tensor, targets: Tensor, lengths: list[int]) -> Tensor:
+    def weight_gradient_norms(self, hidden: Tensor, targets: Tensor, lengths: list[int]) -> Tensor:
         """|| d(sum of log-probabilities) / dW ||_F of each trajectory: [N]; lengths: their numbers of tokens."""
         counts = [self._slices(length) for length in lengths]
         spare = self.agree_on_slices(sum(counts)) - sum(counts)
@@ -75,7 +75,7 @@ class Head:
         return torch.stack(norms)
 
     @torch.no_grad()
-    def gradients(self, hidden: Tensor, targets: Tensor, coefficients: Tensor) -> Tensor:
+    def weight_gradients(self, hidden: Tensor, targets: Tensor, coefficients: Tensor) -> Tensor:
         """d(sum_r c_rk logprobs_r) / dW for coefficients [R, K]: [K, V, d]."""
         count = self.agree_on_slices(self._slices(len(hidden)))
         slices = self._logit_gradients(hidden, targets, count)

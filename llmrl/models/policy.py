@@ -122,9 +122,9 @@ class Policy(nn.Module):
             found["value_outputs"] = self.value_head(hidden.detach() if self.detach_values else hidden)
         outputs = {name: places.spread(values) for name, values in found.items()}
         if "head_gradient_norms" in wanted:
-            outputs["head_gradient_norms"] = head.gradient_norms(hidden, targets, places.lengths)
+            outputs["head_gradient_norms"] = head.weight_gradient_norms(hidden, targets, places.lengths)
         if "head_gradients" in wanted:
-            outputs["head_gradients"] = head.gradients(hidden, targets, places.at(known["coefficients"]))
+            outputs["head_gradients"] = head.weight_gradients(hidden, targets, places.at(known["coefficients"]))
         return outputs
 
     def check(self, wanted: frozenset[str]) -> None:
