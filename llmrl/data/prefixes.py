@@ -52,6 +52,11 @@ class Tree:
             number = self.segments[number].parent
         return found[::-1]
 
+    def shared(self, one: int, other: int) -> int:
+        """The first tokens of two rows that stand once in the tree."""
+        paths = zip(self.path(self.ends[one]), self.path(self.ends[other]), strict=False)
+        return sum(self.segments[a].stop - self.segments[a].start for a, b in paths if a == b)
+
 
 def in_order(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
     """An order in which rows with the same beginning are neighbours, and what each shares with the one before.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llmrl.data.prefixes import in_order
+from llmrl.data.prefixes import in_order, tree_of
 
 CUT_COST = 1 / 64
 """The cost of one more padded micro-batch, as a part of the most tokens that one may have."""
@@ -26,7 +27,8 @@ def schedule(rows: Sequence[np.ndarray], *, ranks: int, max_tokens: int, packed:
     """For each rank its micro-batches of row indices, equally many on all ranks, the spare ones empty.
 
     rows: the tokens of each, [length] int64. packed: rows go through the model as one, in which a beginning that they
-    share stands once; else they are padded to the longest. A micro-batch has at most `max_tokens` places, or one row.
+    share stands once; else they are padded to the longest. A micro-batch has at most `max_tokens` places, or one row;
+    dividing a group can add a few, where its parts save less than LEAST_SAVED.
     Sharded engines synchronise in every forward pass, so all ranks have to run equally many.
     """
     plans = _packed(rows, ranks, max_tokens) if packed else _padded([len(row) for row in rows], ranks, max_tokens)
@@ -65,7 +67,8 @@ def _least_padding(rows: list[int], lengths: Sequence[int], max_tokens: int) -> 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Neighbours in the order of their tokens; shared: the first tokens that each has in common with the one before."""
+    """Neighbours in the order of their tokens; shared: the first tokens of each that stand once for it and for the one
+    before."""
 
     rows: list[int]
     lengths: list[int]
@@ -106,7 +109,9 @@ class _Piece:
 
 
 def _packed(rows: Sequence[np.ndarray], ranks: int, max_tokens: int) -> list[list[list[int]]]:
-    order, shared = in_order(rows)
+    order, _ = in_order(rows)
+    tree = tree_of(rows)
+    shared = [0] + [tree.shared(one, other) for one, other in pairwise(order)]
     whole = _Piece(order, [len(rows[row]) for row in order], shared)
     return [_bins(_no_larger([own] if own.rows else [], max_tokens), max_tokens) for own in whole.even(ranks)]
 

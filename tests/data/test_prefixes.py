@@ -32,7 +32,9 @@ def test_by_hand():
     assert tree.segments == [Segment(3, 0, 3, None), Segment(0, 3, 5, 0), Segment(2, 3, 4, 0), Segment(1, 0, 2, None)]
     assert tree.ends == [1, 3, 2, 0]
     assert (tree.tokens, tree.path(2)) == (8, [0, 2])
-    assert tree_of(rows, least_saved=7).tokens == 5 + 2 + 4 + 3
+    assert [tree.shared(one, other) for one, other in ((3, 0), (0, 2), (2, 1), (0, 0))] == [3, 3, 0, 5]
+    apart = tree_of(rows, least_saved=7)
+    assert (apart.tokens, apart.shared(3, 0)) == (5 + 2 + 4 + 3, 0)
 
 
 @given(rows=families(), least_saved=st.sampled_from([1, 3, 16]))
