@@ -89,7 +89,7 @@ class Setting:
 
 
 def in_turn(jobs: Mapping[str, Callable[[], Found]], rounds: int) -> dict[str, list[Found]]:
-    """What each job gives, one after the other, `rounds` times over: A B A B ..."""
+    """The results of each job, run one after the other, `rounds` times over: A B A B ..."""
     found: dict[str, list[Found]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
@@ -131,7 +131,7 @@ def process(command: Sequence[str], *, folder: Path, threads: int, deadline_seco
 
 
 def worker(module: str, given: Mapping[str, Any], *, folder: Path, setting: Setting) -> Any:
-    """What a worker module, run as a process of its own with `given`, prints as its last line: both are JSON."""
+    """The last line that a worker module prints, run as a process of its own with `given`: both are JSON."""
     command = [sys.executable, "-m", module, json.dumps(given)]
     done = process(command, folder=folder, threads=setting.threads, deadline_seconds=setting.deadline_seconds)
     return json.loads(done.output.strip().splitlines()[-1])

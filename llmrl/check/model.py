@@ -168,7 +168,7 @@ def _check_positions(config: Any, recipe: Recipe, whose: str) -> None:
 
 def _check_packing(config: Any, recipe: Recipe, report: Report) -> None:
     """Raises RecipeError if rows are to be packed and the architecture lets them see each other."""
-    if try_padding_free(config, recipe.training.padding_free) is None and recipe.training.padding_free:
+    if recipe.training.padding_free and try_padding_free(config, True) is None:
         report.skipped("padding_free", "a small model of this architecture cannot be made; training tries the real one")
 
 

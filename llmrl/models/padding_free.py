@@ -20,19 +20,20 @@ LARGEST_TRIAL = 200_000_000
 """Parameters of a trial model, of which making more would take long."""
 ROWS = ([*range(2, 24)], [*range(2, 20), *range(30, 38)], [*range(40, 53)])
 """Tokens of three rows; the first two share enough to be stored once."""
-WINDOWS = ("sliding_window", "attention_chunk_size")
+WINDOWS, SHORT_WINDOW = ("sliding_window", "attention_chunk_size"), 4
 
 
 def choose_packing(backbone: Any, padding_free: bool | None) -> bool:
     """Whether a backbone's rows are to be packed; it is given the attention for that.
 
     padding_free: as in a recipe; None packs where the architecture allows. Raises RecipeError where it is True and the
-    rows would see each other.
+    rows would see each other. Short rows do not leave a real window, so an architecture with one is tried in small too.
     """
     if padding_free is False:
         return False
     own = backbone.config._attn_implementation
-    reason = reason_to_pad(backbone)
+    small = _small_backbone(backbone.config) if _windows(backbone.config) else None
+    reason = (small and reason_to_pad(small)) or reason_to_pad(backbone)
     if reason is not None:
         backbone.set_attn_implementation(own)
         if padding_free:
@@ -71,6 +72,12 @@ def try_padding_free(config: Any, padding_free: bool | None) -> bool | None:
     few tokens and short windows; None where no model can be made that is small enough, so that nothing is known."""
     if padding_free is False:
         return False
+    small = _small_backbone(config)
+    return None if small is None else choose_packing(small, padding_free)
+
+
+def _small_backbone(config: Any) -> Any:
+    """The backbone of such a model; None where none can be made."""
     try:
         trial = _of_few_layers(config)
         with torch.device("meta"):
@@ -82,7 +89,12 @@ def try_padding_free(config: Any, padding_free: bool | None) -> bool | None:
             model = AutoModelForCausalLM.from_config(trial, dtype=torch.float32)
     except Exception:  # an architecture may refuse the smaller config in any way
         return None
-    return choose_packing(backbone_of(model), padding_free)
+    return backbone_of(model)
+
+
+def _windows(config: Any) -> list[str]:
+    """The settings by which an architecture limits how far back attention reads."""
+    return [name for name in WINDOWS if getattr(config.get_text_config(), name, None)]
 
 
 def _of_few_layers(config: Any) -> Any:
@@ -95,9 +107,8 @@ def _of_few_layers(config: Any) -> Any:
     chosen = sorted({kind: index for index, kind in reversed(list(enumerate(kinds)))}.values()) or range(min(2, count))
     for name, values in lists.items():
         setattr(small, name, [values[index] for index in chosen])
-    for name in WINDOWS:
-        if getattr(small, name, None):
-            setattr(small, name, 4)
+    for name in _windows(small):
+        setattr(small, name, SHORT_WINDOW)
     small.num_hidden_layers = len(chosen)
     small.vocab_size = 64
     small.pad_token_id, small.bos_token_id, small.eos_token_id = 0, 1, 1

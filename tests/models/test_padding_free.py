@@ -8,11 +8,12 @@ import pytest
 import torch
 from test_policy import assert_same, both, naive, outcome
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llmrl.errors import RecipeError
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.loading import character_tokenizer, export, load_language_model
-from llmrl.models.packed_rows import PackedRows
+from llmrl.models.packed_rows import IMPLEMENTATION, PackedRows, attention
 from llmrl.models.padding_free import try_padding_free
 from llmrl.models.policy import Policy
 
@@ -150,3 +151,18 @@ def test_packed_rows_that_see_each_other_are_refused(architecture, folders):
     assert try_padding_free(lm.config, None) is False
     expected = outcome(lm, lambda *batch: naive(lm, *batch))
     assert_same(outcome(lm, both(Policy(lm, temperature=TEMPERATURE))), expected)
+
+
+def test_a_window_that_packed_attention_ignores_is_found_though_no_row_leaves_it(folders, monkeypatch):
+    """The trial's rows are shorter than real windows, so a small model with a short window is tried too."""
+    lm = load_language_model(folders("mistral"))
+    lm.config.sliding_window = 1000
+    assert Policy(lm).packs
+    monkeypatch.setitem(
+        ALL_ATTENTION_FUNCTIONS._global_mapping,
+        IMPLEMENTATION,
+        lambda *tensors, sliding_window=None, **given: attention(*tensors, **given),
+    )
+    assert not Policy(lm).packs
+    with pytest.raises(RecipeError, match="'mistral' models let packed rows see each other"):
+        Policy(lm, padding_free=True)

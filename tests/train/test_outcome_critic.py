@@ -186,7 +186,7 @@ def test_the_trainer_teaches_a_critic_how_programs_end(folder):
     start, warm = rows[:4], rows[26:30]
     # no grade has more than 4 of the 12 characters
     assert mean(start, "grade_accuracy") < 0.55 and mean(start, "value_loss") > 1.0
-    assert mean(warm, "grade_accuracy") > 0.65 and mean(warm, "value_loss") < 0.7
+    assert mean(warm, "grade_accuracy") > 0.7 and mean(warm, "value_loss") < 0.7
     assert mean(warm, "accuracy") < 0.45
     assert ["grad_norm" in row for row in rows] == [False] * 30 + [True] * 2
     first = rows[0]
