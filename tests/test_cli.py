@@ -63,6 +63,14 @@ def test_a_fault_that_only_the_check_finds_exits_with_2(run):
     assert (code, faults) == (2, "llmrl: data.train.path: no file 'sum.jsonl'; did you mean 'sums.jsonl'?\n")
 
 
+def test_a_model_folder_that_is_not_there_exits_with_2(run, tmp_path):
+    given = ("sound.yaml", "model=null", f"model.path={tmp_path}/gone", "run_dir=run")
+    fault = f"llmrl: model.path: no folder '{tmp_path}/gone'\n"
+    for command in ("check", "train"):
+        code, _, faults = run(command, *given)
+        assert (code, faults) == (2, fault), command
+
+
 def test_a_bad_key_exits_with_2(run):
     code, _, faults = run("check", "sound.yaml", "training.stps=3")
     assert (code, faults) == (2, "llmrl: training.stps: unknown key (value 3); did you mean 'steps'?\n")

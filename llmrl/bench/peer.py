@@ -101,9 +101,10 @@ def trl(case: Case, model: Path, folder: Path, setting: Setting) -> Ran:
     """TRL's GRPOTrainer on the same work."""
     given = {
         "model": str(model.resolve()),
-        "rows": "rows.jsonl",
+        "data": "rows.jsonl",
         "rewards": str(HERE / "rewards.py"),
         "prompts": case.prompts,
+        "rows": case.peer_rows or case.completions,
         "group_size": case.group_size,
         "completion_tokens": case.completion_tokens,
         "steps": case.steps,

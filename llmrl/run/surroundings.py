@@ -25,6 +25,7 @@ from huggingface_hub import try_to_load_from_cache
 
 import llmrl
 from llmrl.data.files import data_files
+from llmrl.models.loading import HUB_NAME
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan
 
@@ -131,7 +132,7 @@ def _models(view: Recipe, run_dir: Path) -> dict[str, str]:
             continue
         if folder.is_dir():
             found |= {str(file): digest(file) for file in _in(folder, "*")}
-        elif isinstance(cached := try_to_load_from_cache(path, "config.json"), str):
+        elif HUB_NAME.fullmatch(path) and isinstance(cached := try_to_load_from_cache(path, "config.json"), str):
             found[path] = Path(cached).parent.name
     if view.model.chat_template and (file := Path(view.model.chat_template)).is_file():
         found[str(file)] = digest(file)
