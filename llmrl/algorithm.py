@@ -4,6 +4,7 @@
     Credit      = advantage_shaping(advantage(rewards, ...))                    before the batch is cut
     token loss  = token_weights * policy_loss(log_ratio, advantages, ...) + sum of weight * tokens * regularizers
     step loss   = sum over tokens of token loss * reduce(response_mask)
+                + sum of weight * mean over pairs, or over completions, of preference_loss
 
 The pieces' positional parameters name the data that a run must provide; `needs` is their union.
 """
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from llmrl.axes import AXES, ONE, WEIGHTED
 from llmrl.batch import Batch
-from llmrl.fields import BY_NAME, CREDITED, CRITIC, CURRENT, FIELDS, PACKED, PROVIDED, names
+from llmrl.fields import BY_NAME, COMPARED, CREDITED, CRITIC, CURRENT, FIELDS, PACKED, PROVIDED, names
 from llmrl.pieces import Piece
 from llmrl.types import Credit, TokenLoss
 
@@ -48,11 +49,12 @@ class Algorithm:
     samples: the trajectories are the current policy's own samples, and scored; False for demonstrations.
     """
 
-    policy_loss: Piece
     reduce: Piece
     log_ratio: Piece
     value: Piece
     value_loss: Piece
+    policy_loss: Piece | None = None
+    preference_loss: tuple[Weighted, ...] = ()
     advantage: Piece | None = None
     token_rewards: tuple[Weighted, ...] = ()
     reward_shaping: tuple[Piece, ...] = ()
@@ -84,10 +86,31 @@ class Algorithm:
     @property
     def needs(self) -> frozenset[str]:
         """Names of all data that some piece reads."""
-        at_loss = _names([self.policy_loss, *self.token_weights, *self._penalties()])
+        at_loss = _names(self._of_tokens()) | self._comparison_needs()
         if "log_ratio" in at_loss:
             at_loss |= _names([self.log_ratio])
         return at_loss | self._credit_needs()
+
+    @property
+    def trains_tokens(self) -> bool:
+        """Whether there is a loss of tokens, beside those of pairs and completions."""
+        return self.policy_loss is not None or bool(self.regularizers)
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is a loss of pairs or completions."""
+        return bool(self.preference_loss)
+
+    @property
+    def compares_all(self) -> bool:
+        """Whether a preference loss needs all completions of an update at once, and not those of a group alone."""
+        return any(one.piece.mark("compares_all") for one in self.preference_loss)
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The outputs of the model in training that some piece reads."""
+        fields = (BY_NAME[name] for name in self.needs if name in BY_NAME)
+        return frozenset(field.name for field in fields if field.moment == CURRENT and field.of_model)
 
     def measured(self, *, updates: int, sampled: bool) -> frozenset[str]:
         """The provided fields that a step needs before its batch is cut.
@@ -101,7 +124,7 @@ class Algorithm:
             needs |= {"old_outputs", *self.value_loss.data}
         compared = {name for need in needs & BY_NAME.keys() for name in BY_NAME[need].compared_with}
         several = (needs & OLD.keys()) | ({"old_logprobs"} if sampled else set()) if updates > 1 else set()
-        known = names(PACKED, CREDITED, CURRENT) | {"state", "metrics"} | self.controllers.keys()
+        known = names(PACKED, CREDITED, CURRENT, COMPARED) | {"state", "metrics"} | self.controllers.keys()
         return frozenset((needs - OLD.keys()) | (self.needs_before_updates & OLD.keys()) | compared | several) - known
 
     @property
@@ -117,8 +140,7 @@ class Algorithm:
     @property
     def reads_credit(self) -> bool:
         """Whether some piece reads what the advantage gives: the advantages, or a critic that learns its returns."""
-        at_loss = _names([self.policy_loss, *self.token_weights, *self._penalties()])
-        return self.advantage is not None and bool(({"advantages"} | CRITICS) & at_loss)
+        return self.advantage is not None and bool(({"advantages"} | CRITICS) & _names(self._of_tokens()))
 
     @property
     def predicts_grades(self) -> bool:
@@ -128,12 +150,12 @@ class Algorithm:
     @property
     def is_coupled(self) -> bool:
         """Whether the policy loss compares trajectories, so that it needs all trajectories of an update at once."""
-        return "group_ids" in self.policy_loss.data
+        return self.policy_loss is not None and "group_ids" in self.policy_loss.data
 
     @property
     def reads_whole_updates(self) -> bool:
         """Whether a piece reads the current log-probabilities of all trajectories of an update at once."""
-        return self.is_coupled or bool(self._weights_of_update)
+        return self.is_coupled or self.compares_all or bool(self._weights_of_update)
 
     @property
     def needs_before_updates(self) -> frozenset[str]:
@@ -141,7 +163,7 @@ class Algorithm:
         pieces = [*self.token_weights, *self._penalties()]
         early = _names(piece for piece in pieces if _is_fixed(piece)) | _names(self._weights_of_update)
         names = self._credit_needs() | early
-        if self.is_coupled:
+        if self.is_coupled or self.compares_all:
             names |= {"old_logprobs"}
         return names - {"logprobs"} | ({"old_logprobs"} if "logprobs" in names else frozenset())
 
@@ -204,11 +226,12 @@ class Algorithm:
         if "log_ratio" in self.needs:
             data["log_ratio"] = self.log_ratio(data)
         weight = math.prod((self._weight(piece, data, fixed) for piece in self.token_weights), start=1.0)
-        if coefficients is None:
+        loss, stats = torch.zeros_like(data["logprobs"]), {}
+        if coefficients is not None:
+            loss = coefficients * data["logprobs"] * weight
+        elif self.policy_loss is not None:
             result: TokenLoss = self.policy_loss(data)
             loss, stats = result.loss * weight * shares, dict(result.stats)
-        else:
-            loss, stats = coefficients * data["logprobs"] * weight, {}
         if self.token_weights:
             stats["token_weight"] = weight * torch.ones_like(loss.detach())
         for regularizer in self.regularizers:
@@ -224,6 +247,16 @@ class Algorithm:
             return frozenset()
         chain = [*(w.piece for w in self.token_rewards), *self.reward_shaping, *self.advantage_shaping]
         return _names([self.advantage, *chain])
+
+    def _of_tokens(self) -> list[Piece]:
+        """The pieces of the token loss."""
+        losses = [] if self.policy_loss is None else [self.policy_loss]
+        return [*losses, *self.token_weights, *self._penalties()]
+
+    def _comparison_needs(self) -> frozenset[str]:
+        """The data that the preference losses read, and what it is made of."""
+        read = _names(one.piece for one in self.preference_loss)
+        return read | {source for name in read if name in BY_NAME for source in BY_NAME[name].made_of}
 
     def _penalties(self) -> list[Piece]:
         return [piece for w in self.regularizers for piece in (w.piece, w.tokens) if piece is not None]
@@ -254,6 +287,7 @@ def coupled_coefficients(
 
     sum(coefficients * logprobs) has the loss's gradient, and can be summed over any division into micro-batches.
     """
+    assert algorithm.policy_loss is not None
     leaf = logprobs.detach().clone().requires_grad_()
     data = with_old_as_current({**mini.data, "logprobs": leaf, "advantages": advantages, **extra})
     if "log_ratio" in algorithm.policy_loss.data:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmrl.fields import ALLOCATING, CREDITED, CURRENT, PACKED, PROVIDED, names
+from llmrl.fields import ALLOCATING, COMPARED, CREDITED, CURRENT, PACKED, PROVIDED, names
 from llmrl.pieces import catalogue
 
 ONE, CHAIN, WEIGHTED = "one", "chain", "weighted"
@@ -20,6 +20,7 @@ ONE, CHAIN, WEIGHTED = "one", "chain", "weighted"
 OF_CRITIC = frozenset({"outputs"})
 """A field that only the critic's training pass has; no other axis may read it."""
 TOKENS, CREDIT, LOSS = "a tensor per token", "a Credit", "a TokenLoss"
+COMPARISON = "a tensor per pair, or per completion if nothing of pairs is read"
 """The kinds of results that one call on the tiny batch can check."""
 
 
@@ -29,8 +30,8 @@ class Axis:
 
     what: a name for one piece, as in faults. catalogue: the module whose public functions are the built-in pieces.
     moments: moments of llmrl/fields.py whose fields a piece may read; also: other data that it may read. returns:
-    TOKENS, CREDIT, LOSS or none. runs: when, in words. outside: the pieces are called while trajectories are gathered,
-    not by the Algorithm. of_role: each role of a run chooses its own.
+    TOKENS, CREDIT, LOSS, COMPARISON or none. runs: when, in words. outside: the pieces run while trajectories are
+    gathered, not by the Algorithm. of_role: each role of a run chooses its own.
     """
 
     key: str
@@ -40,7 +41,6 @@ class Axis:
     runs: str
     kind: str = ONE
     default: str | None = None
-    required: bool = False
     moments: tuple[str, ...] = ()
     also: frozenset[str] = frozenset()
     controlled: bool = True
@@ -69,7 +69,7 @@ AXES: tuple[Axis, ...] = (
     Axis("learn_from", "source", "llmrl.train.sources", "where the trajectories of a step come from",
          "at the start of a step", default="rollouts", outside=True, of_role=False, controlled=False,
          also=frozenset({"stream", "collector", "sample_groups", "keep", "rollout", "params", "author",
-                         "demonstrations"})),
+                         "demonstrations", "comparisons"})),
     Axis("env", "environment", "llmrl.envs.catalogue", "the environment that answers a completion",
          "while completions are sampled", default="single_turn", outside=True, of_role=False, controlled=False,
          also=frozenset({"prompt", "encode", "decode", "authors"})),
@@ -94,7 +94,10 @@ AXES: tuple[Axis, ...] = (
          "with the loss", default="token", moments=BEFORE, also=frozenset({"logprobs", "router_drift"}),
          controlled=False, returns=TOKENS),
     Axis("policy_loss", "policy loss", "llmrl.ops.policy_losses", "loss of each token", "with the loss",
-         required=True, moments=AT_LOSS, also=frozenset({"advantages"}), returns=LOSS),
+         moments=AT_LOSS, also=frozenset({"advantages"}), returns=LOSS),
+    Axis("preference_loss", "preference loss", "llmrl.ops.preference_losses",
+         "losses of pairs of completions, or of whole completions", "with the loss", kind=WEIGHTED,
+         moments=(*AT_LOSS, COMPARED), returns=COMPARISON),
     Axis("token_weights", "token weight", "llmrl.ops.token_weights", "factors of each token's policy loss",
          "with the loss; on the whole update if they read `logprobs` of the current policy alone, on the whole batch "
          "if nothing of it", kind=CHAIN, moments=AT_LOSS, also=frozenset({"advantages"}), returns=TOKENS),

@@ -24,7 +24,14 @@ def refused(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     return [fault for rule in RULES for fault in rule(recipe, algorithm)]
 
 
+def _something_is_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    if not (algorithm.trains_tokens or algorithm.compares) and recipe.trained:
+        yield "policy_loss: none, and neither is preference_loss, so nothing would be learnt; name a loss, or a method"
+
+
 def _advantage_is_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    if algorithm.policy_loss is None:
+        return
     if "advantages" in algorithm.policy_loss.data and algorithm.advantage is None:
         yield f"policy_loss: {algorithm.policy_loss.name} uses advantages, but the recipe names no advantage"
 
@@ -176,7 +183,7 @@ def _grades_are_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
 
 
 def _coupled_losses_can_be_taken_apart(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
-    if not algorithm.is_coupled:
+    if not algorithm.is_coupled or algorithm.policy_loss is None:
         return
     for name in sorted((OF_CURRENT_POLICY - {"logprobs", "log_ratio"}) & set(algorithm.policy_loss.data)):
         yield (
@@ -187,7 +194,7 @@ def _coupled_losses_can_be_taken_apart(recipe: Recipe, algorithm: Algorithm) -> 
 
 def _settings_agree(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     pairs = [("value", algorithm.value, "value_loss", algorithm.value_loss, ("low", "high"))]
-    if algorithm.advantage:
+    if algorithm.advantage and algorithm.policy_loss:
         pairs += [("advantage", algorithm.advantage, "policy_loss", algorithm.policy_loss, ("temperature",))]
     for key, first, other, second, names in pairs:
         for name in names:
@@ -247,6 +254,7 @@ def _gives_returns(recipe: Recipe, algorithm: Algorithm) -> bool:
 
 
 RULES = (
+    _something_is_learnt,
     _advantage_is_there,
     _groups_are_there,
     _groups_stay_whole,

@@ -4,13 +4,15 @@ Shapes are written in these letters:
 
     N  trajectories of the batch     T  tokens of its longest row     K  several numbers, such as the top tokens
     L  layers, k  chosen experts     H  outputs of a critic           P  prompts of a round of sampling
+    M  pairs: two trajectories of a group with different rewards, the chosen one's reward is higher
 
-A field is known at one of five moments, and a piece may read the fields that are known when it runs:
+A field is known at one of six moments, and a piece may read the fields that are known when it runs:
 
     PACKED      with the batch itself, made of the trajectories
     PROVIDED    before credit is given; a provider measures the field where some piece reads it (llmrl/providers)
     CREDITED    after the advantage has run
     CURRENT     in the training pass: the current policy's, with gradient
+    COMPARED    in the training pass: sums over whole completions, and those of pairs (llmrl/ops/shared/comparisons.py)
     ALLOCATING  between rounds of sampling, for each prompt of a step
 """
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 CRITIC, REFERENCE = "a critic", "a frozen reference model"
 PACKED, PROVIDED, CREDITED, CURRENT, ALLOCATING = "packed", "provided", "credited", "current", "allocating"
+COMPARED = "compared"
 BUDGET = 8
 """Completions to give out in the example of an allocation."""
 
@@ -38,7 +41,8 @@ class Field:
     batch of `tiny_data`. sampled: only sampled and scored completions have it. fill: its value for a trajectory that
     lacks it. of_model: the output of a model's forward pass that it is. compared_with: for a CURRENT field, the
     PROVIDED ones that the training pass compares it with. special: its origin exists only in runs with a piece that
-    reads it. provider: module:function, for a provider outside of llmrl/providers.
+    reads it. provider: module:function, for a provider outside of llmrl/providers. made_of: the fields that a COMPARED
+    one is computed from.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Field:
     compared_with: tuple[str, ...] = ()
     special: bool = False
     provider: str | None = None
+    made_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,15 @@ class Tiny:
         return self.logprobs.clone().requires_grad_()
 
     @property
+    def sums(self) -> Tensor:
+        """Log-probabilities of whole answers, with gradient."""
+        return self.trained.sum(dim=1)
+
+    def pairs(self, values: Tensor, *, chosen: bool) -> Tensor:
+        """The values of the right answers, or of the wrong ones, one of each group: [N] to [M]."""
+        return values[[0, 3]] if chosen else values[[1, 2]]
+
+    @property
     def top(self) -> Tensor:
         return _tensor([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]).log_softmax(0).expand(4, 4, 8)
 
@@ -108,6 +122,36 @@ def _tensor(values: Any) -> Tensor:
 
 def _per_prompt(*values: float) -> Callable[[Tiny], Tensor]:
     return lambda tiny: _tensor(values).double()
+
+
+def _compared() -> list[Field]:
+    """A field of each completion, and the same of the two completions of each pair."""
+    of_completion = {
+        "logprobs": ("sum of its log-probabilities, with gradient", ("logprobs",), lambda x: x.sums),
+        "old_logprobs": ("sum of its log-probabilities before any update of the step", ("old_logprobs",),
+                         lambda x: x.logprobs.sum(dim=1)),
+        "ref_logprobs": ("sum of the reference's log-probabilities", ("ref_logprobs",),
+                         lambda x: x.logprobs.sum(dim=1) - 1),
+        "log_ratios": ("logprobs - ref_logprobs", ("logprobs", "ref_logprobs"), lambda x: x.sums + 1),
+        "lengths": ("number of its response tokens", (), lambda x: x.mask.sum(dim=1)),
+        "rewards": ("its reward", (), lambda x: x.verdicts),
+    }  # fmt: skip
+    fields = [
+        Field(f"completion_{name}", "N", COMPARED, "each completion", about, example, made_of=made_of)
+        for name, (about, made_of, example) in of_completion.items()
+    ]
+    for side, chosen in (("chosen", True), ("rejected", False)):
+        which = "higher" if chosen else "lower"
+        fields.append(
+            Field(side, "M", COMPARED, "each pair", f"the row of the completion with the {which} reward",
+                  lambda x, chosen=chosen: x.pairs(x.counting(4), chosen=chosen))
+        )  # fmt: skip
+        fields += [
+            Field(f"{side}_{name}", "M", COMPARED, "each pair", f"of the {side} completion: {about}",
+                  lambda x, chosen=chosen, example=example: x.pairs(example(x), chosen=chosen), made_of=made_of)
+            for name, (about, made_of, example) in of_completion.items()
+        ]  # fmt: skip
+    return fields
 
 
 FIELDS: tuple[Field, ...] = (
@@ -197,6 +241,7 @@ FIELDS: tuple[Field, ...] = (
           compared_with=("old_router_ids", "old_router_logprobs"), special=True),
     Field("outputs", "N T H", CURRENT, "the critic in training", "the critic's outputs, with gradient",
           lambda x: x.zeros(4, 4, x.outputs).requires_grad_()),
+    *_compared(),
     Field("samples", "P", ALLOCATING, "the rounds before", "completions so far", _per_prompt(4, 4)),
     Field("successes", "P", ALLOCATING, "the rounds before", "right ones among them", _per_prompt(1, 3)),
     Field("means", "P", ALLOCATING, "the rounds before", "their mean reward", _per_prompt(0.25, 0.75)),

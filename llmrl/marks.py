@@ -49,6 +49,11 @@ def reads_heads(function: Function) -> Function:
     return _marked(function, "reads_heads", True)
 
 
+def compares_all(function: Function) -> Function:
+    """Marks a preference loss that compares the completions of different groups, so that it needs a whole update."""
+    return _marked(function, "compares_all", True)
+
+
 def provides(*fields: str) -> Callable[[Function], Function]:
     """Marks a provider of these data fields; without the mark, a provider's own name is its field's."""
     return lambda function: _marked(function, "provides", fields)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmrl.axes import BY_KEY, CREDIT, LOSS
+from llmrl.axes import BY_KEY, COMPARISON, CREDIT, LOSS
 from llmrl.errors import unknown_name
 from llmrl.fields import BUDGET, BY_NAME, tiny_data
 from llmrl.ops import controllers
@@ -81,7 +81,7 @@ def unknown_data(key: str, piece: Piece, name: str, known: Collection[str]) -> s
 
 def _try(key: str, piece: Piece, data: dict[str, Any]) -> list[str]:
     """The fault that one call shows: a setting out of range, or a result of the wrong kind."""
-    shape = tuple(data["response_mask"].shape)
+    shape = _shape_of(key, piece, data)
     try:
         result = piece(data)
     except Exception as error:  # a user's function may raise anything
@@ -89,11 +89,21 @@ def _try(key: str, piece: Piece, data: dict[str, Any]) -> list[str]:
     expected, tensor = RESULTS.get(BY_KEY[key].returns or "", (Tensor, None))
     per_token = getattr(result, tensor, None) if tensor else result
     if isinstance(result, expected) and isinstance(per_token, Tensor) and tuple(per_token.shape) == shape:
-        return [] if per_token.requires_grad or BY_KEY[key].returns != LOSS else [_without_gradient(key, piece, data)]
+        is_loss = BY_KEY[key].returns in (LOSS, COMPARISON)
+        return [_without_gradient(key, piece, data)] if is_loss and not per_token.requires_grad else []
     got = f"a tensor of shape {tuple(per_token.shape)}" if isinstance(per_token, Tensor) else type(result).__name__
+    if BY_KEY[key].returns == COMPARISON:
+        return [f"{key}.{piece.name}: returned {got}, expected {COMPARISON}, here of shape {shape}"]
     return [
         f"{key}.{piece.name}: returned {got} for a batch of shape {shape}, expected a {expected.__name__} per token"
     ]
+
+
+def _shape_of(key: str, piece: Piece, data: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of the piece's result on the tiny batch."""
+    if BY_KEY[key].returns != COMPARISON:
+        return tuple(data["response_mask"].shape)
+    return tuple(data["chosen" if of_pairs(piece) else "completion_rewards"].shape)
 
 
 def _without_gradient(key: str, piece: Piece, data: Mapping[str, Any]) -> str:
@@ -105,6 +115,11 @@ def _without_gradient(key: str, piece: Piece, data: Mapping[str, Any]) -> str:
 
 def _trains(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
+
+
+def of_pairs(piece: Piece) -> bool:
+    """Whether a preference loss is one of pairs; else it is one of completions."""
+    return any(BY_NAME[name].shape == "M" for name in piece.data if name in BY_NAME)
 
 
 def start(controller: Piece) -> dict[str, float]:

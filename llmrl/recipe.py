@@ -139,6 +139,8 @@ class Rows(Strict):
     answer: RowText | None = Field(default="answer", description="the gold answer, which rewards read as `answer`")
     answer_after: NonEmpty | None = Field(default=None, description="the answer is what follows this in its column")
     completion: RowText | None = Field(default=None, description="the demonstration, for learn_from: demonstrations")
+    chosen: RowText | None = Field(default=None, description="the better completion, for learn_from: preferences")
+    rejected: RowText | None = Field(default=None, description="the worse completion, for learn_from: preferences")
     chat: bool = Field(default=False, description="render through the model's chat template")
     system_prompt: RowText | None = Field(
         default=None, description="the first message where a row has no system message of its own; needs chat: true"
@@ -158,6 +160,8 @@ class Rows(Strict):
             raise ValueError("system_prompt needs chat: true; in a plain prompt write it into the template")
         if self.tools is not None and not self.chat:
             raise ValueError("tools needs chat: true, since the chat template shows them")
+        if (self.chosen is None) != (self.rejected is None):
+            raise ValueError("chosen and rejected need each other: a pair has both")
         return self
 
 
@@ -313,8 +317,6 @@ def _axis_field(axis: Axis) -> Any:
     """The schema of one axis's key."""
     if axis.kind != ONE:
         return PieceSettings, Field(default_factory=dict, description=axis.about)
-    if axis.required:
-        return PieceSpec, Field(description=axis.about)
     return PieceSpec | None if axis.default is None else PieceSpec, Field(default=axis.default, description=axis.about)
 
 

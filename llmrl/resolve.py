@@ -191,6 +191,10 @@ def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
     faults = []
     if "demonstrations" in source.data and recipe.data.train.completion is None:
         faults.append(f"learn_from: {source.name} needs data.train.completion (the text to imitate)")
+    if "comparisons" in source.data and recipe.data.train.chosen is None:
+        faults.append(
+            f"learn_from: {source.name} needs data.train.chosen and data.train.rejected (the texts to compare)"
+        )
     if "collector" in source.data and not recipe.rewards and recipe.trained:
         faults.append(f"learn_from: {source.name} needs at least one reward under rewards, such as math_verifier: {{}}")
     return faults

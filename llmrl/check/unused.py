@@ -75,6 +75,8 @@ READERS = (
            "no best checkpoint is kept"),
     Reader(("data.train.completion",), lambda r, p: "demonstrations" in p.source.data or r.data.train.few_shot != 0,
            "nothing imitates it"),
+    Reader(("data.train.chosen", "data.train.rejected"), lambda r, p: "comparisons" in p.source.data,
+           "nothing compares them"),
     Reader(("data.eval.shuffle",), lambda r, p: False, "held-out rows keep their order"),
 )  # fmt: skip
 ROWS_OF = {"task": ("settings", "size", "seed"), "dataset": ("subset", "split")}

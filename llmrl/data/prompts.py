@@ -35,7 +35,8 @@ DEFAULT_ANSWER = "answer"
 class LoadedPrompts:
     """Prompts ready to sample, and the numbers of rows that were left out.
 
-    demonstrations: prompt id -> token ids, for every prompt of a source that names a completion. questions: prompt id
+    demonstrations: prompt id -> token ids, for every prompt of a source that names a completion. comparisons: prompt id
+    -> the row's completions, for every prompt of a source that names chosen and rejected ones. questions: prompt id
     -> the prompt before system prompt, examples and chat template. dropped_long: training rows over the token limits;
     dropped_overlap: training rows whose question is also asked in eval; dropped_long_eval: eval rows over the limits.
     """
@@ -43,6 +44,7 @@ class LoadedPrompts:
     train: list[Prompt]
     eval: list[Prompt] = field(default_factory=list)
     demonstrations: dict[str, list[int]] = field(default_factory=dict)
+    comparisons: dict[str, list[Written]] = field(default_factory=dict)
     questions: dict[str, str] = field(default_factory=dict)
     dropped_long: int = 0
     dropped_overlap: int = 0
@@ -76,6 +78,7 @@ def load_prompts(
     prompts: dict[str, list[Prompt]] = {"train": [], "eval": []}
     dropped_long, dropped_overlap = {"train": 0, "eval": 0}, 0
     demonstrations: dict[str, list[int]] = {}
+    comparisons: dict[str, list[Written]] = {}
     for part, builder in builders.items():
         built, dropped_long[part] = builder.build(max_prompt_tokens)
         for prompt in built:
@@ -88,6 +91,8 @@ def load_prompts(
                     dropped_long[part] += 1
                     continue
                 demonstrations[prompt.id] = demonstration
+            if part == "train" and parts[part].chosen is not None:
+                comparisons[prompt.id] = builder.comparison(prompt)
             prompts[part].append(prompt)
         if not prompts[part]:
             overlapping = f", {dropped_overlap} are asked in eval too" if part == "train" else ""
@@ -100,11 +105,20 @@ def load_prompts(
         prompts["train"],
         prompts["eval"],
         demonstrations,
+        comparisons,
         questions,
         dropped_long["train"],
         dropped_overlap,
         dropped_long["eval"],
     )
+
+
+@dataclass(frozen=True)
+class Written:
+    """A completion that a row brings, as tokens up to a stop token, and its reward."""
+
+    token_ids: list[int]
+    reward: float
 
 
 class PromptBuilder:
@@ -135,6 +149,8 @@ class PromptBuilder:
         columns = {column: None for row in rows for column in row}
         self._prompt = RowValue(source.prompt, columns, f"{key}.prompt")
         self._completion = RowValue(source.completion, columns, f"{key}.completion") if source.completion else None
+        compared = {"chosen": source.chosen, "rejected": source.rejected}
+        self._compared = {name: RowValue(spec, columns, f"{key}.{name}") for name, spec in compared.items() if spec}
         self._tool_list = RowValue(source.tools, columns, f"{key}.tools") if source.tools else None
         # the default column may be absent: from rows to imitate, or from rows of a task whose reward reads others
         self._may_lack_answer = source.answer == DEFAULT_ANSWER and source.answer_after is None
@@ -163,11 +179,19 @@ class PromptBuilder:
 
     def demonstration(self, prompt: Prompt) -> list[int]:
         """The tokens that should follow `prompt.token_ids`: the row's completion up to its stop token."""
-        key = f"{self.key}.completion"
         if self._completion is None:
-            raise RecipeError(f"{key}: required for demonstrations, and missing")
-        index = _index(prompt)
-        said = self._said(self.rows[index], prompt.id)
+            raise RecipeError(f"{self.key}.completion: required for demonstrations, and missing")
+        return self._following(prompt, self._completion)
+
+    def comparison(self, prompt: Prompt) -> list[Written]:
+        """The row's chosen completion, of reward 1, and its rejected one, of reward 0."""
+        rewards = {"chosen": 1.0, "rejected": 0.0}
+        return [Written(self._following(prompt, value), rewards[name]) for name, value in self._compared.items()]
+
+    def _following(self, prompt: Prompt, completion: RowValue) -> list[int]:
+        """The tokens of a column's completion that follow `prompt.token_ids`, up to its stop token."""
+        key, index = completion.key, _index(prompt)
+        said = self._said(self.rows[index], prompt.id, completion)
         text = said["content"]
         if self.source.chat:
             try:
@@ -217,9 +241,8 @@ class PromptBuilder:
             raise RecipeError(f"{where}: no message says anything to answer")
         return asked
 
-    def _said(self, row: Row, place: str) -> Message:
-        """The assistant's message to imitate; of a list of messages the last one, where the others are the prompt's."""
-        completion = cast(RowValue, self._completion)
+    def _said(self, row: Row, place: str, completion: RowValue) -> Message:
+        """The assistant's message of a column: of a list of messages the last, where the others are the prompt's."""
         said = completion.text_or_messages(row, place)
         if isinstance(said, str):
             return {"role": "assistant", "content": said}
@@ -242,7 +265,7 @@ class PromptBuilder:
         for index, row in enumerate(self.rows[:wanted] if isinstance(wanted, int) else wanted):
             place = f"few_shot[{index}]"
             if self._completion is not None:
-                solution = self._said(row, place)["content"]
+                solution = self._said(row, place, self._completion)["content"]
             else:
                 solution = _gold(self._resolved_answer(row, place), f"{self.key}.answer: {place}")
             examples.append((self._question(row, place), solution))

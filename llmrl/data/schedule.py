@@ -23,17 +23,51 @@ Cuts = list[Tensor]
 Thing = TypeVar("Thing")
 
 
-def schedule(rows: Sequence[np.ndarray], *, ranks: int, max_tokens: int, packed: bool) -> list[Cuts]:
+def schedule(
+    rows: Sequence[np.ndarray], *, ranks: int, max_tokens: int, packed: bool, groups: Sequence[int] | None = None
+) -> list[Cuts]:
     """For each rank its micro-batches of row indices, equally many on all ranks, the spare ones empty.
 
     rows: the tokens of each, [length] int64. packed: rows go through the model as one, in which a beginning that they
     share stands once; else they are padded to the longest. A micro-batch has at most `max_tokens` places, or one row;
-    dividing a group can add a few, where its parts save less than LEAST_SAVED.
+    dividing a group can add a few, where its parts save less than LEAST_SAVED. groups: the group of each row,
+    if groups must not be parted; one of more than `max_tokens` places then has a micro-batch of its own.
     Sharded engines synchronise in every forward pass, so all ranks have to run equally many.
     """
-    plans = _packed(rows, ranks, max_tokens) if packed else _padded([len(row) for row in rows], ranks, max_tokens)
+    if groups is not None:
+        plans = _whole(rows, groups, ranks, max_tokens, packed)
+    else:
+        plans = _packed(rows, ranks, max_tokens) if packed else _padded([len(row) for row in rows], ranks, max_tokens)
     count = max(len(plan) for plan in plans)
     return [[torch.tensor(cut, dtype=torch.int64) for cut in plan + [[]] * (count - len(plan))] for plan in plans]
+
+
+def _whole(
+    rows: Sequence[np.ndarray], groups: Sequence[int], ranks: int, max_tokens: int, packed: bool
+) -> list[list[list[int]]]:
+    """Micro-batches of whole groups, those of like length together."""
+    units: dict[int, list[int]] = {}
+    for row, group in enumerate(groups):
+        units.setdefault(group, []).append(row)
+    longest = {group: max(len(rows[row]) for row in unit) for group, unit in units.items()}
+    size = {
+        group: tree_of([rows[row] for row in unit]).tokens if packed else len(unit) * longest[group]
+        for group, unit in units.items()
+    }
+    plans: list[list[list[int]]] = []
+    for dealt in _deal(list(units), ranks, size.__getitem__):
+        cuts: list[list[int]] = []
+        places, width = 0, 0
+        for group in sorted(dealt, key=lambda group: (-longest[group], units[group])):  # the first is the longest
+            more = size[group] if packed else len(units[group]) * (width or longest[group])
+            if not cuts or places + more > max_tokens:
+                cuts.append([])
+                places, width = 0, longest[group]
+                more = size[group]
+            cuts[-1] += units[group]
+            places += more
+        plans.append([sorted(cut) for cut in cuts])
+    return plans
 
 
 def _padded(lengths: Sequence[int], ranks: int, max_tokens: int) -> list[list[list[int]]]:

@@ -140,6 +140,7 @@ def make_source(
         "rollout": recipe.rollout,
         "params": params_of(recipe, origins),
         "demonstrations": prompts.demonstrations,
+        "comparisons": prompts.comparisons,
         "author": first,
     }
     return source(available), stream

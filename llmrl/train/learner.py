@@ -52,6 +52,7 @@ class Learner:
     """Forward and backward passes of one trained model, cut to `training.tokens_per_micro_batch`.
 
     name: of its files in a checkpoint. loss_metric: the metric of its whole loss; None if its objectives log it.
+    whole_groups: a group's trajectories are never parted.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Learner:
     training: Training
     ranks: Ranks
     loss_metric: str | None = None
+    whole_groups: bool = False
 
     @property
     def draws_dropout(self) -> bool:
@@ -69,7 +71,7 @@ class Learner:
     def cut(self, batch: Batch) -> list[MicroBatch]:
         """This rank's micro-batches."""
         packed, most = self.engine.model.packs, self.training.micro_batch_tokens(self.engine.device.type)
-        return micro_batches(batch, self.ranks, max_tokens=most, packed=packed)
+        return micro_batches(batch, self.ranks, max_tokens=most, packed=packed, whole_groups=self.whole_groups)
 
     @torch.no_grad()
     def measure(self, batch: Batch, *names: str) -> Outputs:

@@ -34,11 +34,15 @@ class MicroBatch:
     places: int
 
 
-def micro_batches(batch: Batch, ranks: Ranks, *, max_tokens: int, packed: bool) -> list[MicroBatch]:
-    """This rank's micro-batches; every rank has equally many. packed: see llmrl.data.schedule."""
+def micro_batches(
+    batch: Batch, ranks: Ranks, *, max_tokens: int, packed: bool, whole_groups: bool = False
+) -> list[MicroBatch]:
+    """This rank's micro-batches; every rank has equally many. packed: see llmrl.data.schedule. whole_groups: none of
+    them parts a group."""
     lengths = batch.lengths.tolist()
     rows = [row[:length].numpy() for row, length in zip(batch.token_ids, lengths, strict=True)]
-    cuts = schedule(rows, ranks=ranks.size, max_tokens=max_tokens, packed=packed)[ranks.rank]
+    groups = batch.group_ids.tolist() if whole_groups else None
+    cuts = schedule(rows, ranks=ranks.size, max_tokens=max_tokens, packed=packed, groups=groups)[ranks.rank]
     found = []
     for number, cut in enumerate(cuts):
         chosen = cut.tolist() or [0]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from llmrl.algorithm import Algorithm, coupled_coefficients
 from llmrl.batch import Batch
-from llmrl.fields import BY_NAME, CURRENT
 from llmrl.ops.regularizers import kl_k1, kl_k2, kl_k3
 from llmrl.train.learner import Learner, Loss
 from llmrl.train.micro_batches import CreditedBatch, MetricSums, Outputs
@@ -67,12 +66,7 @@ class PolicyObjective:
 
     @property
     def wanted(self) -> frozenset[str]:
-        read = {
-            name
-            for name in self.algorithm.needs
-            if name in BY_NAME and BY_NAME[name].moment == CURRENT and BY_NAME[name].of_model
-        }
-        return frozenset(read | {"entropy"})  # a metric of every run
+        return self.algorithm.wanted | {"entropy"}  # a metric of every run
 
     def __call__(self, part: CreditedBatch, rows: Tensor, found: Outputs) -> Loss:
         device, width = found["logprobs"].device, found["logprobs"].shape[1]

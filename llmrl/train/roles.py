@@ -44,6 +44,8 @@ class Role:
 
     def __post_init__(self) -> None:
         self.algorithm = self.pieces.algorithm
+        # also in passes without a loss, so that equal models give a pair equal numbers
+        self.learner.whole_groups |= self.algorithm.compares
         for name, piece in self.algorithm.running_controllers.items():
             self.controllers.setdefault(name, start(piece))
 

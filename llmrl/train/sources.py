@@ -10,6 +10,8 @@ A source's positional parameters name the parts of the stage that it needs:
     params           seed -> the sampling parameters of a step
     author           the first role, who answers the questions
     demonstrations   the rows' completions as tokens, by prompt id; a source that names it needs data.train.completion
+    comparisons      the rows' completions with their rewards, by prompt id; a source that names it needs
+                     data.train.chosen and data.train.rejected
 
 It returns a Source: an object with `collect(seed) -> Collected`, `state_dict()` and `load_state_dict(state)`. A buffer
 is a Source that holds another one.
@@ -21,12 +23,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from llmrl.data.prompts import Written
 from llmrl.data.stream import PromptStream
 from llmrl.pieces import Piece
 from llmrl.recipe import Rollout
 from llmrl.rollout.collect import Collected, Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams
-from llmrl.types import ACTOR, Group, Trajectory, Turn
+from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
 
 class Source(Protocol):
@@ -56,6 +59,13 @@ def demonstrations(
 ) -> Source:
     """The rows' completions, to imitate."""
     return Demonstrations(stream, demonstrations, rollout.prompts_per_step, author)
+
+
+def preferences(
+    stream: PromptStream, comparisons: Mapping[str, list[Written]], rollout: Rollout, author: str
+) -> Source:
+    """The rows' completions with their rewards, to compare with each other."""
+    return Preferences(stream, comparisons, rollout.prompts_per_step, author)
 
 
 @dataclass
@@ -108,3 +118,26 @@ class Demonstrations(OfStream):
             groups.append(Group(prompt, [written], self.author))
         lengths = [t.completion_tokens for group in groups for t in group.trajectories]
         return Collected(groups, {"completion_tokens": sum(lengths) / len(lengths)})
+
+
+@dataclass
+class Preferences(OfStream):
+    """Rows of several completions, as groups that were not sampled."""
+
+    comparisons: Mapping[str, list[Written]]
+    count: int
+    author: str = ACTOR
+
+    def collect(self, seed: int) -> Collected:
+        groups = [self._group(prompt) for prompt in self.stream.take(self.count)]
+        lengths = [t.completion_tokens for group in groups for t in group.trajectories]
+        return Collected(groups, {"completion_tokens": sum(lengths) / len(lengths)})
+
+    def _group(self, prompt: Prompt) -> Group:
+        written = [
+            Trajectory(
+                prompt, [Turn(self.author, one.token_ids)], reward=one.reward, stop_reason="stop", author=self.author
+            )
+            for one in self.comparisons[prompt.id]
+        ]
+        return Group(prompt, written, self.author)

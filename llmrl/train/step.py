@@ -21,6 +21,7 @@ from llmrl.spans import span
 from llmrl.train.learner import Objective
 from llmrl.train.micro_batches import CreditedBatch, MetricSums
 from llmrl.train.objectives import PolicyObjective, ValueObjective
+from llmrl.train.preferences import PreferenceObjective
 from llmrl.train.provide import vectors_of
 from llmrl.train.roles import Role, numbers_of
 from llmrl.types import Credit
@@ -103,11 +104,12 @@ class RoleStep:
     def accumulate(self, mini: CreditedBatch, *, last: bool) -> None:
         """The gradient of the policy's loss, and of the critic's if it shares the backbone."""
         role, fresh = self.role, self.updates == 0
-        objectives: list[Objective] = [
-            PolicyObjective.of(
-                role.algorithm, role.learner, mini, role.controlled, self.sums, fresh=fresh, active=self.trains_policy
-            )
-        ]
+        known = role.algorithm, role.learner, mini, role.controlled, self.sums
+        objectives: list[Objective] = []
+        if role.algorithm.trains_tokens or not self.trains_policy:
+            objectives.append(PolicyObjective.of(*known, fresh=fresh, active=self.trains_policy))
+        if role.algorithm.compares and self.trains_policy:
+            objectives.append(PreferenceObjective.of(*known, fresh=fresh))
         if self.shared_critic and role.critic:
             objectives.append(ValueObjective.of(role.algorithm, mini, weight=role.critic.settings.weight))
         said = role.learner.accumulate(mini, objectives, self.sums, last=last)
@@ -139,11 +141,11 @@ def what_trains(role: Role, step: int | None) -> tuple[bool, bool]:
 def _minibatches(batch: Batch, role: Role, seed: int) -> Iterator[Tensor]:
     """Row indices of each optimizer step; with several, the rows are shuffled anew every pass.
 
-    A loss that couples the trajectories of a group gets whole groups.
+    A loss that compares the trajectories of a group gets whole groups.
     """
     updates, epochs = role.learner.training.updates_per_step, role.learner.training.epochs_per_step
     generator = torch.Generator().manual_seed(seed)
-    if role.algorithm.is_coupled:
+    if role.algorithm.is_coupled or role.algorithm.compares:
         units = [batch.group_ids.eq(group).nonzero()[:, 0] for group in batch.group_ids.unique()]
     else:
         units = list(torch.arange(len(batch))[:, None])
