@@ -46,7 +46,8 @@ class Weighted:
 class Algorithm:
     """The resolved pieces of one role. The trainer knows a method only through this class.
 
-    samples: the trajectories are the current policy's own samples, and scored; False for demonstrations.
+    samples: the trajectories are the current policy's own samples, and scored; False for demonstrations. has_rewards:
+    they have rewards, from scoring or from their rows.
     """
 
     reduce: Piece
@@ -63,6 +64,7 @@ class Algorithm:
     regularizers: tuple[Weighted, ...] = ()
     controllers: Mapping[str, Piece] = field(default_factory=dict)
     samples: bool = True
+    has_rewards: bool = True
 
     def placed(self) -> list[tuple[str, Piece]]:
         """Every piece that runs, except controllers, with its key in the recipe."""

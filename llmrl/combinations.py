@@ -47,6 +47,15 @@ def _groups_are_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
             )
 
 
+def _several_prompts_are_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    for key, piece in algorithm.placed():
+        if "mismatched_kl" in piece.data and recipe.rollout.prompts_per_step < 2:
+            yield (
+                f"{key}: {piece.name} compares completions with those of other prompts, so rollout.prompts_per_step "
+                f"must be at least 2, got {recipe.rollout.prompts_per_step}"
+            )
+
+
 def _groups_stay_whole(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     if "best_of" not in _named(recipe.keep):
         return
@@ -71,7 +80,8 @@ def _changed_rewards_are_read(recipe: Recipe, algorithm: Algorithm) -> Iterator[
 def _rollouts_are_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     if algorithm.samples:
         return
-    for name in sorted(OF_ROLLOUTS & algorithm.needs):
+    rewarded = {"rewards"} if algorithm.has_rewards else set()
+    for name in sorted(OF_ROLLOUTS & algorithm.needs - rewarded):
         yield f"learn_from: {recipe.learn_from} samples and scores nothing, but a piece reads {name}"
     if recipe.allocate is not None:
         yield f"allocate: learn_from {recipe.learn_from} samples nothing that could be allocated"
@@ -257,6 +267,7 @@ RULES = (
     _something_is_learnt,
     _advantage_is_there,
     _groups_are_there,
+    _several_prompts_are_there,
     _groups_stay_whole,
     _changed_rewards_are_read,
     _rollouts_are_there,

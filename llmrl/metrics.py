@@ -242,6 +242,7 @@ POLICY = (
            "rises", format=".3f", heading="margin"),
     Metric("logprob_margin", "How much larger the chosen completion's log-probability is.", "nats", "rises",
            format=".3f"),
+    Metric("completion_log_ratios", "The mean log ratio of all completions to the reference.", "nats", format=".3f"),
     Metric("chosen_log_ratios", "The mean log ratio of chosen completions to the reference.", "nats", format=".3f"),
     Metric("rejected_log_ratios", "The mean log ratio of rejected completions to the reference.", "nats",
            format=".3f"),

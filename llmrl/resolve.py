@@ -78,7 +78,8 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     outside = {"source": found.pop("learn_from"), **{key: found.pop(key) for key in ("env", "keep", "allocate")}}
     if outside["allocate"]:
         faults += probe_allocation(outside["allocate"])
-    algorithm = Algorithm(**found, samples="collector" in outside["source"].data)
+    read = set(outside["source"].data)
+    algorithm = Algorithm(**found, samples="collector" in read, has_rewards=bool(read & {"collector", "comparisons"}))
     own = providers.keys() - BY_NAME.keys()
     brought = own | (algorithm.controllers.keys() - BY_KEY["controllers"].pieces.keys())
     tried = {name: piece for name, piece in algorithm.controllers.items() if name in algorithm.needs | brought}

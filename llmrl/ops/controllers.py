@@ -37,6 +37,22 @@ def entropy_history(state: State, metrics: Metrics) -> State:
     return {"value": before + (entropy - before) / steps, "steps": steps}
 
 
+def mean_log_ratio(state: State, metrics: Metrics) -> State:
+    """The mean over all completions of past steps of their log ratio to the reference, nats; 0 before the first step.
+
+        m = m + (u - m) n / N        N = N + n
+
+    Reads the metrics completion_log_ratios, u, and trajectories, n. Source: the reward shift of BCO, arXiv 2404.04656,
+    which also counts the completions of the step itself.
+    """
+    state = {"value": 0.0, "completions": 0.0} | state
+    mean, count = _measured(metrics, "completion_log_ratios"), _measured(metrics, "trajectories")
+    if mean is None or not count:
+        return state
+    completions = state["completions"] + count
+    return {"value": state["value"] + (mean - state["value"]) * count / completions, "completions": completions}
+
+
 def adaptive_kl(state: State, metrics: Metrics, *, target: float = 0.1, horizon: float = 10_000.0) -> State:
     """The factor of a KL coefficient that keeps the KL near its target; 1 at the start.
 

@@ -81,6 +81,9 @@ class PreferenceObjective:
         else:
             total = (self.coefficients[rows, : logprobs.shape[1]].to(logprobs.device) * logprobs).sum()
         stats = self._stats(part.batch, found)
+        if "ref_logprobs" in part.batch:
+            ratios = compared({**part.batch.data, "logprobs": logprobs.detach()}, ["completion_log_ratios"])
+            sums["completion_log_ratios"] = ratios["completion_log_ratios"] / max(self.completions, 1)
         pairs = next(iter(stats.values()))
         return Loss(total, sums, stats, torch.ones_like(pairs, dtype=torch.bool))
 

@@ -39,6 +39,7 @@ def compared(data: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Te
     completion_X          the sum over response tokens of X, for X = logprobs, old_logprobs, ref_logprobs
     completion_log_ratios completion_logprobs - completion_ref_logprobs
     completion_lengths    the number of response tokens
+    completion_mean_X     completion_X / completion_lengths, for X = logprobs, log_ratios
     completion_rewards    the sum of the rewards, nan for a completion without response tokens
     chosen, rejected      the rows of each pair, as `pairs_of` says
     chosen_X, rejected_X  completion_X of these rows
@@ -52,6 +53,8 @@ def compared(data: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Te
             return mask.sum(dim=1)
         if name == "rewards":
             return rewards
+        if name.startswith("mean_"):
+            return of_completion(name.removeprefix("mean_")) / mask.sum(dim=1).clamp(min=1)
         if name == "log_ratios":
             return of_completion("logprobs") - of_completion("ref_logprobs")
         return torch.where(mask, data[name], 0.0).sum(dim=1)

@@ -51,6 +51,16 @@ def group_std(values: Tensor, response_mask: Tensor, group_ids: Tensor) -> Tenso
     return (squares / (sizes - 1).clamp(min=1)).sqrt()
 
 
+def group_log_softmax(values: Tensor, group_ids: Tensor, there: Tensor) -> Tensor:
+    """The log-softmax of `values` [N] over the members of each group that are `there` [N]; finite elsewhere: [N]."""
+    ids, group_of = group_ids.unique(return_inverse=True)
+    held = values.masked_fill(~there, -torch.inf).detach()
+    top = held.new_full((len(ids),), -torch.inf).scatter_reduce(0, group_of, held, "amax")
+    shifted = (values - top.nan_to_num(neginf=0.0)[group_of]).masked_fill(~there, 0.0)
+    total = group_sums(shifted.exp() * there, group_ids)
+    return shifted - torch.where(there, total, 1.0).log()
+
+
 def spread(per_trajectory: Tensor, response_mask: Tensor) -> Tensor:
     """One number per trajectory [N] on all its response tokens, 0 elsewhere: [N, T] fp32."""
     return torch.where(response_mask, per_trajectory.float().unsqueeze(1), 0.0)

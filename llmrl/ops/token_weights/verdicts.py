@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from llmrl.ops.shared.comparisons import outcomes, pairs_of
 from llmrl.ops.shared.groups import group_sums
 from llmrl.ops.shared.ranges import require_positive
 
@@ -43,6 +44,40 @@ def correct_tokens(correct: Tensor, response_mask: Tensor) -> Tensor:
     """
     chosen = response_mask & (correct == 1)[:, None]
     return chosen.float() * (response_mask.sum() / chosen.sum().clamp(min=1))
+
+
+def chosen_tokens(rewards: Tensor, group_ids: Tensor, response_mask: Tensor) -> Tensor:
+    """Turns a mean over all response tokens into the mean over those of chosen completions.
+
+        weight_t = M / M_chosen on completions that are better than another one of their group, else 0
+
+    rewards, response_mask: [N, T]; group_ids: [N]; M, M_chosen: response tokens of the batch, and of its chosen
+    completions. Meant for the reduction token_mean, beside a preference loss; without pairs all weights are 0.
+    Source: the likelihood of CPO, arXiv 2401.08417.
+    """
+    chosen = response_mask & _is_chosen(rewards, group_ids, response_mask)[:, None]
+    return chosen.float() * (response_mask.sum() / chosen.sum().clamp(min=1))
+
+
+def chosen_completions(rewards: Tensor, group_ids: Tensor, response_mask: Tensor) -> Tensor:
+    """Turns a mean over all completions into the mean over the chosen ones.
+
+        weight_t = N / N_chosen on completions that are better than another one of their group, else 0
+
+    rewards, response_mask: [N, T]; group_ids: [N]; N, N_chosen: completions with response tokens, and the chosen ones
+    among them. Meant for sequence_mean, the mean of -log pi(y_w) / |y_w|, or fixed_length with length 1, the mean of
+    -log pi(y_w), beside a preference loss; without pairs all weights are 0.
+    Source: the likelihood of iterative RPO, arXiv 2404.19733.
+    """
+    chosen = _is_chosen(rewards, group_ids, response_mask)
+    share = response_mask.any(dim=1).sum() / chosen.sum().clamp(min=1)
+    return (response_mask & chosen[:, None]).float() * share
+
+
+def _is_chosen(rewards: Tensor, group_ids: Tensor, response_mask: Tensor) -> Tensor:
+    """Which completions are the chosen one of a pair: [N] bool."""
+    rows, _ = pairs_of(outcomes(rewards, response_mask), group_ids)
+    return torch.zeros_like(group_ids, dtype=torch.bool).index_fill(0, rows, True)
 
 
 def positive_advantage(advantages: Tensor, response_mask: Tensor) -> Tensor:
