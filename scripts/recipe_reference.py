@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from llmrl.axes import AXES, CHAIN, ONE, WEIGHTED, Axis
-from llmrl.fields import ALLOCATING, CREDITED, CURRENT, FIELDS, PACKED, PROVIDED
+from llmrl.fields import ALLOCATING, COMPARED, CREDITED, CURRENT, FIELDS, PACKED, PROVIDED
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import methods
 from llmrl.rewards.catalogue import CATALOGUE as REWARDS
@@ -32,6 +32,7 @@ MOMENTS = {
     PACKED: "with the batch itself",
     PROVIDED: "before credit is given",
     CREDITED: "after the advantage has run",
+    COMPARED: "with the preference loss",
     CURRENT: "in the training pass",
     ALLOCATING: "between rounds of sampling",
 }
@@ -44,7 +45,7 @@ BROUGHT = "The key holds settings of any of them; those that run do so"
 LETTERS = """\
 A piece reads a field by naming it before the star of its parameters. Shapes are written in letters: N trajectories of
 the batch, T tokens of its longest row, K several numbers, L layers, k chosen experts, H outputs of a critic, P prompts
-of a round of sampling.
+of a round of sampling, M pairs of trajectories.
 """
 PROSE = """\
 # Reference

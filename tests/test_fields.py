@@ -16,6 +16,7 @@ from llmrl.batch import Batch
 from llmrl.fields import (
     ALLOCATING,
     BY_NAME,
+    COMPARED,
     CREDITED,
     CRITIC,
     CURRENT,
@@ -30,7 +31,7 @@ from llmrl.pieces import bind
 from llmrl.resolve import PROVIDER_DATA, fields_of
 
 ROOT = Path(llmrl.__file__).parent
-MOMENTS = (PACKED, PROVIDED, CREDITED, CURRENT, ALLOCATING)
+MOMENTS = (PACKED, PROVIDED, CREDITED, CURRENT, COMPARED, ALLOCATING)
 PROVIDERS = {name: bind(name, function, {}, key="providers") for name, function in BY_KEY["providers"].pieces.items()}
 SPECIAL = {
     field.name
@@ -42,7 +43,7 @@ SPECIAL = {
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_each_field_has_an_example_of_its_shape(field):
     example = tiny_data(outputs=3, rewards=5)[field.name]
-    sizes = {"N": 4, "T": 4, "P": 2, "H": 3}
+    sizes = {"N": 4, "T": 4, "P": 2, "H": 3, "M": 2}
     shape = tuple(torch.as_tensor(example).shape)
     letters = field.shape.split()
     assert len(shape) == len(letters)
@@ -69,6 +70,7 @@ def test_names_are_said_once():
 def test_what_is_current_has_a_gradient_and_nothing_before_has():
     data = tiny_data()
     of_policy = names(CURRENT) - {"router_drift"}  # what a router chose has none
+    of_policy |= {name for name in names(COMPARED) if "logprobs" in BY_NAME[name].made_of}
     assert all(data[name].requires_grad for name in of_policy)
     assert not any(getattr(data[name], "requires_grad", False) for name in BY_NAME.keys() - of_policy)
 

@@ -27,7 +27,8 @@ def test_each_method_resolves_in_a_recipe_that_says_nothing_besides(method):
     recipe = method_recipe(method)
     pieces = resolve_pieces(recipe)
     assert {"logprobs", "log_ratio"} & pieces.algorithm.needs
-    assert "math_verifier" in Rewards.from_specs(recipe.rewards, workers=Workers(1)).weights
+    if pieces.samples:
+        assert "math_verifier" in Rewards.from_specs(recipe.rewards, workers=Workers(1)).weights
 
 
 def test_the_warm_ups_of_critics_are_long_enough_to_be_warm_ups():

@@ -16,9 +16,6 @@ from llmrl.probe import of_pairs
 from llmrl.train.learner import Learner, Loss
 from llmrl.train.micro_batches import CreditedBatch, MetricSums, Outputs
 
-MARGINS = {"log_ratios": "preference_margin", "logprobs": "logprob_margin"}
-"""Fields of completions, and the metrics of how much larger the chosen one's is than the rejected one's."""
-
 
 @dataclass(frozen=True)
 class PreferenceObjective:
@@ -113,4 +110,4 @@ class PreferenceObjective:
             stats |= {f"{side}_log_ratios": found_by[f"{side}_log_ratios"] for side in ("chosen", "rejected")}
         ties = difference.eq(0).float()
         accuracy = difference.gt(0) + ties / 2
-        return stats | {MARGINS[margin]: difference, "preference_accuracy": accuracy, "preference_ties": ties}
+        return stats | {"preference_margin": difference, "preference_accuracy": accuracy, "preference_ties": ties}

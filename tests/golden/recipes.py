@@ -41,7 +41,10 @@ START_SEED = 14  # of the weights and of the order of the rows; this one leaves 
 
 COMMON: dict[str, Any] = {
     "seed": 7,
-    "data": {"train": {"path": "sums.jsonl", "completion": "answer"}, "eval": {"path": "held_out.jsonl"}},
+    "data": {
+        "train": {"path": "sums.jsonl", "completion": "answer", "chosen": "answer", "rejected": "wrong"},
+        "eval": {"path": "held_out.jsonl"},
+    },
     "rewards": {"golden.pieces:low_digits": {}},
     "rollout": {
         "engine": "transformers", "prompts_per_step": 4, "group_size": 6, "max_prompt_tokens": 8,
@@ -116,7 +119,9 @@ def lay_out(folder: Path) -> Path:
     torch.set_num_threads(THREADS)
     _save_start(Qwen3ForCausalLM, Qwen3Config(**SHAPE), folder / "start")
     _save_start(Qwen3MoeForCausalLM, Qwen3MoeConfig(**SHAPE, **EXPERTS), folder / "experts")
-    sums = [{"question": f"{a}+{b}=", "answer": str(a + b)} for a in range(6) for b in range(6)]
+    sums = [
+        {"question": f"{a}+{b}=", "answer": str(a + b), "wrong": str(10 * a + b)} for a in range(6) for b in range(6)
+    ]
     random.Random(START_SEED).shuffle(sums)
     common = json.loads(json.dumps(COMMON))
     for part, name, rows in (("train", "sums", sums[4:]), ("eval", "held_out", sums[:4])):
