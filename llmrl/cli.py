@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -203,6 +203,29 @@ def measure_speed(
         only=tuple(case or ()),
     )
     raise typer.Exit(run(names or [], setting=setting, write=write, console=Console()))
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="the folder of a trained reward model")],
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: a free one, which is printed", min=0, max=65535)] = 8800,
+    dtype: Annotated[Literal["fp32", "bf16"] | None, typer.Option(help="default: that of the weights")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="the longest text; default: what the model has positions for", min=1)
+    ] = None,
+    batch_tokens: Annotated[int, typer.Option(help="the most tokens of a batch, padding included", min=1)] = 16384,
+    queue_tokens: Annotated[int, typer.Option(help="the most tokens that may wait", min=1)] = 1_000_000,
+    deadline_seconds: Annotated[float, typer.Option(help="the most time that a request may take", min=0.001)] = 60.0,
+) -> None:
+    """Serve a reward model over HTTP."""
+    _quiet()
+    from llmrl.serve.app import Limits
+    from llmrl.serve.command import run
+
+    limits = Limits(batch_tokens=batch_tokens, queue_tokens=queue_tokens, deadline_seconds=deadline_seconds)
+    code = run(folder, host=host, port=port, limits=limits, dtype=dtype, max_tokens=max_tokens, console=Console())
+    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ FLOORS = (
     ("axes", "templates", "run_folder"),
     ("recipe", "recipe_faults", "recipe_layers", "recipe_file", "probe"),
     ("data", "envs", "evaluation", "models", "rewards", "rollout", "tasks", "providers"),
-    ("engines",),
+    ("engines", "serve"),
     ("algorithm", "combinations", "resolve"),
     ("train",),
     ("run",),

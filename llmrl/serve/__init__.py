@@ -1,0 +1,1 @@
+"""`llmrl serve`: a reward model behind HTTP."""
