@@ -120,7 +120,9 @@ def lay_out(folder: Path) -> Path:
     _save_start(Qwen3ForCausalLM, Qwen3Config(**SHAPE), folder / "start")
     _save_start(Qwen3MoeForCausalLM, Qwen3MoeConfig(**SHAPE, **EXPERTS), folder / "experts")
     sums = [
-        {"question": f"{a}+{b}=", "answer": str(a + b), "wrong": str(10 * a + b)} for a in range(6) for b in range(6)
+        {"question": f"{a}+{b}=", "answer": str(a + b), "wrong": f"{b}{a}"}  # of another length
+        for a in range(6)
+        for b in range(6)
     ]
     random.Random(START_SEED).shuffle(sums)
     common = json.loads(json.dumps(COMMON))

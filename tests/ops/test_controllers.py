@@ -8,11 +8,19 @@ import pytest
 import torch
 
 from llmrl.ops import controllers
-from llmrl.ops.controllers import adaptive_kl, entropy_history, hypervolume, kl_gate, reward_influence
+from llmrl.ops.controllers import (
+    adaptive_kl,
+    entropy_history,
+    hypervolume,
+    kl_gate,
+    mean_log_ratio,
+    reward_influence,
+)
 from llmrl.pieces import catalogue
 
 ALL = {
     "entropy_history": entropy_history,
+    "mean_log_ratio": mean_log_ratio,
     "adaptive_kl": adaptive_kl,
     "kl_gate": kl_gate,
     "hypervolume": hypervolume,
@@ -24,6 +32,7 @@ METRICS = {
     "reward": 0.5,
     "trajectories": 64.0,
     "eval/accuracy": 0.4,
+    "completion_log_ratios": -0.3,
 }
 FIELDS = {"reward_influence": [1.0, 3.0]}
 """The field that a controller reads besides, where it does; None stands for a step that did not measure it."""
@@ -71,6 +80,12 @@ def test_entropy_history_is_the_mean_of_past_steps():
     assert math.isnan(entropy_history({}, {})["value"])
     state = after(entropy_history, {"entropy": 1.0}, {"reward": 1.0}, {"entropy": 2.0}, {"entropy": 6.0})
     assert state == {"value": 3.0, "steps": 3.0}  # (1 + 2 + 6) / 3
+
+
+def test_the_mean_log_ratio_counts_completions():
+    steps = [{"completion_log_ratios": 3.0, "trajectories": 2.0}, {"completion_log_ratios": -1.0, "trajectories": 6.0}]
+    assert mean_log_ratio({}, {})["value"] == 0
+    assert after(mean_log_ratio, *steps) == {"value": 0.0, "completions": 8.0}  # (2 * 3 - 6 * 1) / 8
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrl.ops import token_weights
+from llmrl.ops.reductions import fixed_length, sequence_mean, token_mean
 from llmrl.ops.token_weights.mismatch import drop_stale_negatives, icepop, masked_is, sequence_is, truncated_is
 from llmrl.ops.token_weights.selection import (
     drop_covariant,
@@ -20,7 +21,13 @@ from llmrl.ops.token_weights.selection import (
     top_covariant,
     top_entropy,
 )
-from llmrl.ops.token_weights.verdicts import correct_tokens, difficulty, positive_advantage
+from llmrl.ops.token_weights.verdicts import (
+    chosen_completions,
+    chosen_tokens,
+    correct_tokens,
+    difficulty,
+    positive_advantage,
+)
 from llmrl.pieces import catalogue
 
 PIECES = catalogue(token_weights)
@@ -57,6 +64,7 @@ def random_data(rows):
         "log_ratio": 0.3 * rows.noise(),
         "uniform_noise": torch.rand(rows.mask.shape, generator=rows.generator),
         "progress": torch.tensor(0.3),
+        "rewards": rows.noise(),
     }
 
 
@@ -76,7 +84,7 @@ def test_what_the_catalogue_holds():
     assert set(PIECES) == {
         *("truncated_is", "sequence_is", "masked_is", "icepop", "drop_stale_negatives", "difficulty"),
         *("correct_tokens", "top_entropy", "low_entropy", "entropy_ratio", "drop_covariant", "top_covariant"),
-        *("surrogate_dropout", "most_varied", "positive_advantage"),
+        *("surrogate_dropout", "most_varied", "positive_advantage", "chosen_tokens", "chosen_completions"),
     }
 
 
@@ -210,6 +218,22 @@ def test_correct_tokens_turn_a_mean_over_all_into_one_over_the_correct():
     penalty = torch.tensor([[2.0, 4.0, 9.0], [7.0, 7.0, 7.0], [7.0, 7.0, 7.0]])
     assert (penalty * weights * mask / mask.sum()).sum().item() == pytest.approx(3.0)  # (2 + 4) / 2
     assert not correct_tokens(torch.zeros(3), mask).any()
+
+
+def test_imitating_chosen_completions_under_each_reduction():
+    # groups {1, 0, no token}, {2, 3, 5} and {4}: rows 0, 4 and 5 are better than another one of their group
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 1, 0], [1, 0, 0], [1, 1, 1]]).bool()
+    rewards = torch.tensor([1.0, 0.0, 9.0, 2.0, 3.0, 5.0, 4.0])[:, None] * mask.cumsum(1).eq(1)
+    group_ids = torch.tensor([0, 0, 0, 1, 1, 1, 2])
+    penalty = torch.tensor([[1.0, 2.0, 6.0], *[[7.0] * 3] * 3, [4.0, 2.0, 9.0], [5.0, 9.0, 9.0], [7.0] * 3])
+    by_token, by_completion = (
+        weigh(rewards, group_ids, mask) * penalty for weigh in (chosen_tokens, chosen_completions)
+    )
+    assert (by_token * token_mean(mask)).sum().item() == pytest.approx((9 + 6 + 5) / 6)
+    assert (by_completion * sequence_mean(mask)).sum().item() == pytest.approx((3 + 3 + 5) / 3)
+    assert (by_completion * fixed_length(mask, length=1)).sum().item() == pytest.approx((9 + 6 + 5) / 3)
+    for weigh in (chosen_tokens, chosen_completions):
+        assert not weigh(rewards * 0, group_ids, mask).any()
 
 
 def test_positive_advantage_turns_a_mean_over_all_into_one_over_what_did_well():
