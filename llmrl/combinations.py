@@ -49,7 +49,7 @@ def _groups_are_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
 
 def _several_prompts_are_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     for key, piece in algorithm.placed():
-        if "mismatched_kl" in piece.data and recipe.rollout.prompts_per_step < 2:
+        if piece.mark("compares_prompts") and recipe.rollout.prompts_per_step < 2:
             yield (
                 f"{key}: {piece.name} compares completions with those of other prompts, so rollout.prompts_per_step "
                 f"must be at least 2, got {recipe.rollout.prompts_per_step}"

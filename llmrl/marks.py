@@ -54,6 +54,11 @@ def compares_all(function: Function) -> Function:
     return _marked(function, "compares_all", True)
 
 
+def compares_prompts(function: Function) -> Function:
+    """Marks a loss that compares completions with those of other prompts, so that a step needs two prompts."""
+    return _marked(function, "compares_prompts", True)
+
+
 def provides(*fields: str) -> Callable[[Function], Function]:
     """Marks a provider of these data fields; without the mark, a provider's own name is its field's."""
     return lambda function: _marked(function, "provides", fields)

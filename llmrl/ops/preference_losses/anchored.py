@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from llmrl.marks import compares_prompts
 from llmrl.ops.shared.ranges import refuse_negative, require_positive
 
 
@@ -65,6 +66,7 @@ def bco(
     return -logsigmoid(signs * beta * (completion_log_ratios - mean_log_ratio)) * signs.abs()
 
 
+@compares_prompts
 def kto(
     completion_log_ratios: Tensor,
     completion_rewards: Tensor,
