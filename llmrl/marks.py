@@ -81,6 +81,26 @@ def takes_seconds(seconds: float) -> Callable[[Function], Function]:
     return lambda function: _marked(function, "deadline_seconds", seconds)
 
 
+@dataclass(frozen=True)
+class AsksService:
+    """A function's dependence on a server, whose URL is its setting `url`. health: the path that tells if it is up."""
+
+    health: str
+
+
+def asks_service(health: str, *, seconds: float) -> Callable[[Function], Function]:
+    """Marks an async function that asks a server, and repeats failed requests by itself.
+
+    Its default deadline is so many seconds, and its default number of `retries` is 0. The check asks GET url + health
+    once.
+    """
+
+    def mark(function: Function) -> Function:
+        return takes_seconds(seconds)(_marked(function, "service", AsksService(health)))
+
+    return mark
+
+
 def runs_programs(function: Function) -> Function:
     """Marks a reward or an environment that runs programs; a sandbox for them is tried before anything loads.
 

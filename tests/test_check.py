@@ -290,6 +290,12 @@ def test_a_reward_of_none_of_the_rows_is_a_warning():
     assert "warning: rewards.own_rewards:shape: no row of the data is one of its rows, {'answer': '99'}" in report
 
 
+def test_a_reward_whose_server_is_not_there_is_a_warning():
+    faults, report = check({"rewards": {"math_verifier": {}, "remote_score": {"url": "http://127.0.0.1:9"}}})
+    assert faults == []
+    assert "warning: rewards.remote_score: nobody answers at http://127.0.0.1:9/health" in report
+
+
 def test_a_reward_that_reads_verdicts_is_given_them():
     faults, report = check({"rewards": {"cosine_length": {"max_characters": 16}}})
     assert faults == []

@@ -18,6 +18,7 @@ from llmrl.models.text import Decode, decoder
 from llmrl.recipe import Recipe
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.reward import Reward
+from llmrl.rewards.services import health_fault
 from llmrl.rewards.votes import read_answer
 from llmrl.rewards.workers import Workers
 from llmrl.run.models import Origin
@@ -59,6 +60,9 @@ def check_rewards(
     for reward in rewards.rewards:
         if "episode" in reward.piece.data:
             report.skipped(f"rewards.{reward.name}", "it reads the episode, which a gold answer alone does not make")
+            continue
+        if down := asyncio.run(health_fault(reward.piece)):
+            report.warn(f"rewards.{reward.name}: {down}; it was not run")
             continue
         ways = {part: writing.ways(source, reward.piece.settings) for part, source in sources.items()}
         writer = _Writer(reward, ways, prompts.demonstrations, origin.tokenizer, decode)

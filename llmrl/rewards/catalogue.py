@@ -10,6 +10,7 @@ from llmrl.rewards.code.verifier import code_verifier
 from llmrl.rewards.instruction_following import instruction_following
 from llmrl.rewards.math_verifier import math_verifier
 from llmrl.rewards.reasoning_gym import reasoning_gym
+from llmrl.rewards.remote import remote_score, vllm_score
 from llmrl.rewards.shaping import (
     cosine_length,
     format_pattern,
@@ -44,5 +45,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         group_length,
         repetition_penalty,
         token_repetition_penalty,
+        remote_score,
+        vllm_score,
     )
 }

@@ -236,8 +236,11 @@ class Reward:
         function = find(name, REWARDS, key=KEY, what="reward")
         piece = bind(name, function, own, key=KEY, data=data_of(function, own))
         common = bind(name, _run_settings, run, key=KEY).settings
-        deadline = {"deadline_seconds": getattr(piece.function, "deadline_seconds", cls.deadline_seconds)}
-        reward = cls(name, piece, **_run_settings(**{**deadline, **common}))
+        default = {
+            "deadline_seconds": getattr(piece.function, "deadline_seconds", cls.deadline_seconds),
+            "retries": 0 if piece.mark("service") else cls.retries,
+        }
+        reward = cls(name, piece, **_run_settings(**{**default, **common}))
         if not math.isfinite(reward.weight):
             raise RecipeError(f"{KEY}.{name}.weight: {reward.weight} is not valid: expected a finite number")
         if reward.reads_group and len(piece.data) > 1:
