@@ -46,8 +46,8 @@ class Weighted:
 class Algorithm:
     """The resolved pieces of one role. The trainer knows a method only through this class.
 
-    samples: the trajectories are the current policy's own samples, and scored; False for demonstrations. has_rewards:
-    they have rewards, from scoring or from their rows.
+    samples: the trajectories are the current policy's own samples, and scored; False for demonstrations. given: the
+    fields of scored completions that a source brings which samples nothing.
     """
 
     reduce: Piece
@@ -64,7 +64,7 @@ class Algorithm:
     regularizers: tuple[Weighted, ...] = ()
     controllers: Mapping[str, Piece] = field(default_factory=dict)
     samples: bool = True
-    has_rewards: bool = True
+    given: frozenset[str] = frozenset()
 
     def placed(self) -> list[tuple[str, Piece]]:
         """Every piece that runs, except controllers, with its key in the recipe."""
@@ -97,6 +97,16 @@ class Algorithm:
     def trains_tokens(self) -> bool:
         """Whether there is a loss of tokens, beside those of pairs and completions."""
         return self.policy_loss is not None or bool(self.regularizers)
+
+    @property
+    def scores(self) -> bool:
+        """Whether a reward model is trained: some piece reads its scores."""
+        return "scores" in self.needs
+
+    @property
+    def trained(self) -> str:
+        """The output of the model in training that losses of pairs and completions are made of."""
+        return "scores" if self.scores else "logprobs"
 
     @property
     def compares(self) -> bool:
@@ -165,7 +175,7 @@ class Algorithm:
         pieces = [*self.token_weights, *self._penalties()]
         early = _names(piece for piece in pieces if _is_fixed(piece)) | _names(self._weights_of_update)
         names = self._credit_needs() | early
-        if self.is_coupled or self.compares_all:
+        if self.is_coupled or (self.compares_all and not self.scores):
             names |= {"old_logprobs"}
         return names - {"logprobs"} | ({"old_logprobs"} if "logprobs" in names else frozenset())
 

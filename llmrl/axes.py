@@ -19,6 +19,8 @@ ONE, CHAIN, WEIGHTED = "one", "chain", "weighted"
 """How many pieces a key names: one; several, applied in the recipe's order; several that are added up by weight."""
 OF_CRITIC = frozenset({"outputs"})
 """A field that only the critic's training pass has; no other axis may read it."""
+OF_SCORER = frozenset({"scores"})
+"""A field that only the training pass of a reward model has, whose losses are of pairs and completions."""
 TOKENS, CREDIT, LOSS = "a tensor per token", "a Credit", "a TokenLoss"
 COMPARISON = "a tensor per pair, or per completion if nothing of pairs is read"
 """The kinds of results that one call on the tiny batch can check."""
@@ -57,7 +59,8 @@ class Axis:
     @functools.cached_property
     def reads(self) -> frozenset[str]:
         """The data that a piece of this axis may read, apart from controllers' outputs."""
-        return names(*self.moments) - OF_CRITIC | self.also
+        lacking = OF_CRITIC if COMPARED in self.moments else OF_CRITIC | OF_SCORER
+        return names(*self.moments) - lacking | self.also
 
 
 BEFORE = (PACKED, PROVIDED)

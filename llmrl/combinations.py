@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from llmrl.algorithm import OF_CURRENT_POLICY, Algorithm
-from llmrl.fields import FIELDS
+from llmrl.fields import BY_NAME, CRITIC, CURRENT, FIELDS, REFERENCE
 from llmrl.ops import value_losses, values
 from llmrl.pieces import Piece, catalogue
 from llmrl.probe import OWN_SHAPES, tiny
@@ -17,6 +17,14 @@ from llmrl.rollout.catalogue import VLLM_RANKS
 
 OF_ROLLOUTS = frozenset(field.name for field in FIELDS if field.sampled)
 """Fields that only sampled and scored completions have."""
+
+OF_POLICY = frozenset(
+    field.name
+    for field in FIELDS
+    if field.by in (CRITIC, REFERENCE, "the policy at step start")
+    or (field.moment == CURRENT and field.name not in ("scores", "outputs"))
+)
+"""Fields that only runs with a policy have."""
 
 
 def refused(recipe: Recipe, algorithm: Algorithm) -> list[str]:
@@ -27,6 +35,21 @@ def refused(recipe: Recipe, algorithm: Algorithm) -> list[str]:
 def _something_is_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     if not (algorithm.trains_tokens or algorithm.compares) and recipe.trained:
         yield "policy_loss: none, and neither is preference_loss, so nothing would be learnt; name a loss, or a method"
+
+
+def _one_kind_of_model(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    if not algorithm.scores:
+        if recipe.model.heads > 1:
+            yield f"model.heads: {recipe.model.heads}, but no piece reads scores, so no reward model is trained"
+        return
+    reader = next(one.piece.name for one in algorithm.preference_loss if reads_scores(one.piece))
+    trains = f"preference_loss: {reader} reads scores, so a reward model is trained"
+    if read := sorted(OF_POLICY & algorithm.needs):
+        yield f"{trains}, but a piece reads {read[0]}, which only a policy gives; train them in two stages"
+    elif algorithm.trains_tokens:
+        yield f"{trains}, which has no policy_loss and no regularizers; leave them out"
+    if algorithm.samples:
+        yield f"{trains}, but learn_from {_named(recipe.learn_from)} samples from it; use preferences"
 
 
 def _advantage_is_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
@@ -80,8 +103,7 @@ def _changed_rewards_are_read(recipe: Recipe, algorithm: Algorithm) -> Iterator[
 def _rollouts_are_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     if algorithm.samples:
         return
-    rewarded = {"rewards"} if algorithm.has_rewards else set()
-    for name in sorted(OF_ROLLOUTS & algorithm.needs - rewarded):
+    for name in sorted((OF_ROLLOUTS & algorithm.needs) - algorithm.given):
         yield f"learn_from: {recipe.learn_from} samples and scores nothing, but a piece reads {name}"
     if recipe.allocate is not None:
         yield f"allocate: learn_from {recipe.learn_from} samples nothing that could be allocated"
@@ -231,6 +253,11 @@ def _rank_can_be_served(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         yield f"model.lora.rank: {lora.rank}, but vllm serves adapters of at most {max(VLLM_RANKS)}"
 
 
+def reads_scores(piece: Piece) -> bool:
+    """Whether a piece reads a reward model's scores."""
+    return any("scores" in (name, *BY_NAME[name].made_of) for name in piece.data if name in BY_NAME)
+
+
 def _named(spec: object) -> str:
     return spec if isinstance(spec, str) else next(iter(spec)) if isinstance(spec, dict) else ""
 
@@ -265,6 +292,7 @@ def _gives_returns(recipe: Recipe, algorithm: Algorithm) -> bool:
 
 RULES = (
     _something_is_learnt,
+    _one_kind_of_model,
     _advantage_is_there,
     _groups_are_there,
     _several_prompts_are_there,

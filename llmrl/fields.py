@@ -4,6 +4,7 @@ Shapes are written in these letters:
 
     N  trajectories of the batch     T  tokens of its longest row     K  several numbers, such as the top tokens
     L  layers, k  chosen experts     H  outputs of a critic           P  prompts of a round of sampling
+                                        or of a reward model
     M  pairs: two trajectories of a group with different rewards, the chosen one's reward is higher
 
 A field is known at one of six moments, and a piece may read the fields that are known when it runs:
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-CRITIC, REFERENCE = "a critic", "a frozen reference model"
+CRITIC, REFERENCE, SCORER = "a critic", "a frozen reference model", "the reward model in training"
 PACKED, PROVIDED, CREDITED, CURRENT, ALLOCATING = "packed", "provided", "credited", "current", "allocating"
 COMPARED = "compared"
 BUDGET = 8
@@ -62,11 +63,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Tiny:
-    """Two groups of two trajectories, prompts of one token, answers of one to three; a critic's outputs and the
-    number of reward functions are as many as a recipe has."""
+    """Two groups of two trajectories, prompts of one token, answers of one to three; a critic's outputs, the reward
+    functions and a reward model's heads are as many as a recipe has."""
 
     outputs: int = 1
     rewards: int = 1
+    heads: int = 1
 
     @property
     def mask(self) -> Tensor:
@@ -97,6 +99,15 @@ class Tiny:
     def sums(self) -> Tensor:
         """Log-probabilities of whole answers, with gradient."""
         return self.trained.sum(dim=1)
+
+    @property
+    def scores(self) -> Tensor:
+        """A reward model's scores at each token, with gradient."""
+        return self.zeros(4, 4, self.heads).requires_grad_()
+
+    @property
+    def last_scores(self) -> Tensor:
+        return self.scores[self.counting(4), self.last]
 
     def pairs(self, values: Tensor, *, chosen: bool) -> Tensor:
         """The values of the right answers, or of the wrong ones, one of each group: [N] to [M]."""
@@ -136,10 +147,17 @@ def _compared() -> list[Field]:
         "mean_logprobs": ("logprobs / lengths", ("logprobs",), lambda x: x.sums / x.mask.sum(dim=1)),
         "mean_log_ratios": ("log_ratios / lengths", ("logprobs", "ref_logprobs"),
                             lambda x: (x.sums + 1) / x.mask.sum(dim=1)),
+        "scores": ("a reward model's score at its last token, the mean of the heads, with gradient", ("scores",),
+                   lambda x: x.last_scores.mean(dim=1)),
         "lengths": ("number of its response tokens", (), lambda x: x.mask.sum(dim=1)),
         "rewards": ("its reward", (), lambda x: x.verdicts),
     }  # fmt: skip
     fields = [
+        Field("completion_head_scores", "N H", COMPARED, "each completion",
+              "a reward model's score at its last token by each head, with gradient", lambda x: x.last_scores,
+              made_of=("scores",))
+    ]  # fmt: skip
+    fields += [
         Field(f"completion_{name}", "N", COMPARED, "each completion", about, example, made_of=made_of)
         for name, (about, made_of, example) in of_completion.items()
     ]
@@ -245,6 +263,8 @@ FIELDS: tuple[Field, ...] = (
     Field("router_drift", "N T", CURRENT, "a mixture-of-experts model",
           "how far the routers moved from the old choices", lambda x: x.zeros(4, 4), of_model="router_drift",
           compared_with=("old_router_ids", "old_router_logprobs"), special=True),
+    Field("scores", "N T H", CURRENT, SCORER, "the head's outputs at each token, with gradient", lambda x: x.scores,
+          of_model="scores"),
     Field("outputs", "N T H", CURRENT, "the critic in training", "the critic's outputs, with gradient",
           lambda x: x.zeros(4, 4, x.outputs).requires_grad_()),
     *_compared(),
@@ -271,7 +291,7 @@ def names(*moments: str, shape: str | None = None) -> frozenset[str]:
     return frozenset(field.name for field in found)
 
 
-def tiny_data(outputs: int = 1, rewards: int = 1) -> dict[str, Any]:
+def tiny_data(outputs: int = 1, rewards: int = 1, heads: int = 1) -> dict[str, Any]:
     """The example of every field: two groups of two trajectories (see Tiny)."""
-    tiny = Tiny(outputs, rewards)
+    tiny = Tiny(outputs, rewards, heads)
     return {field.name: field.example(tiny) for field in FIELDS}

@@ -33,21 +33,32 @@ OWN_SHAPES = ((4, 4), (4,), ())
 
 
 def tiny(
-    outputs: int, rewards: int, provided: Collection[str] = (), shape: tuple[int, ...] = OWN_SHAPES[0]
+    outputs: int,
+    rewards: int,
+    provided: Collection[str] = (),
+    shape: tuple[int, ...] = OWN_SHAPES[0],
+    *,
+    heads: int = 1,
 ) -> dict[str, Any]:
     """The tiny batch, the controllers' first outputs, and zeros of `shape` for the recipe's own fields."""
     own = dict.fromkeys(provided, torch.zeros(shape))
     bound = {name: bind(name, function, {}, key="controllers") for name, function in catalogue(controllers).items()}
     initial = {name: control_output(start(controller)) for name, controller in bound.items()}
-    return own | tiny_data(outputs, rewards) | initial
+    return own | tiny_data(outputs, rewards, heads) | initial
 
 
 def probe(
-    placed: Sequence[tuple[str, Piece]], *, outputs: int, rewards: int, provided: Collection[str] = ()
+    placed: Sequence[tuple[str, Piece]],
+    *,
+    outputs: int,
+    rewards: int,
+    heads: int = 1,
+    provided: Collection[str] = (),
 ) -> list[str]:
     """The faults of pieces under their keys: data that nobody provides, settings out of range, wrong results.
 
-    outputs: numbers per token of the critic. rewards: how many reward functions there are. provided: what the
+    outputs, heads: numbers per token of the critic and of the reward model. rewards: how many reward functions there
+    are. provided: what the
     recipe's own providers and controllers bring.
     """
     faults: list[str] = []
@@ -55,7 +66,7 @@ def probe(
         shapes = OWN_SHAPES if set(piece.data) & set(provided) else OWN_SHAPES[:1]
         found = unread(key, piece, provided)
         if not found:
-            tries = [_try(key, piece, tiny(outputs, rewards, provided, shape)) for shape in shapes]
+            tries = [_try(key, piece, tiny(outputs, rewards, provided, shape, heads=heads)) for shape in shapes]
             found = tries[0] if all(tries) else []
         faults += found
     return faults

@@ -84,6 +84,7 @@ class Model(Strict):
     gguf: Gguf | None = Field(default=None, description="weights from a GGUF file")
     role: str | None = Field(default=None, description="the weights of that role: shared, or adapted with lora")
     lora: Lora | None = Field(default=None, description="train adapters instead of all weights")
+    heads: PositiveInt = Field(default=1, description="of a reward model: the numbers that it gives a completion")
     chat_template: str | None = Field(default=None, description="a Jinja file that replaces the tokenizer's own")
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="values that the chat template reads, such as enable_thinking: false"

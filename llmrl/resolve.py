@@ -78,12 +78,14 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     outside = {"source": found.pop("learn_from"), **{key: found.pop(key) for key in ("env", "keep", "allocate")}}
     if outside["allocate"]:
         faults += probe_allocation(outside["allocate"])
-    read = set(outside["source"].data)
-    algorithm = Algorithm(**found, samples="collector" in read, has_rewards=bool(read & {"collector", "comparisons"}))
+    source: Piece = outside["source"]
+    given = frozenset(source.mark("provides") or ())
+    algorithm = Algorithm(**found, samples="collector" in source.data, given=given)
     own = providers.keys() - BY_NAME.keys()
     brought = own | (algorithm.controllers.keys() - BY_KEY["controllers"].pieces.keys())
     tried = {name: piece for name, piece in algorithm.controllers.items() if name in algorithm.needs | brought}
-    faults += probe(algorithm.placed(), outputs=recipe.critic.outputs, rewards=len(recipe.rewards), provided=brought)
+    sizes = {"outputs": recipe.critic.outputs, "rewards": len(recipe.rewards), "heads": recipe.model.heads}
+    faults += probe(algorithm.placed(), **sizes, provided=brought)
     faults += [fault for piece in tried.values() for fault in probe_controller(piece)]
     distinct = {id(piece): piece for piece in providers.values()}.values()
     faults += [fault for piece in distinct for fault in _unread_provider(piece, own)]

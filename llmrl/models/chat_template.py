@@ -62,3 +62,20 @@ def with_defaults(template: Any, values: Mapping[str, Any]) -> str:
 
 def _parsed(template: str) -> Template:
     return Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
+
+
+_WHOLE = "{%- set whole %}{{ '' }}"
+
+
+def ending_at(template: str, token: str) -> str:
+    """Return the template that writes nothing after the last `token` of a conversation that the assistant ends.
+
+    Where the template writes no such token it is added, so that a conversation is scored at its end-of-turn token and
+    not at a newline after it. A prompt that asks for an answer stays as it is.
+    """
+    if template.startswith(_WHOLE):
+        return template
+    answered = "messages and messages[-1]['role'] == 'assistant' and not add_generation_prompt"
+    cut = f"(whole.rpartition({token!r})[0] or whole) ~ {token!r}"
+    body = template.removesuffix("\n")  # as Jinja does at a template's end
+    return f"{_WHOLE}{body}{{{{ '' }}}}{{% endset %}}{{{{ ({cut}) if {answered} else whole }}}}"

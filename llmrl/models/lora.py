@@ -16,8 +16,10 @@ from llmrl.recipe import Lora
 
 
 def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
-    """`model` with adapters as its only trainable weights; raises RecipeError if they fit no layer of it."""
-    key, settings = "model.lora.target_modules", _lora_config(lora)
+    """`model` with adapters as its only trainable weights, beside a reward model's head; raises RecipeError if they fit
+    no layer of it."""
+    head = getattr(model, "score", None)
+    key, settings = "model.lora.target_modules", _lora_config(lora, scores=head is not None)
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     try:
@@ -35,6 +37,8 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
     if model.config.tie_word_embeddings and any(id(layer.get_base_layer()) in ends for layer in layers):
         raise RecipeError(f"{key}: this model ties its embeddings, so they cannot be adapted: merging would untie them")
+    if head is not None:  # whole, as it starts from random numbers
+        head.requires_grad_(True)
     return cast(PeftModel, adapted)
 
 
@@ -77,7 +81,8 @@ def _refuse_unknown_layers(model: PreTrainedModel, listed: Any, linear: set[str]
         raise RecipeError(*(unknown_name("model.lora.target_modules", name, linear, "layer") for name in unknown))
 
 
-def _lora_config(lora: Lora) -> LoraConfig:
+def _lora_config(lora: Lora, *, scores: bool = False) -> LoraConfig:
+    """peft's settings; scores: of a reward model, whose head is left to `add_lora`."""
     layers = lora.target_modules
     if isinstance(layers, str) and layers.isidentifier():
         layers = [layers]  # peft would take a text for a pattern of whole paths
@@ -86,5 +91,6 @@ def _lora_config(lora: Lora) -> LoraConfig:
         lora_alpha=cast(int, lora.alpha),  # any number is accepted
         lora_dropout=lora.dropout,
         target_modules=layers,
-        task_type="CAUSAL_LM",
+        exclude_modules=["score"] if scores else None,
+        task_type=None if scores else "CAUSAL_LM",
     )

@@ -1,6 +1,6 @@
-"""A language model's hidden states at the places where response tokens are predicted.
+"""A language model's hidden states at response tokens, or where these are predicted.
 
-A hidden state predicts the token after it, so the output for token t is read at column t - 1.
+A hidden state predicts the token after it, so what is predicted for token t is read at column t - 1.
 """
 
 from __future__ import annotations
@@ -80,7 +80,13 @@ class Hidden:
 
     def before(self, places: Places) -> Hidden:
         """Those one column before each of R response tokens, where it is predicted."""
-        chosen = self.index[places.rows, places.columns - 1]
+        return self._chosen(self.index[places.rows, places.columns - 1])
+
+    def at(self, places: Places) -> Hidden:
+        """Those of the R response tokens themselves."""
+        return self._chosen(self.index[places.rows, places.columns])
+
+    def _chosen(self, chosen: Tensor) -> Hidden:
         layers = [layer.index_select(0, chosen) for layer in self.router_logits]
         return Hidden(self.states.index_select(0, chosen), layers, chosen)
 

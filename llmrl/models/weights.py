@@ -99,9 +99,12 @@ def base_weights(lm: nn.Module, whole: Whole = held) -> Weights:
 
 
 def adapter_weights(lm: nn.Module, whole: Whole = held) -> Weights:
-    """The factors of the active adapter, by the names of peft's files, one at a time."""
+    """The factors of the active adapter, and a reward model's head, by the names of peft's files, one at a time."""
     for name, parameter in adapter_parameters(lm).items():
         yield name, whole(parameter)
+    for name, parameter in lm.named_parameters() if isinstance(lm, PeftModel) else ():
+        if name == f"{PREFIX}score.weight":
+            yield name, whole(parameter)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,17 @@ from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError
 from llmrl.fields import BY_NAME, CURRENT, PROVIDED, REFERENCE, names
 from llmrl.models.critic import Critic, ValueHead
-from llmrl.models.loading import load_language_model, load_tokenizer, materialize, stop_token_ids
+from llmrl.models.loading import (
+    load_language_model,
+    load_reward_model,
+    load_tokenizer,
+    materialize,
+    stop_token_ids,
+)
 from llmrl.models.lora import add_adapter
 from llmrl.models.padding_free import try_padding_free
 from llmrl.models.policy import Policy
+from llmrl.models.scorer import Scorer, scoring_tokenizer
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces, check_grades
 from llmrl.train.learner import Learner
@@ -36,17 +43,20 @@ class Origin:
     stop_token_ids: tuple[int, ...]
 
 
-def prepare_origins(recipe: Recipe, run_dir: Path, ranks: Ranks) -> dict[str, Origin]:
-    """Every role's starting point; a model that has to be made is made by rank 0."""
+def prepare_origins(
+    recipe: Recipe, run_dir: Path, ranks: Ranks, *, scoring: Collection[str] = ()
+) -> dict[str, Origin]:
+    """Every role's starting point; a model that has to be made is made by rank 0. scoring: the roles that train a
+    reward model."""
     origins: dict[str, Origin] = {}
     for name, view in recipe.by_role.items():
         if view.model.role is None:
             target = run_dir / "origin" / name if recipe.roles else run_dir / "origin"
-            origins[name] = _prepare_origin(view, target, ranks)
+            origins[name] = _prepare_origin(view, target, ranks, scores=name in scoring)
     return {name: origins[view.model.role or name] for name, view in recipe.by_role.items()}
 
 
-def _prepare_origin(recipe: Recipe, target: Path, ranks: Ranks) -> Origin:
+def _prepare_origin(recipe: Recipe, target: Path, ranks: Ranks, *, scores: bool) -> Origin:
     if ranks.is_first:
         materialize(recipe.model, target, recipe.seed)
     ranks.barrier("preparing the model folder")
@@ -54,7 +64,8 @@ def _prepare_origin(recipe: Recipe, target: Path, ranks: Ranks) -> Origin:
     tokenizer = load_tokenizer(folder, recipe.model.chat_template, recipe.model.chat_template_kwargs)
     if recipe.training.padding_free:
         try_padding_free(AutoConfig.from_pretrained(str(folder)), True)
-    return Origin(folder, tokenizer, stop_token_ids(tokenizer, *_generation_configs(folder)))
+    stops = stop_token_ids(tokenizer, *_generation_configs(folder))
+    return Origin(folder, scoring_tokenizer(tokenizer, stops) if scores else tokenizer, stops)
 
 
 def make_roles(
@@ -118,6 +129,8 @@ def _learner(
 ) -> Learner:
     asked = names(PROVIDED, CURRENT) & algorithm.needs
     wanted = frozenset(str(BY_NAME[field].of_model) for field in asked if BY_NAME[field].of_model == field)
+    if algorithm.scores:
+        return _scorer_learner(recipe, name, origin, ranks, device, owner)
     if owner is not None and recipe.model.lora is None:
         if shared_critic:
             raise RecipeError(f"roles.{name}.critic.backbone: shared, but {owner.name} owns the model; use own")
@@ -132,6 +145,26 @@ def _learner(
     policy.check(wanted)
     engine = make_engine(recipe.training.strategy, policy, recipe.training, device)
     return Learner(name, engine, recipe.training, ranks, loss_metric="loss")
+
+
+def _scorer_learner(
+    recipe: Recipe, name: str, origin: Origin, ranks: Ranks, device: torch.device, owner: Role | None
+) -> Learner:
+    """A reward model with weights of its own."""
+    if owner is not None:
+        raise RecipeError(f"roles.{name}.model.role: {owner.name}, but a reward model has weights of its own")
+    training = recipe.training
+    lm = load_reward_model(
+        origin.folder,
+        origin.tokenizer,
+        "fp32",
+        recipe.model.lora,
+        heads=recipe.model.heads,
+        seed=recipe.seed,
+        gradient_checkpointing=training.gradient_checkpointing,
+    )
+    scorer = Scorer(lm, padding_free=training.padding_free).train()
+    return Learner(name, make_engine(training.strategy, scorer, training, device), training, ranks, loss_metric="loss")
 
 
 def _critic_learner(recipe: Recipe, name: str, origin: Origin, ranks: Ranks, device: torch.device) -> Learner:

@@ -258,9 +258,10 @@ class _Run:
         recipe, pieces = self.plan.stages[name], self.pieces[name]
         views = recipe.by_role
         first = next(iter(views))
-        origins = prepare_origins(recipe, self.plan.run_dir, self.ranks)
+        scoring = [role for role in views if pieces[role].algorithm.scores]
+        origins = prepare_origins(recipe, self.plan.run_dir, self.ranks, scoring=scoring)
         prompts = _prompts(recipe, pieces[first], origins[first], self.workers)
-        samples = pieces[first].samples or (recipe.rewards and prompts.eval)
+        samples = pieces[first].samples or (recipe.rewards and prompts.eval and not scoring)
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
         collector = self._collector(recipe, pieces[first], origins) if samples else None
         threads = recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // self.ranks.size)

@@ -21,12 +21,10 @@ from llmrl.spans import span
 from llmrl.train.micro_batches import CreditedBatch, MetricSums, MicroBatch, Outputs, join, micro_batches
 
 Forward = Callable[[Batch, frozenset[str], Mapping[str, Tensor]], Outputs]
-ALWAYS = frozenset({"logprobs"})
-"""Outputs that a policy always gives."""
 
 
 class Objective(Protocol):
-    """A loss bound to the trajectories of one optimizer step. wanted: the model's outputs that it reads, but ALWAYS."""
+    """A loss bound to the trajectories of one optimizer step. wanted: the model's outputs that it reads."""
 
     @property
     def wanted(self) -> frozenset[str]: ...
@@ -93,7 +91,7 @@ class Learner:
         parts = []
         for micro in self.cut(batch):
             rows = batch.rows(micro.rows).to(self.engine.device)
-            found = forward(rows, frozenset(names) - ALWAYS, {})
+            found = forward(rows, frozenset(names), {})
             if micro.counts:
                 parts.append((micro.rows, {name: found[name].cpu() for name in names}))
         return join(self.ranks, parts, *batch.token_ids.shape)

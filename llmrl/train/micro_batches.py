@@ -105,6 +105,8 @@ class MetricSums:
         """Add the masked tokens of each statistic [N, T]; the metric is their mean over tokens."""
         for name, value in stats.items():
             picked = value[mask]
+            if not picked.numel():  # the metric is absent if it stays so, and never 0
+                continue
             self._totals[name][0] += float(picked.sum())
             self._totals[name][1] += picked.numel()
 

@@ -22,7 +22,8 @@ class PreferenceObjective:
     """An Algorithm's preference losses: the weighted sum of each one's mean over pairs, or over completions.
 
     groups: how many of the optimizer step's groups have a pair; all weigh the same. completions: how many have a token.
-    coefficients: the gradient with respect to the log-probabilities of losses that need all completions at once.
+    coefficients: the gradient, with respect to the algorithm's `trained` output, of losses that need all completions
+    at once.
     controlled: the controllers' outputs.
     """
 
@@ -43,8 +44,8 @@ class PreferenceObjective:
         *,
         fresh: bool,
     ) -> PreferenceObjective:
-        """The objective of an update; losses that need all of it at once need its log-probabilities first, and add
-        their metrics to `sums`.
+        """The objective of an update; losses that need all of it at once need the model's output for it first, and
+        add their metrics to `sums`.
 
         fresh: before the batch's first update, when the old log-probabilities are the current ones.
         """
@@ -54,12 +55,13 @@ class PreferenceObjective:
         made = cls(algorithm, len(batch.group_ids[chosen].unique()), completions, controlled)
         if not algorithm.compares_all:
             return made
-        logprobs = batch.get("old_logprobs") if fresh else None
-        if logprobs is None:
-            logprobs = learner.measure(batch, "logprobs")["logprobs"]
-        leaf = logprobs.detach().clone().requires_grad_()
+        name = algorithm.trained
+        output = batch.get(f"old_{name}") if fresh else None
+        if output is None:
+            output = learner.measure(batch, name)[name]
+        leaf = output.detach().clone().requires_grad_()
         with torch.enable_grad():
-            loss = made.loss(batch, {"logprobs": leaf})
+            loss = made.loss(batch, {name: leaf})
             (coefficients,) = torch.autograd.grad(loss, leaf)
         if learner.ranks.is_first:  # every rank has the whole of it
             sums.add("preference_loss", loss.detach())
@@ -70,29 +72,30 @@ class PreferenceObjective:
         return self.algorithm.wanted
 
     def __call__(self, part: CreditedBatch, rows: Tensor, found: Outputs) -> Loss:
-        logprobs = found["logprobs"]
+        output = found[self.algorithm.trained]
         sums: dict[str, Tensor] = {}
         if self.coefficients is None:
             total = self.loss(part.batch, found)
             sums["preference_loss"] = total.detach()
         else:
-            total = (self.coefficients[rows, : logprobs.shape[1]].to(logprobs.device) * logprobs).sum()
+            total = (self.coefficients[rows, : output.shape[1]].to(output.device) * output).sum()
         stats = self._stats(part.batch, found)
         if "ref_logprobs" in part.batch:
-            ratios = compared({**part.batch.data, "logprobs": logprobs.detach()}, ["completion_log_ratios"])
+            ratios = compared({**part.batch.data, "logprobs": output.detach()}, ["completion_log_ratios"])
             sums["completion_log_ratios"] = ratios["completion_log_ratios"] / max(self.completions, 1)
         pairs = next(iter(stats.values()))
         return Loss(total, sums, stats, torch.ones_like(pairs, dtype=torch.bool))
 
     def loss(self, batch: Batch, found: Outputs) -> Tensor:
         """The weighted losses of these rows, each times its share in the mean over the optimizer step: []."""
-        device = found["logprobs"].device
+        output = found[self.algorithm.trained]
+        device = output.device
         data = with_old_as_current({**batch.data, **found, **{k: v.to(device) for k, v in self.controlled.items()}})
         read = {name for one in self.algorithm.preference_loss for name in one.piece.data}
         data |= compared(data, (read & names(COMPARED)) | {"chosen"})
         of_pair = pair_shares(data["chosen"], data["group_ids"]) / max(self.groups, 1)
         of_completion = data["response_mask"].any(dim=1) / max(self.completions, 1)
-        total = found["logprobs"].sum() * 0.0  # the gradient of rows without a pair
+        total = output.sum() * 0.0  # the gradient of rows without a pair
         for one in self.algorithm.preference_loss:
             share = of_pair if of_pairs(one.piece) else of_completion
             total = total + one.weight * (one.piece(data) * share.to(total.dtype)).sum()
@@ -100,14 +103,21 @@ class PreferenceObjective:
 
     def _stats(self, batch: Batch, found: Outputs) -> dict[str, Tensor]:
         """Statistics of each pair: [M]."""
-        data = {**batch.data, **{name: value.detach() for name, value in found.items()}}
-        sides = [f"{side}_{name}" for side in ("chosen", "rejected") for name in ("logprobs", "lengths")]
-        margin = "log_ratios" if "ref_logprobs" in data else "logprobs"
-        found_by = compared(data, [*sides, f"chosen_{margin}", f"rejected_{margin}"])
-        stats = {name: found_by[name].float() for name in sides}
-        difference = found_by[f"chosen_{margin}"] - found_by[f"rejected_{margin}"]
-        if margin == "log_ratios":
-            stats |= {f"{side}_log_ratios": found_by[f"{side}_log_ratios"] for side in ("chosen", "rejected")}
-        ties = difference.eq(0).float()
-        accuracy = difference.gt(0) + ties / 2
-        return stats | {"preference_margin": difference, "preference_accuracy": accuracy, "preference_ties": ties}
+        return pair_statistics({**batch.data, **{name: value.detach() for name, value in found.items()}})
+
+
+def pair_statistics(data: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Statistics of each pair, from log-probabilities or from scores: [M] each.
+
+    The chosen one is preferred by the model if its log ratio is larger, without a reference its log-probability, and
+    of a reward model its score; a tie counts half.
+    """
+    output = "scores" if "scores" in data else "logprobs"
+    margin = "log_ratios" if "ref_logprobs" in data else output
+    names = dict.fromkeys((output, "lengths", margin))
+    sides = [f"{side}_{name}" for name in names for side in ("chosen", "rejected")]
+    stats = {name: value.float() for name, value in compared(data, sides).items()}
+    difference = stats[f"chosen_{margin}"] - stats[f"rejected_{margin}"]
+    ties = difference.eq(0).float()
+    stats |= {"preference_margin": difference, "preference_ties": ties}
+    return stats | {"preference_accuracy": difference.gt(0) + ties / 2}

@@ -113,7 +113,8 @@ class RoleStep:
         if self.shared_critic and role.critic:
             objectives.append(ValueObjective.of(role.algorithm, mini, weight=role.critic.settings.weight))
         said = role.learner.accumulate(mini, objectives, self.sums, last=last)
-        if "old_logprobs" not in mini.batch and not role.learner.draws_dropout:  # the only update of this batch
+        only_update = "old_logprobs" not in mini.batch and not role.learner.draws_dropout
+        if only_update and "logprobs" in said:
             self.metrics |= _mismatch(mini.batch, said["logprobs"], self.max_mismatch)
 
     def update_critic(self, mini: CreditedBatch) -> None:

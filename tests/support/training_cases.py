@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from llmrl.algorithm import Algorithm
 from llmrl.batch import Batch
@@ -16,6 +17,7 @@ from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.policy import Policy
+from llmrl.models.scorer import ScoreHead, Scorer, draw_head
 from llmrl.providers.gradients import gradient_norms, influence
 from llmrl.recipe import Recipe, Training
 from llmrl.resolve import resolve_pieces
@@ -65,6 +67,16 @@ def tiny_lm(seed: int = 0, *, tied: bool = True) -> Any:
     )
     torch.manual_seed(seed)
     return Qwen3ForCausalLM(config)
+
+
+def tiny_scorer(heads: int = 1, seed: int = 0) -> Any:
+    """A reward model on the backbone of `tiny_lm`."""
+    lm = tiny_lm(seed)
+    model = Qwen3ForSequenceClassification(copy.deepcopy(lm.config))
+    model.model, model.score = lm.model, ScoreHead(32, heads, bias=False)
+    model.config.num_labels = heads
+    draw_head(model.score, seed)
+    return model
 
 
 def with_lora(lm: Any, seed: int = 1, *, dropout: float = 0.0) -> Any:
@@ -117,7 +129,8 @@ def role_of(
     device: torch.device = CPU,
     **settings: Any,
 ) -> Role:
-    """An actor with what its algorithm asks for: a reference (`tiny_lm(3)`, or LoRA's base), a critic (`tiny_critic`).
+    """An actor with what its algorithm asks for: a reference (`tiny_lm(3)`, or LoRA's base), a critic (`tiny_critic`);
+    a `tiny_scorer` if pieces read scores.
 
     settings: of training, the engine's name among them.
     """
@@ -129,6 +142,9 @@ def role_of(
         own = training.model_copy(update={"learning_rate": rate}) if rate else training
         return Learner(name, make_engine(training.strategy, model, own, device), own, ranks, loss_metric)
 
+    if algorithm.scores:
+        scorer = Scorer(lm or tiny_scorer(recipe.model.heads), padding_free=padding_free).train()
+        return Role("actor", resolved, learner("actor", scorer, "loss"))
     shared = algorithm.has_critic and recipe.critic.backbone == "shared"
     head = value_head(outputs) if shared else None
     policy = tiny_policy(lm, padding_free=padding_free, value_head=head, detach_values=recipe.critic.detach)

@@ -33,11 +33,21 @@ def pair_shares(chosen: Tensor, group_ids: Tensor) -> Tensor:
     return 1 / group_sums(torch.ones_like(chosen, dtype=torch.float64), group_ids[chosen])
 
 
+def at_last(values: Tensor, response_mask: Tensor) -> Tensor:
+    """The values at each row's last response token, zero for a row without one: [N, T, ...] to [N, ...]."""
+    steps = torch.arange(1, response_mask.shape[1] + 1, device=values.device)
+    last = (response_mask * steps).argmax(dim=1)
+    found = values[torch.arange(len(values), device=values.device), last]
+    return found * response_mask.any(dim=1).reshape(-1, *[1] * (found.dim() - 1))
+
+
 def compared(data: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
     """The fields `names` of completions and of pairs, computed from the batch's fields, [N] or [M] each.
 
     completion_X          the sum over response tokens of X, for X = logprobs, old_logprobs, ref_logprobs
     completion_log_ratios completion_logprobs - completion_ref_logprobs
+    completion_head_scores  the scores at the last response token, of each head: [N, H]; zero without one
+    completion_scores     their mean over heads
     completion_lengths    the number of response tokens
     completion_mean_X     completion_X / completion_lengths, for X = logprobs, log_ratios
     completion_rewards    the sum of the rewards, nan for a completion without response tokens
@@ -57,6 +67,10 @@ def compared(data: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Te
             return of_completion(name.removeprefix("mean_")) / mask.sum(dim=1).clamp(min=1)
         if name == "log_ratios":
             return of_completion("logprobs") - of_completion("ref_logprobs")
+        if name == "head_scores":
+            return at_last(data["scores"], mask)
+        if name == "scores":
+            return of_completion("head_scores").mean(dim=1)
         return torch.where(mask, data[name], 0.0).sum(dim=1)
 
     found: dict[str, Tensor] = {}

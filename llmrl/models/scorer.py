@@ -1,0 +1,116 @@
+"""A reward model: a backbone with a linear head, whose output at a completion's last token is the completion's score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llmrl.models.chat_template import ending_at
+from llmrl.models.outputs import Places, backbone_of, run_backbone, without_peft
+from llmrl.models.padding_free import choose_packing
+
+OUTPUTS = frozenset({"scores"})
+PADDING = ("<|pad|>", "<pad>", "[PAD]")
+"""Names of padding tokens; the first is added to a tokenizer that has none of them."""
+
+
+class ScoreHead(nn.Linear):
+    """The `score` layer of transformers' sequence classifiers, computed in fp32 whatever the weights' dtype."""
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> ScoreHead:
+        """The layer's own weight in a layer of this class; it has no bias."""
+        head = cls(layer.in_features, layer.out_features, bias=False, device="meta")
+        head.weight = layer.weight
+        return head
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., d] of any floating dtype to [..., H] fp32."""
+        return functional.linear(input.float(), self.weight.float())
+
+
+class Scorer(nn.Module):
+    """A sequence classifier, plain or with a LoRA adapter; its forward gives scores.
+
+    padding_free: as in a recipe's training. Raises RecipeError if it is True and packed rows would see each other.
+    """
+
+    def __init__(self, lm: nn.Module, *, padding_free: bool | None = None):
+        super().__init__()
+        self.lm = lm
+        self.packs = choose_packing(backbone_of(lm), padding_free)
+
+    def activate(self) -> None:
+        """A reward model's adapter is alone on its base, and always active."""
+
+    @property
+    def inner(self) -> Any:
+        """The Hugging Face model itself, LoRA layers inside."""
+        return without_peft(self.lm)
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        attention_mask: Tensor,
+        response_mask: Tensor,
+        *,
+        wanted: frozenset[str] = frozenset(),
+        known: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """scores [N, T, H] fp32: at each response token the head's output of the hidden state AT that token.
+
+            token_ids        P0 P1 A0 <eos>
+            response_mask     0  0  1  1
+            scores            0  0  a  b        b is the completion's score
+
+        Zero wherever response_mask is False; with gradient.
+        """
+        self.check(wanted)
+        places = Places.of(response_mask)
+        hidden = run_backbone(backbone_of(self.lm), token_ids, attention_mask, packed=self.packs).at(places)
+        return {"scores": places.spread(self.inner.score(hidden.states))}
+
+    def check(self, wanted: frozenset[str]) -> None:
+        """Raises ValueError if `wanted` names an output that a reward model does not have."""
+        if unknown := wanted - OUTPUTS:
+            raise ValueError(f"wanted: a reward model has no output named {', '.join(sorted(unknown))}")
+
+    def without_adapter(self) -> AbstractContextManager[Any]:
+        """Inside this context the backbone is its frozen base; the head stays as it is trained."""
+        if not isinstance(self.lm, PeftModel):
+            raise ValueError("only a LoRA model has a base to fall back on")
+        return self.lm.disable_adapter()
+
+
+@torch.no_grad()
+def draw_head(head: nn.Linear, seed: int) -> None:
+    """Draw a new head's weight from N(0, 1 / (hidden_size + 1)) by `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(head.out_features, head.in_features, generator=generator)
+    head.weight.copy_(drawn / (head.in_features + 1) ** 0.5)
+
+
+def scoring_tokenizer(tokenizer: Any, stop_token_ids: Sequence[int]) -> Any:
+    """The tokenizer, changed so that other programs score a text at the token at which it is scored here.
+
+    Its padding token ends no text, since transformers scores the last token that is no padding; and its chat template
+    writes nothing after the end of the last turn.
+    """
+    stops = {tokenizer.eos_token_id, *stop_token_ids}
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in stops:
+        known = tokenizer.get_vocab()
+        there = [name for name in PADDING if name in known and known[name] not in stops]
+        tokenizer.add_special_tokens({"pad_token": (there or PADDING)[0]})
+    if isinstance(tokenizer.chat_template, str):
+        ends = [tokenizer.convert_ids_to_tokens(token) for token in stops]
+        probe = [{"role": "user", "content": "0"}, {"role": "assistant", "content": "1"}]
+        text = str(tokenizer.apply_chat_template(probe, tokenize=False))
+        end = max(ends, key=text.rfind)
+        tokenizer.chat_template = ending_at(tokenizer.chat_template, end if end in text else tokenizer.eos_token)
+    return tokenizer

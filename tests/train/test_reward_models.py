@@ -1,0 +1,95 @@
+"""Reward models in training, against sums written out pair by pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from by_hand import assert_close, naive_gradients, tokens_of
+from test_preferences import OFFLINE, PAIRS, preference_batch
+from torch.nn.functional import logsigmoid
+from training_cases import LAYOUTS, make_recipe, record_gradients, role_of, tiny_scorer, with_lora
+
+from llmrl.errors import RecipeError
+from llmrl.marks import compares_all
+from llmrl.resolve import resolve_pieces
+from llmrl.train.provide import provide
+from llmrl.train.step import update
+
+REWARD_MODEL = OFFLINE | {"preference_loss": {"bradley_terry": {"weight": 1.0, "centring": 0.1}}}
+
+
+def score_of(model: Any, row: int) -> torch.Tensor:
+    """The score at the row's last response token, by transformers' own forward."""
+    token_ids = preference_batch().token_ids[row : row + 1, : tokens_of(LAYOUTS[row])[-1] + 1]
+    return model(input_ids=token_ids).logits[0, 0]
+
+
+def naive(model: Any) -> torch.Tensor:
+    """The mean over groups of each pair's loss."""
+
+    def loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+        return 0.1 * (chosen + rejected).square() - logsigmoid(chosen - rejected)
+
+    return sum(part / 2 * loss(score_of(model, chosen), score_of(model, rejected)) for chosen, rejected, part in PAIRS)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tokens_per_micro_batch": 16}], ids=["whole", "a group at a time"])
+@pytest.mark.parametrize("padding_free", [True, False])
+def test_a_reward_model_learns_the_mean_over_pairs(settings, padding_free):
+    role = role_of(REWARD_MODEL, padding_free=padding_free, **settings)
+    gradients = record_gradients(role.learner.engine)
+    metrics = update(role, provide(role, preference_batch()), seed=0)
+    model = tiny_scorer()
+    expected = naive(model)
+    assert_close(gradients[-1], naive_gradients(model, expected))
+    assert metrics["loss"] == pytest.approx(expected.item(), abs=1e-5)
+    scores = {row: float(score_of(model, row).detach()) for row in range(5)}
+    assert metrics["chosen_scores"] == pytest.approx(sum(scores[c] for c, _, _ in PAIRS) / 4, abs=1e-5)
+    assert metrics["reward_margin"] == pytest.approx(sum(scores[c] - scores[r] for c, r, _ in PAIRS) / 4, abs=1e-5)
+    assert metrics["preference_accuracy"] == sum(scores[c] > scores[r] for c, r, _ in PAIRS) / 4
+
+
+def test_a_constant_model_is_right_half_the_time():
+    role = role_of(REWARD_MODEL)
+    role.learner.engine.model.inner.score.weight.data.zero_()
+    metrics = update(role, provide(role, preference_batch()), seed=0)
+    assert (metrics["preference_accuracy"], metrics["preference_ties"], metrics["reward_margin"]) == (0.5, 1, 0)
+
+
+def in_one(chosen_scores: Any, rejected_scores: Any) -> Any:
+    """The same loss, as if it compared pairs with each other."""
+    return 0.1 * (chosen_scores + rejected_scores).square() - logsigmoid(chosen_scores - rejected_scores)
+
+
+def test_a_loss_over_the_whole_update_has_the_same_gradient_in_any_micro_batches():
+    compares_all(in_one)
+    role = role_of(
+        OFFLINE | {"preference_loss": {f"{__name__}:in_one": {"weight": 1.0}}}, tokens_per_micro_batch=16
+    )
+    gradients = record_gradients(role.learner.engine)
+    update(role, provide(role, preference_batch()), seed=0)
+    model = tiny_scorer()
+    assert_close(gradients[-1], naive_gradients(model, naive(model)))
+
+
+def test_in_bf16_scores_are_computed_in_fp32():
+    role = role_of(REWARD_MODEL, dtype="bf16")
+    scores = role.learner.measure(preference_batch(), "scores")["scores"]
+    assert scores.dtype == torch.float32 and role.learner.engine.model.inner.score.weight.dtype == torch.bfloat16
+    update(role, provide(role, preference_batch()), seed=0)
+
+
+@pytest.mark.parametrize(
+    "change, fault",
+    [
+        ({"learn_from": "rollouts"}, "samples from it; use preferences"),
+        ({"regularizers": {"kl_k3": {"weight": 0.1}}}, "a piece reads logprobs, which only a policy gives"),
+        ({"policy_loss": "nll"}, "a piece reads logprobs, which only a policy gives; train them in two stages"),
+        ({"preference_loss": {"dpo": {"weight": 1.0}}, "model": {"path": "m", "heads": 2}}, "no piece reads scores"),
+    ],
+)
+def test_a_policy_and_a_reward_model_are_not_trained_at_once(change, fault):
+    with pytest.raises(RecipeError, match=fault):
+        resolve_pieces(make_recipe(**(REWARD_MODEL | change)))
