@@ -64,6 +64,11 @@ def provides(*fields: str) -> Callable[[Function], Function]:
     return lambda function: _marked(function, "provides", fields)
 
 
+def brings(*fields: str) -> Callable[[Function], Function]:
+    """Marks a source that brings these fields of scored completions, though it samples nothing."""
+    return lambda function: _marked(function, "brings", fields)
+
+
 def gives_grades(count: int) -> Callable[[Function], Function]:
     """Marks a verifier whose scores carry a `grade`, one of 0 (the worst outcome) to count - 1 (the best).
 

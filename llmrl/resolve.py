@@ -79,7 +79,7 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     if outside["allocate"]:
         faults += probe_allocation(outside["allocate"])
     source: Piece = outside["source"]
-    given = frozenset(source.mark("provides") or ())
+    given = frozenset(source.mark("brings") or ())
     algorithm = Algorithm(**found, samples="collector" in source.data, given=given)
     own = providers.keys() - BY_NAME.keys()
     brought = own | (algorithm.controllers.keys() - BY_KEY["controllers"].pieces.keys())

@@ -140,8 +140,8 @@ def load_reward_model(
     """A sequence classifier for training, loaded as `load_language_model` does; its head computes in fp32.
 
     A language model's folder gets a new head, drawn by `seed`, and a row of embeddings for the tokenizer's padding
-    token where it has none (see `scoring_tokenizer`). Raises RecipeError if `folder` holds no model with a `score` head or another number of
-    heads, or if `lora.target_modules` match nothing usable.
+    token where it has none (see `scoring_tokenizer`). Raises RecipeError if `folder` holds no model with a `score` head
+    or another number of heads, or if `lora.target_modules` match nothing usable.
     """
     try:
         config = _training_config(folder)

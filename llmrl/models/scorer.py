@@ -1,4 +1,5 @@
-"""A reward model: a backbone with a linear head, whose output at a completion's last token is the completion's score."""
+"""A reward model: a backbone with a linear head, whose output at a completion's last token is the completion's
+score."""
 
 from __future__ import annotations
 

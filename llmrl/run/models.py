@@ -43,9 +43,7 @@ class Origin:
     stop_token_ids: tuple[int, ...]
 
 
-def prepare_origins(
-    recipe: Recipe, run_dir: Path, ranks: Ranks, *, scoring: Collection[str] = ()
-) -> dict[str, Origin]:
+def prepare_origins(recipe: Recipe, run_dir: Path, ranks: Ranks, *, scoring: Collection[str] = ()) -> dict[str, Origin]:
     """Every role's starting point; a model that has to be made is made by rank 0. scoring: the roles that train a
     reward model."""
     origins: dict[str, Origin] = {}

@@ -13,7 +13,7 @@ A source's positional parameters name the parts of the stage that it needs:
     comparisons      the rows' completions with their rewards, by prompt id; a source that names it needs
                      data.train.chosen and data.train.rejected
 
-Fields of scored completions that a source brings without sampling are named by `llmrl.marks.provides`.
+Fields of scored completions that a source brings without sampling are named by `llmrl.marks.brings`.
 
 It returns a Source: an object with `collect(seed) -> Collected`, `state_dict()` and `load_state_dict(state)`. A buffer
 is a Source that holds another one.
@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from llmrl.data.prompts import Written
 from llmrl.data.stream import PromptStream
-from llmrl.marks import provides
+from llmrl.marks import brings
 from llmrl.pieces import Piece
 from llmrl.recipe import Rollout
 from llmrl.rollout.collect import Collected, Collector, SampleGroups
@@ -64,7 +64,7 @@ def demonstrations(
     return Demonstrations(stream, demonstrations, rollout.prompts_per_step, author)
 
 
-@provides("rewards")
+@brings("rewards")
 def preferences(
     stream: PromptStream, comparisons: Mapping[str, list[Written]], rollout: Rollout, author: str
 ) -> Source:

@@ -9,7 +9,7 @@ import torch
 from by_hand import assert_close, naive_gradients, tokens_of
 from test_preferences import OFFLINE, PAIRS, preference_batch
 from torch.nn.functional import logsigmoid
-from training_cases import LAYOUTS, make_recipe, record_gradients, role_of, tiny_scorer, with_lora
+from training_cases import LAYOUTS, make_recipe, record_gradients, role_of, tiny_scorer
 
 from llmrl.errors import RecipeError
 from llmrl.marks import compares_all
@@ -65,9 +65,7 @@ def in_one(chosen_scores: Any, rejected_scores: Any) -> Any:
 
 def test_a_loss_over_the_whole_update_has_the_same_gradient_in_any_micro_batches():
     compares_all(in_one)
-    role = role_of(
-        OFFLINE | {"preference_loss": {f"{__name__}:in_one": {"weight": 1.0}}}, tokens_per_micro_batch=16
-    )
+    role = role_of(OFFLINE | {"preference_loss": {f"{__name__}:in_one": {"weight": 1.0}}}, tokens_per_micro_batch=16)
     gradients = record_gradients(role.learner.engine)
     update(role, provide(role, preference_batch()), seed=0)
     model = tiny_scorer()
