@@ -42,8 +42,13 @@ SPECIAL = {
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_each_field_has_an_example_of_its_shape(field):
+<<<<<<< HEAD
     example = tiny_data(outputs=3, rewards=5)[field.name]
     sizes = {"N": 4, "T": 4, "P": 2, "H": 3, "M": 2}
+=======
+    example = tiny_data(outputs=3, rewards=5, heads=3)[field.name]
+    sizes = {"N": 4, "T": 4, "P": 2, "H": 3}
+>>>>>>> 0cab411 (Load reward models beside their module; name the moment of compared fields)
     shape = tuple(torch.as_tensor(example).shape)
     letters = field.shape.split()
     assert len(shape) == len(letters)

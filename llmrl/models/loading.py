@@ -27,7 +27,6 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -41,7 +40,6 @@ from transformers.utils.hub import cached_file
 from llmrl.errors import RecipeError, first_line, nearest, unknown_name
 from llmrl.models.chat_template import from_file, with_defaults
 from llmrl.models.lora import add_lora
-from llmrl.models.scorer import ScoreHead, draw_head
 from llmrl.models.weights import Rounding, adapter_weights, merged_weights
 from llmrl.recipe import Build, Gguf, Lora, Model
 
@@ -116,59 +114,15 @@ def load_language_model(
     stays. Raises RecipeError if `folder` holds no such model or `lora.target_modules` match nothing usable.
     """
     try:
-        config = _training_config(folder)
+        config = training_config(folder)
         if is_reward_model(config):
             raise ValueError("it is a reward model, without an LM head")
         model = AutoModelForCausalLM.from_pretrained(
-            str(folder), config=config, dtype=DTYPES[dtype], attn_implementation=_attention(config)
+            str(folder), config=config, dtype=DTYPES[dtype], attn_implementation=attention_of(config)
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"model: cannot load '{folder}' as a language model: {first_line(error)}") from None
-    return _for_training(model, lora, gradient_checkpointing)
-
-
-def load_reward_model(
-    folder: str | Path,
-    tokenizer: PreTrainedTokenizerBase,
-    dtype: Literal["fp32", "bf16"] = "fp32",
-    lora: Lora | None = None,
-    *,
-    heads: int = 1,
-    seed: int = 0,
-    gradient_checkpointing: bool = False,
-) -> PreTrainedModel | PeftModel:
-    """A sequence classifier for training, loaded as `load_language_model` does; its head computes in fp32.
-
-    A language model's folder gets a new head, drawn by `seed`, and a row of embeddings for the tokenizer's padding
-    token where it has none (see `scoring_tokenizer`). Raises RecipeError if `folder` holds no model with a `score` head
-    or another number of heads, or if `lora.target_modules` match nothing usable.
-    """
-    try:
-        config = _training_config(folder)
-        found = config.num_labels if is_reward_model(config) else heads
-        if found != heads:
-            raise RecipeError(f"model.heads: {heads}, but the reward model in '{folder}' has {found}")
-        config.num_labels = heads
-        config.problem_type = "regression"  # vLLM gives the scores of such a model as they are, of others their sigmoid
-        loaded, told = AutoModelForSequenceClassification.from_pretrained(
-            str(folder),
-            config=config,
-            dtype=DTYPES[dtype],
-            attn_implementation=_attention(config),
-            output_loading_info=True,
-        )
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"model: cannot load '{folder}' as a reward model: {first_line(error)}") from None
-    model: Any = loaded
-    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
-        raise RecipeError(f"model: '{config.model_type}' models have no reward model with a linear head named score")
-    model.score = ScoreHead.of(model.score)
-    if "score.weight" in told["missing_keys"]:
-        draw_head(model.score, seed)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.config.pad_token_id = tokenizer.pad_token_id  # which the embeddings may have lacked before
-    return _for_training(model, lora, gradient_checkpointing)
+    return for_training(model, lora, gradient_checkpointing=gradient_checkpointing)
 
 
 def is_reward_model(config: PretrainedConfig) -> bool:
@@ -176,7 +130,7 @@ def is_reward_model(config: PretrainedConfig) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
-def _training_config(folder: str | Path) -> PretrainedConfig:
+def training_config(folder: str | Path) -> PretrainedConfig:
     """The folder's config without dropout and without a key-value cache."""
     config = AutoConfig.from_pretrained(str(folder))
     config.use_cache = False
@@ -187,7 +141,8 @@ def _training_config(folder: str | Path) -> PretrainedConfig:
     return config
 
 
-def _for_training(model: Any, lora: Lora | None, gradient_checkpointing: bool) -> Any:
+def for_training(model: Any, lora: Lora | None, *, gradient_checkpointing: bool) -> Any:
+    """The model with trained embeddings of the padding token, and with what the recipe asks for."""
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
             module.padding_idx = None  # its row gets no gradient, but where pad is eos it is the end-of-turn token's
@@ -196,7 +151,8 @@ def _for_training(model: Any, lora: Lora | None, gradient_checkpointing: bool) -
     return model if lora is None else add_lora(model, lora)
 
 
-def _attention(config: PretrainedConfig) -> Literal["sdpa", "eager"]:
+def attention_of(config: PretrainedConfig) -> Literal["sdpa", "eager"]:
+    """sdpa, or eager where the architecture has no other, or caps its attention scores."""
     caps = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     return "eager" if caps or not getattr(architecture, "_supports_sdpa", True) else "sdpa"

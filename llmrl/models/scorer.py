@@ -5,16 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from llmrl.errors import RecipeError, first_line
 from llmrl.models.chat_template import ending_at
+from llmrl.models.loading import DTYPES, attention_of, for_training, is_reward_model, training_config
 from llmrl.models.outputs import Places, backbone_of, run_backbone, without_peft
 from llmrl.models.padding_free import choose_packing
+from llmrl.recipe import Lora
 
 OUTPUTS = frozenset({"scores"})
 PADDING = ("<|pad|>", "<pad>", "[PAD]")
@@ -87,6 +92,50 @@ class Scorer(nn.Module):
         if not isinstance(self.lm, PeftModel):
             raise ValueError("only a LoRA model has a base to fall back on")
         return self.lm.disable_adapter()
+
+
+def load_reward_model(
+    folder: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: Literal["fp32", "bf16"] = "fp32",
+    lora: Lora | None = None,
+    *,
+    heads: int = 1,
+    seed: int = 0,
+    gradient_checkpointing: bool = False,
+) -> PreTrainedModel | PeftModel:
+    """A sequence classifier for training, loaded as `load_language_model` does; its head computes in fp32.
+
+    A language model's folder gets a new head, drawn by `seed`, and a row of embeddings for the tokenizer's padding
+    token where it has none (see `scoring_tokenizer`). Raises RecipeError if `folder` holds no model with a `score` head
+    or another number of heads, or if `lora.target_modules` match nothing usable.
+    """
+    try:
+        config = training_config(folder)
+        found = config.num_labels if is_reward_model(config) else heads
+        if found != heads:
+            raise RecipeError(f"model.heads: {heads}, but the reward model in '{folder}' has {found}")
+        config.num_labels = heads
+        config.problem_type = "regression"  # vLLM gives the scores of such a model as they are, of others their sigmoid
+        loaded, told = AutoModelForSequenceClassification.from_pretrained(
+            str(folder),
+            config=config,
+            dtype=DTYPES[dtype],
+            attn_implementation=attention_of(config),
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model: cannot load '{folder}' as a reward model: {first_line(error)}") from None
+    model: Any = loaded
+    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+        raise RecipeError(f"model: '{config.model_type}' models have no reward model with a linear head named score")
+    model.score = ScoreHead.of(model.score)
+    if "score.weight" in told["missing_keys"]:
+        draw_head(model.score, seed)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id  # which the embeddings may have lacked before
+    return for_training(model, lora, gradient_checkpointing=gradient_checkpointing)
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ from llmrl.fields import BY_NAME, CURRENT, PROVIDED, REFERENCE, names
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.loading import (
     load_language_model,
-    load_reward_model,
     load_tokenizer,
     materialize,
     stop_token_ids,
@@ -27,7 +26,7 @@ from llmrl.models.loading import (
 from llmrl.models.lora import add_adapter
 from llmrl.models.padding_free import try_padding_free
 from llmrl.models.policy import Policy
-from llmrl.models.scorer import Scorer, scoring_tokenizer
+from llmrl.models.scorer import Scorer, load_reward_model, scoring_tokenizer
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces, check_grades
 from llmrl.train.learner import Learner

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 
 from llmrl.errors import RecipeError
 from llmrl.models import head as head_module
-from llmrl.models.loading import _attention, character_tokenizer, export
+from llmrl.models.loading import attention_of, character_tokenizer, export
 from llmrl.models.policy import Policy
 from llmrl.models.weights import merged_weights
 
@@ -52,7 +52,7 @@ LAYOUT = ["PPAAA.....", "PAAEEAAEAA", "PPPPPPA...", "PP........", "PAA......."]
 def make_lm(architecture: str = "qwen3", **settings: Any) -> Any:
     config = AutoConfig.for_model(architecture, **{**SHAPE, **ARCHITECTURES.get(architecture, {}), **settings})
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, attn_implementation=_attention(config), dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config), dtype=torch.float32)
 
 
 def make_lora(lm: Any, **settings: Any) -> Any:

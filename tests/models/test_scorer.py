@@ -12,8 +12,8 @@ from training_cases import LAYOUTS, fixed_batch, tiny_lm
 from transformers import AutoModelForSequenceClassification
 
 from llmrl.errors import RecipeError
-from llmrl.models.loading import character_tokenizer, export, load_language_model, load_reward_model
-from llmrl.models.scorer import Scorer, scoring_tokenizer
+from llmrl.models.loading import character_tokenizer, export, load_language_model
+from llmrl.models.scorer import Scorer, load_reward_model, scoring_tokenizer
 from llmrl.models.weights import adapter_weights
 from llmrl.recipe import Lora
 
