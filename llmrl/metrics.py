@@ -239,11 +239,9 @@ POLICY = (
     Metric("preference_ties", "The share of pairs of which neither is preferred; all at the first step.", "share",
            format=".1%"),
     Metric("preference_margin", "How much larger the chosen completion's log ratio to the reference is, or its "
-           "log-probability where there is no reference.", "nats",
-           "rises", format=".3f", heading="margin"),
+           "log-probability where there is no reference, or its score by a reward model.", "nats or score", "rises",
+           format=".3f", heading="margin"),
     Metric("completion_log_ratios", "The mean log ratio of all completions to the reference.", "nats", format=".3f"),
-    Metric("reward_margin", "How much higher a reward model scores the chosen completion.", "score", "rises",
-           heading="margin"),
     Metric("chosen_scores", "The mean score of a chosen completion by a reward model.", "score"),
     Metric("rejected_scores", "The mean score of a rejected completion by a reward model.", "score"),
     Metric("chosen_log_ratios", "The mean log ratio of chosen completions to the reference.", "nats", format=".3f"),

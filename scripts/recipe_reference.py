@@ -34,7 +34,6 @@ MOMENTS = {
     CREDITED: "after the advantage has run",
     COMPARED: "with the preference loss",
     CURRENT: "in the training pass",
-    COMPARED: "in the training pass, for pairs and whole completions",
     ALLOCATING: "between rounds of sampling",
 }
 KINDS = {

@@ -42,13 +42,8 @@ SPECIAL = {
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_each_field_has_an_example_of_its_shape(field):
-<<<<<<< HEAD
-    example = tiny_data(outputs=3, rewards=5)[field.name]
-    sizes = {"N": 4, "T": 4, "P": 2, "H": 3, "M": 2}
-=======
     example = tiny_data(outputs=3, rewards=5, heads=3)[field.name]
-    sizes = {"N": 4, "T": 4, "P": 2, "H": 3}
->>>>>>> 0cab411 (Load reward models beside their module; name the moment of compared fields)
+    sizes = {"N": 4, "T": 4, "P": 2, "H": 3, "M": 2}
     shape = tuple(torch.as_tensor(example).shape)
     letters = field.shape.split()
     assert len(shape) == len(letters)
@@ -75,7 +70,7 @@ def test_names_are_said_once():
 def test_what_is_current_has_a_gradient_and_nothing_before_has():
     data = tiny_data()
     of_policy = names(CURRENT) - {"router_drift"}  # what a router chose has none
-    of_policy |= {name for name in names(COMPARED) if "logprobs" in BY_NAME[name].made_of}
+    of_policy |= {name for name in names(COMPARED) if {"logprobs", "scores"} & {*BY_NAME[name].made_of}}
     assert all(data[name].requires_grad for name in of_policy)
     assert not any(getattr(data[name], "requires_grad", False) for name in BY_NAME.keys() - of_policy)
 

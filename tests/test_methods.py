@@ -26,7 +26,7 @@ def test_each_method_says_what_it_is_and_cites_its_source(method):
 def test_each_method_resolves_in_a_recipe_that_says_nothing_besides(method):
     recipe = method_recipe(method)
     pieces = resolve_pieces(recipe)
-    assert {"logprobs", "log_ratio"} & pieces.algorithm.needs
+    assert {"logprobs", "log_ratio", "scores"} & pieces.algorithm.needs
     if pieces.samples:
         assert "math_verifier" in Rewards.from_specs(recipe.rewards, workers=Workers(1)).weights
 

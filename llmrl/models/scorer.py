@@ -3,8 +3,8 @@ score."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from llmrl.errors import RecipeError, first_line
 from llmrl.models.chat_template import ending_at
@@ -117,13 +118,14 @@ def load_reward_model(
             raise RecipeError(f"model.heads: {heads}, but the reward model in '{folder}' has {found}")
         config.num_labels = heads
         config.problem_type = "regression"  # vLLM gives the scores of such a model as they are, of others their sigmoid
-        loaded, told = AutoModelForSequenceClassification.from_pretrained(
-            str(folder),
-            config=config,
-            dtype=DTYPES[dtype],
-            attn_implementation=attention_of(config),
-            output_loading_info=True,
-        )
+        with _quiet():
+            loaded, told = AutoModelForSequenceClassification.from_pretrained(
+                str(folder),
+                config=config,
+                dtype=DTYPES[dtype],
+                attn_implementation=attention_of(config),
+                output_loading_info=True,
+            )
     except (OSError, ValueError) as error:
         raise RecipeError(f"model: cannot load '{folder}' as a reward model: {first_line(error)}") from None
     model: Any = loaded
@@ -136,6 +138,17 @@ def load_reward_model(
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id  # which the embeddings may have lacked before
     return for_training(model, lora, gradient_checkpointing=gradient_checkpointing)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """In this context transformers does not report that the head is new and the LM head is left out."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @torch.no_grad()

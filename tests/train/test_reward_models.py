@@ -47,7 +47,7 @@ def test_a_reward_model_learns_the_mean_over_pairs(settings, padding_free):
     assert metrics["loss"] == pytest.approx(expected.item(), abs=1e-5)
     scores = {row: float(score_of(model, row).detach()) for row in range(5)}
     assert metrics["chosen_scores"] == pytest.approx(sum(scores[c] for c, _, _ in PAIRS) / 4, abs=1e-5)
-    assert metrics["reward_margin"] == pytest.approx(sum(scores[c] - scores[r] for c, r, _ in PAIRS) / 4, abs=1e-5)
+    assert metrics["preference_margin"] == pytest.approx(sum(scores[c] - scores[r] for c, r, _ in PAIRS) / 4, abs=1e-5)
     assert metrics["preference_accuracy"] == sum(scores[c] > scores[r] for c, r, _ in PAIRS) / 4
 
 
@@ -55,7 +55,7 @@ def test_a_constant_model_is_right_half_the_time():
     role = role_of(REWARD_MODEL)
     role.learner.engine.model.inner.score.weight.data.zero_()
     metrics = update(role, provide(role, preference_batch()), seed=0)
-    assert (metrics["preference_accuracy"], metrics["preference_ties"], metrics["reward_margin"]) == (0.5, 1, 0)
+    assert (metrics["preference_accuracy"], metrics["preference_ties"], metrics["preference_margin"]) == (0.5, 1, 0)
 
 
 def in_one(chosen_scores: Any, rejected_scores: Any) -> Any:
