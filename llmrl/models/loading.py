@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
@@ -193,7 +193,7 @@ def export(
 def _save_adapter(model: PeftModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write the active adapter's files, as peft does for an adapter called default."""
     folder.mkdir()
-    settings = copy.copy(model.peft_config[str(model.active_adapter)])
+    settings = cast(LoraConfig, copy.copy(model.peft_config[str(model.active_adapter)]))
     settings.inference_mode = True
     head = getattr(model.get_base_model(), "score", None)
     if head is not None:  # trained whole: peft puts it in place of the base's, which has none
