@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from judge_server import judging_in_thread
 from rich.console import Console
 
 from llmrl.metrics import METRICS, Fallen, Outside, Point, metric_of
@@ -18,6 +19,7 @@ sys.path.append(str(ROOT / "scripts"))
 
 import metrics_table  # noqa: E402
 
+RUBRIC = ROOT / "reward_models" / "better_answer.md"
 GOLDEN = ROOT / "tests" / "golden" / "runs.json"
 OWN = '''
 import torch
@@ -67,7 +69,7 @@ RECIPE = {
     "training": {"steps": 2, "learning_rate": 1e-3, "threads": 1},
     "evaluation": {"samples": 2},
 }  # fmt: skip
-"""What no golden run has: functions of the user's own, failures, returns outside of a critic's bins, and merges."""
+"""What golden runs lack: functions of the user's own, a judge, failures, returns outside of a critic's bins, merges."""
 
 
 def golden_names() -> set[str]:
@@ -90,8 +92,11 @@ def row(tmp_path_factory) -> dict:
         sums = [{"question": f"{a}+{b}=", "answer": str(a + b)} for a in range(5) for b in range(4)]
         for name, rows in (("sums", sums[4:]), ("held_out", sums[:4])):
             Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        Path("small.yaml").write_text(json.dumps(RECIPE))
-        assert run_plan(load_plan("small.yaml", ["run_dir=run"]), resume=False, console=Console(quiet=True)) == 0
+        with judging_in_thread(lambda judge, shown, body: "[[C]]") as judge:
+            opinion = {"judge_pairwise": {"url": judge.url, "model": "j", "rubric": str(RUBRIC)}}
+            rewards = RECIPE["rewards"] | {"win_rate": {"opinion": opinion, "weight": 0.0}}
+            Path("small.yaml").write_text(json.dumps(RECIPE | {"rewards": rewards}))
+            assert run_plan(load_plan("small.yaml", ["run_dir=run"]), resume=False, console=Console(quiet=True)) == 0
         rows = RunReader(Path("run")).metrics
     torch.set_num_threads(threads)
     return rows[-1]

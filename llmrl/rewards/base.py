@@ -13,11 +13,11 @@ A reward function's positional parameters are its data, taken by name for one tr
     <column>           any column of the data row, by its name
     group              alone: the function is called once per group and returns a list, one result each
 
-Its keyword-only parameters are its settings. It returns a number, a bool (a verdict), a Score, or None for a row of
-another task, whose sum it then leaves alone. Functions written for TRL, verl or OpenRLHF are called as they expect
-(llmrl/rewards/conventions.py). Plain functions run in killable processes; `async def` functions run in the event loop.
-Both have a deadline. Functions that take `correct` or `group` are called after the others, on trajectories that these
-scored.
+Its keyword-only parameters are its settings. It returns a number, a bool (a verdict), a Score, a Failure, or None for a
+row of another task, whose sum it then leaves alone. Functions written for TRL, verl or OpenRLHF are called as they
+expect (llmrl/rewards/conventions.py). Plain functions run in killable processes; `async def` functions run in the event
+loop. Both have a deadline. Functions that take `correct` or `group` are called after the others, on trajectories that
+these scored.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 from llmrl.rewards.choice_letter import choice_letter
 from llmrl.rewards.code.verifier import code_verifier
 from llmrl.rewards.instruction_following import instruction_following
+from llmrl.rewards.judges import judge_pointwise
 from llmrl.rewards.math_verifier import math_verifier
 from llmrl.rewards.reasoning_gym import reasoning_gym
 from llmrl.rewards.remote import remote_score, vllm_score
@@ -25,6 +26,7 @@ from llmrl.rewards.shaping import (
     token_repetition_penalty,
 )
 from llmrl.rewards.text_answers import exact_match, f1
+from llmrl.rewards.win_rate import win_rate
 
 VERIFIERS = (math_verifier, code_verifier, reasoning_gym, choice_letter, exact_match, instruction_following)
 """The built-in rewards that give verdicts; the others give none."""
@@ -47,5 +49,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         token_repetition_penalty,
         remote_score,
         vllm_score,
+        judge_pointwise,
+        win_rate,
     )
 }

@@ -20,13 +20,14 @@ NO_REWARD = Failure(
 def as_score(source: str, result: Any, *, turns: int, grades: int | None) -> Score | Failure | None:
     """The result as a Score of plain numbers; None says that the row is not the reward's to score.
 
-    A bool is a verdict, also numpy's, torch's and sympy's, and so is `acc` of a mapping with a `score`, whose other
-    numbers are metrics. source: the reward's name. turns: the author's turns. grades: how many grades the reward may
-    give; None: any number. Anything but None, a finite number, a bool, a Score or such a mapping is an "invalid"
-    Failure.
+    A Failure is passed on as this reward's. A bool is a verdict, also numpy's, torch's and sympy's, and so is `acc` of
+    a mapping with a `score`, whose other numbers are metrics. source: the reward's name. turns: the author's turns.
+    grades: how many grades the reward may give; None: any number. Anything else is an "invalid" Failure.
     """
     if result is None:
         return None
+    if isinstance(result, Failure):
+        return replace(result, source=source)
     try:
         score = _score(result)
         return _plain(score, turns, math.inf if grades is None else grades)
