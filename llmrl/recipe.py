@@ -7,14 +7,10 @@ into `updates_per_step` optimizer steps; `tokens_per_micro_batch` limits the tok
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -26,23 +22,11 @@ from pydantic import (
 
 from llmrl.axes import AXES, ONE, Axis
 from llmrl.pieces import PieceSpec
+from llmrl.recipe_rows import Data, Strict, exactly_one
 from llmrl.types import ACTOR
 
-NonEmpty = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 PieceSettings = dict[str, dict[str, Any] | None]
-
-
-class Strict(BaseModel):
-    """A part of a recipe: unknown keys are faults, and nothing changes once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
-
-
-def _exactly_one(holder: BaseModel, names: tuple[str, ...]) -> None:
-    given = [name for name in names if getattr(holder, name) is not None]
-    if len(given) != 1:
-        raise ValueError(f"give exactly one of {', '.join(names)}; got {', '.join(given) or 'none'}")
 
 
 class Build(Strict):
@@ -92,85 +76,8 @@ class Model(Strict):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
-        _exactly_one(self, ("path", "build", "gguf", "role"))
+        exactly_one(self, ("path", "build", "gguf", "role"))
         return self
-
-
-_LOST_COMMANDS = {"\a": "a", "\b": "b", "\f": "f", "\v": "v", "\x1b": "e"}
-
-
-def _no_lost_command(text: str) -> str:
-    """Refuse the control characters that YAML makes of LaTeX commands in double quotes, such as "\\boxed" of "\\b"."""
-    found = re.search(r"([\a\b\f\v\x1b]|\t(?=ext|imes|frac|heta|o\b))(\w*)", text)
-    if found:
-        command = f"\\{_LOST_COMMANDS.get(found[1], 't')}{found[2]}"
-        raise ValueError(
-            f"YAML reads '{command}' in double quotes as a control character; write '\\{command}' or use single quotes"
-        )
-    return text
-
-
-RowText = Annotated[str, AfterValidator(_no_lost_command)]
-
-
-class Rows(Strict):
-    """Where rows come from and how they become prompts.
-
-    prompt, answer and completion are each a column name, a template ("{question}\\nAnswer:") or a function
-    of the row ("my_module:my_function"). With chat, prompt and completion may also be lists of messages.
-    """
-
-    path: str | list[str] | None = Field(
-        default=None,
-        description="files: .jsonl, .json, .csv (each also .gz) or .parquet; a folder, a pattern such as data/*.jsonl, "
-        "or a list of these",
-    )
-    dataset: str | None = Field(default=None, description="a name for datasets.load_dataset, or its saved folder")
-    task: str | None = Field(default=None, description="a reasoning-gym task, or module:function")
-    subset: str | None = Field(default=None, description="of the dataset")
-    split: str = Field(default="train", description="of the dataset")
-    settings: dict[str, Any] = Field(default_factory=dict, description="of the task")
-    size: Annotated[int, Field(gt=0, le=10_000_000)] = Field(
-        default=1000, description="rows to generate from the task; all are held in memory"
-    )
-    seed: NonNegativeInt = Field(default=0, description="of the task's rows")
-    limit: PositiveInt | None = Field(default=None, description="use only the first rows")
-    shuffle: bool = Field(default=True, description="a new order each epoch, from the recipe's seed")
-    prompt: RowText = Field(default="question", description="what the model is asked")
-    answer: RowText | None = Field(default="answer", description="the gold answer, which rewards read as `answer`")
-    answer_after: NonEmpty | None = Field(default=None, description="the answer is what follows this in its column")
-    completion: RowText | None = Field(default=None, description="the demonstration, for learn_from: demonstrations")
-    chosen: RowText | None = Field(default=None, description="the better completion, for learn_from: preferences")
-    rejected: RowText | None = Field(default=None, description="the worse completion, for learn_from: preferences")
-    chat: bool = Field(default=False, description="render through the model's chat template")
-    system_prompt: RowText | None = Field(
-        default=None, description="the first message where a row has no system message of its own; needs chat: true"
-    )
-    tools: str | None = Field(
-        default=None,
-        description="column of the tools that the chat template shows: a list of schemas, or its JSON text",
-    )
-    few_shot: NonNegativeInt | list[dict[str, Any]] = Field(
-        default=0, description="solved examples put before each prompt: written out, or the first k rows"
-    )
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Rows:
-        _exactly_one(self, ("path", "dataset", "task"))
-        if self.system_prompt is not None and not self.chat:
-            raise ValueError("system_prompt needs chat: true; in a plain prompt write it into the template")
-        if self.tools is not None and not self.chat:
-            raise ValueError("tools needs chat: true, since the chat template shows them")
-        if (self.chosen is None) != (self.rejected is None):
-            raise ValueError("chosen and rejected need each other: a pair has both")
-        return self
-
-
-class Data(Strict):
-    """The training and the held-out rows; a training row whose question is also in eval is dropped."""
-
-    train: Rows = Field(description="rows to train on")
-    eval: Rows | None = Field(default=None, description="held-out rows, to measure on")
 
 
 class Rollout(Strict):

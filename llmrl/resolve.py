@@ -13,6 +13,7 @@ from typing import Any
 from llmrl.algorithm import Algorithm, Weighted
 from llmrl.axes import AXES, BY_KEY, CHAIN, ONE, Axis
 from llmrl.combinations import refused
+from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS
 from llmrl.engines.catalogue import check_engine
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.fields import BY_NAME, PACKED, PROVIDED, names
@@ -192,15 +193,26 @@ def _unread_outside(key: str, piece: Piece) -> list[str]:
 def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
     """The faults of a recipe that lacks the rows or rewards that its source needs."""
     faults = []
-    if "demonstrations" in source.data and recipe.data.train.completion is None:
+    rows = recipe.data.train
+    if DEMONSTRATIONS in source.data and rows.names_columns and rows.completion is None:
         faults.append(f"learn_from: {source.name} needs data.train.completion (the text to imitate)")
-    if "comparisons" in source.data and recipe.data.train.chosen is None:
+    if COMPARISONS in source.data and rows.names_columns and not rows.compares:
         faults.append(
-            f"learn_from: {source.name} needs data.train.chosen and data.train.rejected (the texts to compare)"
+            f"learn_from: {source.name} needs the texts to compare: data.train.chosen and rejected, completion and "
+            "label, or completions and scores"
         )
     if "collector" in source.data and not recipe.rewards and recipe.trained:
         faults.append(f"learn_from: {source.name} needs at least one reward under rewards, such as math_verifier: {{}}")
     return faults
+
+
+def read_for(recipe: Recipe) -> str | None:
+    """What the recipe's source reads rows for, of llmrl.data.forms; None if `learn_from` names none."""
+    try:
+        source = _of_axis(BY_KEY["learn_from"], recipe.learn_from)
+    except RecipeError:
+        return None
+    return next((gives for gives in (DEMONSTRATIONS, COMPARISONS) if gives in source.data), QUESTIONS)
 
 
 def _reward_faults(recipe: Recipe) -> list[str]:

@@ -344,7 +344,7 @@ def test_a_provider_of_ones_own_replaces_the_built_in_one(tmp_path):
     ("changes", "fault"),
     [
         (
-            {"learn_from": "demonstrations", "policy_loss": "nll"},
+            {"learn_from": "demonstrations", "policy_loss": "nll", "data": {"train": {"path": "x", "prompt": "q"}}},
             "learn_from: demonstrations needs data.train.completion (the text to imitate)",
         ),
         (

@@ -141,8 +141,11 @@ def test_dropped_rows_are_counted():
     write_rows("held_out.jsonl", [ROWS[3]])
     faults, report = check({"data": {"eval": {"path": "held_out.jsonl", "prompt": "{question}="}}})
     assert faults == []
-    assert "19 prompts of 4 to 4 tokens (at most 32); 1 rows dropped: their question is in eval too" in report
-    assert "warning: data.train: 1 of 20 rows dropped as longer than rollout allows" in report
+    assert "19 prompts of 4 to 4 tokens (at most 32)\n" in report
+    told = (
+        "warning: data.train: 2 rows dropped: 1 because the prompt is longer than rollout.max_prompt_tokens; 1 because "
+    )
+    assert f"{told}the question is in eval too; nothing is ever cut short" in report
 
 
 def test_a_task_that_gives_other_rows_each_time_is_a_warning():

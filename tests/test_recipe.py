@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from llmrl.recipe import Model, Recipe, Rows, Strict
+from llmrl.recipe import Model, Recipe
+from llmrl.recipe_rows import Rows, Strict
 
 
 def recipe(**changes: Any) -> Recipe:

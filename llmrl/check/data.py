@@ -13,11 +13,15 @@ from llmrl.data.chat import Conversation
 from llmrl.data.datasets import load_rows
 from llmrl.data.faulty_rows import named, repeated
 from llmrl.data.messages import SYSTEM
-from llmrl.data.prompts import LoadedPrompts, PromptBuilder
+from llmrl.data.prompt_builder import PromptBuilder
+from llmrl.data.prompts import OVERLAP, LoadedPrompts
+from llmrl.data.recognition import formed
+from llmrl.data.written import Written
 from llmrl.errors import RecipeError, gathered, short
 from llmrl.models.loading import character_tokenizer
-from llmrl.recipe import Recipe, Rows
-from llmrl.resolve import Pieces
+from llmrl.recipe import Recipe
+from llmrl.recipe_rows import Rows
+from llmrl.resolve import Pieces, read_for
 from llmrl.run.models import Origin
 from llmrl.run.sampling import load_stage_prompts
 from llmrl.templates import RowTemplate, templates_of
@@ -32,28 +36,29 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
     """Load and render every row, and show the first ones; raises RecipeError for a row that cannot be rendered."""
     prompts = load_stage_prompts(recipe, origin)
     data, limit = recipe.data, recipe.rollout.max_prompt_tokens
-    dropped = {"train": prompts.dropped_long, "eval": prompts.dropped_long_eval}
-    for part, found, source in (("train", prompts.train, data.train), ("eval", prompts.eval, data.eval)):
+    for part, found in (("train", prompts.train), ("eval", prompts.eval)):
+        source = prompts.sources.get(part)
         if source is None:
             report.say("data.eval", "none: nothing is measured on held-out prompts")
             continue
         lengths = [len(prompt.token_ids) for prompt in found]
-        text = f"{len(found)} prompts of {min(lengths)} to {max(lengths)} tokens (at most {limit})"
-        shared = prompts.dropped_overlap if part == "train" else 0
-        if shared:
-            text += f"; {shared} rows dropped: their question is in eval too"
-        report.say(f"data.{part}", text)
+        if part in prompts.forms:
+            report.say(f"data.{part}", f"form: {prompts.forms[part]}")
+        report.say(f"data.{part}", f"{len(found)} prompts of {min(lengths)} to {max(lengths)} tokens (at most {limit})")
+        shared = prompts.dropped[part][OVERLAP]
         if shared and data.eval and seeds_overlap(data.train, data.eval):
             report.warn(f"data.eval: {shared} training rows are its rows; {way_out('data.eval.seed', data.train)}")
-        if dropped[part]:
-            rows = f"{dropped[part]} of {dropped[part] + len(found)} rows"
-            report.warn(f"data.{part}: {rows} dropped as longer than rollout allows; nothing is ever cut short")
+        told = prompts.told_dropped(part)
+        if told and prompts.dropped[part].total() == shared:
+            report.say("", told)
+        elif told:
+            report.warn(f"data.{part}: {told}")
         _count_repeated(source, found, prompts.questions, part, report)
         _count_unanswered(found, prompts.demonstrations, part, report)
         if source.chat:
             _check_conversation(found, origin, part, report)
             _check_system_prompt(source, found, part, report)
-        _show(found[0], prompts.demonstrations, origin, report)
+        _show(found[0], prompts, origin, report)
         if source.task is not None:
             _check_repeated(source, found, part, report)
         _check_answers(found, prompts.demonstrations, origin, part, report)
@@ -70,7 +75,8 @@ def check_sources(recipe: Recipe, faults: list[str]) -> None:
     for part, source in (("train", recipe.data.train), ("eval", recipe.data.eval)):
         if source is not None:
             with gathered(faults):
-                PromptBuilder(stand_in, source, load_rows(source, part), part=part)
+                found = formed(source, load_rows(source, part), part, read_for(recipe))
+                PromptBuilder(stand_in, found.source, found.rows, part=part)
 
 
 def check_providers(prompts: LoadedPrompts, pieces: Pieces) -> None:
@@ -104,16 +110,24 @@ def _columns_of_all(prompts: Sequence[Prompt]) -> list[str]:
     return [name for name in prompts[0].row if name in everywhere]
 
 
-def _show(prompt: Prompt, demonstrations: dict[str, list[int]], origin: Origin, report: Report) -> None:
-    """Print the first prompt with its special tokens, and its demonstration or gold answer."""
+def _show(prompt: Prompt, prompts: LoadedPrompts, origin: Origin, report: Report) -> None:
+    """Print the first prompt with its special tokens, and its written completions or gold answer."""
     tokenizer: Any = origin.tokenizer
+    written = [prompts.demonstrations[prompt.id]] if prompt.id in prompts.demonstrations else []
+    written += prompts.comparisons.get(prompt.id, [])
     report.say("first prompt", f"{len(prompt.token_ids)} tokens, {prompt.id}")
     report.say("", _shown(tokenizer.decode(list(prompt.token_ids), skip_special_tokens=False)))
-    if prompt.id in demonstrations:
-        token_ids = demonstrations[prompt.id]
-        report.say("followed by", f"{_shown(tokenizer.decode(token_ids))} ({len(token_ids)} tokens)")
-    else:
+    for one in written:
+        reward = f", reward {one.reward:g}" if prompt.id in prompts.comparisons else ""
+        report.say("followed by", f"{_spans(tokenizer, one)} ({len(one.token_ids)} tokens{reward})")
+    if not written:
         report.say("answer", _shown(prompt.row.get("answer")))
+
+
+def _spans(tokenizer: Any, written: Written) -> str:
+    """The texts of a completion's spans; those that are not trained on are in parentheses."""
+    shown = [(_shown(tokenizer.decode(span.token_ids)), span.trained) for span in written.spans]
+    return " ".join(text if trained else f"({text})" for text, trained in shown)
 
 
 def _shown(value: Any) -> str:
@@ -123,7 +137,7 @@ def _shown(value: Any) -> str:
 
 
 def _check_answers(
-    prompts: Sequence[Prompt], demonstrations: dict[str, list[int]], origin: Origin, part: str, report: Report
+    prompts: Sequence[Prompt], demonstrations: Mapping[str, object], origin: Origin, part: str, report: Report
 ) -> None:
     """Warn of gold answers with characters that the vocabulary lacks: no completion could give them."""
     tokenizer: Any = origin.tokenizer
@@ -145,6 +159,8 @@ def _count_repeated(
     text = f"{len(again)} of {len(prompts)} rows ask what an earlier row asks: {named(again)}"
     if contrary:
         text += f"; {len(contrary)} of them with another answer: {named(contrary)}"
+    if source.prompt is None:
+        return
     if again and source.task is not None:
         report.say("", text)
     elif again:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llmrl.check.report import Report
 from llmrl.data.prompts import LoadedPrompts
-from llmrl.recipe import Data, Rows
+from llmrl.recipe_rows import Data, Rows
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from llmrl.axes import BY_KEY
 from llmrl.check.report import Report
 from llmrl.engines.catalogue import OWN_KEYS, engine_kind
 from llmrl.pieces import resolve
-from llmrl.recipe import Recipe, Rows
+from llmrl.recipe import Recipe
+from llmrl.recipe_rows import Rows
 from llmrl.resolve import Pieces, fields_of
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 
@@ -52,6 +53,11 @@ def _sampler_has_options(recipe: Recipe, pieces: Pieces) -> bool:
     return "options" in resolve(recipe.rollout.engine, SAMPLERS, key="rollout.engine", what="sampler").data
 
 
+def _reads_completion(recipe: Recipe, pieces: Pieces) -> bool:
+    rows = recipe.data.train
+    return "demonstrations" in pieces.source.data or rows.few_shot != 0 or rows.label is not None
+
+
 READERS = (
     Reader(("critic.",), _has_critic, "no piece reads values, as advantage: gae would"),
     Reader(("critic.weight",), lambda r, p: r.critic.backbone == "shared", "the critic has a backbone of its own"),
@@ -73,10 +79,9 @@ READERS = (
            "evaluation.samples is 0"),
     Reader(("checkpoint.metric",), lambda r, p: r.checkpoint.keep_best and _evaluates(r, p),
            "no best checkpoint is kept"),
-    Reader(("data.train.completion",), lambda r, p: "demonstrations" in p.source.data or r.data.train.few_shot != 0,
-           "nothing imitates it"),
-    Reader(("data.train.chosen", "data.train.rejected"), lambda r, p: "comparisons" in p.source.data,
-           "nothing compares them"),
+    Reader(("data.train.completion",), _reads_completion, "nothing imitates it"),
+    Reader(tuple(f"data.train.{name}" for name in ("chosen", "rejected", "label", "completions", "scores")),
+           lambda r, p: "comparisons" in p.source.data, "nothing compares them"),
     Reader(("data.eval.shuffle",), lambda r, p: False, "held-out rows keep their order"),
 )  # fmt: skip
 ROWS_OF = {"task": ("settings", "size", "seed"), "dataset": ("subset", "split")}

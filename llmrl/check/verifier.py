@@ -13,6 +13,7 @@ from llmrl.check.grading import all_failed, grades_cheaply, score_within, unders
 from llmrl.check.report import Report
 from llmrl.check.verdict import Graded, judge
 from llmrl.data.prompts import LoadedPrompts
+from llmrl.data.written import Written
 from llmrl.errors import short
 from llmrl.models.text import Decode, decoder
 from llmrl.recipe import Recipe
@@ -53,8 +54,8 @@ def check_rewards(
     if not rows or not rewards.rewards:
         report.say("rewards", "none, so nothing is graded")
         return
-    sources = {"train": recipe.data.train, "eval": recipe.data.eval or recipe.data.train}
-    template = str(origin.tokenizer.chat_template or "") if recipe.data.train.chat else ""
+    sources = {"eval": prompts.sources["train"], **prompts.sources}
+    template = str(origin.tokenizer.chat_template or "") if prompts.sources["train"].chat else ""
     decode = decoder(origin.tokenizer, origin.stop_token_ids)
     gave: dict[str, bool | None] = {}
     for reward in rewards.rewards:
@@ -79,7 +80,7 @@ class _Writer:
 
     reward: Reward
     ways: Mapping[str, Mapping[str, tuple[str, str]]]
-    demonstrations: Mapping[str, list[int]]
+    demonstrations: Mapping[str, Written]
     tokenizer: Any
     decode: Decode
 
@@ -91,7 +92,7 @@ class _Writer:
     def golds(self, prompt: Prompt) -> dict[str, list[Trajectory]]:
         """Way -> the row's gold answers, written in that way."""
         if prompt.id in self.demonstrations:
-            text = self.decode(self.demonstrations[prompt.id])
+            text = self.decode(self.demonstrations[prompt.id].spans[-1].token_ids)
             return {"demonstration": [self._trajectory(prompt, text, right=True)]}
         golds = writing.golds_of(prompt)
         return {way: [self._answer(prompt, gold, way) for gold in golds] for way in self._ways(prompt) if golds}

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmrl.recipe import Rows
+from llmrl.recipe_rows import Rows
 from llmrl.rewards.golds import gold_texts
 from llmrl.rewards.thoughts import tags_of
 from llmrl.types import Prompt

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = "qq0qq"  # a content that no template changes
+_PROBES = (_PROBE, "zz1zz")  # of two texts without a common beginning or end, one begins unlike any third
 _SHOWN = 60
 ASKING = (*SYSTEM, "user")
 _TAG = re.compile("|".join(re.escape(tag) for pair in TAGS.items() for tag in pair))
@@ -99,6 +100,67 @@ class Conversation:
             return rest
         header, end = self._around(whole)
         return ("" if thinks and _OPENING.search(header) else header) + content + end
+
+    def turns(self, said: Messages, ends: Collection[str]) -> list[tuple[str, bool]]:
+        """Return the text that follows the prompt when these messages follow, in parts, each with whether it is the
+        assistant's: its turns, up to the first of the texts `ends` in each, and what the template writes between them.
+
+        The template renders beginnings of the conversation, so it needs no marks. said begins and ends with messages of
+        the assistant's. Raises ValueError if the conversation does not begin with the prompt, or if a part is empty.
+        """
+        messages, asked = [*self.messages, *said], len(self.messages)
+        whole = self._rendered(messages)
+        if not whole.startswith(self.prompt):
+            fault = "the chat template changes the prompt once answers follow it, so they cannot be trained at once"
+            raise ValueError(f"{fault}; {_parting(self.prompt, whole)}")
+        parts: list[tuple[str, bool]] = []
+        place = len(self.prompt)
+        for number in range(asked, len(messages)):
+            if messages[number]["role"] != "assistant":
+                continue
+            start = self._turn_start(whole, messages, number)
+            if number > asked:
+                parts.append((whole[place:start], False))
+            place = self._turn_end(whole, messages, number, start, ends)
+            parts.append((whole[start:place], True))
+            if any(not text.strip() for text, _ in parts[-2:]):
+                raise ValueError(f"the chat template shows nothing of message {number}, or of what stands before it")
+        return parts
+
+    def _turn_start(self, whole: str, messages: Messages, number: int) -> int:
+        """Where the assistant's message begins in the conversation: behind what asks for it."""
+        before = self._rendered(messages[:number], asks=True)
+        if whole.startswith(before):
+            return len(before)
+        _, asked = self._region(messages[:number], number - 1, asks=True)
+        _, told = self._region(messages, number - 1)
+        return told + _shared(before[asked:], whole[told:])
+
+    def _turn_end(self, whole: str, messages: Messages, number: int, start: int, ends: Collection[str]) -> int:
+        """Where the assistant's message ends in the conversation: behind its end of turn, before the next content."""
+        after = self._rendered(messages[: number + 1])
+        limits = [len(after)] if whole.startswith(after) else []
+        if number + 1 < len(messages):
+            limits.append(self._region(messages, number + 1)[0])
+        for limit in limits:
+            found = [place + len(end) for end in ends if (place := whole.find(end, start, limit)) >= 0]
+            if found:
+                return min(found)
+        return start + len(whole[start : limits[0]].rstrip())
+
+    def _region(self, messages: Messages, number: int, *, asks: bool = False) -> tuple[int, int]:
+        """Where the content of one message begins and ends in the template's text."""
+        text = self._rendered(messages, asks=asks)
+        starts, ends = [], []
+        for probe in _PROBES:
+            changed = [*messages]
+            changed[number] = messages[number] | {"content": probe}
+            other = self._rendered(changed, asks=asks)
+            starts.append(_shared(text, other))
+            ends.append(len(text) - _shared(text[::-1], other[::-1]))
+        if min(starts) == len(text):
+            raise ValueError(f"the chat template does not show message {number}, of the {messages[number]['role']}")
+        return min(starts), max(ends)
 
     def _continued(self, content: str, opened: str) -> str:
         """The content of a thought that the prompt has opened: without an opening tag, and space, of its own."""

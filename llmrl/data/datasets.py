@@ -8,7 +8,7 @@ from llmrl.bounds import out_of_bounds
 from llmrl.data.files import Row, read_files
 from llmrl.data.tasks import rows_of_task
 from llmrl.errors import RecipeError, first_line, short, unknown_name
-from llmrl.recipe import Rows
+from llmrl.recipe_rows import Rows
 
 
 def load_rows(source: Rows, part: str = "train") -> list[Row]:

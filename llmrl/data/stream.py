@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmrl.errors import RecipeError
@@ -12,15 +13,22 @@ from llmrl.types import Prompt
 
 
 class PromptStream:
-    """An endless order of prompts; an epoch's permutation depends on (seed, epoch) alone."""
+    """An endless order of prompts; an epoch's permutation depends on (seed, epoch) alone.
 
-    def __init__(self, prompts: Sequence[Prompt], seed: int, shuffle: bool = True):
+    labels: prompt id -> label. Prompts of each label are spread evenly over the epoch, whatever their order before:
+    any prompts in a row have the labels in the proportion that all have, but for one.
+    """
+
+    def __init__(
+        self, prompts: Sequence[Prompt], seed: int, shuffle: bool = True, labels: Mapping[str, object] | None = None
+    ):
         if not prompts:
             raise RecipeError("data.train: no prompts to stream")
         self.prompts = prompts
         self.seed = seed
         self.shuffle = shuffle
-        self._fingerprint = _fingerprint(prompts)
+        self._labels = [(labels or {}).get(prompt.id) for prompt in prompts]
+        self._fingerprint = _fingerprint(prompts, self._labels)
         self._start(epoch=0, position=0)
 
     @property
@@ -60,10 +68,24 @@ class PromptStream:
         self._order = list(range(len(self.prompts)))
         if self.shuffle:
             random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
+        self._order = _spread(self._order, self._labels)
 
 
-def _fingerprint(prompts: Sequence[Prompt]) -> str:
+def _spread(order: Sequence[int], labels: Sequence[object]) -> list[int]:
+    """The order in which places of each label have equal distances, as far as whole places allow."""
+    seen: Counter[object] = Counter()
+    counts = Counter(labels)
+    place: dict[int, float] = {}
+    for index in order:
+        label = labels[index]
+        place[index] = (seen[label] + 0.5) / counts[label]
+        seen[label] += 1
+    return sorted(order, key=place.__getitem__)
+
+
+def _fingerprint(prompts: Sequence[Prompt], labels: Sequence[object]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for prompt in prompts:
-        digest.update(f"{prompt.id} {prompt.token_ids}\n".encode())
+    for prompt, label in zip(prompts, labels, strict=True):
+        shown = "" if label is None else f" {label}"
+        digest.update(f"{prompt.id} {prompt.token_ids}{shown}\n".encode())
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from typing import Any
 
 from llmrl.errors import RecipeError, first_line, unknown_name
 from llmrl.pieces import resolve
-from llmrl.recipe import Rows
+from llmrl.recipe_rows import Rows
 from llmrl.rewards.reasoning_gym import TASK_SETTINGS
 
 Settings = Mapping[str, Any]

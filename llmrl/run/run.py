@@ -261,6 +261,8 @@ class _Run:
         scoring = [role for role in views if pieces[role].algorithm.scores]
         origins = prepare_origins(recipe, self.plan.run_dir, self.ranks, scoring=scoring)
         prompts = _prompts(recipe, pieces[first], origins[first], self.workers)
+        for part in prompts.sources:
+            self._say_data(name, part, prompts)
         samples = pieces[first].samples or (recipe.rewards and prompts.eval and not scoring)
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
         collector = self._collector(recipe, pieces[first], origins) if samples else None
@@ -295,6 +297,12 @@ class _Run:
             stop_asked=lambda: self.signals.received is not None,
             profile=self.profile,
         )
+
+    def _say_data(self, stage: str, part: str, prompts: LoadedPrompts) -> None:
+        """Print the form of a part's rows, where it was recognised, and how many were left out and why."""
+        form = f"form: {prompts.forms[part]}" if part in prompts.forms else ""
+        if told := "; ".join(filter(None, (form, prompts.told_dropped(part)))):
+            self.progress.say(f"stage {stage}: data.{part}: {told}")
 
     def _collector(self, recipe: Recipe, pieces: Pieces, origins: Mapping[str, Origin]) -> Collector:
         """The collector, with one sampler for each model; roles that share weights share a sampler."""

@@ -20,7 +20,7 @@ from llmrl.envs.base import AuthorText, Encode
 from llmrl.models.text import decoder
 from llmrl.pieces import Piece, resolve
 from llmrl.recipe import Recipe
-from llmrl.resolve import Pieces
+from llmrl.resolve import Pieces, read_for
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
@@ -131,7 +131,7 @@ def make_source(
     """The source that the recipe's `learn_from` names, and the stream of training prompts."""
     first = next(iter(recipe.by_role))
     source = pieces[first].source
-    stream = PromptStream(prompts.train, recipe.seed, recipe.data.train.shuffle)
+    stream = PromptStream(prompts.train, recipe.seed, recipe.data.train.shuffle, prompts.labels)
     available = {
         "stream": stream,
         "collector": collector,
@@ -184,6 +184,7 @@ def load_stage_prompts(recipe: Recipe, origin: Origin) -> LoadedPrompts:
         recipe.rollout.max_prompt_tokens,
         max_completion_tokens=recipe.rollout.max_completion_tokens,
         stop_token_ids=origin.stop_token_ids,
+        gives=read_for(recipe),
     )
 
 

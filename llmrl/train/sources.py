@@ -9,9 +9,9 @@ A source's positional parameters name the parts of the stage that it needs:
     rollout          the recipe's rollout settings
     params           seed -> the sampling parameters of a step
     author           the first role, who answers the questions
-    demonstrations   the rows' completions as tokens, by prompt id; a source that names it needs data.train.completion
-    comparisons      the rows' completions with their rewards, by prompt id; a source that names it needs
-                     data.train.chosen and data.train.rejected
+    demonstrations   the rows' completions to imitate, by prompt id; a source that names it reads rows that have them
+    comparisons      the rows' completions with their rewards, by prompt id; a source that names it reads rows that
+                     have pairs, labels or scores
 
 Fields of scored completions that a source brings without sampling are named by `llmrl.marks.brings`.
 
@@ -25,14 +25,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmrl.data.prompts import Written
 from llmrl.data.stream import PromptStream
+from llmrl.data.written import Written
 from llmrl.marks import brings
 from llmrl.pieces import Piece
 from llmrl.recipe import Rollout
 from llmrl.rollout.collect import Collected, Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams
-from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
+from llmrl.types import ACTOR, Group, Prompt
 
 
 class Source(Protocol):
@@ -58,7 +58,7 @@ def rollouts(
 
 
 def demonstrations(
-    stream: PromptStream, demonstrations: Mapping[str, list[int]], rollout: Rollout, author: str
+    stream: PromptStream, demonstrations: Mapping[str, Written], rollout: Rollout, author: str
 ) -> Source:
     """The rows' completions, to imitate."""
     return Demonstrations(stream, demonstrations, rollout.prompts_per_step, author)
@@ -110,16 +110,15 @@ class Rollouts(OfStream):
 class Demonstrations(OfStream):
     """Rows to imitate, as groups of one trajectory, which was not sampled."""
 
-    token_ids: Mapping[str, list[int]]
+    written: Mapping[str, Written]
     count: int
     author: str = ACTOR
 
     def collect(self, seed: int) -> Collected:
-        groups = []
-        for prompt in self.stream.take(self.count):
-            turn = Turn(self.author, self.token_ids[prompt.id])
-            written = Trajectory(prompt, [turn], stop_reason="stop", author=self.author)
-            groups.append(Group(prompt, [written], self.author))
+        groups = [
+            Group(prompt, [self.written[prompt.id].trajectory(prompt, self.author)], self.author)
+            for prompt in self.stream.take(self.count)
+        ]
         lengths = [t.completion_tokens for group in groups for t in group.trajectories]
         return Collected(groups, {"completion_tokens": sum(lengths) / len(lengths)})
 
@@ -138,10 +137,5 @@ class Preferences(OfStream):
         return Collected(groups, {"completion_tokens": sum(lengths) / len(lengths)})
 
     def _group(self, prompt: Prompt) -> Group:
-        written = [
-            Trajectory(
-                prompt, [Turn(self.author, one.token_ids)], reward=one.reward, stop_reason="stop", author=self.author
-            )
-            for one in self.comparisons[prompt.id]
-        ]
+        written = [one.trajectory(prompt, self.author) for one in self.comparisons[prompt.id]]
         return Group(prompt, written, self.author)

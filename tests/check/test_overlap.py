@@ -12,7 +12,7 @@ from rich.console import Console
 from llmrl.check.overlap import Asked, check_overlap, seeds_overlap, way_out
 from llmrl.check.report import Report
 from llmrl.data.prompts import LoadedPrompts
-from llmrl.recipe import Data, Rows
+from llmrl.recipe_rows import Data, Rows
 from llmrl.types import Prompt
 
 TASK = {"task": "chain_sum", "size": 100}

@@ -12,11 +12,13 @@ from rich.console import Console
 
 from llmrl.check.report import Report
 from llmrl.check.unused import READERS, ROWS_OF, Unused
+from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS
 from llmrl.engines.catalogue import OWN_KEYS
-from llmrl.recipe import Rows, Training
+from llmrl.recipe import Training
 from llmrl.recipe_file import load_plan, method_recipe, methods
 from llmrl.recipe_layers import keys_at, merge
-from llmrl.resolve import resolve_pieces
+from llmrl.recipe_rows import Rows
+from llmrl.resolve import read_for, resolve_pieces
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SOUND = {
@@ -103,13 +105,15 @@ def test_shipped_recipes_and_methods_set_nothing_in_vain():
     found = {}
     for name in methods():
         unused, report, recipe = Unused(), Report(Console(file=io.StringIO())), method_recipe(name)
-        train = recipe.data.train
-        needed = train if name == "sft" else train.model_copy(update={"completion": None})
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": needed})})
+        read = {DEMONSTRATIONS: {"completion"}, COMPARISONS: {"chosen", "rejected"}}.get(read_for(recipe) or "", set())
+        unread = dict.fromkeys({"completion", "chosen", "rejected"} - read)
+        needed = recipe.data.train.model_copy(update=unread)
+        data, rewards = recipe.data.model_copy(update={"train": needed}), {} if read else recipe.rewards
+        recipe = recipe.model_copy(update={"data": data, "rewards": rewards})
         unused.see(recipe, resolve_pieces(recipe))
         unused.warn(report)
         found |= {name: report.warnings} if report.warnings else {}
-    assert found == {"sft": ["rewards.math_verifier has no effect: nothing is sampled"]}
+    assert found == {}
 
 
 def test_the_tables_name_keys_that_exist():

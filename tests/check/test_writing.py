@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmrl.check import writing
-from llmrl.recipe import Rows
+from llmrl.recipe_rows import Rows
 from llmrl.types import Prompt
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from llmrl.data.datasets import load_rows
 from llmrl.errors import RecipeError
-from llmrl.recipe import Rows
+from llmrl.recipe_rows import Rows
 from llmrl.rewards.reasoning_gym import reasoning_gym
 
 ROWS = [{"question": "1+1=", "answer": "2"}, {"question": "2+3=", "answer": "5"}, {"question": "4+4=", "answer": "8"}]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from llmrl.data.prompts import PromptBuilder
+from llmrl.data.prompt_builder import PromptBuilder
 from llmrl.errors import RecipeError
 from llmrl.models.loading import character_tokenizer
-from llmrl.recipe import Rows
+from llmrl.recipe_rows import Rows
 
 TEMPLATE = (
     "{% for t in tools or [] %}[T]{{ t.name }}{% endfor %}"
@@ -40,7 +40,7 @@ def prompt(tokenizer, asked: Any, **settings: Any) -> str:
 
 def followed_by(tokenizer, row: dict[str, Any], **settings: Any) -> str:
     made = builder(tokenizer, row, **settings)
-    return tokenizer.decode(made.demonstration(made.build(1000)[0][0]))
+    return tokenizer.decode(made.demonstration(made.build(1000)[0][0]).token_ids)
 
 
 def fault(tokenizer, row: dict[str, Any], **settings: Any) -> str:
@@ -141,8 +141,8 @@ def test_the_answer_to_imitate_is_text_a_message_or_the_last_of_the_conversation
         (
             {"prompt": ASKED, "said": ASKED},
             {"completion": "said"},
-            "data.train.completion: train:0: expected one message of the assistant's, alone or after the prompt's "
-            "messages, got the roles user",
+            "data.train.completion: train:0: expected messages that begin and end with the assistant's, alone or "
+            "after the prompt's messages, got the roles user",
         ),
         (
             {"prompt": ASKED},

@@ -14,10 +14,11 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
-from llmrl.data.prompts import PromptBuilder, load_prompts
+from llmrl.data.prompt_builder import PromptBuilder
+from llmrl.data.prompts import LONG_COMPLETION, load_prompts
 from llmrl.errors import RecipeError
 from llmrl.models.loading import character_tokenizer
-from llmrl.recipe import Data, Rows
+from llmrl.recipe_rows import Data, Rows
 from llmrl.types import Prompt
 
 CHARACTERS = "0123456789+=[]sua# \n{},"
@@ -85,7 +86,7 @@ def test_each_key_takes_a_path_into_a_column(tokenizer):
     prompts, _ = builder.build(1000)
     assert [prompt.text for prompt in prompts] == ["1+12#\n\n1+1"] * 2
     assert [prompt.row["answer"] for prompt in prompts] == [["2", "two"], ["5", "five"]]
-    assert builder.demonstration(prompts[0]) == [5, 20, EOS]  # 2 # <eos>
+    assert builder.demonstration(prompts[0]).token_ids == [5, 20, EOS]  # 2 # <eos>
     assert fault(tokenizer, [*ROWS, {"q": "1", "a": {"b": "2"}}], answer="a.b") == (
         "data.train.answer: train:0: no column 'a.b' (columns: q, a)"
     )
@@ -154,7 +155,7 @@ def test_answer_column_is_replaced_by_the_resolved_answer_but_the_completion_is_
     builder = PromptBuilder(tokenizer, rows(answer="answer", answer_after="#", completion="answer"), data)
     prompt = builder.build(100)[0][0]
     assert prompt.row["answer"] == "2"
-    assert builder.demonstration(prompt) == [4, 13, 4, 20, 5, EOS]  # 1 + 1 # 2 <eos>
+    assert builder.demonstration(prompt).token_ids == [4, 13, 4, 20, 5, EOS]  # 1 + 1 # 2 <eos>
 
 
 def test_rows_without_an_answer(tokenizer):
@@ -215,18 +216,18 @@ def test_beginning_of_sequence_once_and_no_closing_end_of_sequence():
     plain = PromptBuilder(tokenizer, rows(completion="a"), ROWS)
     prompt = plain.build(100)[0][0]
     assert prompt.token_ids == (bos, 4, 13, 4, 14)
-    assert plain.demonstration(prompt) == [5, EOS]
+    assert plain.demonstration(prompt).token_ids == [5, EOS]
     chat = PromptBuilder(tokenizer, rows(completion="a", chat=True), [{"q": "1", "a": "2"}])
     prompt = chat.build(100)[0][0]
     assert prompt.token_ids == (bos, 15, 18, 16, 4, 14, EOS, 22, 15, 19, 16)
-    assert chat.demonstration(prompt) == [5, EOS]
+    assert chat.demonstration(prompt).token_ids == [5, EOS]
 
 
 def test_chat_demonstration_ends_at_the_turn_s_stop_token(tokenizer):
     builder = PromptBuilder(tokenizer, rows(completion="{a} {a}", chat=True), [{"q": "1", "a": "2"}])
     prompt = builder.build(100)[0][0]
     #  [u]1=<eos>\n[a] | 2     ' '    2   <eos>  and not the newline the template writes after it
-    assert builder.demonstration(prompt) == [5, 21, 5, EOS]
+    assert builder.demonstration(prompt).token_ids == [5, 21, 5, EOS]
 
 
 def test_demonstration_ends_at_the_model_s_own_turn_end():
@@ -237,10 +238,10 @@ def test_demonstration_ends_at_the_model_s_own_turn_end():
     )
     source, data = rows(completion="a", chat=True), [{"q": "1", "a": "2"}]
     builder = PromptBuilder(tokenizer, source, data, stop_token_ids=(EOS, 16))
-    assert builder.demonstration(builder.build(100)[0][0]) == [5, 16]
+    assert builder.demonstration(builder.build(100)[0][0]).token_ids == [5, 16]
     # where the sampler stops at <eos> alone, the demonstration must end in it
     builder = PromptBuilder(tokenizer, source, data)
-    assert builder.demonstration(builder.build(100)[0][0]) == [5, 16, EOS]
+    assert builder.demonstration(builder.build(100)[0][0]).token_ids == [5, 16, EOS]
 
 
 def test_demonstration_keeps_the_prompt_s_tokens_where_a_merge_would_cross_the_boundary():
@@ -254,7 +255,7 @@ def test_demonstration_keeps_the_prompt_s_tokens_where_a_merge_would_cross_the_b
     assert tokenizer.encode("1=2") == [one, merged]
     builder = PromptBuilder(tokenizer, rows(completion="a"), [{"q": "1", "a": "2"}])
     prompt = builder.build(100)[0][0]
-    assert (prompt.token_ids, builder.demonstration(prompt)) == ((one, equals), [two, EOS])
+    assert (prompt.token_ids, builder.demonstration(prompt).token_ids) == ((one, equals), [two, EOS])
 
 
 def test_demonstrations_need_a_completion_and_a_template_that_extends_the_prompt(tokenizer):
@@ -311,7 +312,11 @@ def test_load_prompts_drops_what_eval_asks_and_keeps_duplicates(tokenizer, tmp_p
     loaded = load_prompts(tokenizer, data, max_prompt_tokens=10)
     assert [(p.id, p.text) for p in loaded.train] == [("train:2", "92\n\n2+2"), ("train:3", "92\n\n2+2")]
     assert [(p.id, p.text) for p in loaded.eval] == [("eval:1", "82\n\n1+1"), ("eval:2", "82\n\n3+3")]
-    assert (loaded.dropped_overlap, loaded.dropped_long, loaded.dropped_long_eval) == (2, 1, 1)
+    assert loaded.told_dropped("train") == (
+        "3 rows dropped: 1 because the prompt is longer than rollout.max_prompt_tokens; 2 because the question is in "
+        "eval too; nothing is ever cut short"
+    )
+    assert loaded.dropped["eval"].total() == 1
     assert loaded.questions == {"train:2": "2+2", "train:3": "2+2", "eval:1": "1+1", "eval:2": "3+3"}
     assert loaded.demonstrations == {}
 
@@ -320,9 +325,10 @@ def test_load_prompts_makes_demonstrations_and_drops_those_too_long(tokenizer, t
     data = Data(train=rows(path=write(tmp_path / "train.jsonl", ["1", "1+1", "22"]), completion="work"))
     loaded = load_prompts(tokenizer, data, 100, max_completion_tokens=3)
     # completions "1", "111", "11", each followed by <eos>: 2, 4 and 3 tokens
-    assert loaded.demonstrations == {"train:0": [4, EOS], "train:2": [4, 4, EOS]}
+    found = {name: written.token_ids for name, written in loaded.demonstrations.items()}
+    assert found == {"train:0": [4, EOS], "train:2": [4, 4, EOS]}
     assert [p.id for p in loaded.train] == ["train:0", "train:2"]
-    assert loaded.dropped_long == 1
+    assert loaded.dropped["train"] == {LONG_COMPLETION: 1}
 
 
 def test_load_prompts_with_nothing_left(tokenizer, tmp_path):
@@ -331,6 +337,6 @@ def test_load_prompts_with_nothing_left(tokenizer, tmp_path):
     with pytest.raises(RecipeError) as caught:
         load_prompts(tokenizer, data, max_prompt_tokens=2)
     assert str(caught.value) == (
-        "data.train: no rows left: 1 are over rollout.max_prompt_tokens or rollout.max_completion_tokens, "
-        "1 are asked in eval too"
+        "data.train: no rows left: 2 rows dropped: 1 because the prompt is longer than rollout.max_prompt_tokens; "
+        "1 because the question is in eval too; nothing is ever cut short"
     )

@@ -83,3 +83,18 @@ def test_resuming_with_another_seed_or_order_is_refused():
 def test_no_prompts():
     with pytest.raises(RecipeError, match="no prompts"):
         PromptStream([], seed=0)
+
+
+TWELVE = prompts(12)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_labels_are_spread_evenly_whatever_the_order_of_the_rows(shuffle):
+    labels = {prompt.id: n < 9 for n, prompt in enumerate(TWELVE)}  # nine of one label, then three of another
+    stream = PromptStream(TWELVE, 0, shuffle, labels)
+    for _ in range(3):
+        epoch = [labels[prompt.id] for prompt in stream.take(12)]
+        assert sorted(epoch) == [False] * 3 + [True] * 9
+        assert all(epoch[n : n + 4].count(False) == 1 for n in (0, 4, 8))
+    with pytest.raises(RecipeError, match="the prompts are not those"):
+        PromptStream(TWELVE, 0, shuffle).load_state_dict(stream.state_dict())

@@ -12,6 +12,7 @@ from scripted import PARAMS, PROMPTS, asked_of, ids, make, piece, texts
 
 from llmrl.data.packing import pack
 from llmrl.data.stream import PromptStream
+from llmrl.data.written import Span, Written
 from llmrl.errors import RecipeError
 from llmrl.recipe import Rollout
 from llmrl.rollout.collect import Collected
@@ -21,7 +22,7 @@ from llmrl.train.sources import Demonstrations, Source, demonstrations, rollouts
 from llmrl.types import ACTOR, Group
 
 ROLLOUT = Rollout(prompts_per_step=2, group_size=3)
-SHOWN = {prompt.id: [5, 6 + n] for n, prompt in enumerate(PROMPTS)}
+SHOWN = {prompt.id: Written([Span([5, 6 + n])]) for n, prompt in enumerate(PROMPTS)}
 
 
 def shown(author: str = ACTOR, shuffle: bool = True) -> Source:

@@ -1,0 +1,316 @@
+"""One source's rows as prompts and completions: templates, few-shot examples, chat rendering.
+
+Text is rendered first and tokenized once. A demonstration is the ideal completion of the prompt's exact tokens, its
+stop token included:
+
+    plain   prompt  "3+4="                              demonstration  "7" <eos>
+    chat    prompt  "<user>3+4=<eos><assistant>"        demonstration  "7" <eos>      (the template's own turn end)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from llmrl.columns import as_json
+from llmrl.data.chat import Conversation
+from llmrl.data.faulty_rows import of_every_row
+from llmrl.data.files import Row
+from llmrl.data.messages import SYSTEM, Messages, transcript
+from llmrl.data.row_values import RowValue
+from llmrl.data.written import Span, Written, reward_of_label, reward_of_score
+from llmrl.errors import RecipeError, short
+from llmrl.recipe_rows import Rows
+from llmrl.rewards.golds import EXPECTED, gold_texts
+from llmrl.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Found = TypeVar("Found")
+
+DEFAULT_ANSWER = "answer"
+COLUMN_KEYS = ("prompt", "completion", "chosen", "rejected", "label", "completions", "scores", "tools")
+"""The keys of rows that name columns, besides the answer's."""
+
+
+class PromptBuilder:
+    """Renders `rows` as `source` says; raises RecipeError naming the key, row and column that cannot be used.
+
+    part: "train" or "eval", the first half of every Prompt.id ("train:17" is row 17 of the source).
+    stop_token_ids: the tokens that end a completion; default: the tokenizer's end-of-sequence token.
+    questions: each row's rendered prompt before system prompt, examples and chat template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        source: Rows,
+        rows: Sequence[Row],
+        *,
+        part: str = "train",
+        stop_token_ids: Sequence[int] = (),
+    ):
+        self.tokenizer = tokenizer
+        self.source = source
+        self.rows = rows
+        self.part = part
+        self.key = key = f"data.{part}"
+        self.stop_token_ids = frozenset(stop_token_ids or [cast(int, tokenizer.eos_token_id)])
+        if source.chat and tokenizer.chat_template is None:
+            raise RecipeError(f"{key}.chat: true, but the tokenizer has no chat template; set model.chat_template")
+        columns = {column: None for row in rows for column in row}
+        named = {name: cast("str | None", getattr(source, name)) for name in COLUMN_KEYS}
+        self._values = {name: RowValue(spec, columns, f"{key}.{name}") for name, spec in named.items() if spec}
+        # the default column may be absent: from rows to imitate, or from rows of a task whose reward reads others
+        self._may_lack_answer = source.answer == DEFAULT_ANSWER and source.answer_after is None
+        has_answer = source.answer is not None and (source.answer in columns or not self._may_lack_answer)
+        self._answer = RowValue(cast(str, source.answer), columns, f"{key}.answer") if has_answer else None
+        self._ends = [cast(str, tokenizer.decode([token])) for token in self.stop_token_ids]
+        self._asked = of_every_row(rows, self._question, part, f"{key}.prompt")
+        self.questions = [asked if isinstance(asked, str) else transcript(asked) for asked in self._asked]
+        self._examples, self._first = self._few_shot()
+
+    def build(self, max_prompt_tokens: int) -> tuple[list[Prompt], int]:
+        """Every row's prompt except the rows used as examples, and how many were too long and left out."""
+        prompts = []
+        for index in range(self._first, len(self.rows)):
+            text = self._text(index)
+            token_ids = self._encode(text) or [self._first_token()]
+            self._refuse_unknown(token_ids, text, f"{self.key}.prompt", index)
+            if len(token_ids) <= max_prompt_tokens:
+                messages = tuple(self._conversation(index).messages) if self.source.chat else None
+                row = self._with_answer(index)
+                prompts.append(Prompt(f"{self.part}:{index}", tuple(token_ids), text, row, messages))
+        return prompts, len(self.rows) - self._first - len(prompts)
+
+    def question(self, prompt: Prompt) -> str:
+        """The rendered prompt of one row, before system prompt, examples and chat template."""
+        return self.questions[_index(prompt)]
+
+    def demonstration(self, prompt: Prompt) -> Written:
+        """What should follow `prompt.token_ids`: the row's completion up to its stop token."""
+        if "completion" not in self._values:
+            raise RecipeError(f"{self.key}.completion: required for demonstrations, and missing")
+        return Written(self._following(prompt, self._values["completion"]))
+
+    def comparison(self, prompt: Prompt) -> list[Written]:
+        """The row's completions with their rewards: 1 for a chosen or a good one, 0 for others; or their scores."""
+        row, values = self.rows[_index(prompt)], self._values
+        if "chosen" in values:
+            rewards = {"chosen": 1.0, "rejected": 0.0}
+            return [Written(self._following(prompt, values[name]), reward) for name, reward in rewards.items()]
+        if "label" in values:
+            reward = self._reward("label", reward_of_label, row, prompt.id)
+            return [Written(self._following(prompt, values["completion"]), reward)]
+        completions = self._list("completions", row, prompt.id)
+        scores = self._reward("scores", lambda given: [reward_of_score(score) for score in given], row, prompt.id)
+        if len(scores) != len(completions):
+            fault = f"{len(scores)} scores for {len(completions)} completions"
+            raise RecipeError(f"{self.key}.scores: {prompt.id}: {fault}; expected one for each")
+        columns = [f"completions.{number}" for number in range(len(completions))]
+        found = [RowValue(name, ["completions"], f"{self.key}.{name}") for name in columns]
+        listed = {"completions": completions}
+        spans = [self._following(prompt, value, {**row, **listed}) for value in found]
+        return [Written(own, score) for own, score in zip(spans, scores, strict=True)]
+
+    def _list(self, name: str, row: Row, place: str) -> list[Any]:
+        value = as_json(self._values[name].value(row, place))
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) == 0:
+            raise RecipeError(f"{self.key}.{name}: {place}: expected a list, got {short(value)}")
+        return list(value)
+
+    def _reward(self, name: str, read: Callable[[Any], Found], row: Row, place: str) -> Found:
+        """What `read` makes of a column of labels or scores."""
+        value = self._list(name, row, place) if name == "scores" else self._values[name].value(row, place)
+        try:
+            return read(value)
+        except ValueError as error:
+            raise RecipeError(f"{self.key}.{name}: {place}: {error}") from None
+
+    def _following(self, prompt: Prompt, completion: RowValue, row: Row | None = None) -> list[Span]:
+        """The tokens of a column's completion that follow `prompt.token_ids`, up to its stop token."""
+        key, index = completion.key, _index(prompt)
+        said = self._said(self.rows[index] if row is None else row, prompt.id, completion)
+        parts = [(said[0]["content"], True)]
+        if self.source.chat:
+            conversation = self._conversation(index)
+            try:
+                parts = (
+                    [(conversation.answer(said[0]), True)] if len(said) == 1 else conversation.turns(said, self._ends)
+                )
+            except ValueError as error:
+                raise RecipeError(f"{key}: {prompt.id}: {error}") from None
+        found = self._continue(prompt, [text for text, _ in parts])
+        self._refuse_unknown([token for part in found for token in part], "".join(t for t, _ in parts), key, index)
+        spans = [Span(token_ids, trained) for token_ids, (_, trained) in zip(found, parts, strict=True)]
+        return [*spans[:-1], Span(self._ended(spans[-1].token_ids))]
+
+    def _ended(self, token_ids: list[int]) -> list[int]:
+        """The tokens up to the first that ends a completion, which is added if there is none."""
+        ends = [position for position, token in enumerate(token_ids) if token in self.stop_token_ids]
+        return token_ids[: ends[0] + 1] if ends else [*token_ids, cast(int, self.tokenizer.eos_token_id)]
+
+    def _with_answer(self, index: int) -> Row:
+        row = self.rows[index]
+        if self._answer is None or (self._may_lack_answer and DEFAULT_ANSWER not in row):
+            return row
+        return {**row, "answer": self._resolved_answer(row, f"{self.part}:{index}")}
+
+    def _resolved_answer(self, row: Row, place: str) -> Any:
+        if self._answer is None:
+            return row.get("answer")
+        marker = self.source.answer_after
+        if marker is None:
+            return self._answer.value(row, place)
+        answer = self._answer.text(row, place)
+        _, found, after = answer.rpartition(marker)
+        if not found:
+            raise RecipeError(f"{self.key}.answer_after: {place}: no '{marker}' in its answer {short(answer)}")
+        return after.strip()
+
+    def _question(self, row: Row, place: str) -> str | Messages:
+        """The row's question: text, or messages without the answers that `completion` names in the same list."""
+        if "prompt" not in self._values:
+            return ""
+        prompt = self._values["prompt"]
+        asked, where = prompt.text_or_messages(row, place), f"{prompt.key}: {place}"
+        if isinstance(asked, str):
+            if not asked.strip():
+                raise RecipeError(f"{where}: empty, so nothing is asked")
+            return asked
+        if not self.source.chat:
+            raise RecipeError(f"{where}: a list of messages needs {self.key}.chat: true")
+        if asked[-1]["role"] == "assistant":
+            completion = self._values.get("completion")
+            if completion is None or completion.text_or_messages(row, place) != asked:
+                raise RecipeError(
+                    f"{where}: its last message is the assistant's, which leaves nothing to answer; to leave that "
+                    f"message out, and to imitate it, set {self.key}.completion to {self.source.prompt!r} too"
+                )
+            asked = asked[: self._first_trained(asked)]
+        if not any(message["content"].strip() for message in asked if message["role"] not in SYSTEM):
+            raise RecipeError(f"{where}: no message says anything to answer")
+        return asked
+
+    def _first_trained(self, messages: Messages) -> int:
+        """The place of the first answer to train on in a conversation that ends with one."""
+        if self.source.turns == "last":
+            return len(messages) - 1
+        asked = next((n for n, one in enumerate(messages) if one["role"] not in (*SYSTEM, "assistant")), len(messages))
+        return next((n for n in range(asked, len(messages)) if messages[n]["role"] == "assistant"), 0)
+
+    def _said(self, row: Row, place: str, completion: RowValue) -> Messages:
+        """The messages of a column's completion: of a list of messages those after the prompt's."""
+        said = completion.text_or_messages(row, place)
+        if isinstance(said, str):
+            return [{"role": "assistant", "content": said}]
+        asked = self._question(row, place)
+        after = said[len(asked) :] if said[: len(asked)] == asked else said
+        if not after or {after[0]["role"], after[-1]["role"]} != {"assistant"}:
+            roles = ", ".join(message["role"] for message in said)
+            fault = "expected messages that begin and end with the assistant's, alone or after the prompt's messages"
+            raise RecipeError(f"{completion.key}: {place}: {fault}, got the roles {roles}")
+        if not self.source.chat:
+            raise RecipeError(f"{completion.key}: {place}: a list of messages needs {self.key}.chat: true")
+        return after
+
+    def _few_shot(self) -> tuple[list[tuple[str | Messages, str]], int]:
+        """(question, solution) of each example, and how many of the first rows they use up."""
+        key, wanted = f"{self.key}.few_shot", self.source.few_shot
+        used_up = wanted if isinstance(wanted, int) else 0
+        if used_up >= len(self.rows):
+            raise RecipeError(f"{key}: {used_up} examples taken from {len(self.rows)} rows leave none to train on")
+        examples = []
+        for index, row in enumerate(self.rows[:wanted] if isinstance(wanted, int) else wanted):
+            place = f"few_shot[{index}]"
+            if "completion" in self._values:
+                solution = self._said(row, place, self._values["completion"])[-1]["content"]
+            else:
+                solution = _gold(self._resolved_answer(row, place), f"{self.key}.answer: {place}")
+            examples.append((self._question(row, place), solution))
+        return examples, used_up
+
+    def _text(self, index: int) -> str:
+        """The prompt of one row as the model reads it."""
+        if not self.source.chat:
+            return "".join(f"{asked}{solved}\n\n" for asked, solved in self._examples) + self.questions[index]
+        try:
+            return self._conversation(index).prompt
+        except ValueError as error:
+            raise RecipeError(f"{self.key}.chat: {self.part}:{index}: {error}") from None
+
+    def _conversation(self, index: int) -> Conversation:
+        """System prompt, examples and the row's messages; the row's own system message stands for the recipe's."""
+        messages = _as_messages(self._asked[index])
+        system = [message for message in messages[:1] if message["role"] in SYSTEM]
+        own = messages[len(system) :]
+        if not system and self.source.system_prompt is not None:
+            system = [{"role": "system", "content": self.source.system_prompt}]
+        shown = [
+            message
+            for asked, solved in self._examples
+            for message in [*_as_messages(asked), {"role": "assistant", "content": solved}]
+            if message["role"] not in SYSTEM
+        ]
+        return Conversation(self.tokenizer, [*system, *shown, *own], self._tools(index))
+
+    def _tools(self, index: int) -> list[Any] | None:
+        if "tools" not in self._values:
+            return None
+        place = f"{self.part}:{index}"
+        value = as_json(self._values["tools"].value(self.rows[index], place))
+        if value is not None and not (isinstance(value, list) and all(isinstance(one, dict) for one in value)):
+            raise RecipeError(f"{self.key}.tools: {place}: expected a list of schemas, got {short(value)}")
+        return value or None
+
+    def _first_token(self) -> int:
+        """The token after which a text without a prompt begins."""
+        begins = self.tokenizer.bos_token_id
+        return cast(int, self.tokenizer.eos_token_id if begins is None else begins)
+
+    def _encode(self, text: str) -> list[int]:
+        """A chat template writes its own special tokens; plain text gets the tokenizer's, save a closing one."""
+        token_ids = self.tokenizer.encode(text, add_special_tokens=not self.source.chat)
+        closed = token_ids and token_ids[-1] == self.tokenizer.eos_token_id
+        if closed and not text.endswith(cast(str, self.tokenizer.eos_token)):
+            token_ids.pop()
+        return token_ids
+
+    def _continue(self, prompt: Prompt, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text after the prompt and the texts before it, whose own tokens they leave as they are.
+
+        A text's tokens are those that it has in the whole, unless that would change tokens before it.
+        """
+        alone = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        before, token_ids = prompt.text, list(prompt.token_ids)
+        if self._encode(before + "".join(texts)) == [*token_ids, *(token for one in alone for token in one)]:
+            return alone
+        found = []
+        for text, own in zip(texts, alone, strict=True):
+            whole, length = self._encode(before + text), len(token_ids)
+            found.append(whole[length:] if whole[:length] == token_ids else own)
+            before, token_ids = before + text, token_ids + found[-1]
+        return found
+
+    def _refuse_unknown(self, token_ids: Sequence[int], text: str, key: str, index: int) -> None:
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or unknown not in token_ids or cast(str, self.tokenizer.unk_token) in text:
+            return
+        missing = [c for c in dict.fromkeys(text) if unknown in self.tokenizer.encode(c, add_special_tokens=False)]
+        raise RecipeError(f"{key}: {self.part}:{index} has characters that the vocabulary lacks: {''.join(missing)!r}")
+
+
+def _gold(answer: Any, where: str) -> str:
+    try:
+        return gold_texts(answer)[0]
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}; expected {EXPECTED}") from None
+
+
+def _as_messages(asked: str | Messages) -> Messages:
+    return [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+
+
+def _index(prompt: Prompt) -> int:
+    return int(prompt.id.rpartition(":")[2])

@@ -1,0 +1,61 @@
+"""Completions that rows bring, as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmrl.errors import short
+from llmrl.types import ENVIRONMENT, Prompt, Trajectory, Turn
+
+LABELS: Mapping[str, float] = {
+    **dict.fromkeys(("true", "1", "1.0", "+1", "yes", "+", "good", "desirable", "correct", "right", "chosen"), 1.0),
+    **dict.fromkeys(("false", "0", "0.0", "-1", "no", "-", "bad", "undesirable", "incorrect", "wrong"), 0.0),
+    **{"-1.0": 0.0, "rejected": 0.0},
+}
+"""The spellings of a label, in lower case, and their rewards."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive tokens after a prompt; trained: whether the assistant said them, who is imitated or compared."""
+
+    token_ids: list[int]
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class Written:
+    """A completion that a row brings: its spans of tokens, and its reward where it is compared."""
+
+    spans: list[Span]
+    reward: float = 0.0
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens after the prompt."""
+        return [token for span in self.spans for token in span.token_ids]
+
+    def trajectory(self, prompt: Prompt, author: str) -> Trajectory:
+        """The completion as if `author` had said the trained spans; nobody sampled it."""
+        turns = [Turn(author if span.trained else ENVIRONMENT, span.token_ids) for span in self.spans]
+        return Trajectory(prompt, turns, reward=self.reward, stop_reason="stop", author=author)
+
+
+def reward_of_label(label: Any) -> float:
+    """Return 1 for a label that says good, 0 for one that says bad; raises ValueError for any other."""
+    found = LABELS.get(str(label).strip().lower())
+    if found is None:
+        raise ValueError(f"expected a label that says good or bad ({', '.join(LABELS)}), got {short(label)}")
+    return found
+
+
+def reward_of_score(score: Any) -> float:
+    """Return a score as a number; raises ValueError for a value that is none."""
+    try:
+        if not isinstance(score, bool) and abs(found := float(score)) < float("inf"):
+            return found
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"expected a finite number as score, got {short(score)}")
