@@ -36,9 +36,9 @@ class ServedModel:
         longest = getattr(config.get_text_config(), "max_position_embeddings", None) or self.tokenizer.model_max_length
         self.max_tokens = min(int(longest), max_tokens or int(longest))
 
-    def text_ids(self, text: str) -> list[int]:
-        """The tokens of a whole text; special tokens are added unless the text begins with the first of them."""
-        return self.tokenizer.encode(text, add_special_tokens=not self._is_begun(text))
+    def text_ids(self, text: str, *, bare: bool = False) -> list[int]:
+        """The tokens of a whole text; special tokens are added unless `bare`, or it begins with the first of them."""
+        return self.tokenizer.encode(text, add_special_tokens=not bare and not self._is_begun(text))
 
     def answer_ids(self, prompt: str, completion: str) -> list[int]:
         """The tokens of a prompt and its completion up to the end-of-sequence token, which is added if it is missing.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from llmrl.bounds import out_of_bounds
 from llmrl.errors import nearest, short
 from llmrl.serve.model import ServedModel
 
@@ -12,7 +15,14 @@ Rows = list[list[int]]
 MOST_TEXTS = 4096
 EXPECTED = "texts; or messages; or prompt and completion"
 SCORE_FIELDS = ("texts", "messages", "prompt", "completion", "model")
-POOLING_FIELDS = ("input", "model", "task", "use_activation", "user", "encoding_format", "add_special_tokens")
+CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "task": (None, "classify"),
+    "use_activation": (None, True, False),
+    "encoding_format": ("float",),
+    "add_special_tokens": (True, False),
+}
+"""The values of the fields of vLLM's requests that are not free."""
+POOLING_FIELDS = ("input", "model", "user", *CHOICES)
 _MISSING = object()
 
 
@@ -49,11 +59,11 @@ def pooling_rows(body: Any, model: ServedModel) -> Rows:
     fields = dict(_checked(body, POOLING_FIELDS))
     if isinstance(fields.get("input"), str):
         fields["input"] = [fields["input"]]
-    for name, valid in (("use_activation", (None, True, False)), ("task", (None, "classify"))):
-        if name in fields and not any(fields[name] is one or fields[name] == one for one in valid):
-            raise RequestError(name, fields[name], " or ".join(map(str, valid)))
-    texts = _strings(fields, "input")
-    return [_row(f"input[{place}]", text, model, model.text_ids) for place, text in texts]
+    for name, valid in CHOICES.items():
+        if name in fields and not any(type(fields[name]) is type(one) and fields[name] == one for one in valid):
+            raise RequestError(name, fields[name], " or ".join(map(json.dumps, valid)))
+    encode = partial(model.text_ids, bare=fields.get("add_special_tokens") is False)
+    return [_row(f"input[{place}]", text, model, encode) for place, text in _strings(fields, "input")]
 
 
 def _checked(body: Any, known: Sequence[str]) -> Mapping[str, Any]:
@@ -64,6 +74,8 @@ def _checked(body: Any, known: Sequence[str]) -> Mapping[str, Any]:
             guess = nearest(name, known)
             hint = f"did you mean '{guess}'?" if guess else f"fields: {', '.join(known)}"
             raise RequestError(str(name), body[name], f"no such field; {hint}")
+    if fault := out_of_bounds(body):
+        raise RequestError("body", fault, "JSON of text that can be tokenized")
     return body
 
 

@@ -95,6 +95,7 @@ def test_vllms_endpoints_answer_in_vllms_form(model):
         ({"messages": [[{"role": "user", "content": "a"}]]}, 400, ["messages[0]", "then the answer"]),
         ({"messages": [[{"role": "user"}, {}]]}, 400, ["messages[0][0].content", "a text"]),
         ({"messages": [[{"role": "user", "content": "a"}] * 2]}, 400, ["messages[0][1].role", "'user'", "assistant"]),
+        ({"texts": ["a", "\ud800"]}, 400, ["body", "half of a surrogate pair"]),
         ({"texts": ["a" * 100] * 3}, 413, ["300 tokens in one request", "at most 250"]),
     ],
 )
@@ -102,6 +103,22 @@ def test_a_fault_names_field_value_and_what_was_expected(model, body, status, wo
     [(found, answer, _)] = asked(model, ("POST", "/score", body), limits=Limits(queue_tokens=250))
     assert found == status
     assert all(word in answer["error"]["message"] for word in words), answer
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("use_activation", 0, "null or true or false"),
+        ("task", "embed", 'null or "classify"'),
+        ("encoding_format", "base64", '"float"'),
+        ("inputs", [], "did you mean 'input'"),
+    ],
+)
+def test_what_vllm_would_do_and_this_server_does_not_is_refused(model, field, value, expected):
+    [(status, answer, _)] = asked(model, ("POST", "/pooling", {"input": "a", field: value}))
+    assert status == 400
+    assert answer["error"]["message"] == f"{field}: got {value!r}, expected {answer['error']['expected']}"
+    assert expected in answer["error"]["expected"]
 
 
 def test_other_paths_methods_health_and_metrics(model):
@@ -132,7 +149,7 @@ class Slow:
 
     name, labels, max_tokens = "slow", ["LABEL_0"], 100
 
-    def text_ids(self, text):
+    def text_ids(self, text, bare=False):
         return [ord(one) for one in text]
 
     def scores(self, rows):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from reward_model import make_reward_model
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from llmrl.errors import RecipeError
@@ -41,6 +42,18 @@ def test_answers_are_closed_once_with_the_stop_token(tmp_path):
     assert decode(model.text_ids("1+2=3")) == "1+2=3"
     said = [{"role": "user", "content": "1+2"}, {"role": "assistant", "content": "3"}]
     assert decode(model.message_ids(said)) == "<user>1+2<assistant>3<eos>"
+
+
+def test_a_text_has_one_first_token(tmp_path):
+    model = ServedModel(make_reward_model(tmp_path))
+    tokenizer = model.tokenizer
+    tokenizer.bos_token = "<pad>"  # a token that the model has
+    begun = TemplateProcessing(single="<pad> $A", special_tokens=[("<pad>", tokenizer.bos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = begun
+    for ids in (model.text_ids("1+2"), model.text_ids("<pad>1+2")):
+        assert tokenizer.decode(ids) == "<pad>1+2"
+    assert tokenizer.decode(model.text_ids("1+2", bare=True)) == "1+2"
+    assert tokenizer.decode(model.answer_ids("<pad>1+2=", "3")) == "<pad>1+2=3<eos>"
 
 
 def test_a_folder_without_a_trained_head_is_refused(tmp_path):
