@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 Score = list[float]
 MOST_SECONDS_TO_RETRY = 60
+MOST_PADDING = 0.2
+"""The largest share of a batch's places without a token."""
 
 
 class QueueFullError(Exception):
@@ -95,13 +97,15 @@ class Batcher:
     def _next_batch(self) -> list[_Waiting]:
         """The text that has waited longest, with those nearest to it in length that the budget has room for."""
         first, *others = self._waiting
-        batch, longest = [first], len(first.token_ids)
+        batch, longest, tokens = [first], len(first.token_ids), len(first.token_ids)
         for one in sorted(others, key=lambda one: abs(len(one.token_ids) - len(first.token_ids))):
-            most = max(longest, len(one.token_ids))
-            if most * (len(batch) + 1) > self.batch_tokens:
+            length = len(one.token_ids)
+            most = max(longest, length)
+            places = most * (len(batch) + 1)
+            if places > self.batch_tokens or places - tokens - length > MOST_PADDING * places:
                 break
             batch.append(one)
-            longest = most
+            longest, tokens = most, tokens + length
         taken = set(map(id, batch))
         self._waiting = [one for one in self._waiting if id(one) not in taken]
         return batch

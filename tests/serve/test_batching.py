@@ -43,6 +43,18 @@ def test_what_waits_is_batched_by_length_within_the_budget():
     asyncio.run(main())
 
 
+def test_texts_of_very_different_length_do_not_pad_each_other():
+    async def main():
+        recorder = Recorder(batch_tokens=100, queue_tokens=100)
+        first = await begun(recorder, [1])
+        others = await begun(recorder, [2] * 10, [3], [4] * 8, [5], [6] * 9)
+        recorder.go.set()
+        await asyncio.gather(first, others)
+        assert recorder.batches == [[[1]], [[2] * 10, [6] * 9, [4] * 8], [[3], [5]]]  # 3 of 30 places are padding
+
+    asyncio.run(main())
+
+
 def test_a_full_queue_takes_no_part_of_a_request():
     async def main():
         recorder = Recorder(batch_tokens=8, queue_tokens=10)
