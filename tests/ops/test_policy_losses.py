@@ -12,7 +12,7 @@ from llmrl.ops import log_ratios
 from llmrl.ops.advantages.group import grpo
 from llmrl.ops.policy_losses.clipped import gppo, ppo_clip, surrogate
 from llmrl.ops.policy_losses.entropy_aware import aspo, simko
-from llmrl.ops.policy_losses.score import cispo, nll, one_sided, reinforce, topr
+from llmrl.ops.policy_losses.score import cispo, dft, nll, one_sided, reinforce, topr
 from llmrl.ops.policy_losses.sequence import gmpo
 from llmrl.ops.policy_losses.smooth import sapo, spo
 from llmrl.ops.reductions import sequence_mean
@@ -294,6 +294,16 @@ def test_bandit_finds_the_best_arm(name, log_ratio):
             (gradient,) = torch.autograd.grad((loss * sequence_mean(mask)).sum(), logits)
             logits = (logits - 0.8 * gradient).detach().requires_grad_()
     assert logits.softmax(0)[4] > 0.9
+
+
+def test_dft_has_the_gradient_of_minus_the_probability():
+    logits = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64, requires_grad=True)
+    logprob = logits.log_softmax(0)[1]
+    loss = dft(logprob[None, None]).loss.sum()
+    assert loss.item() == pytest.approx(-logprob.exp().item() * logprob.item())  # -p log p
+    (found,) = torch.autograd.grad(loss, logits)
+    p = logits.detach().softmax(0)
+    assert torch.allclose(found, p[1] * p - p[1] * torch.eye(3)[1], atol=1e-7)  # -dp_1/dlogits
 
 
 def test_nll_fits_the_accepted_arms():

@@ -33,6 +33,17 @@ def nll(logprobs: Tensor) -> TokenLoss:
     return TokenLoss(-logprobs.float())
 
 
+def dft(logprobs: Tensor) -> TokenLoss:
+    """Negative log-likelihood weighted by the token's own probability: unlikely tokens do not dominate.
+
+        loss_t = -sg(pi(y_t)) log pi(y_t)
+
+    logprobs: [N, T]. Its gradient is that of -pi(y_t). Source: dynamic fine-tuning, arXiv 2508.05629.
+    """
+    logprobs = logprobs.float()
+    return TokenLoss(-logprobs.detach().exp() * logprobs)
+
+
 def cispo(
     logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, *, clip_low: float = 1.0, clip_high: float = 4.0
 ) -> TokenLoss:
