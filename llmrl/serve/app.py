@@ -79,20 +79,23 @@ class Server:
         return web.json_response({"scores": scores, "model": self.model.name, "labels": self.model.labels})
 
     async def _pooling(self, request: web.Request) -> web.Response:
-        outputs, body = await self._outputs(request, pooling_rows)
-        data = [
-            {"index": place, "object": "pooling", "data": _activated(one, body)} for place, one in enumerate(outputs)
-        ]
+        outputs = await self._as_vllm_gives_them(request)
+        data = [{"index": place, "object": "pooling", "data": one} for place, one in enumerate(outputs)]
         return web.json_response({"object": "list", "model": self.model.name, "data": data})
 
     async def _classify(self, request: web.Request) -> web.Response:
-        outputs, body = await self._outputs(request, pooling_rows)
         data = []
-        for place, one in enumerate(outputs):
-            chances = _activated(one, body)
-            label = self.model.labels[chances.index(max(chances))]
-            data.append({"index": place, "label": label, "probs": chances, "num_classes": len(chances)})
+        for place, one in enumerate(await self._as_vllm_gives_them(request)):
+            label = self.model.labels[one.index(max(one))]
+            data.append({"index": place, "label": label, "probs": one, "num_classes": len(one)})
         return web.json_response({"object": "list", "model": self.model.name, "data": data})
+
+    async def _as_vllm_gives_them(self, request: web.Request) -> list[list[float]]:
+        """The outputs, activated if the request says so, or says nothing and the model is no regression."""
+        outputs, body = await self._outputs(request, pooling_rows)
+        asked = body.get("use_activation")
+        activates = self.model.activates if asked is None else asked
+        return [_activated(one) for one in outputs] if activates else outputs
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response(
@@ -163,10 +166,8 @@ class Server:
         self._tokenizing.shutdown(wait=False)
 
 
-def _activated(outputs: Sequence[float], body: dict[str, Any]) -> list[float]:
-    """The outputs as vLLM gives them: sigmoid of one, softmax of several, or as they are if use_activation is false."""
-    if body.get("use_activation") is False:
-        return list(outputs)
+def _activated(outputs: Sequence[float]) -> list[float]:
+    """The sigmoid of one output, the softmax of several."""
     if len(outputs) == 1:
         return [0.5 * (1 + math.tanh(0.5 * outputs[0]))]
     weights = [math.exp(one - max(outputs)) for one in outputs]

@@ -21,8 +21,9 @@ KIND = "ForSequenceClassification"
 class ServedModel:
     """A reward model in inference mode, on a GPU if there is one.
 
-    name: the folder's name. max_tokens: the longest text that is accepted. labels: the name of each output. Raises
-    RecipeError for a folder that holds no trained sequence classifier.
+    name: the folder's name. max_tokens: the longest text that is accepted. labels: the name of each output.
+    activates: whether vLLM would apply an activation unless it is asked not to. Raises RecipeError for a folder that
+    holds no trained sequence classifier.
     """
 
     def __init__(self, folder: Path, *, dtype: Literal["fp32", "bf16"] | None = None, max_tokens: int | None = None):
@@ -33,6 +34,7 @@ class ServedModel:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = _load(folder, dtype).to(self._device).eval()
         self.labels = [str(config.id2label[place]) for place in range(config.num_labels)]
+        self.activates = config.problem_type != "regression"
         longest = getattr(config.get_text_config(), "max_position_embeddings", None) or self.tokenizer.model_max_length
         self.max_tokens = min(int(longest), max_tokens or int(longest))
 

@@ -62,7 +62,7 @@ def test_the_three_forms_of_a_text_have_the_models_scores(model):
         assert answer["scores"] == pytest.approx([one for [one] in model.scores(expected)], abs=1e-5)
 
 
-def test_vllms_endpoints_answer_in_vllms_form(model):
+def test_vllms_endpoints_answer_in_vllms_form(model, monkeypatch):
     [[raw]] = model.scores([model.text_ids("1+2=3")])
     body = {"model": "rm", "input": "1+2=3"}
     pooled, activated, classified = asked(
@@ -76,6 +76,12 @@ def test_vllms_endpoints_answer_in_vllms_form(model):
     assert activated[1]["data"][0]["data"] == pytest.approx([chance], abs=1e-5)
     assert classified[1]["data"][0]["probs"] == pytest.approx([chance], abs=1e-5)
     assert classified[1]["data"][0]["num_classes"] == 1
+    monkeypatch.setattr(model, "activates", False)  # a regression
+    as_it_is, activated = asked(
+        model, ("POST", "/pooling", body), ("POST", "/pooling", body | {"use_activation": True})
+    )
+    assert as_it_is[1]["data"][0]["data"] == pytest.approx([raw], abs=1e-5)
+    assert activated[1]["data"][0]["data"] == pytest.approx([chance], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +133,7 @@ def test_other_paths_methods_health_and_metrics(model):
         ("POST", "/scores", {}),
         ("GET", "/score", None),
         ("GET", "/health", None),
-        ("POST", "/score", {"texts": ["abc", "a"]}),
+        ("POST", "/score", {"texts": ["abcde", "abcd"]}),
         ("GET", "/metrics", None),
     )
     assert nothing[0] == 404
@@ -138,8 +144,8 @@ def test_other_paths_methods_health_and_metrics(model):
     for line in (
         'llmrl_requests_total{endpoint="other",status="405"} 1.0',
         'llmrl_requests_total{endpoint="/score",status="200"} 1.0',
-        "llmrl_scored_tokens_total 4.0",
-        "llmrl_padding_tokens_total 2.0",
+        "llmrl_scored_tokens_total 9.0",
+        "llmrl_padding_tokens_total 1.0",
     ):
         assert line in metrics[1].splitlines()
 
