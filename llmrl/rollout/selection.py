@@ -30,6 +30,22 @@ def best_of(group: Group, *, count: int = 1, min_reward: float = 0.0) -> list[Tr
     return sorted(passed, key=lambda trajectory: -trajectory.reward)[:count]
 
 
+def best_and_worst(group: Group, *, length_cost: float = 0.0) -> list[Trajectory]:
+    """A pair for a preference loss: the trajectories of highest and of lowest reward; nothing if these are equal.
+
+    Earlier samples win ties. length_cost: taken off the reward for each token of the completion when the two are
+    chosen, and off nothing else. Source: iterative DPO, arXiv 2405.07863.
+    """
+
+    def worth(trajectory: Trajectory) -> float:
+        return trajectory.reward - length_cost * trajectory.completion_tokens
+
+    if not group.trajectories:
+        return []
+    best, worst = max(group.trajectories, key=worth), min(group.trajectories, key=worth)
+    return [best, worst] if best.reward > worst.reward else []
+
+
 def triage(group: Group, static_values: float, *, drop_unsolved: bool = False) -> list[Trajectory]:
     """Drops the prompts that the stage's first policy always solved, by their static value; keeps other groups whole.
 

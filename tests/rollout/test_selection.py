@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from llmrl.rollout.selection import best_of, everything, mixed_outcomes, triage
+from llmrl.rollout.selection import best_and_worst, best_of, everything, mixed_outcomes, triage
 from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
 
 PROMPT = Prompt("p", (1,), "?", {})
@@ -64,6 +64,32 @@ def test_mixed_outcomes_keeps_whole_groups_with_contrast(scored, kept):
 def test_best_of(settings, kept):
     rewards = [0.1, 0.9, 0.0, 0.9, 0.5, -1.0]
     assert texts(best_of(group(*((reward, None) for reward in rewards)), **settings)) == kept
+
+
+@pytest.mark.parametrize(
+    ("rewards", "kept"),
+    [
+        ([0.1, 0.9, 0.0, 0.9, 0.0], "12"),
+        ([0.0, 1.0], "10"),
+        ([0.5, 0.5, 0.5], ""),
+        ([1.0], ""),
+        ([], ""),
+    ],
+)
+def test_best_and_worst_are_a_pair(rewards, kept):
+    assert texts(best_and_worst(group(*((reward, None) for reward in rewards)))) == kept
+
+
+def test_a_cost_of_length_chooses_among_rewards_and_changes_none():
+    long, short, wrong = (
+        Trajectory(PROMPT, [Turn(ACTOR, [2] * length)], "stop", text=text, reward=reward)
+        for length, text, reward in ((9, "long", 1.0), (2, "short", 0.9), (1, "wrong", 0.0))
+    )
+    scored = Group(PROMPT, [long, short, wrong])
+    assert [one.text for one in best_and_worst(scored)] == ["long", "wrong"]
+    assert [one.text for one in best_and_worst(scored, length_cost=0.1)] == ["short", "wrong"]
+    # the one that is left as the worst has the higher reward: no pair
+    assert best_and_worst(Group(PROMPT, [long, short]), length_cost=0.1) == []
 
 
 @pytest.mark.parametrize(
