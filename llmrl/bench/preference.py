@@ -21,6 +21,8 @@ HERE = Path(__file__).resolve().parent
 PAIRS, STEPS, DROPPED = 8, 6, 2
 """Pairs of a step, steps of a run, and how many first ones do not count."""
 LEARNING_RATE, BETA = 1e-4, 0.1  # as in the method
+PAIRED: Mapping[str, Any] = {"beta": BETA, "max_length": None}
+"""TRL's settings for pairs."""
 IMITATED = ("method=null", "learn_from=preferences", "policy_loss=nll")
 """Overrides that turn DPO into imitation of the same completions."""
 VOCABULARY = 151_936
@@ -68,7 +70,7 @@ def _dpo(case: Case, lengths: Lengths, setting: Setting) -> list[Figure]:
     runs = in_turn(
         {
             "llmrl": lambda: ours(folder, setting),
-            "TRL": lambda: trl("dpo", model, folder, setting),
+            "TRL": lambda: trl("DPO", model, folder, setting, **PAIRED),
             "the same tokens imitated": lambda: ours(folder, setting, *IMITATED),
         },
         setting.rounds,
@@ -90,7 +92,7 @@ def _sft(case: Case, lengths: Lengths, setting: Setting) -> list[Figure]:
     runs = in_turn(
         {
             "llmrl": lambda: ours(folder, setting, "method=sft", "rollout.group_size=1"),
-            "TRL": lambda: trl("sft", model, folder, setting, **packing),
+            "TRL": lambda: trl("SFT", model, folder, setting, **packing),
         },
         setting.rounds,
     )
@@ -120,7 +122,7 @@ def _memory(case: Case, lengths: Lengths, setting: Setting) -> list[Figure]:
     folder, model = _lay_out("memory", case, lengths, setting)
     wide = _widen(model, folder / "wide")
     own = ours(folder, setting, f"model.path={wide}", "training.steps=3")
-    other = trl("dpo", wide, folder, setting, steps=3)
+    other = trl("DPO", wide, folder, setting, steps=3, **PAIRED)
     return [
         Figure(f"DPO, vocabulary {VOCABULARY}: peak memory over TRL's", [own.peak / other.peak], "x", MEMORY),
         Figure(f"DPO, vocabulary {VOCABULARY}: llmrl, peak memory", [own.peak / 2**30], "GiB"),
@@ -147,7 +149,7 @@ def trl(kind: str, model: Path, folder: Path, setting: Setting, *, steps: int = 
         "learning_rate": LEARNING_RATE,
         "threads": setting.threads,
         "checkpointing": setting.peer_checkpointing,
-        "settings": ({"beta": BETA, "max_length": None} if kind == "dpo" else {}) | settings,
+        "settings": settings,
     }
     command = [str(setting.peer_python), str(HERE / "preference_peer.py"), json.dumps(given)]
     done = process(command, folder=folder, threads=setting.threads, deadline_seconds=setting.deadline_seconds)
@@ -178,7 +180,7 @@ def _lay_out(name: str, case: Case, lengths: Lengths, setting: Setting) -> tuple
     model = lay_out(replace(case, prompt_tokens=lengths.prompt, completion_tokens=longest), folder)
     rows = rows_of(lengths, PAIRS * STEPS)
     imitated = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
-    for kind, found in (("dpo", rows), ("sft", imitated)):
+    for kind, found in (("DPO", rows), ("SFT", imitated)):
         (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     (folder / "recipe.json").write_text(json.dumps(_recipe(model, lengths.prompt, longest), indent=1))
     return folder, model
@@ -190,7 +192,7 @@ def _recipe(model: Path, prompt: int, longest: int) -> Mapping[str, Any]:
         "name": "preference",
         "run_dir": "run",
         "model": {"path": str(model.resolve())},
-        "data": {"train": {"path": "dpo.jsonl", "shuffle": False, **columns}},
+        "data": {"train": {"path": "DPO.jsonl", "shuffle": False, **columns}},
         "method": "dpo",
         "rollout": {"prompts_per_step": PAIRS, "max_prompt_tokens": prompt, "max_completion_tokens": longest},
         "training": {"steps": STEPS, "learning_rate": LEARNING_RATE},

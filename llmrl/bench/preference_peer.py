@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 
 class Settings(TypedDict):
-    """The work. kind: dpo or sft; data: a file of rows with the columns that TRL reads; rows: of one step;
+    """The work. kind: of trainer, DPO or SFT; data: a file of rows with the columns that TRL reads; rows: of one step;
     checkpointing: gradient checkpointing, TRL's default; settings: more of TRL's own for this kind."""
 
     kind: str
@@ -53,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(given["threads"])
     with open(given["data"], encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    config, trainer = {"dpo": (trl.DPOConfig, trl.DPOTrainer), "sft": (trl.SFTConfig, trl.SFTTrainer)}[given["kind"]]
+    config, trainer = (getattr(trl, f"{given['kind']}{part}") for part in ("Config", "Trainer"))
     losses: list[float] = []
 
     class Recorded(trainer):
