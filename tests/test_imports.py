@@ -37,7 +37,7 @@ ONLY_IN = {
     "vllm": ("rollout/vllm_sampler.py", "bench/alone.py"),
     "deepspeed": ("engines/deepspeed_engine.py",),
     "accelerate": ("engines/accelerate_engine.py",),
-    "trl": ("bench/peer_worker.py",),  # run by another interpreter
+    "trl": ("bench/peer_worker.py", "bench/preference_peer.py"),  # run by another interpreter
 }
 
 
