@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any
 
 from llmrl.algorithm import OF_CURRENT_POLICY, Algorithm
+from llmrl.errors import RecipeError
 from llmrl.fields import BY_NAME, CRITIC, CURRENT, FIELDS, REFERENCE
 from llmrl.ops import value_losses, values
 from llmrl.pieces import Piece, catalogue
-from llmrl.probe import OWN_SHAPES, tiny
+from llmrl.probe import OWN_SHAPES, of_pairs, tiny
 from llmrl.recipe import Recipe
 from llmrl.rollout.catalogue import VLLM_RANKS
 
@@ -30,6 +31,19 @@ OF_POLICY = frozenset(
 def refused(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     """Every fault of the recipe's pieces as a whole."""
     return [fault for rule in RULES for fault in rule(recipe, algorithm)]
+
+
+def check_compared(algorithm: Algorithm, completions: Collection[int]) -> None:
+    """Raises RecipeError if no row has the pair that a preference loss compares.
+
+    completions: how many written completions each row has; none if nothing is written.
+    """
+    pairless = [one.piece.name for one in algorithm.preference_loss if of_pairs(one.piece)]
+    if pairless and completions and max(completions) < 2:
+        raise RecipeError(
+            f"preference_loss: {pairless[0]} compares two completions of a prompt, but every row of data.train has one "
+            "with a label; use a loss of single completions, such as kto, or rows with pairs"
+        )
 
 
 def _something_is_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:

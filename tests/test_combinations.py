@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from llmrl.combinations import check_compared
 from llmrl.errors import RecipeError
 from llmrl.recipe import Recipe
+from llmrl.recipe_file import method_recipe
 from llmrl.recipe_layers import merge
 from llmrl.resolve import resolve_pieces
 
@@ -376,3 +378,16 @@ def test_an_adapter_of_a_rank_that_vllm_does_not_serve():
     assert faults(model=model(512)) == []
     assert faults(model=model(1024), rollout={"engine": "transformers"}) == []
     assert faults(model=model(1024), learn_from="demonstrations", policy_loss="nll", advantage=None) == []
+
+
+def test_a_loss_of_pairs_needs_a_row_with_two_completions():
+    algorithm = resolve_pieces(method_recipe("dpo")).algorithm
+    with pytest.raises(RecipeError) as caught:
+        check_compared(algorithm, [1, 1])
+    assert str(caught.value) == (
+        "preference_loss: dpo compares two completions of a prompt, but every row of data.train has one with a label; "
+        "use a loss of single completions, such as kto, or rows with pairs"
+    )
+    check_compared(algorithm, [1, 2])
+    check_compared(algorithm, [])
+    check_compared(resolve_pieces(method_recipe("kto")).algorithm, [1, 1])

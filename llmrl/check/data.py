@@ -154,12 +154,12 @@ def _check_answers(
 def _count_repeated(
     source: Rows, prompts: Sequence[Prompt], questions: Mapping[str, str], part: str, report: Report
 ) -> None:
-    """Warn of rows that ask what an earlier row asks; a task draws some of its questions twice, which is no mistake."""
+    """Warn of rows that ask what an earlier row asks; tasks and comparisons ask some questions twice."""
     again, contrary = repeated(prompts, questions)
     text = f"{len(again)} of {len(prompts)} rows ask what an earlier row asks: {named(again)}"
     if contrary:
         text += f"; {len(contrary)} of them with another answer: {named(contrary)}"
-    if source.prompt is None:
+    if source.prompt is None or source.compares:
         return
     if again and source.task is not None:
         report.say("", text)

@@ -21,6 +21,7 @@ from llmrl.check.report import Report
 from llmrl.check.trial import Tried, check_by_trial
 from llmrl.check.unused import Unused
 from llmrl.check.verifier import check_rewards
+from llmrl.combinations import check_compared
 from llmrl.data.prompts import LoadedPrompts
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.evaluation.pass_at_k import powers_up_to
@@ -142,6 +143,8 @@ class _Checker:
         if found and leads:
             with gathered(report.faults):
                 self.prompts = check_data(recipe, found.origin, report)
+                if pieces:
+                    check_compared(pieces.algorithm, self.prompts.written_counts)
                 check_overlap(recipe.data, self.prompts, self.asked, report)
                 self.asked[name] = Asked.of(recipe.data, self.prompts)
         elif leads:

@@ -51,6 +51,11 @@ class LoadedPrompts:
         return [*(self.train if samples else ()), *self.eval]
 
     @property
+    def written_counts(self) -> list[int]:
+        """How many completions are written in each row that is compared."""
+        return [len(written) for written in self.comparisons.values()]
+
+    @property
     def labels(self) -> dict[str, float]:
         """The rewards of rows with a single completion, by prompt id."""
         return {name: written[0].reward for name, written in self.comparisons.items() if len(written) == 1}

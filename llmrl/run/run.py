@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
+from llmrl.combinations import check_compared
 from llmrl.data.prompts import LoadedPrompts
 from llmrl.engines.catalogue import start_process_group
 from llmrl.engines.ranks import Ranks
@@ -360,6 +361,7 @@ def _only_writer(folder: RunFolder, ranks: Ranks, *, overwrite: bool) -> Iterato
 def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -> LoadedPrompts:
     """The stage's prompts; raises RecipeError if a reward cannot score one that is graded, or use its gold answer."""
     prompts = load_stage_prompts(recipe, origin)
+    check_compared(pieces.algorithm, prompts.written_counts)
     for view in recipe.by_role.values():
         if view.rewards:
             rewards = Rewards.from_specs(view.rewards, workers=workers)
