@@ -101,6 +101,8 @@ def _message(given: Message) -> Message:
     if not isinstance(given.get("role"), str):
         raise ValueError(f"expected role and content, or from and value, got {short(given)}")
     calls = given.get("tool_calls")
+    if calls and not isinstance(calls, Sequence):
+        raise ValueError(f"expected a list of tool_calls, got {short(calls)}")
     if calls:
         given = given | {"tool_calls": [_call(call) for call in calls]}
     elif calls is not None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from llmrl.data.messages import transcript
 from llmrl.marks import asks_service
 from llmrl.rewards.opinions import Opinion, Pair
 from llmrl.rewards.rubric import AnswerRubric, PairRubric, rubric_of
@@ -167,16 +168,9 @@ async def _or_failure(work: Any) -> Any:
 
 
 def _row(prompt: Prompt) -> dict[str, Any]:
-    return {**prompt.row, "prompt": _question(prompt)}
-
-
-def _question(prompt: Prompt) -> str:
-    """The question as a judge reads it: the text, the only message of the user, or all messages with their roles."""
-    if prompt.messages is None:
-        return prompt.text
-    if [one["role"] for one in prompt.messages] == ["user"]:
-        return str(prompt.messages[0]["content"])
-    return "\n\n".join(f"{one['role']}: {one['content']}" for one in prompt.messages)
+    """The columns of the row, and the question as a judge reads it."""
+    messages = prompt.messages
+    return {**prompt.row, "prompt": prompt.text if messages is None else transcript([dict(one) for one in messages])}
 
 
 def _answer(trajectory: Trajectory, thoughts_end: str | None) -> str:

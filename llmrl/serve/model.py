@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from llmrl.data.chat import Conversation
+from llmrl.data.messages import Messages
 from llmrl.errors import RecipeError, first_line
 from llmrl.models.loading import DTYPES, load_tokenizer, stop_token_ids
 
@@ -49,16 +50,15 @@ class ServedModel:
         """
         return self._closed(prompt, completion, add_special_tokens=not self._is_begun(prompt))
 
-    def message_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def message_ids(self, messages: Messages) -> list[int]:
         """The tokens of a conversation whose last message is the answer, up to the end of its turn.
 
         Raises ValueError if the chat template refuses the messages, or if the folder has no template.
         """
         if not self.tokenizer.chat_template:
             raise ValueError("the model has no chat template; give texts, or prompt and completion")
-        conversation = Conversation(self.tokenizer, cast(Any, [dict(one) for one in messages[:-1]]))
-        said: Any = dict(messages[-1])
-        return self._closed(conversation.prompt, conversation.answer(said), add_special_tokens=False)
+        conversation = Conversation(self.tokenizer, messages[:-1])
+        return self._closed(conversation.prompt, conversation.answer(messages[-1]), add_special_tokens=False)
 
     @torch.inference_mode()
     def scores(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from llmrl.bounds import out_of_bounds
+from llmrl.data.messages import are_messages, messages_of
 from llmrl.errors import nearest, short
 from llmrl.serve.model import ServedModel
 
@@ -114,17 +115,16 @@ def _pairs(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _conversation(field: str, value: Any, model: ServedModel) -> list[int]:
-    if not isinstance(value, list) or len(value) < 2:
+    if not are_messages(value) or len(value) < 2:
         raise RequestError(field, value, "a list of messages: what is asked, then the answer")
-    for place, message in enumerate(value):
-        where = f"{field}[{place}]"
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise RequestError(where, message, "a message with role and content")
-        if not isinstance(message.get("content"), str):
-            raise RequestError(f"{where}.content", message.get("content"), "a text")
-    if value[-1]["role"] != "assistant":
-        raise RequestError(f"{field}[{len(value) - 1}].role", value[-1]["role"], "assistant: the answer that is scored")
-    return _row(field, value, model, model.message_ids)
+    try:
+        messages = messages_of(value)
+    except ValueError as error:
+        raise RequestError(field, value, f"messages with role and content: {error}") from None
+    if messages[-1]["role"] != "assistant":
+        role = messages[-1]["role"]
+        raise RequestError(f"{field}[{len(value) - 1}].role", role, "assistant: the answer that is scored")
+    return _row(field, messages, model, model.message_ids)
 
 
 def _row(field: str, value: Any, model: ServedModel, encode: Callable[[Any], list[int]]) -> list[int]:

@@ -99,7 +99,11 @@ def test_vllms_endpoints_answer_in_vllms_form(model, monkeypatch):
         ({"texts": ["a"], "prompt": "b"}, 400, ["texts and prompt"]),
         ({"prompt": ["a", "b"], "completion": ["c"]}, 400, ["prompt", "2 texts", "one text, or 1"]),
         ({"messages": [[{"role": "user", "content": "a"}]]}, 400, ["messages[0]", "then the answer"]),
-        ({"messages": [[{"role": "user"}, {}]]}, 400, ["messages[0][0].content", "a text"]),
+        (
+            {"messages": [[{"role": "user"}, {"role": "assistant", "content": "b"}]]},
+            400,
+            ["messages[0]", "message 0", "no content"],
+        ),
         ({"messages": [[{"role": "user", "content": "a"}] * 2]}, 400, ["messages[0][1].role", "'user'", "assistant"]),
         ({"texts": ["a", "\ud800"]}, 400, ["body", "half of a surrogate pair"]),
         ({"texts": ["a" * 100] * 3}, 413, ["300 tokens in one request", "at most 250"]),
