@@ -104,6 +104,11 @@ def test_vllms_endpoints_answer_in_vllms_form(model, monkeypatch):
             400,
             ["messages[0]", "message 0", "no content"],
         ),
+        (
+            {"messages": [[{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": True}]]},
+            400,
+            ["messages[0]", "message 1: expected a list of tool_calls, got True"],
+        ),
         ({"messages": [[{"role": "user", "content": "a"}] * 2]}, 400, ["messages[0][1].role", "'user'", "assistant"]),
         ({"texts": ["a", "\ud800"]}, 400, ["body", "half of a surrogate pair"]),
         ({"texts": ["a" * 100] * 3}, 413, ["300 tokens in one request", "at most 250"]),
