@@ -1,4 +1,4 @@
-"""Prompts and demonstrations for quickstart.yaml: chains of additions and subtractions.
+"""Prompts, demonstrations and pairs for quickstart.yaml and quickstart_dpo.yaml: chains of additions and subtractions.
 
 prompt      3+5-2+7
 exact       =13         some demonstrations
@@ -19,9 +19,21 @@ def expression(row: dict[str, Any]) -> str:
     return row["metadata"]["expression"].replace(" ", "")
 
 
+def exact(row: dict[str, Any]) -> str:
+    """The answer of a demonstrator who computes."""
+    return f"={_total(row)}"
+
+
+def estimate(row: dict[str, Any]) -> str:
+    """The answer of a demonstrator who estimates."""
+    return f"~={3 * round(_total(row) / 3)}"
+
+
 def demonstration(row: dict[str, Any]) -> str:
     """How a demonstrator answered; whether exactly or with an estimate depends on the question alone."""
-    question = expression(row)
-    total = sum(int(term) for term in re.findall(r"[+-]?\d+", question))
-    exact = zlib.crc32(question.encode()) % 1000 < 1000 * EXACT_SHARE
-    return f"={total}" if exact else f"~={3 * round(total / 3)}"
+    computes = zlib.crc32(expression(row).encode()) % 1000 < 1000 * EXACT_SHARE
+    return exact(row) if computes else estimate(row)
+
+
+def _total(row: dict[str, Any]) -> int:
+    return sum(int(term) for term in re.findall(r"[+-]?\d+", expression(row)))
