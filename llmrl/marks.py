@@ -106,6 +106,20 @@ def asks_service(health: str, *, seconds: float) -> Callable[[Function], Functio
     return mark
 
 
+@dataclass(frozen=True)
+class LoadsModels:
+    """A function's dependence on models in folders. setting: the setting with their folders, one or a list of them.
+    load: loads them, given the function's settings, or raises RecipeError."""
+
+    setting: str
+    load: Callable[..., None]
+
+
+def loads_models(setting: str, load: Callable[..., None]) -> Callable[[Function], Function]:
+    """Marks a reward that needs models of folders; they are loaded when a stage begins, before its sampler."""
+    return lambda function: _marked(function, "models", LoadsModels(setting, load))
+
+
 def runs_programs(function: Function) -> Function:
     """Marks a reward or an environment that runs programs; a sandbox for them is tried before anything loads.
 

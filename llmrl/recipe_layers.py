@@ -155,12 +155,15 @@ def without_nulls(layer: Any) -> Any:
 
 
 def interpolated(value: Any, root: Layer) -> Any:
-    """Replace "${rollout.max_completion_tokens}" by the value of that key, recipe or schema default."""
+    """Replace "${rollout.max_completion_tokens}" by the value of that key, recipe or schema default.
+
+    A path may begin with a key's value, as in "${run_dir}/stages/sft".
+    """
     if isinstance(value, dict):
         return {key: interpolated(inner, root) for key, inner in value.items()}
     if isinstance(value, list):
         return [interpolated(inner, root) for inner in value]
-    found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"\$\{([\w.]+)\}(/.*)?", value) if isinstance(value, str) else None
     if not found:
         return value
     path = found[1].split(".")
@@ -174,7 +177,7 @@ def interpolated(value: Any, root: Layer) -> Any:
         guess = nearest(path[-1], keys_at(path[:-1]))
         hint = f"; did you mean '{'.'.join([*path[:-1], guess])}'?" if guess else ""
         raise RecipeError(f"{value}: the recipe has no key '{found[1]}'{hint}")
-    return here
+    return f"{here}{found[2]}" if found[2] else here
 
 
 def _default(path: list[str]) -> Any:

@@ -128,6 +128,9 @@ class _Checker:
             if pieces and rewards:
                 check_grades(recipe, pieces.algorithm)
                 _say_isolation(check_isolation(recipe, pieces.env), report)
+        for path in rewards.model_folders if rewards else ():
+            if not (Path(path).expanduser() / "config.json").is_file() and not self._stage_of(path, name):
+                report.faults.append(f"rewards: no model in the folder '{path}', and no earlier stage leaves one there")
         check_pieces(recipe, pieces, report)
         if pieces and recipe.trained:
             self.unused.see(recipe, pieces)

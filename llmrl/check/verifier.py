@@ -62,6 +62,9 @@ def check_rewards(
         if "episode" in reward.piece.data:
             report.skipped(f"rewards.{reward.name}", "it reads the episode, which a gold answer alone does not make")
             continue
+        if reward.piece.mark("models"):
+            report.skipped(f"rewards.{reward.name}", "its models are loaded when the stage begins")
+            continue
         if down := asyncio.run(health_fault(reward.piece)):
             report.warn(f"rewards.{reward.name}: {down}; it was not run")
             continue

@@ -65,6 +65,26 @@ class Rewards:
         return cls(rewards, workers=workers)
 
     @property
+    def model_folders(self) -> list[str]:
+        """The folders of the models that rewards load."""
+        found: list[str] = []
+        for reward in self.rewards:
+            if models := reward.piece.mark("models"):
+                given = reward.piece.settings[models.setting]
+                found += [given] if isinstance(given, str) else given
+        return found
+
+    def load_models(self) -> None:
+        """Load the models that rewards need; raises RecipeError with every fault."""
+        faults: list[str] = []
+        for reward in self.rewards:
+            if models := reward.piece.mark("models"):
+                with gathered(faults):
+                    models.load(**reward.piece.settings)
+        if faults:
+            raise RecipeError(*faults)
+
+    @property
     def weights(self) -> dict[str, float]:
         return {reward.name: reward.weight for reward in self.rewards}
 

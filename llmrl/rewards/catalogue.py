@@ -12,6 +12,7 @@ from llmrl.rewards.judges import judge_pointwise
 from llmrl.rewards.math_verifier import math_verifier
 from llmrl.rewards.reasoning_gym import reasoning_gym
 from llmrl.rewards.remote import remote_score, vllm_score
+from llmrl.rewards.reward_model import reward_model
 from llmrl.rewards.shaping import (
     cosine_length,
     format_pattern,
@@ -35,6 +36,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         *VERIFIERS,
+        reward_model,
         f1,
         format_pattern,
         think_format,
