@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 from training_cases import LAYOUTS, fixed_batch, tiny_lm
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, Qwen3Config, Qwen3ForCausalLM
 
 from llmrl.errors import RecipeError
 from llmrl.models.loading import character_tokenizer, export, load_language_model
@@ -133,3 +137,30 @@ def test_an_adapter_brings_its_head(folder, tmp_path):
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "saved" / "adapter")).eval()
     found = adapted(input_ids=torch.tensor([tokenizer.encode("3+4=7<eos>")])).logits[0, 0]
     assert torch.allclose(found, ours, atol=1e-4)
+
+
+VLLM = """
+import json, sys
+from vllm import LLM
+llm = LLM(sys.argv[1], runner="pooling", dtype="float32", max_model_len=64, enforce_eager=True, seed=0,
+          gpu_memory_utilization=0.05)
+found = llm.classify([{"prompt_token_ids": row} for row in json.loads(sys.argv[2])])
+print("SCORES", json.dumps([one.outputs.probs[0] for one in found]))
+"""
+
+
+def test_vllm_gives_the_saved_model_the_same_scores(tmp_path):
+    tokenizer = scoring_tokenizer(tokenizer_of(), [1])
+    settings = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}
+    config = tiny_lm().config.to_dict() | settings | {"vocab_size": 42, "pad_token_id": 1, "eos_token_id": 1}
+    export(Qwen3ForCausalLM(Qwen3Config(**config)), tokenizer_of(), tmp_path / "start")
+    lm = reward_model(tmp_path / "start")
+    export(lm, tokenizer, tmp_path / "saved")
+    rows = [tokenizer.encode(text) for text in ("1+1=2<eos>", "12+30=42<eos>", "a<eos>")]
+    setting = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+    asked = [sys.executable, "-c", VLLM, str(tmp_path / "saved"), json.dumps(rows)]
+    done = subprocess.run(asked, env=os.environ | setting, capture_output=True, text=True, timeout=300)
+    [told] = [line for line in done.stdout.splitlines() if line.startswith("SCORES")] or [done.stderr[-2000:]]
+    assert json.loads(told.removeprefix("SCORES")) == pytest.approx(
+        [float(scores_of(lm, row)) for row in rows], abs=1e-4
+    )
