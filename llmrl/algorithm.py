@@ -21,12 +21,14 @@ from torch import Tensor
 
 from llmrl.axes import AXES, ONE, WEIGHTED
 from llmrl.batch import Batch
-from llmrl.fields import BY_NAME, COMPARED, CREDITED, CRITIC, CURRENT, FIELDS, PACKED, PROVIDED, names
+from llmrl.fields import BY_NAME, COMPARED, CREDITED, CRITIC, CURRENT, FIELDS, PACKED, PROVIDED, REFERENCE, names
 from llmrl.pieces import Piece
 from llmrl.types import Credit, TokenLoss
 
 CRITICS = frozenset(field.name for field in FIELDS if field.by == CRITIC)
 """Fields that only a critic gives: its outputs, and the values read from them."""
+OF_REFERENCE = frozenset(field.name for field in FIELDS if field.by == REFERENCE)
+"""Fields that only a reference gives."""
 READINGS = CRITICS - {"old_outputs"}
 OF_CURRENT_POLICY = names(CURRENT) - {"outputs"}
 OLD = {field.name: field.of_model for field in FIELDS if field.moment == PROVIDED and field.of_model in names(CURRENT)}
@@ -143,6 +145,11 @@ class Algorithm:
     def has_critic(self) -> bool:
         """Whether some piece reads a critic's field."""
         return bool(CRITICS & self.needs)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether some piece reads a reference's field."""
+        return bool(OF_REFERENCE & self.needs)
 
     @property
     def reads_values(self) -> bool:

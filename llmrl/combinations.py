@@ -214,6 +214,21 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         yield "critic.outputs: a piece reads value_std, the spread over heads; give at least 2"
 
 
+def _reference_can_be_measured_once(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    if not recipe.reference.precompute or not algorithm.has_reference:
+        return
+    if recipe.reference.every is not None:
+        yield (
+            f"reference.precompute: the rows are measured once, but reference.every {recipe.reference.every} moves the "
+            f"reference; leave one of the two out"
+        )
+    if algorithm.samples:
+        yield (
+            f"reference.precompute: learn_from {_named(recipe.learn_from)} samples new completions at every step, so "
+            f"there is nothing to measure before the first; leave it out, or learn from preferences or demonstrations"
+        )
+
+
 def _grades_are_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     loss = algorithm.value_loss.name
     if algorithm.predicts_grades and algorithm.reads_values and algorithm.value.mark("reads_heads"):
@@ -318,6 +333,7 @@ RULES = (
     _penalties_keep_their_weight,
     _mismatch_counts_once,
     _critic_can_learn,
+    _reference_can_be_measured_once,
     _grades_are_learnt,
     _coupled_losses_can_be_taken_apart,
     _settings_agree,

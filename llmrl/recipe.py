@@ -179,6 +179,25 @@ class Critic(Strict):
     frozen: bool = Field(default=False, description="not trained any more after its warm-up")
 
 
+class Reference(Strict):
+    """The model that log ratios are taken to, where a piece reads its log-probabilities.
+
+    With model.lora and without `model`, it is the policy's base: as it is, or with an adapter of its own that moves.
+    A stage starts from the merged model of the one before, so an earlier stage's adapter is part of this base.
+    """
+
+    model: str | None = Field(default=None, description="a folder or a hub name; default: the policy's start")
+    every: PositiveInt | None = Field(
+        default=None, description="steps between its moves towards the policy; none: it stays as it is"
+    )
+    mix: Fraction = Field(default=1.0, description="the policy's share in a move; 1: it becomes the policy itself")
+    precompute: bool = Field(
+        default=False,
+        description="measure every row before the first step, and hold no reference while training; for sources that "
+        "sample nothing",
+    )
+
+
 class Evaluation(Strict):
     """When and how the held-out prompts are answered: greedily, and by samples too."""
 
@@ -251,6 +270,7 @@ class Recipe(Axes):
         default_factory=dict, description="several models in one stage, each with what it changes; the first one leads"
     )
     critic: Critic = Field(default=Critic(), description="the value network, where a piece reads values")
+    reference: Reference = Field(default=Reference(), description="the model that log ratios are taken to")
     rollout: Rollout = Field(default=Rollout(), description="sampling")
     training: Training = Field(default=Training(), description="updating")
     evaluation: Evaluation = Field(default=Evaluation(), description="measuring")

@@ -145,10 +145,19 @@ def critic_state(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
 
 
 def reference(recipe: Recipe, algorithm: Algorithm, shape: Shape) -> list[Item]:
-    """A frozen copy of the weights, where a piece reads ref_logprobs; LoRA's base is its own reference."""
-    if "ref_logprobs" not in algorithm.needs or recipe.model.lora is not None:
+    """A copy of the weights, where a piece reads a reference's log-probabilities, in fp32 too if it moves in small
+    steps; LoRA's base is its own reference, and may have an adapter of its own.
+
+    A reference of another size is taken to be as large as the policy.
+    """
+    settings, width = recipe.reference, WIDTH[recipe.training.dtype]
+    if not algorithm.has_reference or settings.precompute:
         return []
-    width = WIDTH[recipe.training.dtype]
+    if recipe.model.lora is not None and settings.model is None:
+        moves = settings.every is not None
+        return [Item("reference", f"{count_text(shape.trained)} x 4 bytes", shape.trained * 4)] if moves else []
+    if settings.every is not None and settings.mix < 1 and width < 4:
+        width += 4
     return [Item("reference", f"{count_text(shape.parameters)} x {width} bytes", shape.parameters * width)]
 
 

@@ -24,7 +24,7 @@ from llmrl.models.padding_free import try_padding_free
 from llmrl.models.routing import require_routers
 from llmrl.recipe import Model, Recipe
 from llmrl.resolve import Pieces
-from llmrl.run.models import Origin
+from llmrl.run.models import Origin, reference_folder
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = "model.safetensors.index.json"
@@ -112,6 +112,13 @@ def with_critic(found: ModelFound, recipe: Recipe, earlier: Path | None, report:
     start = recipe.critic.model or "from the policy's start"
     report.say("critic", f"{start}: {config.model_type}, {count_text(shape.parameters)} parameters")
     return replace(found, shape=replace(found.shape, critic=shape))
+
+
+def check_reference(found: ModelFound, recipe: Recipe, report: Report) -> None:
+    """Check that the reference that the recipe names has weights, and the policy's tokens."""
+    folder = reference_folder(recipe, found.origin)
+    _check_weights(folder, report)
+    report.say("reference", f"{recipe.reference.model}: {_config(folder).model_type}")
 
 
 def keep_outline(found: ModelFound, folder: Path) -> Path:

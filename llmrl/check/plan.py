@@ -14,7 +14,7 @@ from llmrl.check.adapter import check_adapter
 from llmrl.check.data import check_data, check_providers, check_sources
 from llmrl.check.hub import cache_only_if_unreachable
 from llmrl.check.machine import Sized, check_bf16, check_disk, check_engines, check_machine, device_text
-from llmrl.check.model import ModelFound, check_model, keep_outline, with_critic
+from llmrl.check.model import ModelFound, check_model, check_reference, keep_outline, with_critic
 from llmrl.check.overlap import Asked, check_overlap
 from llmrl.check.pieces import check_pieces
 from llmrl.check.report import Report
@@ -185,6 +185,8 @@ class _Checker:
             scratch = self.scratch / f"{name}-{role}"
             found = check_model(recipe, scratch.with_name(f"{scratch.name}-origin"), source, report, pieces)
             self._keep(name, role, keep_outline(found, scratch.with_name(f"{scratch.name}-output")))
+        if found and pieces and pieces.algorithm.has_reference and recipe.reference.model is not None:
+            self._check_reference(found, name, recipe, report)
         if found and pieces and pieces.algorithm.has_critic and recipe.critic.backbone == "own":
             return self._with_critic(found, name, recipe, report)
         return found
@@ -202,6 +204,13 @@ class _Checker:
         with gathered(report.faults):
             return with_critic(found, recipe, self.outlines[earlier] if earlier else None, report)
         return found
+
+    def _check_reference(self, found: ModelFound, name: str, recipe: Recipe, report: Report) -> None:
+        if earlier := self._stage_of(recipe.reference.model, name):
+            report.say("reference", f"the output of stage {earlier}")
+            return
+        with gathered(report.faults):
+            check_reference(found, recipe, report)
 
     def _stage_of(self, path: str | None, name: str) -> str | None:
         """The stage before `name`, or the role of one, whose output `path` is."""

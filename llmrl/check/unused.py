@@ -63,6 +63,8 @@ READERS = (
     Reader(("critic.weight",), lambda r, p: r.critic.backbone == "shared", "the critic has a backbone of its own"),
     Reader(("critic.learning_rate",), lambda r, p: r.critic.backbone == "own",
            "the critic shares the policy's backbone"),
+    Reader(("reference.",), lambda r, p: p.algorithm.has_reference, "no piece reads log-probabilities of a reference"),
+    Reader(("reference.mix",), lambda r, p: r.reference.every is not None, "reference.every is none, so nothing moves"),
     Reader(("value",), lambda r, p: p.algorithm.reads_values, "no piece reads values, as advantage: gae would"),
     Reader(("value_loss",), _has_critic, "no piece reads values, as advantage: gae would"),
     Reader(("advantage", "advantage_shaping.", "reward_shaping.", "token_rewards."), _reads_credit,

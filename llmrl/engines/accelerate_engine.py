@@ -69,10 +69,18 @@ class AccelerateEngine(TorchEngine):
                 parameter.grad = None
 
     def weights(self, form: Form = merged_weights) -> Weights:
+        self._divide()
+        return super().weights(form)
+
+    def _fill(self, values: Named) -> None:
+        self._divide()
+        super()._fill(values)
+
+    def _divide(self) -> None:
+        """Divide the layers that a forward pass without a backward pass has left whole."""
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
-                module.reshard()  # a forward pass without a backward pass leaves the last layers whole
-        return super().weights(form)
+                module.reshard()
 
     def _place(self, model: nn.Module) -> None:
         if not self._sharded:

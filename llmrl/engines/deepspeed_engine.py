@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,22 @@ class DeepSpeedEngine:
     def trained_weights(self) -> dict[str, Tensor]:
         return {name: self._whole(parameter) for name, parameter in trained_parameters(self.model).items()}
 
+    @contextmanager
+    def computing_with(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        own = self.trained_weights()
+        self._fill(weights)
+        try:
+            yield
+        finally:
+            self._fill(own)
+
+    @torch.no_grad()
+    def _fill(self, values: Mapping[str, Tensor]) -> None:
+        """Give the parameters that the model computes with these whole values; the optimizer keeps its own copies."""
+        for name, parameter in trained_parameters(self.model).items():
+            with self._gathered(parameter, changed=True):
+                parameter.data.copy_(values[name])
+
     def full_gradients(self) -> dict[str, Tensor]:
         found = {name: safe_get_full_grad(p) for name, p in trained_parameters(self.model).items()}
         return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
@@ -126,9 +143,14 @@ class DeepSpeedEngine:
 
     def _whole(self, parameter: nn.Parameter) -> Tensor:
         """A copy of all of a parameter, which is a slice again once the next one is gathered."""
-        divided = self._training.zero_stage == 3
-        with deepspeed.zero.GatheredParameters([parameter]) if divided else nullcontext():
+        with self._gathered(parameter):
             return parameter.detach().clone()
+
+    def _gathered(self, parameter: nn.Parameter, *, changed: bool = False) -> AbstractContextManager[Any]:
+        """Inside this context the parameter is whole; changed: what the first rank makes of it is kept."""
+        if self._training.zero_stage < 3:
+            return nullcontext()
+        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if changed else None)
 
 
 def _merged(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,6 +54,10 @@ class Engine(Protocol):
 
     def trained_weights(self) -> dict[str, Tensor]:
         """Whole trained weights, with LoRA the adapter's, by parameter name; every rank must call it."""
+        ...
+
+    def computing_with(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Inside this context the model computes with other values of `trained_weights`; every rank enters it."""
         ...
 
     def full_gradients(self) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,15 @@ class TorchEngine:
     def trained_weights(self) -> dict[str, Tensor]:
         return {name: self._as_computed(parameter) for name, parameter in self._trained.items()}
 
+    @contextmanager
+    def computing_with(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        own = {name: parameter.detach().clone() for name, parameter in self._trained.items()}
+        self._fill({name: self._slice(weights[name].to(p), p) for name, p in self._trained.items()})
+        try:
+            yield
+        finally:
+            self._fill(own)
+
     def full_gradients(self) -> dict[str, Tensor]:
         return {n: self._whole(p.grad).clone() for n, p in self._masters.items() if p.grad is not None}
 
@@ -103,6 +114,12 @@ class TorchEngine:
     def _place(self, model: nn.Module) -> None:
         """Bring the model to the device, before its weights are given to the optimizer."""
         model.to(self.device)
+
+    @torch.no_grad()
+    def _fill(self, values: Named) -> None:
+        """Give the parameters that the model computes with these values, of this process's slices."""
+        for name, parameter in self._trained.items():
+            parameter.copy_(values[name])
 
     def _whole(self, tensor: Tensor) -> Tensor:
         """All of a tensor of which this process may hold a slice."""

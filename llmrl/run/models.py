@@ -15,7 +15,7 @@ from llmrl.algorithm import Algorithm
 from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError
-from llmrl.fields import BY_NAME, CURRENT, PROVIDED, REFERENCE, names
+from llmrl.fields import BY_NAME, CURRENT, PROVIDED, names
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.loading import (
     load_language_model,
@@ -27,9 +27,10 @@ from llmrl.models.lora import add_adapter
 from llmrl.models.padding_free import try_padding_free
 from llmrl.models.policy import Policy
 from llmrl.models.scorer import Scorer, load_reward_model, scoring_tokenizer
-from llmrl.recipe import Recipe
+from llmrl.recipe import Model, Recipe
 from llmrl.resolve import Pieces, check_grades
 from llmrl.train.learner import Learner
+from llmrl.train.references import Moving, MovingAdapter, MovingWeights
 from llmrl.train.roles import Role, ValueFunction
 
 
@@ -90,7 +91,7 @@ def make_role(
     device: torch.device,
     owner: Role | None = None,
 ) -> Role:
-    """A trained model, with a frozen reference and a critic if its algorithm reads them.
+    """A trained model, with a reference and a critic if its algorithm reads them.
 
     owner: the role whose weights this one shares, or whose base it adapts.
     """
@@ -99,18 +100,55 @@ def make_role(
     torch.manual_seed(recipe.seed)
     shared = algorithm.has_critic and recipe.critic.backbone == "shared"
     learner = _learner(recipe, name, algorithm, origin, ranks, device, owner, shared_critic=shared)
-    reference = None
-    if any(field in algorithm.needs for field in _OF_REFERENCE) and recipe.model.lora is None:
-        frozen = load_language_model(origin.folder, recipe.training.dtype)
-        reference = _policy(frozen, recipe).to(device).eval().requires_grad_(False)
+    reference, moving = _reference(recipe, algorithm, origin, learner)
     critic = None
     if algorithm.has_critic:
         own = None if shared else _critic_learner(recipe, name, origin, ranks, device)
         critic = ValueFunction(recipe.critic, own)
-    return Role(name, pieces, learner, reference, critic)
+    return Role(name, pieces, learner, reference, critic, moving)
 
 
-_OF_REFERENCE = frozenset(field.name for field in BY_NAME.values() if field.by == REFERENCE)
+def _reference(
+    recipe: Recipe, algorithm: Algorithm, origin: Origin, learner: Learner
+) -> tuple[Policy | None, Moving | None]:
+    """The reference's own weights, and how it moves; neither for one that is LoRA's base, or measured beforehand."""
+    settings, weights, moving = recipe.reference, None, None
+    if not algorithm.has_reference or settings.precompute:
+        return None, None
+    if recipe.model.lora is None or settings.model is not None:
+        weights = load_reference(recipe, origin, learner.engine.device)
+    if settings.every is not None:
+        moves = learner, settings.every, settings.mix
+        moving = MovingAdapter(*moves) if weights is None else MovingWeights(*moves, weights)
+    return weights, moving
+
+
+def load_reference(recipe: Recipe, origin: Origin, device: torch.device) -> Policy:
+    """The reference with weights of its own; raises RecipeError if reference.model has other tokens."""
+    frozen = load_language_model(reference_folder(recipe, origin), recipe.training.dtype)
+    return _policy(frozen, recipe).to(device).eval().requires_grad_(False)
+
+
+def reference_folder(recipe: Recipe, origin: Origin) -> Path:
+    """The folder, or hub name, of the reference's weights: the policy's start, unless the recipe names another.
+
+    Raises RecipeError if there is no such folder, or if its tokenizer is not the policy's.
+    """
+    named = recipe.reference.model
+    if named is None:
+        return origin.folder
+    try:
+        folder = materialize(Model(path=named), Path(), recipe.seed)
+        tokenizer = load_tokenizer(folder)
+    except RecipeError as error:
+        faults = [fault.replace("model=FOLDER", "reference.model=FOLDER") for fault in error.faults]
+        raise RecipeError(*(f"reference.model:{fault.partition(':')[2]}" for fault in faults)) from None
+    if tokenizer.get_vocab() != origin.tokenizer.get_vocab():
+        raise RecipeError(
+            f"reference.model: '{named}' has other tokens than the policy, so its log-probabilities would be of other "
+            f"texts; name a model of the same tokenizer"
+        )
+    return folder
 
 
 def _learner(

@@ -21,7 +21,10 @@ from llmrl.run.checkpoint import read_state, reading
 from llmrl.run_folder.reader import RunReader
 from llmrl.train.provide import while_gathering
 
-FIXED = ("seed", "model", "data", "learn_from", "trained", "training.strategy", "training.zero_stage", "training.dtype")
+FIXED = (
+    "seed", "model", "reference", "data", "learn_from", "trained", "training.strategy", "training.zero_stage",
+    "training.dtype",
+)  # fmt: skip
 
 
 def continued(recorded: str, plan: Plan, done: Collection[str]) -> tuple[str, list[str]]:

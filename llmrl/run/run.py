@@ -34,6 +34,7 @@ from llmrl.run.frozen import FrozenRole
 from llmrl.run.lost_tasks import LostTasks
 from llmrl.run.measured_once import MeasuredOnce
 from llmrl.run.models import Origin, make_roles, prepare_origins
+from llmrl.run.precompute import precompute
 from llmrl.run.progress import RunProgress
 from llmrl.run.resume import changed_lengths, continued, done_stages, refuse_unfit
 from llmrl.run.sampling import (
@@ -294,7 +295,7 @@ class _Run:
             collector=collector,
             watch=watch,
             lost_tasks=LostTasks([name for one in rewards_of(collector).values() for name in one.row_columns]),
-            prepare=measuring_once(measured_once, stream) if measured_once else None,
+            prepare=[precompute, *([measuring_once(measured_once, stream)] if measured_once else [])],
             stop_asked=lambda: self.signals.received is not None,
             profile=self.profile,
         )

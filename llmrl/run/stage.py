@@ -69,7 +69,7 @@ class Stage:
     collector: Collector | None = None
     watch: Watch = field(default_factory=Watch)
     lost_tasks: LostTasks = field(default_factory=LostTasks)
-    prepare: Callable[[Stage], None] | None = None
+    prepare: Sequence[Callable[[Stage], None]] = ()
     stop_asked: Callable[[], bool] = lambda: False
     profile: bool = False
     step: int = 0
@@ -90,9 +90,8 @@ class Stage:
         if self.step == 0:
             set_seed(derive_seed(self.recipe.seed, self.name, self.ranks.rank) % 2**32)
             self._log({"step": 0} | self._evaluate())
-        if self.prepare and self.step < steps:
-            self.sync_weights()
-            self.prepare(self)
+        for prepare in self.prepare if self.step < steps else ():
+            prepare(self)
         while self.step < steps:
             row = self._profiled_step() if self.step + 1 == profiled else self._train_step()
             stop = any(self.ranks.gather(self.stop_asked(), "agreeing whether to stop"))
@@ -161,6 +160,9 @@ class Stage:
         with span("update"):
             metrics, tokens = self._update(collected, seed)
         self.step += 1
+        for role in self.roles.values():
+            if role.moving:
+                role.moving.after(self.step)
         seconds = time.monotonic() - started
         row: dict[str, Any] = {"step": self.step, "epoch": self.epoch()} | metrics | sent | collected.metrics
         row |= {
@@ -296,6 +298,7 @@ def measuring_once(measured_once: MeasuredOnce, stream: Any) -> Callable[[Stage]
     """The measurement before a stage's first step, for the providers that need one."""
 
     def prepare(stage: Stage) -> None:
+        stage.sync_weights()
         measured_once.measure(
             stream,
             steps=stage.recipe.training.steps,

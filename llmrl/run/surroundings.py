@@ -126,17 +126,24 @@ def _rows_files(view: Recipe) -> Iterator[Path]:
 def _models(view: Recipe, run_dir: Path) -> dict[str, str]:
     """The digests of a role's models and of its template; a model of the hub has its commit instead."""
     found: dict[str, str] = {}
-    for path in filter(None, (view.model.path, view.critic.model)):
+    for path in filter(None, (view.model.path, view.critic.model, view.reference.model)):
         folder = Path(path).expanduser()
-        if folder.is_relative_to(run_dir):  # of an earlier stage
-            continue
-        if folder.is_dir():
-            found |= {str(file): digest(file) for file in _in(folder, "*")}
-        elif HUB_NAME.fullmatch(path) and isinstance(cached := try_to_load_from_cache(path, "config.json"), str):
-            found[path] = Path(cached).parent.name
+        if not folder.is_relative_to(run_dir):  # else of an earlier stage
+            digests = digests_of_model(path)
+            found |= {str(folder / file): value for file, value in digests.items()} if folder.is_dir() else digests
     if view.model.chat_template and (file := Path(view.model.chat_template)).is_file():
         found[str(file)] = digest(file)
     return found
+
+
+def digests_of_model(path: str) -> dict[str, str]:
+    """The digests of the files in a model's folder; of a model of the hub the commit, by its name."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return {file.name: digest(file) for file in _in(folder, "*")}
+    if HUB_NAME.fullmatch(path) and isinstance(cached := try_to_load_from_cache(path, "config.json"), str):
+        return {path: Path(cached).parent.name}
+    return {}
 
 
 def _in(folder: Path, pattern: str) -> list[Path]:

@@ -4,7 +4,8 @@ recipe.yaml        the resolved plan             environment.json   versions, de
 metrics.jsonl      a row per step                rollouts/          a parquet file per step
 warnings.jsonl     what was warned of            profile.json       where a step's time went (train --profile)
 checkpoints/       to resume from                stages/            each finished stage's model
-final/             the trained model             .lock              the process that writes now
+final/             the trained model             reference/         log-probabilities that were measured beforehand
+.lock              the process that writes now
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from peft import PeftModel
@@ -165,34 +165,6 @@ class Learner:
     def _forward(self, batch: Batch, wanted: frozenset[str], known: Mapping[str, Tensor]) -> Outputs:
         with span("forward"):
             return self.engine.forward(*inputs(batch), wanted=wanted, known=known)
-
-
-@dataclass(frozen=True)
-class FrozenReference:
-    """A reference with weights of its own; its batches are cut as those of `learner`."""
-
-    model: Any
-    learner: Learner
-
-    @torch.no_grad()
-    def measure(self, batch: Batch, *names: str) -> Outputs:
-        """The model's outputs `names` for all rows, on every rank."""
-        return self.learner.collect(self._forward, batch, names)
-
-    def _forward(self, batch: Batch, wanted: frozenset[str], known: Mapping[str, Tensor]) -> Outputs:
-        with span("forward"):
-            return self.model(*inputs(batch), wanted=wanted)
-
-
-@dataclass(frozen=True)
-class BaseReference:
-    """A LoRA model's own base as the reference."""
-
-    learner: Learner
-
-    def measure(self, batch: Batch, *names: str) -> Outputs:
-        """The outputs `names` with the adapter switched off."""
-        return self.learner.measure_base(batch, *names)
 
 
 def inputs(batch: Batch) -> tuple[Tensor, ...]:

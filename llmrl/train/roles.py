@@ -16,7 +16,8 @@ from llmrl.models.policy import Policy
 from llmrl.probe import control_output, start
 from llmrl.recipe import Critic as CriticSettings
 from llmrl.resolve import Pieces
-from llmrl.train.learner import BaseReference, FrozenReference, Learner
+from llmrl.train.learner import Learner
+from llmrl.train.references import BaseReference, FrozenReference, Moving, Reference
 
 
 @dataclass
@@ -31,8 +32,8 @@ class ValueFunction:
 class Role:
     """A model that is trained.
 
-    reference: frozen weights; None if none is needed or LoRA's base is the reference. controllers: the state of each
-    that some piece reads.
+    reference: frozen weights; None if none is needed or another is the reference: LoRA's base, one that is `moving`, or
+    one that was `measured` before the first step. controllers: the state of each that some piece reads.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Role:
     learner: Learner
     reference: Policy | None = None
     critic: ValueFunction | None = None
+    moving: Moving | None = None
+    measured: Reference | None = None
     controllers: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,10 +66,15 @@ class Role:
     @property
     def models(self) -> dict[str, Any]:
         """The models as providers read them."""
-        of_reference = BaseReference(self.learner) if self.reference is None else None
         critic = self.critic and (self.critic.learner or self.learner)
-        reference = of_reference or FrozenReference(self.reference, self.learner)
-        return {"policy": self.learner, "reference": reference, "critic": critic}
+        return {"policy": self.learner, "reference": self._reference, "critic": critic}
+
+    @property
+    def _reference(self) -> Reference:
+        other = self.measured or self.moving
+        if other is not None:
+            return other
+        return BaseReference(self.learner) if self.reference is None else FrozenReference(self.reference, self.learner)
 
     @property
     def controlled(self) -> dict[str, Tensor]:
@@ -94,11 +102,15 @@ class Role:
         """Write everything that `load` needs to continue exactly; all ranks call it."""
         for learner in self.learners:
             learner.save(folder)
+        if self.moving:
+            self.moving.save(folder, self.name)
 
     def load(self, folder: Path) -> None:
         """Restore the state that `save` wrote."""
         for learner in self.learners:
             learner.load(folder)
+        if self.moving:
+            self.moving.load(folder, self.name)
 
 
 def numbers_of(name: str, tensor: Tensor) -> dict[str, float]:
