@@ -14,6 +14,7 @@ from typing import Any
 import actor_critic_cases as actor_critic
 import pytest
 import torch
+from preference_cases import moved
 from training_cases import (
     GRPO,
     GSPO_KL,
@@ -119,6 +120,24 @@ def test_gradients_weights_and_metrics_are_those_of_one_process(case, ranks, alo
         assert largest_difference(found["weights"], expected["weights"]) < 1e-4
         assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-4, abs=1e-5)
     assert ranks[0][case]["metrics"] == ranks[1][case]["metrics"]
+
+
+@pytest.mark.parametrize("case", ["moved", "moved_lora"])
+def test_dpo_with_a_reference_that_moves_is_that_of_one_process(case, ranks):
+    if case not in ranks[0]:
+        pytest.skip("not run with this engine")
+    expected = moved(lora=case == "moved_lora")
+    assert len(expected["gradients"]) == 2
+    for rank in ranks:
+        for gradients, others in zip(rank[case]["gradients"], expected["gradients"], strict=True):
+            assert max(float(gradient.abs().max()) for gradient in others.values()) > 0.05
+            assert largest_difference(gradients, others) < 1e-5
+        for row, other in zip(rank[case]["metrics"], expected["metrics"], strict=True):
+            assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
+        assert largest_difference(rank[case]["reference"], expected["reference"]) < 1e-4
+        assert largest_difference(rank[case]["trained"], expected["trained"]) < 1e-4
+    assert ranks[0][case]["metrics"] == ranks[1][case]["metrics"]
+    assert largest_difference(ranks[0][case]["reference"], ranks[1][case]["reference"]) == 0.0
 
 
 def test_the_weights_are_whole_and_the_same_on_every_rank(ranks, alone):

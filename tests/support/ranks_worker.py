@@ -14,6 +14,7 @@ from typing import Any
 
 import actor_critic_cases as actor_critic
 import torch
+from preference_cases import moved
 from training_cases import (
     GRPO,
     GSPO_KL,
@@ -42,6 +43,10 @@ ACTOR_CRITIC = {
     "ddp": list(actor_critic.CASES),
     "fsdp": ["own", "own_lora", "shared", "candidates"],
 }
+
+
+MOVED = {"zero2", "zero3", "ddp", "fsdp"}
+"""The engines that train DPO with a reference that moves."""
 
 
 def one_step(role: Any) -> dict[str, Any]:
@@ -114,6 +119,10 @@ def run_policy(name: str, ranks: Ranks) -> dict[str, Any]:
         "nan": refuses_nan(role(GRPO)),
         "bf16_nan": refuses_nan(role(GRPO, **bf16)),
     }
+    if name in MOVED:
+        found |= {
+            case: moved(lora=case == "moved_lora", ranks=ranks, **STRATEGIES[name]) for case in ("moved", "moved_lora")
+        }
     if STRATEGIES[name]["strategy"] == "accelerate":
         pair = role(GRPO, **warm, **bf16), role(GRPO, **warm, **bf16)
         found["bf16_continued"] = continued(*pair, FOLDER / f"{name}-bf16")

@@ -23,6 +23,7 @@ from llmrl.recipe import Recipe, Training
 from llmrl.resolve import resolve_pieces
 from llmrl.train.learner import Learner
 from llmrl.train.provide import provide
+from llmrl.train.references import MovingAdapter, MovingWeights
 from llmrl.train.roles import Role, ValueFunction
 from llmrl.train.step import update
 from llmrl.types import Group
@@ -129,8 +130,8 @@ def role_of(
     device: torch.device = CPU,
     **settings: Any,
 ) -> Role:
-    """An actor with what its algorithm asks for: a reference (`tiny_lm(3)`, or LoRA's base), a critic (`tiny_critic`);
-    a `tiny_scorer` if pieces read scores.
+    """An actor with what its algorithm asks for: a reference (`tiny_lm(3)`, or LoRA's base; one that moves if `pieces`
+    say so), a critic (`tiny_critic`); a `tiny_scorer` if pieces read scores.
 
     settings: of training, the engine's name among them.
     """
@@ -157,7 +158,11 @@ def role_of(
     has_own_reference = "ref_logprobs" in algorithm.needs and not isinstance(policy.lm, PeftModel)
     reference = tiny_policy(tiny_lm(seed=3), padding_free=padding_free) if has_own_reference else None
     reference = reference.to(device).eval() if reference else None
-    return Role("actor", resolved, learner("actor", policy, "loss"), reference, critic)
+    of_policy, moving, moves = learner("actor", policy, "loss"), None, recipe.reference
+    if moves.every is not None:
+        settings = of_policy, moves.every, moves.mix
+        moving = MovingWeights(*settings, reference) if reference else MovingAdapter(*settings)
+    return Role("actor", resolved, of_policy, reference, critic, moving)
 
 
 def make_training(**settings: Any) -> Training:

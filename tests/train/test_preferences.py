@@ -7,29 +7,13 @@ from typing import Any
 import pytest
 import torch
 from by_hand import assert_close, log_p_of, naive_gradients, tokens_of
+from preference_cases import DPO, OFFLINE, preference_batch
 from torch.nn.functional import logsigmoid
-from training_cases import LAYOUTS, fixed_batch, record_gradients, role_of, tiny_lm
+from training_cases import LAYOUTS, record_gradients, role_of, tiny_lm
 
 from llmrl.marks import compares_all
 from llmrl.train.provide import provide
 from llmrl.train.step import update
-
-DATA = {"train": {"path": "unused", "chosen": "good", "rejected": "bad"}}
-OFFLINE = {"learn_from": "preferences", "data": DATA, "rollout": {"group_size": 2}}
-DPO = OFFLINE | {"preference_loss": {"dpo": {"weight": 1.0, "beta": 0.4}}}
-
-
-def preference_batch() -> Any:
-    """The fixed batch as if nobody had sampled it; group 0 has three rewards, group 1 two, group 2 a tie."""
-    batch = fixed_batch()
-    rewards = torch.zeros_like(batch.rewards)
-    for row, reward in enumerate([1.0, 0.0, 2.0, 1.0, 0.0, 5.0, 1.0]):
-        if tokens := tokens_of(LAYOUTS[row]):
-            rewards[row, tokens[-1]] = reward
-    return batch.with_(
-        rewards=rewards, rollout_logprobs=torch.zeros_like(rewards), group_ids=torch.tensor([0, 0, 0, 1, 1, 1, 2])
-    )
-
 
 PAIRS = [(2, 0, 1 / 3), (2, 1, 1 / 3), (0, 1, 1 / 3), (3, 4, 1.0)]
 """(chosen, rejected, part of its group): row 5 never spoke, and row 6 is alone."""
