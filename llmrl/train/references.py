@@ -59,7 +59,8 @@ class Moving:
         reference <- mix * policy + (1 - mix) * reference
 
     With mix 1 it is an earlier policy, of at most `every` steps ago; with every 1 and a small mix it is a moving
-    average. Source: TR-DPO, arXiv 2404.09656. kept: its weights, whole on every rank; fp32 unless they are copies of the policy's.
+    average. Source: TR-DPO, arXiv 2404.09656. kept: its weights, whole on every rank; fp32 unless they are copies of
+    the policy's.
     """
 
     learner: Learner
