@@ -147,3 +147,14 @@ def test_every_role_is_watched_by_its_own_metrics():
 def test_rows_are_seen_as_they_come():
     watch = Watch()
     assert [len(watch.see(row)) for row in rows_of(grad_norm=[0.0] * 4)] == [0, 0, 1, 0]
+
+
+def test_preferences_that_go_wrong_are_warned_of():
+    def said(**values: float) -> list[str]:
+        rows = [{"stage": "rl", "step": step, **values} for step in range(1, 8)]
+        return [warned.metric for warned in warnings_of(rows)]
+
+    assert said(chosen_log_ratios=-6.0, rejected_log_ratios=-9.0) == ["chosen_log_ratios"]
+    assert said(chosen_log_ratios=-4.0, rejected_log_ratios=-9.0) == []
+    assert said(preference_ties=1.0) == ["preference_ties"]
+    assert warnings_of([{"stage": "rl", "step": 1, "preference_ties": 1.0}]) == []
