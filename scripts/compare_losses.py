@@ -91,8 +91,10 @@ def main() -> int:
         "logprobs": data["logprobs"][:, 1:], "ref_logprobs": data["ref_logprobs"][:, 1:], "mask": mask.int(),
         "labels": torch.arange(2 * PAIRS) < PAIRS, "kl_logprobs": mismatched + 0.7, "kl_ref_logprobs": mismatched,
     }  # fmt: skip
-    asked = {"tensors": {name: value.tolist() for name, value in tensors.items()}}
-    asked["losses"] = {name: theirs for name, (_, theirs) in COMPARED.items()}
+    asked = {
+        "tensors": {name: value.tolist() for name, value in tensors.items()},
+        "losses": {name: peer for name, (_, peer) in COMPARED.items()},
+    }
     worker = Path(__file__).with_name("compare_losses_peer.py")
     said = subprocess.run([sys.argv[1], worker], input=json.dumps(asked), text=True, stdout=subprocess.PIPE, check=True)
     theirs = json.loads(said.stdout)
@@ -139,12 +141,12 @@ def _ours(losses: dict[str, Any], data: dict[str, Tensor]) -> tuple[float, Tenso
     algorithm = resolve_pieces(recipe).algorithm
     leaf = data["logprobs"].clone().requires_grad_()
     batch = Batch(**{name: value for name, value in data.items() if name != "logprobs"})
-    total = sum(_parts(algorithm, batch, leaf))
+    total = torch.stack(list(_parts(algorithm, batch, leaf))).sum()
     (gradient,) = torch.autograd.grad(total, leaf)
     return total.item(), gradient
 
 
-def _parts(algorithm: Any, batch: Batch, logprobs: Tensor) -> Iterator[Any]:
+def _parts(algorithm: Any, batch: Batch, logprobs: Tensor) -> Iterator[Tensor]:
     yield PreferenceObjective(algorithm, PAIRS, 2 * PAIRS, {}).loss(batch, {"logprobs": logprobs})
     if algorithm.trains_tokens:
         advantages = torch.zeros_like(logprobs)
