@@ -70,7 +70,7 @@ def test_names_are_said_once():
 def test_what_is_current_has_a_gradient_and_nothing_before_has():
     data = tiny_data()
     of_policy = names(CURRENT) - {"router_drift"}  # what a router chose has none
-    of_policy |= {name for name in names(COMPARED) if {"logprobs", "scores"} & {*BY_NAME[name].made_of}}
+    of_policy |= {name for name in names(COMPARED) if {"logprobs", "scores", "ref_kl"} & {*BY_NAME[name].made_of}}
     assert all(data[name].requires_grad for name in of_policy)
     assert not any(getattr(data[name], "requires_grad", False) for name in BY_NAME.keys() - of_policy)
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llmrl.models.outputs import gradient_norm, weighted_gradients
+from llmrl.ops.shared.head_kl import Predictor, head_kl
 from llmrl.ops.shared.head_logprobs import Scaling, head_logprobs
-from llmrl.ops.shared.logprobs import entropies, log_probabilities, token_logprobs
+from llmrl.ops.shared.logprobs import divergences, entropies, log_probabilities, token_logprobs
 
 LOGIT_BYTES_PER_SLICE = 64 * 2**20
 TOP_TOKENS = 8
@@ -40,9 +41,11 @@ class Head:
     vocabulary: int
     agree_on_slices: Callable[[int], int]
 
-    def __call__(self, hidden: Tensor, targets: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+    def __call__(
+        self, hidden: Tensor, targets: Tensor, wanted: frozenset[str], reference: Predictor | None = None
+    ) -> dict[str, Tensor]:
         """hidden [R, d] to log-probabilities of targets [R, 1 + K], of the token itself, then others: the outputs of
-        `Policy.forward`, [R, ...] each.
+        `Policy.forward`, [R, ...] each. reference: of the same tokens, for `ref_kl`.
 
         A plain linear layer is called once, with `head_logprobs` for its forward: engines that divide its weights
         collect them in its call. Any other, such as one with an adapter, runs in slices of tokens, and again in the
@@ -50,10 +53,10 @@ class Head:
         """
         settings = {"entropy": "entropy" in wanted, "most_likely": TOP_TOKENS if wanted & TOP else 0}
         if getattr(self.module.forward, "__func__", None) is nn.Linear.forward:
-            with self._forward_is(lambda h, t: self._fused(h, t, **settings)):
+            with self._forward_is(lambda h, t: self._fused(h, t, reference, **settings)):
                 found = self.module(hidden, targets)
         else:
-            found = self._sliced(hidden, targets, **settings)
+            found = self._sliced(hidden, targets, reference, **settings)
         asked = found.pop("logprobs")
         return found | {"logprobs": asked[:, 0]} | ({"top_logprobs": asked[:, 1:]} if asked.shape[1] > 1 else {})
 
@@ -95,13 +98,24 @@ class Head:
         finally:
             del self.module.forward  # its class's is seen again
 
-    def _fused(self, hidden: Tensor, targets: Tensor, **settings: Any) -> dict[str, Tensor]:
-        return head_logprobs(hidden, self.module.weight, self.module.bias, targets, scaling=self.scaling, **settings)
+    def _fused(
+        self, hidden: Tensor, targets: Tensor, reference: Predictor | None, **settings: Any
+    ) -> dict[str, Tensor]:
+        weight, bias = self.module.weight, self.module.bias
+        found = head_logprobs(hidden, weight, bias, targets, scaling=self.scaling, **settings)
+        if reference is not None:
+            found["ref_kl"] = head_kl(Predictor(hidden, weight, bias), reference, self.scaling)
+        return found
 
-    def _sliced(self, hidden: Tensor, targets: Tensor, *, entropy: bool, most_likely: int) -> dict[str, Tensor]:
-        def of_slice(hidden: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def _sliced(
+        self, hidden: Tensor, targets: Tensor, reference: Predictor | None, *, entropy: bool, most_likely: int
+    ) -> dict[str, Tensor]:
+        def of_slice(hidden: Tensor, targets: Tensor, ref_hidden: Tensor) -> dict[str, Tensor]:
             log_p = log_probabilities(self.logits(hidden))
             found = {"logprobs": log_p.gather(-1, targets)}
+            if reference is not None:
+                of_reference = self.scaling(nn.functional.linear(ref_hidden, reference.weight, reference.bias))
+                found["ref_kl"] = divergences(log_probabilities(of_reference), log_p)
             if entropy:
                 found["entropy"] = entropies(log_p)
             if most_likely:
@@ -110,9 +124,10 @@ class Head:
             return found
 
         count = self.agree_on_slices(self._slices(len(hidden)))
+        ref_hidden = hidden if reference is None else reference.hidden
         parts: list[Any] = [
-            checkpoint(of_slice, h, t, use_reentrant=False) if count > 1 else of_slice(h, t)
-            for h, t in zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True)
+            checkpoint(of_slice, *part, use_reentrant=False) if count > 1 else of_slice(*part)
+            for part in zip(*(tensor.tensor_split(count) for tensor in (hidden, targets, ref_hidden)), strict=True)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

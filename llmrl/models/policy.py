@@ -19,12 +19,15 @@ from llmrl.models.head import TOP, Head, scaling_of
 from llmrl.models.outputs import Places, backbone_of, run_backbone, without_peft
 from llmrl.models.padding_free import choose_packing
 from llmrl.models.routing import require_routers, router_choices, router_drift
+from llmrl.ops.shared.head_kl import Predictor
 from llmrl.spans import span
 
 _CHOICES = {"old_router_ids", "old_router_logprobs"}
 _ROUTING = _CHOICES | {"router_drift"}
-_OUTPUTS = {"logprobs", "entropy", "top_logprobs", "value_outputs", "head_gradient_norms", "head_gradients"} | (
-    TOP | _ROUTING
+_OUTPUTS = (
+    {"logprobs", "entropy", "top_logprobs", "value_outputs", "head_gradient_norms", "head_gradients"}
+    | ({"hidden", "ref_kl"})
+    | (TOP | _ROUTING)
 )
 
 
@@ -57,6 +60,7 @@ class Policy(nn.Module):
         self.adapter = adapter or (str(lm.active_adapter) if isinstance(lm, PeftModel) else None)
         # for Head, set by engines that divide weights
         self.agree_on_slices: Callable[[int], int] = lambda count: count
+        self._head_of_reference: Callable[[], nn.Module] | None = None
         self._check_logits()
         self.packs = choose_packing(backbone_of(lm), padding_free)
 
@@ -64,6 +68,12 @@ class Policy(nn.Module):
         """Make this policy's adapter the one that runs and is trained, where several share a base."""
         if isinstance(self.lm, PeftModel) and self.lm.active_adapter != self.adapter:
             self.lm.set_adapter(str(self.adapter))
+
+    def compare_with(self, reference: Policy | None) -> None:
+        """Let `ref_kl` be the divergence from this reference's hidden states; None: from those of LoRA's base."""
+        of = self.inner if reference is None else reference.inner
+        # a function, as a module would become a part of this one
+        self._head_of_reference = lambda: _plain(of.get_output_embeddings())
 
     @property
     def inner(self) -> Any:
@@ -93,6 +103,9 @@ class Policy(nn.Module):
             top_logprobs [N, T, K]                       of known["old_top_ids"]; with gradient
             old_router_ids, old_router_logprobs          [N, T, L, k], the experts chosen in each of L layers
             router_drift [N, T]                          from known["old_router_ids"], known["old_router_logprobs"]
+            hidden [N, T, d]                             the hidden state that predicts token t
+            ref_kl [N, T]                                KL(reference || policy) at token t over the whole vocabulary,
+                                                         from known["ref_hidden"]; with gradient
             value_outputs [N, T, H]                      the value head's, of the prefix before t; with gradient
             head_gradient_norms [N]                      || d(sum_t logprobs) / dW ||_F, W the LM head's weight
             head_gradients [K, V, d]                     d(sum_nt c logprobs) / dW for known["coefficients"] [N, T, K]
@@ -111,7 +124,9 @@ class Policy(nn.Module):
         asked = [targets[:, None]] + ([places.at(known["old_top_ids"])] if "top_logprobs" in wanted else [])
         head = self._head
         with span("head"):
-            found = head(hidden, torch.cat(asked, dim=1), wanted)
+            found = head(hidden, torch.cat(asked, dim=1), wanted, self._reference(wanted, known, places))
+        if "hidden" in wanted:
+            found["hidden"] = hidden
         layers = [layer.detach() for layer in found_by.router_logits]
         if wanted & _CHOICES:
             found["old_router_ids"], found["old_router_logprobs"] = router_choices(self.inner, layers)
@@ -126,6 +141,14 @@ class Policy(nn.Module):
         if "head_gradients" in wanted:
             outputs["head_gradients"] = head.weight_gradients(hidden, targets, places.at(known["coefficients"]))
         return outputs
+
+    def _reference(self, wanted: frozenset[str], known: Mapping[str, Tensor], places: Places) -> Predictor | None:
+        if "ref_kl" not in wanted or "ref_hidden" not in known:
+            return None
+        assert self._head_of_reference is not None, "compare_with comes first"
+        head: Any = self._head_of_reference()
+        bias = None if head.bias is None else head.bias.detach()
+        return Predictor(places.at(known["ref_hidden"]), head.weight.detach(), bias)
 
     def check(self, wanted: frozenset[str]) -> None:
         """Raises RecipeError if `wanted` names routers' outputs and the model has no routers; ValueError if it names an
@@ -165,3 +188,8 @@ class Policy(nn.Module):
             raise RecipeError(
                 f"model: '{kind}' models change their logits after the head in a way that is not known here"
             )
+
+
+def _plain(head: Any) -> Any:
+    """The linear layer below a LoRA layer."""
+    return head.base_layer if hasattr(head, "base_layer") else head

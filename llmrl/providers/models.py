@@ -26,6 +26,11 @@ def ref_logprobs(batch: Batch, reference: Any) -> Tensor:
     return reference.measure(batch, "logprobs")["logprobs"]
 
 
+def ref_hidden(batch: Batch, reference: Any) -> Tensor:
+    """Hidden states of the frozen reference: [N, T, d]."""
+    return reference.measure(batch, "hidden")["hidden"]
+
+
 def old_outputs(batch: Batch, critic: Any) -> Tensor:
     """The critic's outputs before the step's first update: [N, T, H]."""
     return critic.measure(batch, "value_outputs")["value_outputs"]

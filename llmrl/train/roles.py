@@ -49,6 +49,8 @@ class Role:
         self.algorithm = self.pieces.algorithm
         # also in passes without a loss, so that equal models give a pair equal numbers
         self.learner.whole_groups |= self.algorithm.compares
+        if "ref_kl" in self.algorithm.wanted:
+            self.learner.engine.model.compare_with(self.reference)
         for name, piece in self.algorithm.running_controllers.items():
             self.controllers.setdefault(name, start(piece))
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from llmrl.axes import BY_KEY
 from llmrl.marks import compares_all
-from llmrl.ops.preference_losses import divergences, logistic, reference_free
+from llmrl.ops.preference_losses import divergences, logistic, reference_free, reward_models
 from llmrl.ops.preference_losses.regression import inpo, ipo
 from llmrl.ops.shared.groups import group_log_softmax
-from llmrl.pieces import bind
+from llmrl.pieces import bind, catalogue
 
-LOSSES = BY_KEY["preference_loss"].pieces
+LOSSES = {n: f for n, f in BY_KEY["preference_loss"].pieces.items() if n not in catalogue(reward_models)}
 A = {"logprobs": (-20.0, -30.0), "ref_logprobs": (-22.0, -27.0), "lengths": (10, 20)}  # u = 2, -3
 B = {"logprobs": (-20.0, -30.0), "ref_logprobs": (-19.0, -30.5), "lengths": (10, 20)}  # u = -1, 0.5
 EQUAL = A | {"ref_logprobs": A["logprobs"]}  # the policy is the reference
@@ -47,6 +47,7 @@ def loss(name: str, data: Mapping[str, Any], **settings: Any) -> Tensor:
 LN2 = math.log(2)
 B01 = {"beta": 0.1}
 GAP = {"rewards": (1.5, 0.0)}
+KL = {"chosen_ref_kl": 2.0, "rejected_ref_kl": 5.0}
 WORKED = [
     # loss, settings, sums of what two completions weigh, other fields, expected for A, for B, for policy = reference
     ("dpo", B01, 1, {}, 0.474077, 0.770957, LN2),
@@ -81,6 +82,8 @@ WORKED = [
     ("rpo_squared", B01, 1, GAP, 1.0, 2.7225, 2.25),
     ("aot", B01, 1, {}, 0.474077, 0.770957, LN2),
     ("aot_unpaired", B01, 1, {}, 0.474077, 0.770957, LN2),
+    ("tdpo1", B01, 1, KL, 0.598139, 0.943249, 0.854355),  # D - (5 - 2)
+    ("tdpo2", B01, 1, KL, 0.533382, 0.854355, 0.770957),  # D - (5 - 2) / 2
     ("kto", {}, 1, {"mismatched_kl": 0.5}, 0.462570 + 0.413382, 0.537430 + 0.5, 0.5124974 + 0.4875026),
     # -log sigmoid(2.5 (4 (1 - e^0.5) - 4 (1 - e^0.375)) - 0.1)
     ("alphapo", {}, 1, {}, 2.159853, 2.159853, 2.159853),
@@ -244,7 +247,7 @@ def test_far_from_the_reference_every_loss_is_finite(name):
     for policy, reference in EXTREMES:
         case = {"logprobs": policy, "ref_logprobs": reference, "lengths": (10, 20)}
         data = {n: v.float() if v.is_floating_point() else v for n, v in data_of(case).items()}
-        data |= {"mean_log_ratio": torch.tensor(0.0), "mismatched_kl": torch.tensor(0.0)}
+        data |= dict.fromkeys(("mean_log_ratio", "mismatched_kl", *KL), torch.tensor(0.0))
         data = {n: v.requires_grad_() if n.endswith(("logprobs", "log_ratios")) else v for n, v in data.items()}
         found = loss(name, data)
         found.sum().backward()
@@ -268,6 +271,7 @@ REFUSED = [
     ("discopop", {"tau": 0.0}),
     ("rpo_squared", {"reward_scale": 0.0}),
     ("ld_dpo", {"alpha": 1.5}),
+    ("tdpo2", {"alpha": -1.0}),
 ]
 
 
@@ -277,4 +281,4 @@ def test_settings_out_of_range(name, settings):
     rows = {"chosen": torch.tensor([0]), "rejected": torch.tensor([1]), "response_mask": mask}
     of_tokens = {"logprobs": torch.zeros(2, 2), "ref_logprobs": torch.zeros(2, 2)} | rows
     with pytest.raises(ValueError, match=next(iter(settings))):
-        loss(name, data_of(A, mean_log_ratio=0.0, mismatched_kl=0.0) | of_tokens, **settings)
+        loss(name, data_of(A, mean_log_ratio=0.0, mismatched_kl=0.0, **KL) | of_tokens, **settings)

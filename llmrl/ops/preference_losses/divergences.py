@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from llmrl.ops.shared.ranges import require_positive
+from llmrl.ops.shared.ranges import refuse_negative, require_positive
 
 MAX_EXPONENT = 80.0  # exp of it is still an fp32 number
 
@@ -52,6 +52,45 @@ def jensen_shannon_dpo(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *
     """
     require_positive(beta=beta)
     return -logsigmoid(beta * (logsigmoid(chosen_log_ratios) - logsigmoid(rejected_log_ratios)))
+
+
+def tdpo1(
+    chosen_log_ratios: Tensor,
+    rejected_log_ratios: Tensor,
+    chosen_ref_kl: Tensor,
+    rejected_ref_kl: Tensor,
+    *,
+    beta: float = 0.1,
+) -> Tensor:
+    """Token-level DPO: the margin is less the difference of the forward KL divergences along the completions.
+
+        loss = -log sigmoid(beta (D - (K_l - K_w)))        K = sum_t KL(pi_ref(. | y_<t) || pi(. | y_<t))
+
+    All [M]. Raises ValueError for beta <= 0. Source: arXiv 2404.11999.
+    """
+    require_positive(beta=beta)
+    return -logsigmoid(beta * (chosen_log_ratios - rejected_log_ratios - rejected_ref_kl + chosen_ref_kl))
+
+
+def tdpo2(
+    chosen_log_ratios: Tensor,
+    rejected_log_ratios: Tensor,
+    chosen_ref_kl: Tensor,
+    rejected_ref_kl: Tensor,
+    *,
+    beta: float = 0.1,
+    alpha: float = 0.5,
+) -> Tensor:
+    """Token-level DPO in which the chosen completion's divergence has no gradient.
+
+        loss = -log sigmoid(beta (D - alpha (K_l - stop_gradient(K_w))))        K as in `tdpo1`
+
+    All [M]. Raises ValueError for beta <= 0 or alpha < 0. Source: arXiv 2404.11999.
+    """
+    require_positive(beta=beta)
+    refuse_negative(alpha=alpha)
+    gaps = alpha * (rejected_ref_kl - chosen_ref_kl.detach())
+    return -logsigmoid(beta * (chosen_log_ratios - rejected_log_ratios - gaps))
 
 
 def exo(

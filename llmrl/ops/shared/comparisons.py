@@ -44,7 +44,7 @@ def at_last(values: Tensor, response_mask: Tensor) -> Tensor:
 def compared(data: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
     """The fields `names` of completions and of pairs, computed from the batch's fields, [N] or [M] each.
 
-    completion_X          the sum over response tokens of X, for X = logprobs, old_logprobs, ref_logprobs
+    completion_X          the sum over response tokens of X, for X = logprobs, old_logprobs, ref_logprobs, ref_kl
     completion_log_ratios completion_logprobs - completion_ref_logprobs
     completion_head_scores  the scores at the last response token, of each head: [N, H]; zero without one
     completion_scores     their mean over heads

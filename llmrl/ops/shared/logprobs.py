@@ -21,6 +21,11 @@ def entropies(log_p: Tensor) -> Tensor:
     return -(log_p.exp() * finite_log_p).sum(dim=-1)
 
 
+def divergences(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(q || p) = sum_v q_v (log q_v - log p_v) in nats: [..., V] log-probabilities each to [...]."""
+    return (log_q.exp() * (log_q.clamp(min=-1e30) - log_p.clamp(min=-1e30))).sum(dim=-1)
+
+
 def token_logprobs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy in nats of the distribution that it is drawn from.
 
