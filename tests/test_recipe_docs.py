@@ -19,13 +19,6 @@ import recipe_reference  # noqa: E402
 
 GUIDE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-ONES = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-def in_words(number: int) -> str:
-    tens, ones = divmod(number, 10)
-    return TENS[tens - 2] + (f"-{ONES[ones - 1]}" if ones else "")
 
 
 def test_the_reference_is_current():
@@ -59,8 +52,8 @@ def test_the_guide_leaves_what_is_generated_to_the_reference():
 
 
 def test_numbers_are_spelt():
-    assert [in_words(number) for number in (62, 70, 99)] == ["sixty-two", "seventy", "ninety-nine"]
+    assert [in_words(number) for number in (62, 70, 99, 100)] == ["sixty-two", "seventy", "ninety-nine", "one hundred"]
 
 
 def test_the_readme_says_how_many_methods_there_are():
-    assert f"{in_words(len(methods())).capitalize()} published methods" in README
+    assert f"{len(methods())} published methods" in README

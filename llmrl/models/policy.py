@@ -104,8 +104,7 @@ class Policy(nn.Module):
             old_router_ids, old_router_logprobs          [N, T, L, k], the experts chosen in each of L layers
             router_drift [N, T]                          from known["old_router_ids"], known["old_router_logprobs"]
             hidden [N, T, d]                             the hidden state that predicts token t
-            ref_kl [N, T]                                KL(reference || policy) at token t over the whole vocabulary,
-                                                         from known["ref_hidden"]; with gradient
+            ref_kl [N, T]                                KL(reference || policy) by known["ref_hidden"]; with gradient
             value_outputs [N, T, H]                      the value head's, of the prefix before t; with gradient
             head_gradient_norms [N]                      || d(sum_t logprobs) / dW ||_F, W the LM head's weight
             head_gradients [K, V, d]                     d(sum_nt c logprobs) / dW for known["coefficients"] [N, T, K]
@@ -122,11 +121,9 @@ class Policy(nn.Module):
         ).before(places)
         hidden, targets = found_by.states, places.at(token_ids)
         asked = [targets[:, None]] + ([places.at(known["old_top_ids"])] if "top_logprobs" in wanted else [])
-        head = self._head
+        head, reference = self._head, self._reference(wanted, known, places)
         with span("head"):
-            found = head(hidden, torch.cat(asked, dim=1), wanted, self._reference(wanted, known, places))
-        if "hidden" in wanted:
-            found["hidden"] = hidden
+            found = head(hidden, torch.cat(asked, dim=1), wanted, reference)
         layers = [layer.detach() for layer in found_by.router_logits]
         if wanted & _CHOICES:
             found["old_router_ids"], found["old_router_logprobs"] = router_choices(self.inner, layers)
@@ -135,6 +132,7 @@ class Policy(nn.Module):
             found["router_drift"] = router_drift(layers, *old)
         if self.value_head is not None and "value_outputs" in wanted:
             found["value_outputs"] = self.value_head(hidden.detach() if self.detach_values else hidden)
+        found |= {"hidden": hidden} if "hidden" in wanted else {}
         outputs = {name: places.spread(values) for name, values in found.items()}
         if "head_gradient_norms" in wanted:
             outputs["head_gradient_norms"] = head.weight_gradient_norms(hidden, targets, places.lengths)
