@@ -51,9 +51,5 @@ def test_the_guide_leaves_what_is_generated_to_the_reference():
     assert re.findall("<!-- (\\w+): generated -->", GUIDE) == ["broken"]
 
 
-def test_numbers_are_spelt():
-    assert [in_words(number) for number in (62, 70, 99, 100)] == ["sixty-two", "seventy", "ninety-nine", "one hundred"]
-
-
 def test_the_readme_says_how_many_methods_there_are():
     assert f"{len(methods())} published methods" in README
