@@ -36,7 +36,7 @@ class FrozenScorer:
         self.tokenizer: Any = load_tokenizer(folder)
         self._stops = stop_token_ids(self.tokenizer, config)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.heads = int(config.num_labels)
+        self.heads: int = config.num_labels or 1
         dtype = "bf16" if config.dtype == torch.bfloat16 else "fp32"
         lm = load_reward_model(folder, self.tokenizer, dtype, heads=self.heads)
         self._model = Scorer(lm).to(self._device).eval().requires_grad_(False)
