@@ -207,7 +207,7 @@ def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
 
 
 def read_for(recipe: Recipe) -> str | None:
-    """What the recipe's source reads rows for, of llmrl.data.forms; None if `learn_from` names none."""
+    """The use of llmrl.data.forms that the recipe's source has for rows; None if `learn_from` names none."""
     try:
         source = _of_axis(BY_KEY["learn_from"], recipe.learn_from)
     except RecipeError:

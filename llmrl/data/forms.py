@@ -201,7 +201,7 @@ def _parted(sides: Mapping[str, Messages]) -> tuple[Messages, dict[str, Messages
 
 
 def _with_system(row: Row, asked: Any) -> Messages:
-    """What is asked as messages, after the row's system prompt if it has one."""
+    """The question as messages, after the row's system prompt if it has one."""
     messages = asked if isinstance(asked, Sequence) and not isinstance(asked, str) else [_user(asked)]
     system = row.get("system")
     return [{"role": "system", "content": str(system)}, *messages] if system else list(messages)

@@ -89,7 +89,7 @@ class PromptBuilder:
         return self.questions[_index(prompt)]
 
     def demonstration(self, prompt: Prompt) -> Written:
-        """What should follow `prompt.token_ids`: the row's completion up to its stop token."""
+        """The row's completion, which should follow `prompt.token_ids`, up to its stop token."""
         if "completion" not in self._values:
             raise RecipeError(f"{self.key}.completion: required for demonstrations, and missing")
         return Written(self._following(prompt, self._values["completion"]))
@@ -121,7 +121,7 @@ class PromptBuilder:
         return list(value)
 
     def _reward(self, name: str, read: Callable[[Any], Found], row: Row, place: str) -> Found:
-        """What `read` makes of a column of labels or scores."""
+        """The value that `read` gives for a column of labels or scores."""
         value = self._list(name, row, place) if name == "scores" else self._values[name].value(row, place)
         try:
             return read(value)

@@ -43,7 +43,7 @@ class Judge:
     request: Mapping[str, Any] = field(default_factory=dict)
 
     async def verdict(self, text: str, read: Callable[[Reply], float]) -> Verdict:
-        """What `read` makes of the reply to a text.
+        """The result of `read` for the reply to a text.
 
         Raises ReplyError when the last reply cannot be read either, and what Service.post raises.
         """

@@ -82,7 +82,7 @@ class Service:
         return {"Authorization": f"Bearer {os.environ[self.key_variable]}"} if self.key_variable else {}
 
     async def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], Result]) -> Result:
-        """What `read` makes of the reply to a request.
+        """The result of `read` for the reply to a request.
 
         A request is made again when no connection or no whole reply came in time, when the status says to (408, 429,
         5xx), and when the reply is no JSON or `read` raises ReplyError; the pause before that doubles, is jittered, and
@@ -96,7 +96,7 @@ class Service:
 
 
 async def health_fault(piece: Piece) -> str | None:
-    """What is wrong with the service that a function is marked to ask, in words; None if it answers, or without one.
+    """The fault, in words, of the service that a function is marked to ask; None if it answers, or without one.
 
     A piece among the function's settings is asked in its place.
     """

@@ -100,7 +100,7 @@ def _publish(stage: Stage, found: MeasuredRows, file: Path) -> None:
 
 
 def made_with(recipe: Recipe, origin: Origin) -> dict[str, str]:
-    """What a reference's log-probabilities depend on, beside the rows' tokens."""
+    """Everything that a reference's log-probabilities depend on, beside the rows' tokens."""
     tokenizer: Any = origin.tokenizer
     limits = {key: getattr(recipe.rollout, key) for key in ("max_prompt_tokens", "max_completion_tokens")}
     return {
