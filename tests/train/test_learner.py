@@ -26,6 +26,7 @@ from training_cases import (
 from llmrl.batch import Batch
 from llmrl.data.packing import pack
 from llmrl.data.stream import PromptStream
+from llmrl.data.written import Span, Written
 from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
 from llmrl.providers.models import old_outputs
@@ -79,7 +80,7 @@ def test_a_critic_learns_alone_from_a_source_and_a_schedule_of_its_own():
     policy, algorithm = role_of(PPO), resolve_pieces(make_recipe(**PPO)).algorithm
     learner = critic_alone(learning_rate=4e-3, steps=4, schedule="linear")
     prompts = [Prompt(f"own{n}", (n + 1, n + 2), "", {}) for n in range(6)]
-    texts = {prompt.id: [5 + n, 6 + n, 7 + n] for n, prompt in enumerate(prompts)}
+    texts = {prompt.id: Written([Span([5 + n, 6 + n, 7 + n])]) for n, prompt in enumerate(prompts)}
     source = Demonstrations(PromptStream(prompts, 0, False), texts, 3)
     before, of_policy, rates, losses = trained(learner), trained(policy.learner), [], []
     gradients = record_gradients(learner.engine)
