@@ -86,9 +86,14 @@ def takes_seconds(seconds: float) -> Callable[[Function], Function]:
     return lambda function: _marked(function, "deadline_seconds", seconds)
 
 
+def settings_checked_by(check: Callable[..., None]) -> Callable[[Function], Function]:
+    """Marks a piece with a check of its settings together: check(**settings), defaults included, raises ValueError."""
+    return lambda function: _marked(function, "check_settings", check)
+
+
 @dataclass(frozen=True)
 class AsksService:
-    """A function's dependence on a server, whose URL is its setting `url`. health: the path that tells if it is up."""
+    """A function's dependence on a server, if its setting `url` names one. health: the path that tells if it is up."""
 
     health: str
 

@@ -119,6 +119,11 @@ def bind(
     for setting, parameter in allowed.items():
         if parameter.default is parameter.empty and setting not in settings:
             faults.append(f"{key}.{name}: setting '{setting}' has no default and must be given")
+    if not faults and (check := getattr(function, "check_settings", None)):
+        try:
+            check(**{p.name: p.default for p in allowed.values()} | checked)
+        except ValueError as error:
+            faults.append(f"{key}.{name}: {error}")
     if faults:
         raise RecipeError(*faults)
     return Piece(name, function, checked, data)

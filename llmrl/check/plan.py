@@ -124,6 +124,7 @@ class _Checker:
             pieces = resolve_pieces(recipe)
         with gathered(report.faults):
             rewards = Rewards.from_specs(recipe.rewards, workers=self.workers)
+            rewards.check_roles(self.plan.stages[name].by_role)
         with gathered(report.faults):
             if pieces and rewards:
                 check_grades(recipe, pieces.algorithm)

@@ -18,6 +18,7 @@ from llmrl.errors import short
 from llmrl.models.text import Decode, decoder
 from llmrl.recipe import Recipe
 from llmrl.rewards.base import Rewards
+from llmrl.rewards.respondents import roles_asked_by
 from llmrl.rewards.reward import Reward
 from llmrl.rewards.services import health_fault
 from llmrl.rewards.votes import read_answer
@@ -61,6 +62,9 @@ def check_rewards(
     for reward in rewards.rewards:
         if "episode" in reward.piece.data:
             report.skipped(f"rewards.{reward.name}", "it reads the episode, which a gold answer alone does not make")
+            continue
+        if roles := roles_asked_by(reward.piece):
+            report.skipped(f"rewards.{reward.name}", f"it asks {', '.join(sorted(roles))}, who samples in a run alone")
             continue
         if reward.piece.mark("models"):
             report.skipped(f"rewards.{reward.name}", "its models are loaded when the stage begins")

@@ -20,6 +20,7 @@ from llmrl.data.messages import SYSTEM, Messages, transcript
 from llmrl.data.row_values import RowValue
 from llmrl.data.written import Span, Written, reward_of_label, reward_of_score
 from llmrl.errors import RecipeError, short
+from llmrl.models.text import prompt_tokens
 from llmrl.recipe_rows import Rows
 from llmrl.rewards.golds import EXPECTED, gold_texts
 from llmrl.types import Prompt
@@ -270,12 +271,7 @@ class PromptBuilder:
         return cast(int, self.tokenizer.eos_token_id if begins is None else begins)
 
     def _encode(self, text: str) -> list[int]:
-        """A chat template writes its own special tokens; plain text gets the tokenizer's, save a closing one."""
-        token_ids = self.tokenizer.encode(text, add_special_tokens=not self.source.chat)
-        closed = token_ids and token_ids[-1] == self.tokenizer.eos_token_id
-        if closed and not text.endswith(cast(str, self.tokenizer.eos_token)):
-            token_ids.pop()
-        return token_ids
+        return prompt_tokens(self.tokenizer, text, chat=self.source.chat)
 
     def _continue(self, prompt: Prompt, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text after the prompt and the texts before it, whose own tokens they leave as they are.

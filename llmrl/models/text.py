@@ -26,6 +26,15 @@ def decoder(tokenizer: Any, stop_token_ids: Collection[int]) -> Decode:
     return decode
 
 
+def prompt_tokens(tokenizer: Any, text: str, *, chat: bool) -> list[int]:
+    """The tokens of a prompt: a chat template wrote its own special tokens; plain text gets the tokenizer's, save a
+    closing one."""
+    token_ids = list(tokenizer.encode(text, add_special_tokens=not chat))
+    if token_ids and token_ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
+        token_ids.pop()
+    return token_ids
+
+
 def as_written(tokenizer: Any, token_ids: Sequence[int]) -> str:
     """The text of all these tokens; no space is taken out."""
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -12,6 +12,7 @@ A reward function's positional parameters are its data, taken by name for one tr
     correct            the verdict of the other rewards: True, False, or None if none of them gives one
     <column>           any column of the data row, by its name
     group              alone: the function is called once per group and returns a list, one result each
+    authors            beside group, of an async function: the roles of the recipe that it may ask, as Respondents
 
 Its keyword-only parameters are its settings. It returns a number, a bool (a verdict), a Score, a Failure, or None for a
 row of another task, whose sum it then leaves alone. Functions written for TRL, verl or OpenRLHF are called as they
@@ -24,13 +25,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
-from llmrl.errors import RecipeError, gathered
+from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.rewards.cache import ResultCache, cache_key
+from llmrl.rewards.respondents import Respondent, roles_asked_by
 from llmrl.rewards.results import NO_REWARD, as_score, of_each, shown
 from llmrl.rewards.reward import KEY, Reward, value_at
 from llmrl.rewards.votes import answers_of
@@ -41,19 +43,26 @@ from llmrl.types import Failure, Group, Score, Trajectory
 class Rewards:
     """The rewards that a recipe names. A trajectory's reward is the weighted sum of their values."""
 
-    def __init__(self, rewards: Sequence[Reward], *, workers: Workers):
+    def __init__(self, rewards: Sequence[Reward], *, workers: Workers, authors: Mapping[str, Respondent] | None = None):
         self.rewards = tuple(rewards)
+        self.authors = authors or {}
         self.cache: ResultCache[list[Score | Failure | None]] = ResultCache()
         self._workers = workers
         workers.warm(reward.module for reward in rewards)
 
     @classmethod
-    def from_specs(cls, specs: Mapping[str, Mapping[str, Any] | None], *, workers: Workers) -> Rewards:
+    def from_specs(
+        cls,
+        specs: Mapping[str, Mapping[str, Any] | None],
+        *,
+        workers: Workers,
+        authors: Mapping[str, Respondent] | None = None,
+    ) -> Rewards:
         """The set from a recipe's `rewards:` mapping of names to settings.
 
         A name is a built-in one or `module:function`. Every reward takes its own settings and `weight` (1.0),
-        `deadline_seconds` (10, unless the function is marked otherwise), `retries` (1) and `rows` (all of them). Raises
-        RecipeError with all faults at once.
+        `deadline_seconds` (10, unless the function is marked otherwise), `retries` (1) and `rows` (all of them).
+        authors: the roles that rewards may ask. Raises RecipeError with all faults at once.
         """
         rewards: list[Reward] = []
         faults: list[str] = []
@@ -62,7 +71,7 @@ class Rewards:
                 rewards.append(Reward.from_spec(name, settings or {}))
         if faults:
             raise RecipeError(*faults)
-        return cls(rewards, workers=workers)
+        return cls(rewards, workers=workers, authors=authors)
 
     @property
     def model_folders(self) -> list[str]:
@@ -81,6 +90,16 @@ class Rewards:
             if models := reward.piece.mark("models"):
                 with gathered(faults):
                     models.load(**reward.piece.settings)
+        if faults:
+            raise RecipeError(*faults)
+
+    def check_roles(self, roles: Collection[str]) -> None:
+        """Raises RecipeError for a reward that asks a role which is not one of these."""
+        faults = [
+            unknown_name(f"{KEY}.{reward.name}", role, roles, "role of the recipe")
+            for reward in self.rewards
+            for role in sorted(roles_asked_by(reward.piece).difference(roles))
+        ]
         if faults:
             raise RecipeError(*faults)
 
@@ -187,7 +206,7 @@ class Rewards:
 
     async def _attempt(self, reward: Reward, part: Group) -> list[Score | Failure | None]:
         """The part's scores; a function marked by `cached_by` shares them with equal calls, also concurrent ones."""
-        function, args = reward.call(part)
+        function, args = reward.call(part, self.authors)
         key = cache_key(function, args, reward.piece.settings)
         if key is None:
             return await self._scored(reward, part, function, args)

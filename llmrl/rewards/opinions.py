@@ -15,6 +15,7 @@ from llmrl.errors import short
 from llmrl.marks import asks_service
 from llmrl.pieces import Piece, PieceSpec, resolve
 from llmrl.rewards.remote import remote_score, vllm_score
+from llmrl.rewards.respondents import Respondent
 from llmrl.types import Failure, Group
 
 
@@ -40,19 +41,22 @@ PAIR_DATA = frozenset({"a", "b", "prompt", "row"})
 def fault_of(opinion: Piece) -> str | None:
     """Why a function cannot be asked for opinions, in words."""
     data = set(opinion.data)
-    if data == {"group", "pairs"} or (data <= PAIR_DATA and {"a", "b"} <= data):
+    if data - {"authors"} == {"group", "pairs"} or (data <= PAIR_DATA and {"a", "b"} <= data):
         return None
     taken = ", ".join(opinion.data) or "nothing"
-    return f"takes {taken}; expected a, b and, if needed, prompt and row; or group and pairs"
+    return f"takes {taken}; expected a, b and, if needed, prompt and row; or group, pairs and, if needed, authors"
 
 
-async def opinions_of(opinion: Piece, group: Group, pairs: Sequence[Pair]) -> list[Opinion | Failure]:
+async def opinions_of(
+    opinion: Piece, group: Group, pairs: Sequence[Pair], authors: Mapping[str, Respondent]
+) -> list[Opinion | Failure]:
     """The opinion on each pair. A function of one pair is called for all of them at once, a plain one in threads.
 
-    Raises ValueError for a result that is no number from 0 to 1.
+    authors: the roles of the recipe that can be asked, by name. Raises ValueError for a result that is no number from
+    0 to 1.
     """
     if "pairs" in opinion.data:
-        return await opinion({"group": group, "pairs": pairs})
+        return await opinion({"group": group, "pairs": pairs, "authors": authors})
     return list(await asyncio.gather(*(_of_pair(opinion, group, pair) for pair in pairs)))
 
 

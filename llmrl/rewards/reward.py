@@ -31,6 +31,7 @@ from llmrl.rewards.conventions import (
     data_of,
     parameters_of,
 )
+from llmrl.rewards.respondents import Respondent
 from llmrl.rewards.shaping import group_length
 from llmrl.types import Group, Trajectory
 
@@ -51,6 +52,8 @@ def _run_settings(
     return run | {"rows": rows or {}, "column_of": columns or {}}
 
 
+OF_GROUP = ("group", "authors")
+"""The data of a function that scores a whole group; authors: the recipe's roles, for one that asks them."""
 _MISSING = object()
 RUN_SETTINGS = tuple(inspect.signature(_run_settings).parameters)
 
@@ -118,7 +121,7 @@ class Reward:
     @property
     def of_rows(self) -> tuple[str, ...]:
         """The function's parameters that stand for columns of the data."""
-        others = {*self.convention.data, *LOGGERS, *(["group"] if self.convention is NATIVE else [])}
+        others = {*self.convention.data, *LOGGERS, *(OF_GROUP if self.convention is NATIVE else [])}
         return tuple(name for name in self.piece.data if name not in others)
 
     @property
@@ -154,11 +157,11 @@ class Reward:
             faults.append(f"{KEY}.{self.name}: {where} no column {wanted}; {hint}{limit}")
         return faults
 
-    def call(self, part: Group) -> tuple[Callable[..., Any], list[Any]]:
+    def call(self, part: Group, authors: Mapping[str, Respondent]) -> tuple[Callable[..., Any], list[Any]]:
         """The function to call for the part's trajectories, and its arguments: data, but no settings."""
         function = self.piece.function
         if self.reads_group:
-            return function, [part]
+            return function, [part if name == "group" else authors for name in self.piece.data]
         if self.convention is NATIVE:
             [trajectory] = part.trajectories
             return function, [self._datum(trajectory, name) for name in self.piece.data]
@@ -243,8 +246,8 @@ class Reward:
         reward = cls(name, piece, **_run_settings(**{**default, **common}))
         if not math.isfinite(reward.weight):
             raise RecipeError(f"{KEY}.{name}.weight: {reward.weight} is not valid: expected a finite number")
-        if reward.reads_group and len(piece.data) > 1:
-            raise RecipeError(f"{KEY}.{name}: takes group and {len(piece.data) - 1} more; group must be alone")
+        if reward.reads_group and (more := set(piece.data).difference(OF_GROUP)):
+            raise RecipeError(f"{KEY}.{name}: takes group and {len(more)} more; group must be alone, or beside authors")
         if unknown := [one for one in reward.column_of if one not in reward.of_rows]:
             raise RecipeError(unknown_name(f"{KEY}.{name}.columns", unknown[0], reward.of_rows, "column's parameter"))
         return reward

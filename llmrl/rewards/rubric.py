@@ -58,3 +58,5 @@ PairRubric = Annotated[str, _checked("prompt", "a", "b")]
 """The path of a rubric that shows two answers."""
 AnswerRubric = Annotated[str, _checked("prompt", "completion")]
 """The path of a rubric that shows one answer."""
+NoteRubric = Annotated[str, _checked()]
+"""The path of a rubric that asks for a text before the verdict."""

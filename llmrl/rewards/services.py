@@ -104,7 +104,7 @@ async def health_fault(piece: Piece) -> str | None:
     mark = piece.mark("service")
     if inner is not None:
         return await health_fault(inner)
-    if mark is None or "url" not in piece.settings:
+    if mark is None or not piece.settings.get("url"):
         return None
     return await Service(piece.settings["url"], key_variable=piece.settings.get("key_variable")).health_fault(
         mark.health

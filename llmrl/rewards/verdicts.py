@@ -75,6 +75,15 @@ def preference(reply: Reply) -> float:
     return _expectation(reply, f"[{''.join(LABELS)}]", LABELS.get, "[[A]], [[B]] or [[C]]")
 
 
+def labelled(reply: Reply, labels: Mapping[str, float]) -> float:
+    """The value of the label that was written, or its expectation over the labels that a single token might have said.
+
+    Raises UnreadableError.
+    """
+    pattern = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
+    return _expectation(reply, pattern, labels.get, " or ".join(f"[[{label}]]" for label in labels))
+
+
 def score(reply: Reply, low: float, high: float) -> float:
     """The score in the range, or its expectation over the scores that a single token might have said.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from llmrl.marks import asks_service
 from llmrl.pieces import Piece, PieceSpec, resolve
 from llmrl.rewards.judges import judge_pairwise
 from llmrl.rewards.opinions import Opinion, Pair, fault_of, opinions_of, score_difference
+from llmrl.rewards.respondents import Respondent
 from llmrl.types import Failure, Group, Score
 
 KEY = "rewards.win_rate.opinion"
@@ -33,6 +34,7 @@ def _opinion(spec: PieceSpec) -> Any:
 @asks_service("/health", seconds=600.0)
 async def win_rate(
     group: Group,
+    authors: Mapping[str, Respondent],
     *,
     opinion: Annotated[PieceSpec, AfterValidator(_opinion)],
     chunk: Annotated[int, Field(ge=2)] | None = None,
@@ -52,7 +54,7 @@ async def win_rate(
     pairs = [pair for part in _parts(len(texts), chunk) for pair in map(Pair._make, combinations(part, 2))]
     asked = [pair for pair in pairs if texts[pair.a] != texts[pair.b]]
     found: dict[Pair, Opinion | Failure] = {pair: Opinion(0.5) for pair in pairs}
-    found |= zip(asked, await opinions_of(opinion, group, asked) if asked else [], strict=True)
+    found |= zip(asked, await opinions_of(opinion, group, asked, authors) if asked else [], strict=True)
     lengths = [one.completion_tokens for one in group.trajectories]
     return [_result(place, found, lengths) for place in range(len(texts))]
 

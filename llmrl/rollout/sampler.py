@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample one completion; temperature 0 is greedy. others: the parameters of all authors but the first."""
+    """How to sample one completion; temperature 0 is greedy.
+
+    alternatives: how many of the likeliest tokens are reported in the place of each sampled one. others: the parameters
+    of all authors but the first.
+    """
 
     max_tokens: int
     temperature: float = 1.0
@@ -24,6 +28,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     seed: int = 0
+    alternatives: int = 0
     others: Mapping[str, SamplingParams] = field(default_factory=dict)
 
     def of(self, author: str) -> SamplingParams:
@@ -38,13 +43,18 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Completion:
-    """Sampled tokens, with the token that ended them; logprobs are of the distribution sampled from (after
-    temperature, top_p, top_k) and are empty for greedy sampling."""
+    """Sampled tokens, with the token that ended them.
+
+    logprobs are of the distribution sampled from (after temperature, top_p, top_k) and are empty for greedy sampling.
+    alternatives: of each token the likeliest ones in its place, with their log-probabilities in that distribution, or
+    at temperature 1 where sampling is greedy; empty unless they were asked for.
+    """
 
     token_ids: list[int]
     logprobs: list[float]
     stop_reason: Literal["stop", "length"]
     policy_version: int
+    alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
 
 
 class Sampler(Protocol):

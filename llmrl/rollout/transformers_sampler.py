@@ -19,6 +19,7 @@ from llmrl.ops.shared.draws import draw_tokens
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.spans import span
 
+Alternatives = list[list[tuple[int, float]]]
 Request = tuple[list[int], SamplingParams, asyncio.Future[Completion]]
 
 
@@ -109,11 +110,15 @@ class TransformersSampler:
             )
         drawn = torch.stack(draw.logprobs, dim=1).cpu()
         return [
-            self._cut(row, logprobs, params)
-            for row, logprobs, (_, params) in zip(generated[:, width:].tolist(), drawn.tolist(), requests, strict=True)
+            self._cut(row, logprobs, params, draw.alternatives(place))
+            for place, (row, logprobs, (_, params)) in enumerate(
+                zip(generated[:, width:].tolist(), drawn.tolist(), requests, strict=True)
+            )
         ]
 
-    def _cut(self, token_ids: list[int], logprobs: list[float], params: SamplingParams) -> Completion:
+    def _cut(
+        self, token_ids: list[int], logprobs: list[float], params: SamplingParams, alternatives: Alternatives
+    ) -> Completion:
         """The row up to the token that ended it; generate goes on until all rows of its batch have ended."""
         for end in range(1, min(len(token_ids), params.max_tokens) + 1):
             if _ended(token_ids[:end], params, self._tokenizer):
@@ -122,7 +127,7 @@ class TransformersSampler:
             end = min(len(token_ids), params.max_tokens)
         reason = "stop" if _ended(token_ids[:end], params, self._tokenizer) else "length"
         kept = logprobs[:end] if params.temperature else []
-        return Completion(token_ids[:end], kept, reason, self.policy_version)
+        return Completion(token_ids[:end], kept, reason, self.policy_version, alternatives[:end])
 
 
 def _ended(token_ids: list[int], params: SamplingParams, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -147,7 +152,8 @@ class _RowStops(StoppingCriteria):
 
 
 class _SeededDraw(LogitsProcessor):
-    """Draws each row's token by its seed and position, or greedily, and records the token's log-probability."""
+    """Draws each row's token by its seed and position, or greedily, and records the token's log-probability, and those
+    of the likeliest tokens where they are asked for."""
 
     def __init__(self, params: list[SamplingParams], device: torch.device):
         self._seeds = torch.tensor([one.seed for one in params], device=device)
@@ -157,6 +163,8 @@ class _SeededDraw(LogitsProcessor):
             rows.setdefault((one.temperature, one.top_p, one.top_k), []).append(row)
         self._warpers = [(_warpers(*settings), places) for settings, places in rows.items()]
         self.logprobs: list[Tensor] = []
+        self._counts = [one.alternatives for one in params]
+        self._likeliest: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         shaped = scores.float()
@@ -165,8 +173,16 @@ class _SeededDraw(LogitsProcessor):
                 shaped[places] = warper(input_ids[places], shaped[places])
         drawn, logprobs = draw_tokens(shaped, self._seeds, torch.full_like(self._seeds, len(self.logprobs)))
         self.logprobs.append(logprobs)
+        if count := min(max(self._counts), shaped.shape[1]):
+            self._likeliest.append(tuple(shaped.log_softmax(-1).topk(count)))
         chosen = torch.where(self._greedy, shaped.argmax(-1), drawn)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+    def alternatives(self, row: int) -> Alternatives:
+        """Of each token of a row the likeliest ones in its place, as many as the row asked for."""
+        count = self._counts[row]
+        both = [(ids[row, :count].tolist(), values[row, :count].tolist()) for values, ids in self._likeliest]
+        return [list(zip(ids, values, strict=True)) for ids, values in both] if count else []
 
 
 def _warpers(temperature: float, top_p: float, top_k: int | None) -> list[Any]:

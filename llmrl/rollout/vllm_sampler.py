@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from llmrl.rollout.vllm_adapter import (
     multiply_once,
     put_aside,
 )
-from llmrl.rollout.vllm_draw import SEED, draw_by_seed
+from llmrl.rollout.vllm_draw import SEED, draw_by_seed, likeliest
 from llmrl.spans import span
 
 # read when vllm is imported: the engine must live in this process, where the trainer's weights are
@@ -77,6 +78,7 @@ class VllmSampler:
     ):
         config = AutoConfig.from_pretrained(str(folder))
         self.policy_version = -1
+        self._vocabulary: int = config.get_text_config().vocab_size
         self._tied = bool(config.get_text_config().tie_word_embeddings)
         with torch.device("meta"):
             self._shape: Any = AutoModelForCausalLM.from_config(config)
@@ -93,6 +95,7 @@ class VllmSampler:
             "max_model_len": max_model_len,
             "max_num_seqs": max(8, min(max_concurrent, 256)),
             "logprobs_mode": "processed_logprobs",
+            "max_logprobs": -1,
             "disable_log_stats": True,
             "seed": 0,
         }
@@ -123,6 +126,7 @@ class VllmSampler:
     async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
         name = str(next(self._names))
         prompt = {"prompt_token_ids": list(token_ids)}
+        params = replace(params, alternatives=min(params.alternatives, self._vocabulary))
         asked = _vllm_params(params, generator=not self._draws_by_seed)
         self._engine.add_request(name, prompt, asked, lora_request=self._adapter_request)
         future = self._futures[name] = asyncio.get_running_loop().create_future()
@@ -138,7 +142,8 @@ class VllmSampler:
         if params.temperature > 0:
             logprobs = [at[token].logprob for at, token in zip(output.logprobs, sampled, strict=True)]
         reason = "stop" if output.finish_reason == "stop" else "length"
-        return Completion(sampled, logprobs, reason, self.policy_version)
+        alternatives = likeliest(output.logprobs, params.alternatives) if params.alternatives else []
+        return Completion(sampled, logprobs, reason, self.policy_version, alternatives)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         factors: dict[str, Tensor] = {}
@@ -279,7 +284,7 @@ def _vllm_params(params: SamplingParams, *, generator: bool) -> Any:
         ignore_eos=True,  # stop_token_ids has the end-of-sequence tokens
         seed=params.seed if generator else None,
         extra_args={SEED: params.seed},
-        logprobs=0 if params.temperature > 0 else None,
+        logprobs=params.alternatives if params.temperature > 0 or params.alternatives else None,
         detokenize=bool(params.stop),
         skip_special_tokens=False,  # a stop string may be one
     )

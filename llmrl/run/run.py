@@ -366,6 +366,7 @@ def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -
     for view in recipe.by_role.values():
         if view.rewards:
             rewards = Rewards.from_specs(view.rewards, workers=workers)
+            rewards.check_roles(recipe.by_role)
             rewards.load_models()
             check_graded(rewards, prompts.graded(samples=pieces.samples))
     return prompts

@@ -17,7 +17,7 @@ from llmrl.data.prompts import LoadedPrompts, load_prompts
 from llmrl.data.stream import PromptStream
 from llmrl.engines.ranks import Ranks
 from llmrl.envs.base import AuthorText, Encode
-from llmrl.models.text import decoder
+from llmrl.models.text import decoder, prompt_tokens
 from llmrl.pieces import Piece, resolve
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces, read_for
@@ -27,6 +27,7 @@ from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 from llmrl.rollout.collect import Collector, SampleGroups
 from llmrl.rollout.group_sampling import Allocated, Evenly, Provided
 from llmrl.rollout.play import Author
+from llmrl.rollout.role_respondent import RoleRespondent
 from llmrl.rollout.sampler import Sampler, SamplingParams, sampling_params
 from llmrl.run.models import Origin
 from llmrl.train.provide import for_allocation, while_gathering
@@ -93,13 +94,18 @@ def make_collector(
     ranks: Ranks,
 ) -> Collector:
     """The collector, which samples and scores this stage's prompts."""
+    views = recipe.by_role
+    asked = {
+        name: respondent(name, views[view.shares_with or name], origins[name], samplers[name])
+        for name, view in views.items()
+    }
     authors = {
         name: Author(
             samplers[name],
-            Rewards.from_specs(view.rewards, workers=workers) if view.rewards else None,
+            Rewards.from_specs(view.rewards, workers=workers, authors=asked) if view.rewards else None,
             author_text(origins[name]),
         )
-        for name, view in recipe.by_role.items()
+        for name, view in views.items()
     }
     return Collector(
         authors,
@@ -111,6 +117,20 @@ def make_collector(
         ranks=ranks.size,
         gather=ranks.gather,
     )
+
+
+def respondent(role: str, recipe: Recipe, origin: Origin, sampler: Sampler) -> RoleRespondent:
+    """A role as judges ask it."""
+    tokenizer: Any = origin.tokenizer
+
+    def prompt(text: str, chat: bool) -> list[int]:
+        if chat:
+            text = Conversation(tokenizer, [{"role": "user", "content": text}]).prompt
+        return prompt_tokens(tokenizer, text, chat=chat)
+
+    decode = decoder(tokenizer, origin.stop_token_ids)
+    room = recipe.rollout.max_prompt_tokens + recipe.rollout.max_completion_tokens
+    return RoleRespondent(role, sampler, prompt, decode, origin.stop_token_ids, room)
 
 
 def rewards_of(collector: Collector | None) -> dict[str, Rewards]:

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from judge_server import judging, larger
+from judge_server import ANSWERS, judging, larger
 
 from llmrl.errors import RecipeError
 from llmrl.pieces import resolve
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.catalogue import CATALOGUE
+from llmrl.rewards.respondents import Question
 from llmrl.rewards.services import health_fault
-from llmrl.rewards.verdicts import Reply, Token, UnreadableError, preference, score
+from llmrl.rewards.verdicts import Reply, Token, UnreadableError, labelled, preference, score
 from llmrl.rewards.workers import Workers
 from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
@@ -220,6 +223,140 @@ def test_scores_of_a_pointwise_judge(workers):
         assert "gives no log-probabilities" in failure.message
 
     asyncio.run(main())
+
+
+# roles of the recipe, notes and labels
+
+
+@dataclass
+class Scripted:
+    """A role that replies by a rule, and keeps what it was asked."""
+
+    rule: Callable[[Question], str]
+    asked: list[Question] = field(default_factory=list)
+    name: str = "role judge"
+
+    async def reply(self, question: Question) -> Reply:
+        self.asked.append(question)
+        return Reply(self.rule(question))
+
+
+async def scored_by_roles(workers, one: Group, authors: dict, **specs) -> list[float]:
+    await Rewards.from_specs(specs, workers=workers, authors=authors).score(one)
+    return [trajectory.reward for trajectory in one.trajectories]
+
+
+def test_a_role_compares_in_both_orders(workers):
+    def first_unless_long(question):
+        shown = [text for _, text in ANSWERS.findall(question.text)]
+        return "[[B]]" if len(shown[1]) > 2 else "[[A]]"
+
+    one, judge = group("1", "30", "long"), Scripted(first_unless_long)
+    opinion = {"opinion": {"judge_pairwise": {"role": "judge", "rubric": PAIRS}}}
+    rewards = asyncio.run(scored_by_roles(workers, one, {"judge": judge}, win_rate=opinion))
+    # "1" and "30" tie, as the first is preferred in either order; "long" is preferred to both in both
+    assert rewards == [0.25, 0.25, 1]
+    assert len(judge.asked) == 2 * 3
+    assert all(question.chat for question in judge.asked)
+    assert [found["order_consistency"] for found in metrics(one)] == [0.5, 0.5, 1]
+
+
+def test_several_verdicts_are_averaged_and_sampled_by_seeds_of_their_own(workers):
+    def by_seed(question):
+        return f"[[{1 + question.seed % 9}]]"
+
+    def verdicts(judge):
+        return [1 + question.seed % 9 for question in judge.asked]
+
+    settings = {"role": "judge", "rubric": POINTS, "high": 9, "samples": 5, "temperature": 1.0}
+    one, judge = group("7"), Scripted(by_seed)
+    rewards = asyncio.run(scored_by_roles(workers, one, {"judge": judge}, judge_pointwise=settings))
+    assert len({question.seed for question in judge.asked}) == 5
+    assert rewards == [pytest.approx(sum(verdicts(judge)) / 5)]
+    again = Scripted(by_seed)
+    assert asyncio.run(scored_by_roles(workers, group("7"), {"judge": again}, judge_pointwise=settings)) == rewards
+
+
+def test_unreadable_replies_of_a_role_are_counted_and_never_a_zero(workers):
+    def late(question):
+        return "hm" if question.temperature == 0 else "[[4]]"
+
+    settings = {"role": "judge", "rubric": POINTS, "high": 9}
+    one = group("7")
+    assert asyncio.run(scored_by_roles(workers, one, {"judge": Scripted(late)}, judge_pointwise=settings)) == [4]
+    assert metrics(one, "judge_pointwise") == [{"parse_failures": 1}]
+    lost = group("7")
+    mute = Scripted(lambda question: "hm")
+    assert math.isnan(asyncio.run(scored_by_roles(workers, lost, {"judge": mute}, judge_pointwise=settings))[0])
+    failure = lost.trajectories[0].failure
+    assert failure
+    assert failure.message.startswith("role judge: no verdict in 3 replies, the last: 'hm'")
+
+
+def test_labels_have_values_and_their_tokens_an_expectation():
+    labels = {"Yes": 1.0, "No": 0.0}
+    assert labelled(Reply("It adds up. [[Yes]]"), labels) == 1
+    assert labelled(Reply(" No"), labels) == 0
+    with pytest.raises(UnreadableError, match=r"expected \[\[Yes\]\] or \[\[No\]\]"):
+        labelled(Reply("Maybe"), labels)
+    chances = {"Yes": 0.2, " Yes": 0.1, "No": 0.6, "yes": 0.1}
+    token = Token("No", tuple((text, math.log(chance)) for text, chance in chances.items()))
+    assert labelled(Reply("No", (token,)), labels) == pytest.approx(0.3 / 0.9)
+
+
+def test_notes_are_written_in_order_and_shown_to_later_rubrics(workers, tmp_path):
+    """Each side has an advocate, in another role; then the judge reads both."""
+    (tmp_path / "argue.md").write_text("Argue for {completion} against {other}.")
+    (tmp_path / "answer.md").write_text("{for_first} said this for {completion}; answer for {other}.")
+    (tmp_path / "decide.md").write_text("{prompt} {a} or {b}? For a: {for_first}. For b: {for_second}.")
+    notes = {
+        "for_first": {"rubric": str(tmp_path / "argue.md"), "of": "a", "role": "advocate", "max_tokens": 9},
+        "for_second": {"rubric": str(tmp_path / "answer.md"), "of": "a", "role": "advocate"},
+    }
+    settings = {"role": "judge", "rubric": str(tmp_path / "decide.md"), "notes": notes}
+    advocate = Scripted(lambda question: f"<think>hm</think> N{len(question.text)} ")
+    judge = Scripted(lambda question: "[[A]]" if "larger? 30" in question.text else "[[B]]")
+    one, authors = group("1", "30"), {"judge": judge, "advocate": advocate}
+    rewards = asyncio.run(scored_by_roles(workers, one, authors, win_rate={"opinion": {"judge_pairwise": settings}}))
+    assert [question.text for question in judge.asked] == [
+        "Which is larger? 1 or 30? For a: N23. For b: N35.",
+        "Which is larger? 30 or 1? For a: N23. For b: N35.",
+    ]
+    asked = sorted(question.text for question in advocate.asked)
+    assert asked[2:] == ["N23 said this for 1; answer for 30.", "N23 said this for 30; answer for 1."]
+    assert {question.max_tokens for question in advocate.asked} == {9, 1024}
+    assert rewards == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "give a role of the recipe as `role`, or a server's `url`"),
+        ({"role": "judge", "url": "http://a", "model": "m"}, "not both"),
+        ({"url": "http://a"}, "url and model need each other"),
+        ({"role": "judge", "samples": 3}, "samples: 3 verdicts at temperature 0 are all the same"),
+        ({"role": "judge", "low": 5, "high": 5}, "low 5, high 5: expected low < high"),
+        ({"role": "judge", "logprobs": True}, "both from 0 to 9 where logprobs is true"),
+        ({"role": "judge", "labels": {}}, "labels: none given"),
+        ({"role": "judge", "notes": {"critique": {"rubric": POINTS, "url": "http://a"}}}, "notes.critique: url and"),
+    ],
+)
+def test_a_judges_settings_are_checked_together(workers, settings, words):
+    with pytest.raises(RecipeError, match=words) as fault:
+        Rewards.from_specs({"judge_pointwise": {"rubric": POINTS, **settings}}, workers=workers)
+    assert fault.value.faults[0].startswith("rewards.judge_pointwise: ")
+
+
+def test_a_role_that_the_recipe_lacks_is_named(workers):
+    note = {"critique": {"rubric": POINTS, "role": "critik"}}
+    opinion = {"judge_pairwise": {"role": "juge", "rubric": PAIRS, "notes": note}}
+    rewards = Rewards.from_specs({"win_rate": {"opinion": opinion}}, workers=workers)
+    with pytest.raises(RecipeError) as fault:
+        rewards.check_roles(["actor", "judge", "critic"])
+    assert fault.value.faults == [
+        "rewards.win_rate: no role of the recipe named 'critik'; did you mean 'critic'?",
+        "rewards.win_rate: no role of the recipe named 'juge'; did you mean 'judge'?",
+    ]
 
 
 # other opinions

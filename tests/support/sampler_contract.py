@@ -197,6 +197,26 @@ class SamplerContract:
             assert found.token_ids == expected[place].token_ids[: 3 + place % 10]
             assert found.stop_reason == "length"
 
+    @pytest.mark.parametrize("temperature", [0.0, 0.7])
+    def test_alternatives_are_the_likeliest_tokens(self, sampler, lm, temperature):
+        """Greedily sampled ones at temperature 1; a request beside them that asks for none has none."""
+        params = SamplingParams(max_tokens=4, temperature=temperature, alternatives=3)
+        found, besides, every = gather(
+            sampler.sample(PROMPTS[1], params),
+            sampler.sample(PROMPTS[4], replace(params, alternatives=0)),
+            sampler.sample(PROMPTS[5], replace(params, alternatives=1000)),
+        )
+        assert [len(at) for at in found.alternatives] == [3] * 4
+        assert besides.alternatives == []
+        assert {len(at) for at in every.alternatives} == {VOCABULARY}
+        token_ids = torch.tensor([[*PROMPTS[1], *found.token_ids]])
+        with torch.no_grad():
+            logits = lm(token_ids).logits[0, len(PROMPTS[1]) - 1 : -1] / (temperature or 1.0)
+        values, ids = logits.log_softmax(-1).topk(3)
+        assert [[token for token, _ in at] for at in found.alternatives] == ids.tolist()
+        likeliest = torch.tensor([[logprob for _, logprob in at] for at in found.alternatives])
+        assert torch.allclose(likeliest, values, atol=TOLERANCE)
+
     def test_stop_token_ids(self, sampler):
         params = SamplingParams(max_tokens=30)
         for prompt, free in zip(PROMPTS, sample_all(sampler, PROMPTS, params), strict=True):
