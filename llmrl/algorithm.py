@@ -45,6 +45,20 @@ class Weighted:
 
 
 @dataclass(frozen=True)
+class ImplicitReward:
+    """The reward of a completion that a preference loss teaches the model, but for a constant of the prompt.
+
+        reward = scale * completion_<of>
+
+    of: a sum or a mean over tokens, as llmrl/ops/shared/comparisons.py names them, such as log_ratios. scale: None
+    where the loss is of no logistic kind, so that sigmoid(reward difference) is no probability.
+    """
+
+    of: str
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
 class Algorithm:
     """The resolved pieces of one role. The trainer knows a method only through this class.
 
@@ -109,6 +123,18 @@ class Algorithm:
     def trained(self) -> str:
         """The output of the model in training that losses of pairs and completions are made of."""
         return "scores" if self.scores else "logprobs"
+
+    @property
+    def implicit_reward(self) -> ImplicitReward:
+        """The reward by which the model prefers completions: a reward model's score, else the log ratio to the
+        reference, without a reference the log-probability; the mean over tokens if the first loss reads that alone."""
+        read = self._comparison_needs()
+        of = "scores" if self.scores else "log_ratios" if "ref_logprobs" in read else "logprobs"
+        first = self.preference_loss[0].piece
+        if f"chosen_mean_{of}" in first.data and f"chosen_{of}" not in first.data:
+            of = f"mean_{of}"
+        scales = [1.0] if self.scores else [first.setting(name) for name in ("beta", "tau", "eta")]
+        return ImplicitReward(of, next((float(scale) for scale in scales if isinstance(scale, int | float)), None))
 
     @property
     def compares(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any
@@ -151,7 +150,7 @@ def _penalties_keep_their_weight(recipe: Recipe, algorithm: Algorithm) -> Iterat
     advantage = algorithm.advantage
     if not advantage or not algorithm.token_rewards or "group_ids" not in advantage.data:
         return
-    if _setting(advantage, "normalize_std") and not _setting(advantage, "batch_std"):
+    if advantage.setting("normalize_std") and not advantage.setting("batch_std"):
         yield (
             f"token_rewards: advantage {advantage.name} divides by each group's standard deviation, which gives every "
             f"prompt another weight of the penalty; put it into regularizers, or set normalize_std: false"
@@ -268,7 +267,7 @@ def _settings_agree(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
 
 def _sets_fit_groups(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     advantage = algorithm.advantage
-    size = _setting(advantage, "set_size") if advantage else None
+    size = advantage.setting("set_size") if advantage else None
     if advantage and size is not None and size >= recipe.rollout.group_size:
         yield (
             f"advantage.{advantage.name}.set_size: {size} leaves no two sets of a group to compare; "
@@ -293,12 +292,6 @@ def _named(spec: object) -> str:
 
 def _marked(module: Any, mark: str) -> list[str]:
     return [name for name, function in catalogue(module).items() if getattr(function, mark, None)]
-
-
-def _setting(piece: Piece, name: str) -> Any:
-    """The setting's value, given or by default; None where the piece has no such setting."""
-    parameter = inspect.signature(piece.function).parameters.get(name)
-    return piece.settings.get(name, parameter.default) if parameter else None
 
 
 def _grade_readers(algorithm: Algorithm) -> list[tuple[str, Piece]]:

@@ -9,84 +9,10 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
 
-Row = Mapping[str, Any]
-RECENT = 5
-
-
-class Point(NamedTuple):
-    """A metric's value in one row."""
-
-    value: float
-    row: Row
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """A way in which a metric leaves its healthy values.
-
-    says: in words; advice: what to try, if that is not the metric's advice. when: whether a row can be judged.
-    """
-
-    says: str
-    advice: str = ""
-    when: Callable[[Row], bool] = lambda row: True
-
-    def since(self, points: Sequence[Point]) -> int | None:
-        """The place of the first of the stage's judged values at which the trouble that the last shows began."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Outside(Trouble):
-    """Values that lie outside of bounds, `rows` of them one after the other.
-
-    of: the unit of the bounds: 1, or the largest of the RECENT values before. least: no value up to it is too high.
-    """
-
-    low: float = -math.inf
-    high: float = math.inf
-    of: Literal["one", "recent"] = "one"
-    rows: int = 1
-    least: float = -math.inf
-
-    def since(self, points: Sequence[Point]) -> int | None:
-        first = len(points)
-        while first > 0 and self._is_outside(points, first - 1):
-            first -= 1
-        return first if len(points) - first >= self.rows else None
-
-    def _is_outside(self, points: Sequence[Point], place: int) -> bool:
-        value, before = points[place].value, [point.value for point in points[max(place - RECENT, 0) : place]]
-        unit = max(before, default=math.inf) if self.of == "recent" else 1.0
-        return value < self.low * unit or value > max(self.high * unit, self.least)
-
-
-@dataclass(frozen=True)
-class Fallen(Trouble):
-    """A share of successes p that has fallen below the stage's start, further than chance explains.
-
-        last < 0.9 first    and    first - last > 2.5 sqrt(2 p (1 - p) / draws),    p = (first + last) / 2
-
-    first, last: the means of the first and of the last `window` values. draws: the metric that counts the independent
-    draws behind a value; a window has their sum. Completions of one prompt are alike, so they count as one draw.
-    """
-
-    draws: str = ""
-    window: int = 1
-
-    def since(self, points: Sequence[Point]) -> int | None:
-        if len(points) < 2 * self.window:
-            return None
-        begun, ended = points[: self.window], points[-self.window :]
-        first, last = (sum(point.value for point in part) / self.window for part in (begun, ended))
-        draws = max(1.0, sum(float(point.row.get(self.draws, 1)) for point in ended))
-        mean = (first + last) / 2
-        error = math.sqrt(2 * mean * (1 - mean) / draws) if 0 < mean < 1 else 0.0
-        return len(points) - self.window if last < 0.9 * first and first - last > 2.5 * error else None
+from llmrl.troubles import RECENT, Drifted, Fallen, Outside, Row, Trouble
 
 
 @dataclass(frozen=True)
@@ -150,7 +76,19 @@ def _lacks_contrast(row: Row) -> bool:
     return _has_groups(row) and row.get("groups_mixed", 1.0) == 0.0
 
 
+def _compares(row: Row) -> bool:
+    """Preferences are learnt, so longer answers are no sign of longer thoughts."""
+    return "preference_accuracy" in row or "eval/preference_accuracy" in row
+
+
+def _has_pairs(row: Row) -> bool:
+    """Few pairs say little."""
+    return row.get("eval/pairs", 0) >= FEW_PAIRS
+
+
 LOWER_RATE = "Lower training.learning_rate"
+FEW_PAIRS = 50
+FOLLOWS_LENGTH = "Use a loss per token such as simpo or length_normalized_dpo, or ld_dpo, or pairs of like lengths."
 NEVER_ZERO = 1e-12
 NEARLY_SOLVED, SOLVED = 0.9, 0.99
 
@@ -194,7 +132,9 @@ SAMPLES = (
     Metric("rewarded_turns", "The turns of a trajectory that the environment rewarded, on average.", "turns"),
     Metric("completion_tokens", "The mean length of a trajectory, without prompt and environment.", "tokens",
            "changes slowly", "A climb without a gain in accuracy is padding: add overlong_penalty, or set `reduce`.",
-           format=".1f", heading="length"),
+           format=".1f", heading="length",
+           troubles=(Drifted("completions get longer", factor=1.5, window=RECENT, advice=FOLLOWS_LENGTH,
+                             when=lambda row: _was_sampled(row) and _compares(row)),)),
     Metric("completion_tokens_max", "The length of the longest trajectory.", "tokens", format=".0f"),
     Metric("truncated", "The share of trajectories cut short, by a limit of tokens or of the environment.", "share",
            "near 0",
@@ -222,7 +162,9 @@ EVALUATION = (
            troubles=(Fallen("held-out accuracy has fallen below its start", draws="eval/prompts"),),
            heading="eval acc"),
     Metric("eval/reward", "The mean reward of the greedy answers.", "", "rises", "See eval/accuracy."),
-    Metric("eval/completion_tokens", "The mean length of the greedy answers.", "tokens", format=".1f"),
+    Metric("eval/completion_tokens", "The mean length of the greedy answers.", "tokens", "steady where preferences are "
+           "learnt", FOLLOWS_LENGTH, format=".1f",
+           troubles=(Drifted("held-out answers get longer", factor=1.5, when=_compares),)),
     Metric("eval/prompts", "The held-out prompts that were asked.", "prompts", format=".0f"),
     Metric("eval/failures", "The answers that could not be graded; they are left out.", "trajectories", "0",
            "The message is in the `failure` column of the evaluation's rollouts.", format=".0f",
@@ -233,6 +175,38 @@ EVALUATION = (
     Metric("eval/maj@<k>", "The share of prompts whose most frequent answer of k is correct; no answer is no vote.",
            "share", "rises",
            "See eval/accuracy."),
+    Metric("eval/pairs", "The held-out pairs that were compared.", "pairs", format=".0f"),
+    Metric("eval/preference_accuracy", "The share of held-out pairs whose chosen completion is preferred; a tie is "
+           "half.", "share", "rises",
+           f"{LOWER_RATE}, or stop at the best checkpoint: the model learns what does not carry over to other pairs.",
+           format=".1%",
+           troubles=(Fallen("held-out pairs are told apart worse than at the start", draws="eval/pairs"),),
+           heading="eval pairs"),
+    Metric("eval/preference_ties", "The share of held-out pairs of which neither is preferred; all at step 0 where the "
+           "reference is the policy's start.", "share", "0 after step 0", "See preference_ties.", format=".1%",
+           troubles=(Outside("no held-out pair is told apart", high=0.99, rows=2, when=lambda row: row["step"] > 0),)),
+    Metric("eval/preference_margin", "See preference_margin, of held-out pairs.", "nats or score", "rises"),
+    Metric("eval/calibration_error", "The expected calibration error of the chance that the chosen completion is the "
+           "better one, sigmoid(beta margin) or sigmoid(score difference), in 10 bins.", "share", "near 0",
+           "See eval/overconfidence."),
+    Metric("eval/brier_score", "The mean squared error of that chance; 0.25 where all are ties.", "", "falls",
+           "See eval/overconfidence."),
+    Metric("eval/overconfidence", "The mean confidence, the chance of the completion that is preferred, less the "
+           "accuracy.", "share", "at most 0.1",
+           f"Margins grow on what is learnt by heart: {LOWER_RATE.lower()}, train for fewer steps or epochs, use a "
+           "loss with a bounded margin such as ipo or cdpo, or clean the labels.",
+           troubles=(Outside("margins grow without held-out accuracy", high=0.15, rows=2, when=_has_pairs),)),
+    Metric("eval/length_correlation", "Spearman's rank correlation of the margin with how much longer the chosen "
+           "completion is.", "", "near 0", FOLLOWS_LENGTH,
+           troubles=(Outside("held-out preferences follow the length", low=-0.6, high=0.6, rows=2, when=_has_pairs),)),
+    Metric("eval/chosen_<output>", "See chosen_scores, chosen_log_ratios and chosen_logprobs, of held-out pairs."),
+    Metric("eval/rejected_<output>", "See rejected_scores, rejected_log_ratios and rejected_logprobs, of held-out "
+           "pairs."),
+    Metric("eval/labels", "The held-out completions with a label that were judged.", "completions", format=".0f"),
+    Metric("eval/label_auroc", "The chance that a good held-out completion has a higher implicit reward than a bad "
+           "one; a tie counts as half.", "share", "rises", "See eval/preference_accuracy."),
+    Metric("eval/<category>/<metric>", "The metric eval/<metric> of the held-out rows of one category, which "
+           "data.eval.category names."),
 )  # fmt: skip
 POLICY = (
     Metric("trajectories", "The trajectories that were trained on.", "trajectories", format=".0f"),
@@ -265,7 +239,11 @@ POLICY = (
                              when=lambda row: row.get("rejected_log_ratios", 0.0) < 0.0),)),
     Metric("rejected_log_ratios", "The mean log ratio of rejected completions to the reference.", "nats",
            format=".3f"),
-    Metric("chosen_logprobs", "The mean log-probability of a chosen completion.", "nats", format=".3f"),
+    Metric("chosen_logprobs", "The mean log-probability of a chosen completion.", "nats", "steady",
+           f"{LOWER_RATE}, or add the chosen completions' likelihood: regularizers: {{nll: {{weight: 1.0, tokens: "
+           "chosen_tokens}}.", format=".3f",
+           troubles=(Drifted("chosen completions become unlikely", drop=0.5, window=RECENT, per="chosen_lengths",
+                             when=lambda row: "chosen_log_ratios" not in row),)),
     Metric("rejected_logprobs", "The mean log-probability of a rejected completion.", "nats", format=".3f"),
     Metric("chosen_lengths", "The mean length of a chosen completion.", "tokens", format=".1f"),
     Metric("rejected_lengths", "The mean length of a rejected completion.", "tokens", format=".1f"),

@@ -43,6 +43,11 @@ class Piece:
         """The value of one of the function's marks (llmrl/marks.py); None without the mark."""
         return getattr(self.function, name, None)
 
+    def setting(self, name: str) -> Any:
+        """The value of a setting, given or by default; None where the piece has no such setting."""
+        parameter = inspect.signature(self.function).parameters.get(name)
+        return self.settings.get(name, parameter.default) if parameter else None
+
 
 def catalogue(module: ModuleType) -> dict[str, Callable[..., Any]]:
     """The pieces that `module` defines, by name: its public functions that are no providers."""

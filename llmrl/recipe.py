@@ -220,7 +220,11 @@ class Checkpointing(Strict):
     )
     keep_last: PositiveInt = Field(default=2, description="newest checkpoints to keep")
     keep_best: bool = Field(default=True, description="keep the best one too")
-    metric: str = Field(default="eval/accuracy", description="what 'best' means; larger is better")
+    metric: str | None = Field(
+        default=None,
+        description="what 'best' means; larger is better; default: eval/accuracy, or eval/preference_accuracy where "
+        "held-out completions are only compared",
+    )
 
 
 def _named(spec: Any) -> Any:

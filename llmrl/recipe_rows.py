@@ -97,6 +97,9 @@ class Rows(Strict):
         default=None,
         description="column of the tools that the chat template shows: a list of schemas, or its JSON text",
     )
+    category: NonEmpty | None = Field(
+        default=None, description="of held-out rows: a column, for each of whose values there are metrics"
+    )
     few_shot: NonNegativeInt | list[dict[str, Any]] = Field(
         default=0, description="solved examples put before each prompt: written out, or the first k rows"
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from llmrl.metrics import NEVER_ZERO, RECENT, SECTIONS, Fallen, Metric, Outside, Trouble
+from llmrl.metrics import NEVER_ZERO, SECTIONS, Metric
+from llmrl.troubles import RECENT, Drifted, Fallen, Outside, Trouble
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 INTRODUCTION = """\
@@ -55,6 +56,12 @@ def _condition(trouble: Trouble) -> str:
     if isinstance(trouble, Fallen):
         several = f"mean of {trouble.window} rows " if trouble.window > 1 else ""
         return f"{several}below 0.9 times the stage's first, by more than chance"
+    if isinstance(trouble, Drifted):
+        several = f"mean of {trouble.window} rows " if trouble.window > 1 else ""
+        unit = f" nats a token of `{trouble.per}`" if trouble.per else ""
+        if trouble.factor < math.inf:
+            return f"{several}above {trouble.factor:g} times the stage's first"
+        return f"{several}{trouble.drop:g}{unit} below the stage's first"
     assert isinstance(trouble, Outside)
     unit = {"one": "", "recent": f" times the last {RECENT} values' largest"}[trouble.of]
     found = []

@@ -515,6 +515,11 @@ def test_evaluation_is_checked_against_what_it_measures():
         "checkpoint.metric: no metric of this evaluation named 'eval/acuracy'; did you mean 'eval/accuracy'?",
         "evaluation.answer_pattern: expected one group (...), which is voted on; got 2",
     ]
+    pairs = {"chosen": "question", "rejected": "answer"}
+    changes = {"data": {"train": pairs, "eval": pairs | {"path": "sums.jsonl"}}, "method": "dpo"}
+    changes |= {"rewards": {"math_verifier": None}, "checkpoint": {"metric": "eval/accuracy"}}
+    assert check(changes)[0][0].startswith("checkpoint.metric: no metric of this evaluation named 'eval/accuracy'")
+    changes = {"data": {"eval": {"path": "sums.jsonl", "prompt": "{question}=", "limit": 2}}}
     changes |= {"checkpoint": {"metric": "eval/pass@2"}, "evaluation": {"samples": 4, "answer_pattern": "=("}}
     found = check(changes)[0]
     assert len(found) == 1 and found[0].startswith("evaluation.answer_pattern: '=(' is no regular expression")

@@ -11,8 +11,9 @@ import torch
 from judge_server import judging_in_thread
 from rich.console import Console
 
-from llmrl.metrics import METRICS, Fallen, Outside, Point, metric_of
+from llmrl.metrics import METRICS, metric_of
 from llmrl.run_folder.reader import RunReader
+from llmrl.troubles import Fallen, Outside, Point
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
@@ -70,6 +71,18 @@ RECIPE = {
     "evaluation": {"samples": 2},
 }  # fmt: skip
 """What golden runs lack: functions of the user's own, a judge, failures, returns outside of a critic's bins, merges."""
+PAIRS = {
+    **{key: RECIPE[key] for key in ("seed", "model")},
+    "data": {
+        "train": {"path": "compared.jsonl"},
+        "eval": {"path": "held_pairs.jsonl", "category": "kind"},
+    },
+    "method": "dpo",
+    "reference": {"precompute": True},
+    "rollout": {"max_prompt_tokens": 8, "max_completion_tokens": 4, "prompts_per_step": 4},
+    "training": {"steps": 1, "learning_rate": 1e-2, "threads": 1},
+}
+"""Held-out rows of pairs and of single answers, by category, with a reference that is measured beforehand."""
 
 
 def golden_names() -> set[str]:
@@ -80,7 +93,7 @@ def golden_names() -> set[str]:
 
 @pytest.fixture(scope="module")
 def row(tmp_path_factory) -> dict:
-    """The last row of a small run."""
+    """The metrics of the last rows of two small runs."""
     from llmrl.recipe_file import load_plan  # late: the other tests need no trainer
     from llmrl.run.run import run_plan
 
@@ -97,9 +110,20 @@ def row(tmp_path_factory) -> dict:
             rewards = RECIPE["rewards"] | {"win_rate": {"opinion": opinion, "weight": 0.0}}
             Path("small.yaml").write_text(json.dumps(RECIPE | {"rewards": rewards}))
             assert run_plan(load_plan("small.yaml", ["run_dir=run"]), resume=False, console=Console(quiet=True)) == 0
-        rows = RunReader(Path("run")).metrics
+        compared = [
+            {"prompt": f"{a}+{b}=", "kind": "single", "completions": [f"{a}{b}"], "scores": [b % 2]}
+            if a % 2
+            else {"prompt": f"{a}+{b}=", "kind": "pair", "completions": [f"{9 * b}", f"{a}{b}{a}"], "scores": [b, 7]}
+            for a in range(4)
+            for b in range(4)
+        ]
+        for name, rows_of in (("compared", compared[8:]), ("held_pairs", compared[:8])):
+            Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of))
+        Path("pairs.yaml").write_text(json.dumps(PAIRS))
+        assert run_plan(load_plan("pairs.yaml", ["run_dir=pairs"]), resume=False, console=Console(quiet=True)) == 0
+        last = [RunReader(Path(run)).metrics[-1] for run in ("pairs", "run")]
     torch.set_num_threads(threads)
-    return rows[-1]
+    return last[0] | last[1]
 
 
 def test_the_table_knows_every_metric_of_a_run(row):

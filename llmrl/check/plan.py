@@ -262,14 +262,17 @@ def _say_arithmetic(recipe: Recipe, samples: bool, prompts_in_train: int | None,
 def _check_evaluation(recipe: Recipe, roles: Collection[str], pieces: Pieces | None, faults: list[str]) -> None:
     """The faults of evaluation's settings: an unknown checkpoint.metric, an answer_pattern without one group."""
     settings = recipe.evaluation
-    if recipe.data.eval is None or not (recipe.rewards or (pieces and pieces.samples)):
+    asks, compares = bool(recipe.rewards or (pieces and pieces.samples)), pieces and pieces.algorithm.compares
+    if recipe.data.eval is None or not (asks or compares):
         return
-    known = [f"eval/{name}" for name in ("accuracy", "reward", "completion_tokens")]
-    known += [f"eval/pass@{k}" for k in powers_up_to(settings.samples)] if settings.samples else []
-    known += [f"eval/maj@{settings.samples}"] if settings.samples else []
+    known = [f"eval/{name}" for name in ("accuracy", "reward", "completion_tokens")] if asks else []
+    known += [f"eval/pass@{k}" for k in powers_up_to(settings.samples)] if asks and settings.samples else []
+    known += [f"eval/maj@{settings.samples}"] if asks and settings.samples else []
+    known += ["eval/preference_accuracy", "eval/preference_margin", "eval/label_auroc"] if compares else []
     known += [f"{role}/{name}" for role in list(roles)[1:] for name in known]
-    if recipe.checkpoint.keep_best and recipe.checkpoint.metric not in known:
-        faults.append(unknown_name("checkpoint.metric", recipe.checkpoint.metric, known, "metric of this evaluation"))
+    metric = recipe.checkpoint.metric
+    if recipe.checkpoint.keep_best and metric is not None and metric not in known:
+        faults.append(unknown_name("checkpoint.metric", metric, known, "metric of this evaluation"))
     if settings.answer_pattern is not None:
         try:
             groups = re.compile(settings.answer_pattern).groups

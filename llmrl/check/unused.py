@@ -34,11 +34,15 @@ class Reader:
 
 
 def _collects(recipe: Recipe, pieces: Pieces) -> bool:
-    return pieces.samples or _evaluates(recipe, pieces)
+    return pieces.samples or _asks(recipe, pieces)
+
+
+def _asks(recipe: Recipe, pieces: Pieces) -> bool:
+    return bool(recipe.data.eval and recipe.rewards)
 
 
 def _evaluates(recipe: Recipe, pieces: Pieces) -> bool:
-    return bool(recipe.data.eval and recipe.rewards)
+    return bool(recipe.data.eval and (recipe.rewards or pieces.algorithm.compares))
 
 
 def _has_critic(recipe: Recipe, pieces: Pieces) -> bool:
@@ -79,11 +83,16 @@ READERS = (
     Reader(("evaluation.",), _evaluates, "nothing is evaluated, for want of data.eval or rewards"),
     Reader(("evaluation.temperature", "evaluation.answer_pattern"), lambda r, p: r.evaluation.samples > 0,
            "evaluation.samples is 0"),
+    Reader(("evaluation.samples", "evaluation.temperature", "evaluation.answer_pattern"), _asks,
+           "no held-out prompt is answered, for want of rewards"),
     Reader(("checkpoint.metric",), lambda r, p: r.checkpoint.keep_best and _evaluates(r, p),
            "no best checkpoint is kept"),
     Reader(("data.train.completion",), _reads_completion, "nothing imitates it"),
     Reader(tuple(f"data.train.{name}" for name in ("chosen", "rejected", "label", "completions", "scores")),
            lambda r, p: "comparisons" in p.source.data, "nothing compares them"),
+    Reader(tuple(f"data.eval.{name}" for name in ("chosen", "rejected", "label", "completions", "scores")),
+           lambda r, p: p.algorithm.compares, "there is no preference_loss to compare them by"),
+    Reader(("data.train.category",), lambda r, p: False, "metrics of held-out rows alone are told by category"),
     Reader(("data.eval.shuffle",), lambda r, p: False, "held-out rows keep their order"),
 )  # fmt: skip
 ROWS_OF = {"task": ("settings", "size", "seed"), "dataset": ("subset", "split")}

@@ -63,6 +63,7 @@ class PromptBuilder:
         columns = {column: None for row in rows for column in row}
         named = {name: cast("str | None", getattr(source, name)) for name in COLUMN_KEYS}
         self._values = {name: RowValue(spec, columns, f"{key}.{name}") for name, spec in named.items() if spec}
+        self._category = RowValue(source.category, columns, f"{key}.category") if source.category else None
         # the default column may be absent: from rows to imitate, or from rows of a task whose reward reads others
         self._may_lack_answer = source.answer == DEFAULT_ANSWER and source.answer_after is None
         has_answer = source.answer is not None and (source.answer in columns or not self._may_lack_answer)
@@ -88,6 +89,11 @@ class PromptBuilder:
     def question(self, prompt: Prompt) -> str:
         """The rendered prompt of one row, before system prompt, examples and chat template."""
         return self.questions[_index(prompt)]
+
+    def category(self, prompt: Prompt) -> str:
+        """The row's category as a part of a metric's name, in which a slash would begin another part."""
+        assert self._category is not None
+        return self._category.text(self.rows[_index(prompt)], prompt.id).strip().replace("/", "_") or "none"
 
     def demonstration(self, prompt: Prompt) -> Written:
         """The row's completion, which should follow `prompt.token_ids`, up to its stop token."""

@@ -24,6 +24,7 @@ LONG_COMPLETION = "a completion is longer than rollout.max_completion_tokens"
 OVERLAP = "the question is in eval too"
 EQUAL = "the completions are equal"
 TIED = "no completion is better than another"
+MOST_CATEGORIES = 100
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,11 @@ class LoadedPrompts:
     """Prompts ready to sample, and the numbers of rows that were left out.
 
     demonstrations: prompt id -> the completion to imitate, for every prompt of a source that names one. comparisons:
-    prompt id -> the row's completions with their rewards, for every training prompt of a source that names them.
-    questions: prompt id -> the prompt before system prompt, examples and chat template. sources: "train" or "eval" ->
-    the rows' settings, with the columns of their form. forms: the name of each part's form, where it was recognised.
-    dropped: "train" or "eval" -> reason -> the number of rows that were left out.
+    prompt id -> the row's completions with their rewards, for every prompt of a source that names them. questions:
+    prompt id -> the prompt before system prompt, examples and chat template. categories: prompt id -> the row's
+    category, of a source that names their column. sources: "train" or "eval" -> the rows' settings, with the columns of
+    their form. forms: the name of each part's form, where it was recognised. dropped: "train" or "eval" -> reason ->
+    the number of rows that were left out.
     """
 
     train: list[Prompt]
@@ -42,6 +44,7 @@ class LoadedPrompts:
     demonstrations: dict[str, Written] = field(default_factory=dict)
     comparisons: dict[str, list[Written]] = field(default_factory=dict)
     questions: dict[str, str] = field(default_factory=dict)
+    categories: dict[str, str] = field(default_factory=dict)
     sources: dict[str, Rows] = field(default_factory=dict)
     forms: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
@@ -52,8 +55,8 @@ class LoadedPrompts:
 
     @property
     def written_counts(self) -> list[int]:
-        """How many completions are written in each row that is compared."""
-        return [len(written) for written in self.comparisons.values()]
+        """How many completions are written in each training row that is compared."""
+        return [len(self.comparisons[prompt.id]) for prompt in self.train if prompt.id in self.comparisons]
 
     @property
     def labels(self) -> dict[str, float]:
@@ -99,6 +102,13 @@ def load_prompts(
         (loaded.train if part == "train" else loaded.eval).extend(found)
         loaded.questions.update({prompt.id: builder.question(prompt) for prompt in found})
         refuse_dropped(found, loaded.questions, f"data.{part}")
+        named = {loaded.categories[prompt.id] for prompt in found if prompt.id in loaded.categories}
+        if len(named) > MOST_CATEGORIES:
+            column = builder.source.category
+            raise RecipeError(
+                f"data.{part}.category: '{column}' has {len(named)} values, expected at most {MOST_CATEGORIES}, since "
+                f"each has metrics of its own"
+            )
     return loaded
 
 
@@ -133,8 +143,7 @@ class _Part:
         """Why a row is left out; None if its completions, if it has some, are in `loaded`."""
         if self.builder.question(prompt).strip() in self.asked_in_eval:
             return OVERLAP
-        compares = self.source.compares and self.builder.part == "train"
-        compared = self.builder.comparison(prompt) if compares else []
+        compared = self.builder.comparison(prompt) if self.source.compares else []
         imitates = self.source.completion is not None and self.source.label is None
         imitated = [self.builder.demonstration(prompt)] if imitates else []
         limit = self.max_completion_tokens
@@ -146,6 +155,8 @@ class _Part:
             self.loaded.demonstrations[prompt.id] = imitated[0]
         if compared:
             self.loaded.comparisons[prompt.id] = compared
+        if self.source.category is not None:
+            self.loaded.categories[prompt.id] = self.builder.category(prompt)
         return None
 
 

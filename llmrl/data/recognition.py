@@ -8,7 +8,7 @@ from functools import partial
 
 from llmrl.data.faulty_rows import of_every_row
 from llmrl.data.files import Row
-from llmrl.data.forms import QUESTIONS, Form, recognised
+from llmrl.data.forms import DEMONSTRATIONS, QUESTIONS, Form, recognised
 from llmrl.data.messages import are_messages
 from llmrl.data.prompt_builder import COLUMN_KEYS
 from llmrl.errors import RecipeError
@@ -27,19 +27,19 @@ class FormedRows:
 def formed(source: Rows, rows: list[Row], part: str, gives: str | None) -> FormedRows:
     """Return the rows in their form if no key names their columns and they are read for written completions.
 
-    gives: what they are read for, of llmrl.data.forms; None: for what the recipe's keys say. Held-out rows with a
-    column `question`, and rows that are read for questions and of no known form, are read by the recipe's keys too.
+    gives: what they are read for, of llmrl.data.forms; None: for what the recipe's keys say. Rows of no known form are
+    read by the recipe's keys too if they are read for questions, or are held out and have a column `question`.
     Raises RecipeError if the columns fit no form or several, or if a row is not of the form.
     """
     key = f"data.{part}"
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    optional = gives == QUESTIONS or part == "eval"
-    if gives is None or source.names_columns or (optional and QUESTION in columns):
+    asked = QUESTION in columns and (gives == QUESTIONS or (part == "eval" and gives == DEMONSTRATIONS))
+    if gives is None or source.names_columns or asked:
         return FormedRows(source, rows)
     try:
         form = recognised(columns, gives)
     except ValueError as error:
-        if gives == QUESTIONS:
+        if gives == QUESTIONS or (part == "eval" and QUESTION in columns):
             return FormedRows(source, rows)
         raise RecipeError(f"{key}: {error}") from None
     examples = of_every_row(rows, partial(_example, form, key), part, key)

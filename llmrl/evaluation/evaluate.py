@@ -29,12 +29,14 @@ def evaluate(
     settings: Evaluation,
     params: SamplingParams,
     answers: Mapping[str, Answers] | None = None,
+    categories: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, float], list[Group]]:
     """Metrics under eval/, of authors after the first under author/eval/, and the groups they were measured on.
 
     accuracy: greedy, one completion a prompt. pass@k, maj@k: over `settings.samples` samples. answers: by author, what
-    maj@k votes on unless `settings.answer_pattern` is set; default: the whole text. Failed trajectories are counted and
-    left out, never taken as wrong; a metric without trajectories is absent.
+    maj@k votes on unless `settings.answer_pattern` is set; default: the whole text. categories: prompt id -> a part of
+    the prompts with metrics of its own, eval/<category>/<metric>. Failed trajectories are counted and left out, never
+    taken as wrong; a metric without trajectories is absent.
     """
     greedy = sampler.sample(prompts, group_size=1, params=params.at(temperature=0.0))
     sampled = []
@@ -43,12 +45,26 @@ def evaluate(
     metrics: dict[str, float] = {}
     authors = list(dict.fromkeys(group.author for group in greedy))
     for author in authors:
-        own, several = ([group for group in groups if group.author == author] for groups in (greedy, sampled))
         prefix = "eval/" if author == authors[0] else f"{author}/eval/"
         voted = (answers or {}).get(author)
-        found = _of_author(own, several, settings, len(prompts), voted)
-        metrics |= {prefix + name: value for name, value in found.items()}
+        for category, asked in _parts(prompts, categories or {}).items():
+            own, several = (
+                [group for group in groups if group.author == author and group.prompt.id in asked]
+                for groups in (greedy, sampled)
+            )
+            found = _of_author(own, several, settings, len(asked), voted)
+            place = f"{prefix}{category}/" if category else prefix
+            metrics |= {place + name: value for name, value in found.items()}
     return metrics, greedy + sampled
+
+
+def _parts(prompts: Sequence[Prompt], categories: Mapping[str, str]) -> dict[str, set[str]]:
+    """The ids of all prompts, under an empty name, and of those of each category."""
+    parts: dict[str, set[str]] = {"": {prompt.id for prompt in prompts}}
+    for prompt in prompts:
+        if name := categories.get(prompt.id):
+            parts.setdefault(name, set()).add(prompt.id)
+    return parts
 
 
 def _of_author(

@@ -28,7 +28,8 @@ SECONDS_BETWEEN_WORDS = 10.0
 
 
 def precompute(stage: Stage) -> None:
-    """Give each role that asks for it a reference of measured rows, of all that the stage's coming steps read.
+    """Give each role that asks for it a reference of measured rows, of all that the stage's coming steps read and of
+    those that are held out.
 
     Rows come batch by batch as the source will give them, so that in the first epoch they are measured in the same
     micro-batches as they are trained in. What is measured is published now and then, so that a killed run loses little.
@@ -73,7 +74,7 @@ def _measured(stage: Stage, name: str, view: Recipe, role: Role) -> MeasuredRows
 
 
 def _coming(stage: Stage, name: str, steps: int) -> Iterator[Batch]:
-    """The batches of the coming steps; the source stays where it is."""
+    """The batches of the coming steps, and those of held-out rows; the source stays where it is."""
     state = stage.source.state_dict()
     for step in range(stage.step, stage.step + steps):
         seed = derive_seed(stage.recipe.seed, stage.name, step + 1)
@@ -82,6 +83,8 @@ def _coming(stage: Stage, name: str, steps: int) -> Iterator[Batch]:
         if groups:
             yield pack(groups, name)
     stage.source.load_state_dict(state)
+    if name == stage.first:
+        yield from (batch for _, batch in stage.held_out.batches(name))
 
 
 def _reference(stage: Stage, view: Recipe, role: Role, origin: Origin) -> Reference:

@@ -1,4 +1,5 @@
-"""The parts of a stage that sample and score: samplers kept from stage to stage, the collector, the source."""
+"""The parts of a stage that give it trajectories: samplers kept from stage to stage, collector, source, held-out
+rows."""
 
 from __future__ import annotations
 
@@ -30,9 +31,10 @@ from llmrl.rollout.play import Author
 from llmrl.rollout.role_respondent import RoleRespondent
 from llmrl.rollout.sampler import Sampler, SamplingParams, sampling_params
 from llmrl.run.models import Origin
+from llmrl.train.held_out import HeldOut
 from llmrl.train.provide import for_allocation, while_gathering
 from llmrl.train.roles import Role
-from llmrl.train.sources import Source
+from llmrl.train.sources import Source, compared_group
 from llmrl.types import ACTOR
 
 
@@ -164,6 +166,15 @@ def make_source(
         "author": first,
     }
     return source(available), stream
+
+
+def make_held_out(recipe: Recipe, prompts: LoadedPrompts, roles: Mapping[str, Role]) -> HeldOut:
+    """The held-out completions that the first role compares, if it is trained to prefer some."""
+    first = next(iter(recipe.by_role))
+    compares = first in roles and roles[first].algorithm.compares
+    held = [one for one in prompts.eval if one.id in prompts.comparisons][: recipe.evaluation.limit] if compares else []
+    groups = [compared_group(prompt, prompts.comparisons[prompt.id], first) for prompt in held]
+    return HeldOut(groups, prompts.categories, recipe.rollout.prompts_per_step)
 
 
 def sample_groups(

@@ -35,6 +35,7 @@ from llmrl.run.warnings import Warned, Watch
 from llmrl.run.weight_sync import Transport, send
 from llmrl.run_folder.writer import RunFolder
 from llmrl.spans import recording, span
+from llmrl.train.held_out import HeldOut, compare
 from llmrl.train.provide import provide
 from llmrl.train.roles import Role
 from llmrl.train.sources import Source
@@ -50,7 +51,7 @@ class StopAsked(Exception):
 class Stage:
     """A stage and its state. roles: the trained ones; frozen: the others. origins, params: of every role. step: the
     last one done. profile: make one of a step. best: (metric, step) of the best checkpoint so far. collector: None if
-    nothing is sampled."""
+    nothing is sampled. eval_prompts: those that are answered; held_out: completions that are compared."""
 
     name: str
     recipe: Recipe
@@ -61,6 +62,7 @@ class Stage:
     epoch: Callable[[], float]
     params: Callable[[int], SamplingParams]
     eval_prompts: Sequence[Prompt]
+    held_out: HeldOut
     ranks: Ranks
     folder: RunFolder
     progress: RunProgress
@@ -89,9 +91,10 @@ class Stage:
         self.progress.stage(self.name, steps=steps, done=self.step)
         if self.step == 0:
             set_seed(derive_seed(self.recipe.seed, self.name, self.ranks.rank) % 2**32)
-            self._log({"step": 0} | self._evaluate())
         for prepare in self.prepare if self.step < steps else ():
             prepare(self)
+        if self.step == 0:
+            self._log({"step": 0} | self._evaluate())
         while self.step < steps:
             row = self._profiled_step() if self.step + 1 == profiled else self._train_step()
             stop = any(self.ranks.gather(self.stop_asked(), "agreeing whether to stop"))
@@ -245,15 +248,25 @@ class Stage:
         self._synced = self.step
 
     def _evaluate(self) -> Metrics:
-        if not self.collector or not self.eval_prompts:
-            return {}
+        """The metrics of held-out prompts that are answered, and of held-out completions that are compared."""
+        compared = compare(self.roles[self.first], self.held_out) if self.held_out.groups else {}
+        return compared | (self._answered() if self._asks else {})
+
+    @property
+    def _asks(self) -> bool:
+        """Whether held-out prompts are answered."""
+        return self.collector is not None and bool(self.eval_prompts)
+
+    def _answered(self) -> Metrics:
+        assert self.collector is not None
         self.sync_weights()
         settings = self.recipe.evaluation
         # one seed for every evaluation, so that evaluations differ by the weights alone
         params = self.params(derive_seed(self.recipe.seed, self.name, "eval"))
         prompts = self.eval_prompts[: settings.limit]
         answers = {name: rewards.answers for name, rewards in rewards_of(self.collector).items()}
-        metrics, groups = evaluate(self.collector, prompts, settings, params, answers)
+        categories = self.held_out.categories
+        metrics, groups = evaluate(self.collector, prompts, settings, params, answers, categories)
         self.folder.save_rollouts(groups, stage=self.name, step=self.step, kind="eval")
         self._warn_of_lost(groups, "evaluation", "eval/failures")
         return metrics
@@ -269,7 +282,8 @@ class Stage:
     def _checkpoint(self, row: dict[str, Any]) -> None:
         """Save, then prune; a step whose row lacks the metric (nothing was evaluated) cannot be the best."""
         settings = self.recipe.checkpoint
-        found = row.get(settings.metric, math.nan)
+        metric = settings.metric or ("eval/accuracy" if self._asks else "eval/preference_accuracy")
+        found = row.get(metric, math.nan)
         if settings.keep_best and found > (self.best[0] if self.best else -math.inf):  # false for nan
             self.best = (found, self.step)
         state = {

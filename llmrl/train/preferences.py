@@ -11,7 +11,7 @@ from torch import Tensor
 from llmrl.algorithm import Algorithm, with_old_as_current
 from llmrl.batch import Batch
 from llmrl.fields import COMPARED, names
-from llmrl.ops.shared.comparisons import compared, outcomes, pair_shares, pairs_of
+from llmrl.ops.shared.comparisons import SIDES, compared, outcomes, pair_shares, pairs_of
 from llmrl.probe import of_pairs
 from llmrl.train.learner import Learner, Loss
 from llmrl.train.micro_batches import CreditedBatch, MetricSums, Outputs
@@ -103,21 +103,21 @@ class PreferenceObjective:
 
     def _stats(self, batch: Batch, found: Outputs) -> dict[str, Tensor]:
         """Statistics of each pair: [M]."""
-        return pair_statistics({**batch.data, **{name: value.detach() for name, value in found.items()}})
+        data = {**batch.data, **{name: value.detach() for name, value in found.items()}}
+        return pair_statistics(data, of=self.algorithm.implicit_reward.of)
 
 
-def pair_statistics(data: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def pair_statistics(data: Mapping[str, Tensor], *, of: str) -> dict[str, Tensor]:
     """Statistics of each pair, from log-probabilities or from scores: [M] each.
 
-    The chosen one is preferred by the model if its log ratio is larger, without a reference its log-probability, and
-    of a reward model its score; a tie counts half.
+    The model prefers the completion that has more of `of` (see llmrl.algorithm.ImplicitReward); a tie counts half.
     """
     output = "scores" if "scores" in data else "logprobs"
-    margin = "log_ratios" if "ref_logprobs" in data else output
-    names = dict.fromkeys((output, "lengths", margin))
-    sides = [f"{side}_{name}" for name in names for side in ("chosen", "rejected")]
+    names = [output, "lengths", *(["log_ratios"] if "ref_logprobs" in data else [])]
+    sides = [f"{side}_{name}" for name in names for side in SIDES]
     stats = {name: value.float() for name, value in compared(data, sides).items()}
-    difference = stats[f"chosen_{margin}"] - stats[f"rejected_{margin}"]
+    chosen, rejected = compared(data, [f"{side}_{of}" for side in SIDES]).values()
+    difference = chosen.float() - rejected.float()
     ties = difference.eq(0).float()
     stats |= {"preference_margin": difference, "preference_ties": ties}
     return stats | {"preference_accuracy": difference.gt(0) + ties / 2}

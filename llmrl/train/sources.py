@@ -21,7 +21,7 @@ is a Source that holds another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -132,10 +132,12 @@ class Preferences(OfStream):
     author: str = ACTOR
 
     def collect(self, seed: int) -> Collected:
-        groups = [self._group(prompt) for prompt in self.stream.take(self.count)]
+        taken = self.stream.take(self.count)
+        groups = [compared_group(prompt, self.comparisons[prompt.id], self.author) for prompt in taken]
         lengths = [t.completion_tokens for group in groups for t in group.trajectories]
         return Collected(groups, {"completion_tokens": sum(lengths) / len(lengths)})
 
-    def _group(self, prompt: Prompt) -> Group:
-        written = [one.trajectory(prompt, self.author) for one in self.comparisons[prompt.id]]
-        return Group(prompt, written, self.author)
+
+def compared_group(prompt: Prompt, written: Sequence[Written], author: str) -> Group:
+    """A row's completions, as if `author` had given them, to compare with each other."""
+    return Group(prompt, [one.trajectory(prompt, author) for one in written], author)

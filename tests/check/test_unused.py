@@ -57,6 +57,10 @@ def warnings_of(folder: Path, changes: dict[str, Any]) -> list[str]:
          ["critic.weight has no effect: the critic has a backbone of its own"]),
         ({"method": "a2c", "critic": {"learning_rate": 1e-5}},
          ["critic.learning_rate has no effect: the critic shares the policy's backbone"]),
+        ({"data": {"eval": {"chosen": "better", "rejected": "worse"}, "train": {"category": "part"}}},
+         ["data.train.category has no effect: metrics of held-out rows alone are told by category",
+          *(f"data.eval.{side} has no effect: there is no preference_loss to compare them by"
+            for side in ("chosen", "rejected"))]),
         ({"value_loss": {"squared": {"clip": 0.2}}}, [f"value_loss has no effect: {CRITIC}"]),
         ({"training": {"zero_stage": 3}},
          ["training.zero_stage has no effect: training.strategy torch does not read it"]),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, FORMS, QUESTIONS, recognised
-from llmrl.data.prompts import LONG_COMPLETION, LONG_PROMPT, LoadedPrompts, load_prompts
+from llmrl.data.prompts import EQUAL, LONG_COMPLETION, LONG_PROMPT, LoadedPrompts, load_prompts
 from llmrl.errors import RecipeError
 from llmrl.models.loading import character_tokenizer
 from llmrl.recipe_rows import Data, Rows
@@ -37,12 +37,23 @@ PAIR = {"chosen": "good", "rejected": "bad"}
 
 @pytest.fixture
 def load(tmp_path):
-    def made(rows: list[dict[str, Any]], gives: str, *, limit: int = 100, **settings: Any) -> LoadedPrompts:
+    def made(
+        rows: list[dict[str, Any]],
+        gives: str,
+        *,
+        limit: int = 100,
+        held_out: list[dict[str, Any]] | None = None,
+        category: str | None = None,
+        **settings: Any,
+    ) -> LoadedPrompts:
         tokenizer = character_tokenizer('<>abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ?:{}"\n')
         tokenizer.chat_template = TEMPLATE
         path = tmp_path / "rows.jsonl"
         path.write_text("\n".join(map(json.dumps, rows)))
-        data = Data(train=Rows(path=str(path), **settings))
+        other = tmp_path / "held_out.jsonl"
+        other.write_text("\n".join(map(json.dumps, held_out or [])))
+        held = Rows(path=str(other), category=category) if held_out else None
+        data = Data(train=Rows(path=str(path), **settings), eval=held)
         return load_prompts(tokenizer, data, limit, max_completion_tokens=limit, gives=gives)
 
     return made
@@ -218,3 +229,29 @@ def test_labels_of_rows_without_pairs(load):
     rows = [{"prompt": f"q{n}", "completion": "a", "label": n < 2} for n in range(4)]
     assert load(rows, COMPARISONS).labels == {"train:0": 1, "train:1": 1, "train:2": 0, "train:3": 0}
     assert load([{"prompt": "q", **PAIR}], COMPARISONS).labels == {}
+
+
+def test_held_out_pairs_are_compared_and_counted_as_training_pairs_are(load):
+    """Whatever their column of the question is called; rows of no such form are asked by their column `question`."""
+    held_out = [
+        PAIR | {"question": "one", "part": "x/y"},
+        {"question": "two", "chosen": "same", "rejected": "same", "part": 1},
+        PAIR | {"question": "three", "part": 2},
+    ]
+    loaded = load([PAIR | {"prompt": "p"}], COMPARISONS, held_out=held_out, category="part")
+    assert loaded.forms == {"train": "TRL text, explicit prompt", "eval": "Orca question, chosen and rejected"}
+    assert [prompt.id for prompt in loaded.eval] == ["eval:0", "eval:2"]
+    assert [one.reward for one in loaded.comparisons["eval:2"]] == [1.0, 0.0]
+    assert loaded.dropped["eval"] == {EQUAL: 1}
+    assert loaded.categories == {"eval:0": "x_y", "eval:2": "2"}
+    assert loaded.written_counts == [2] and loaded.labels == {}
+    asked = load([PAIR | {"prompt": "p"}], COMPARISONS, held_out=[{"question": "one", "answer": "a"}])
+    assert (asked.forms, asked.comparisons.keys()) == ({"train": "TRL text, explicit prompt"}, {"train:0"})
+
+
+def test_categories_are_few_and_named_by_a_column_that_is_there(load):
+    many = [PAIR | {"prompt": f"p{n}", "part": str(n)} for n in range(101)]
+    with pytest.raises(RecipeError, match=r"data.eval.category: 'part' has 101 values, expected at most 100"):
+        load([PAIR | {"prompt": "p"}], COMPARISONS, held_out=many, category="part")
+    with pytest.raises(RecipeError, match=r"data.eval.category: .*'part'"):
+        load([PAIR | {"prompt": "p"}], COMPARISONS, held_out=many, category="parts")

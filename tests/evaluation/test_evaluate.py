@@ -57,6 +57,19 @@ def test_greedy_accuracy_leaves_failures_out_and_counts_them():
     assert (size, params.temperature, params.max_tokens, params.stop_token_ids) == (1, 0.0, 7, (1,))
 
 
+def test_a_category_has_metrics_of_its_own():
+    script = Script([[("abc", RIGHT)], [("a", WRONG)], [("ab", FAILED)]])
+    metrics, _ = evaluate(script, PROMPTS, Evaluation(), PARAMS, categories={"p0": "sums", "p2": "sums", "p1": "more"})
+    assert {name: value for name, value in metrics.items() if name.startswith("eval/sums/")} == {
+        "eval/sums/accuracy": 1.0,
+        "eval/sums/reward": 1.0,
+        "eval/sums/completion_tokens": 3.0,
+        "eval/sums/prompts": 2.0,
+        "eval/sums/failures": 1.0,
+    }
+    assert (metrics["eval/more/accuracy"], metrics["eval/accuracy"], metrics["eval/prompts"]) == (0.0, 0.5, 3.0)
+
+
 def test_pass_and_majority_over_samples():
     script = Script(
         [[("1", RIGHT)], [("1", WRONG)], [("1", WRONG)]],

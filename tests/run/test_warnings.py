@@ -158,3 +158,44 @@ def test_preferences_that_go_wrong_are_warned_of():
     assert said(chosen_log_ratios=-4.0, rejected_log_ratios=-9.0) == []
     assert said(preference_ties=1.0) == ["preference_ties"]
     assert warnings_of([{"stage": "rl", "step": 1, "preference_ties": 1.0}]) == []
+
+
+def preferring(**series: list[float]) -> list[tuple[str, int]]:
+    """The metrics that are warned of in rows with these values, each with its step; names with `eval_` are of eval/."""
+    length = max(map(len, series.values()))
+    rows: list[dict] = [{"stage": "rl", "step": step, "preference_accuracy": 0.6} for step in range(length)]
+    for name, values in series.items():
+        for row, value in zip(rows, values, strict=True):
+            row[name.replace("eval_", "eval/")] = value
+    return [(warned.metric, warned.step) for warned in warnings_of(rows)]
+
+
+def test_held_out_preferences_that_go_wrong_are_warned_of():
+    many, few = {"eval_pairs": [400.0] * 3}, {"eval_pairs": [40.0] * 3}
+    # p = 0.65: 2.5 sqrt(2 x 0.65 x 0.35 / 400) = 0.084, and with 40 pairs 0.267
+    assert preferring(eval_preference_accuracy=[0.7, 0.7, 0.6], **many) == [("eval/preference_accuracy", 2)]
+    assert preferring(eval_preference_accuracy=[0.7, 0.7, 0.6], **few) == []
+    assert preferring(eval_preference_ties=[1.0, 1.0, 1.0]) == [("eval/preference_ties", 2)]
+    assert preferring(eval_preference_ties=[1.0, 0.0, 1.0]) == []  # before the first step they are ties
+    for name, wrong, right in (("overconfidence", 0.2, 0.1), ("length_correlation", -0.7, 0.5)):
+        values = {f"eval_{name}": [0.0, wrong, wrong]}
+        assert preferring(**values, **many) == [(f"eval/{name}", 2)]
+        assert preferring(**values, **few) == []
+        assert preferring(**{f"eval_{name}": [0.0, wrong, right]}, **many) == []
+
+
+def test_without_a_reference_chosen_completions_may_not_lose_half_a_nat_a_token():
+    lengths = {"chosen_lengths": [10.0] * 5 + [20.0] * 5}
+    falling = {"chosen_logprobs": [-10.0] * 5 + [-31.0] * 5}  # from 1 nat a token to 1.55
+    assert preferring(**falling, **lengths) == [("chosen_logprobs", 9)]
+    assert preferring(chosen_logprobs=[-10.0] * 5 + [-29.0] * 5, **lengths) == []  # to 1.45
+    assert preferring(**falling, **lengths, chosen_log_ratios=[0.0] * 10) == []  # which says more
+
+
+def test_preferences_that_make_answers_longer_are_warned_of():
+    grows = [10.0] * 5 + [15.1] * 5
+    assert preferring(eval_completion_tokens=[10.0, 14.9, 15.1]) == [("eval/completion_tokens", 2)]
+    assert preferring(completion_tokens=grows, reward=[0.5] * 10) == [("completion_tokens", 9)]
+    assert preferring(completion_tokens=grows) == []  # rows, not samples
+    rows = [{"stage": "rl", "step": n, "eval/completion_tokens": 10.0 * n, "reward": 0.5} for n in range(1, 9)]
+    assert warnings_of(rows) == []  # thoughts may grow
