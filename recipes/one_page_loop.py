@@ -21,7 +21,8 @@ from llmrl.engines.ranks import Ranks
 from llmrl.engines.torch_engine import TorchEngine
 from llmrl.envs.base import AuthorText
 from llmrl.envs.single_turn import single_turn
-from llmrl.models.loading import load_language_model, load_tokenizer, materialize
+from llmrl.models.loading import load_language_model, load_tokenizer
+from llmrl.models.origins import materialize
 from llmrl.models.policy import Policy
 from llmrl.models.text import decoder
 from llmrl.ops.advantages.group import grpo

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from llmrl.check import machine
 from llmrl.check.writing import GARBAGE
 from llmrl.errors import RecipeError
-from llmrl.models.loading import materialize
+from llmrl.models.origins import materialize
 from llmrl.recipe_file import Plan, load_plan
 from llmrl.recipe_layers import merge
 from llmrl.resolve import resolve_pieces

@@ -20,7 +20,8 @@ from llmrl.check.report import Report
 from llmrl.data.prompts import LoadedPrompts
 from llmrl.errors import RecipeError
 from llmrl.models.critic import Critic, ValueHead
-from llmrl.models.loading import load_language_model, materialize
+from llmrl.models.loading import load_language_model
+from llmrl.models.origins import materialize
 from llmrl.recipe import Model, Recipe
 from llmrl.recipe_file import load_plan
 from llmrl.recipe_layers import merge

@@ -80,7 +80,7 @@ CASES = {
 
 def lay_out(case: Case, folder: Path) -> Path:
     """The folder of the case's model; makes it, rows.jsonl and recipe.json in `folder`."""
-    from llmrl.models.loading import materialize
+    from llmrl.models.origins import materialize
     from llmrl.recipe import Model
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from llmrl.algorithm import Algorithm
 from llmrl.check.report import Report, count_text
 from llmrl.errors import RecipeError
-from llmrl.models.loading import load_tokenizer, outline, stop_token_ids
+from llmrl.models.loading import load_tokenizer, stop_token_ids
 from llmrl.models.lora import add_lora
+from llmrl.models.origins import outline
 from llmrl.models.padding_free import try_padding_free
 from llmrl.models.routing import require_routers
 from llmrl.recipe import Model, Recipe

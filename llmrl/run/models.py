@@ -20,10 +20,10 @@ from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.loading import (
     load_language_model,
     load_tokenizer,
-    materialize,
     stop_token_ids,
 )
 from llmrl.models.lora import add_adapter
+from llmrl.models.origins import materialize
 from llmrl.models.padding_free import try_padding_free
 from llmrl.models.policy import Policy
 from llmrl.models.scorer import Scorer, load_reward_model, scoring_tokenizer

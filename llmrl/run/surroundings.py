@@ -25,7 +25,7 @@ from huggingface_hub import try_to_load_from_cache
 
 import llmrl
 from llmrl.data.files import data_files
-from llmrl.models.loading import HUB_NAME
+from llmrl.models.origins import HUB_NAME
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan
 

@@ -14,7 +14,8 @@ pytest.register_assert_rewrite("sampler_contract")
 
 from sampler_contract import CHARACTERS, CONFIG, LONGER, language_model  # noqa: E402
 
-from llmrl.models.loading import load_tokenizer, materialize  # noqa: E402
+from llmrl.models.loading import load_tokenizer  # noqa: E402
+from llmrl.models.origins import materialize  # noqa: E402
 from llmrl.recipe import Build, Model  # noqa: E402
 
 

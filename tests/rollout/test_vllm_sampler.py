@@ -27,7 +27,8 @@ from sampler_contract import (
 )
 from transformers import AutoConfig
 
-from llmrl.models.loading import load_tokenizer, materialize
+from llmrl.models.loading import load_tokenizer
+from llmrl.models.origins import materialize
 from llmrl.models.weights import merged_weights
 from llmrl.recipe import Build, Lora, Model
 from llmrl.rollout.catalogue import VLLM_RANKS
