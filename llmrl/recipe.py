@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
+    FiniteFloat,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -57,8 +58,39 @@ class Lora(Strict):
     )
 
 
+class Vector(Strict):
+    """The difference of two models' weights: plus less minus."""
+
+    plus: str = Field(
+        description="a folder or a hub name; the folder of a LoRA adapter stands for its base with the adapter"
+    )
+    minus: str | None = Field(default=None, description="the same; default: the base of the merge")
+    weight: FiniteFloat = Field(default=1.0, description="the vector's factor in the sum; it may be negative")
+
+
+class Merge(Strict):
+    """A model by arithmetic on weights: the base's, plus a weighted sum of differences of other models' weights."""
+
+    base: str = Field(description="a folder, an adapter's too, or a hub name; its tokenizer and config are taken")
+    vectors: dict[str, Vector] = Field(min_length=1, description="the differences, each under a name of its own")
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The paths of all models of the sum, by their keys in a recipe; the base is the first."""
+        named = {"model.merge.base": self.base}
+        for name, vector in self.vectors.items():
+            named[f"model.merge.vectors.{name}.plus"] = vector.plus
+            if vector.minus is not None:
+                named[f"model.merge.vectors.{name}.minus"] = vector.minus
+        return named
+
+
+ORIGINS = ("path", "build", "gguf", "merge", "role")
+"""The keys of a model of which one says where its weights come from."""
+
+
 class Model(Strict):
-    """Where the weights come from: exactly one of path, build, gguf and role. A plain string is a path.
+    """Where the weights come from: exactly one of path, build, gguf, merge and role. A plain string is a path.
 
     A later stage starts from the weights of the one before and needs no model of its own.
     """
@@ -66,6 +98,7 @@ class Model(Strict):
     path: str | None = Field(default=None, description="a folder or a hub name")
     build: Build | None = Field(default=None, description="a new model with random weights")
     gguf: Gguf | None = Field(default=None, description="weights from a GGUF file")
+    merge: Merge | None = Field(default=None, description="a weighted sum of other models' weights")
     role: str | None = Field(default=None, description="the weights of that role: shared, or adapted with lora")
     lora: Lora | None = Field(default=None, description="train adapters instead of all weights")
     heads: PositiveInt = Field(default=1, description="of a reward model: the numbers that it gives a completion")
@@ -76,8 +109,13 @@ class Model(Strict):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
-        exactly_one(self, ("path", "build", "gguf", "role"))
+        exactly_one(self, ORIGINS)
         return self
+
+    @property
+    def paths(self) -> list[str]:
+        """The folders and hub names that the weights come from."""
+        return [*self.merge.parents.values()] if self.merge else [self.path] if self.path else []
 
 
 class Rollout(Strict):
@@ -133,7 +171,9 @@ class Training(Strict):
         default_factory=dict, description="fsdp: true for FSDP2 in place of DDP, and settings of its plugin"
     )
     dtype: Literal["fp32", "bf16"] = Field(default="fp32", description="of the forward pass and of the sampler")
-    steps: PositiveInt = Field(default=100, description="training steps: sample, score, update")
+    steps: NonNegativeInt = Field(
+        default=100, description="training steps: sample, score, update; 0: the model is measured and handed on"
+    )
     learning_rate: PositiveFloat = Field(default=1e-6, description="at its highest")
     schedule: Literal["constant", "linear", "cosine"] = Field(default="constant", description="after the warmup")
     warmup_steps: NonNegativeInt = Field(default=0, description="steps over which the learning rate rises from 0")
@@ -316,7 +356,7 @@ class Recipe(Axes):
         micro_group = self.rollout.micro_group
         if micro_group is not None and micro_group > group:
             raise ValueError(f"rollout.micro_group {micro_group} is more than rollout.group_size {group}")
-        if self.training.warmup_steps >= self.training.steps:
+        if 0 < self.training.steps <= self.training.warmup_steps:
             raise ValueError(
                 f"training.warmup_steps {self.training.warmup_steps} must be less than training.steps "
                 f"{self.training.steps}"

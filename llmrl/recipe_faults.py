@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -50,10 +50,13 @@ def _key_of(location: tuple[int | str, ...]) -> list[str]:
 def keys_at(path: list[str]) -> list[str]:
     """The keys that the schema has under `path`; none where it leads to a plain value, or nowhere."""
     schema: Any = Recipe
-    for key in path:
+    keys = iter(path)
+    for key in keys:
         annotation = schema.model_fields[key].annotation if key in schema.model_fields else None
         options = [annotation, *getattr(annotation, "__args__", ())]
         schema = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
         if schema is None:
             return []
+        if get_origin(annotation) is dict:
+            next(keys, None)  # a name of the recipe's own
     return [*schema.model_fields, *(FILE_KEYS if not path else ())]

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from llmrl.axes import AXES
 from llmrl.errors import RecipeError, gathered, short, unknown_name
 from llmrl.metrics import METRICS
-from llmrl.recipe import Recipe
+from llmrl.recipe import ORIGINS, Recipe
 from llmrl.recipe_faults import faults_of
 from llmrl.recipe_layers import (
     Layer,
@@ -219,7 +219,7 @@ def _started(layer: Layer, folder: str | None) -> Layer:
         return layer
     model = layer.get("model")
     kept = model if isinstance(model, dict) else {}
-    return layer | {"model": {**kept, "path": folder, "build": None, "gguf": None}}
+    return layer | {"model": {**kept, **dict.fromkeys(ORIGINS), "path": folder}}
 
 
 def _with_method(under: Layer, own: Layer) -> Layer:

@@ -1,7 +1,8 @@
 """Layers of a recipe: reading YAML files with their includes, merging, overriding, interpolating.
 
 One rule merges layers: mappings merge, anything else replaces, null removes; a key that holds one piece
-(`policy_loss: {ppo_clip: {...}}`) merges only when both layers name the same piece.
+(`policy_loss: {ppo_clip: {...}}`) merges only when both layers name the same piece, and a model's origin replaces
+another origin.
 "${rollout.max_completion_tokens}" as a whole value stands for the value of that key.
 """
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 from llmrl.axes import ONE_PIECE
 from llmrl.bounds import has_half_pair, out_of_bounds
 from llmrl.errors import RecipeError, nearest, short
-from llmrl.recipe import Recipe
+from llmrl.recipe import ORIGINS, Recipe
 from llmrl.recipe_faults import keys_at
 
 Layer = dict[str, Any]
@@ -124,9 +125,16 @@ def merge(lower: Layer, upper: Layer) -> Layer:
         below = merged.get(key)
         if isinstance(below, dict) and isinstance(value, dict):
             mergeable = key not in ONE_PIECE or below.keys() == value.keys()
+            below = _without_other_origins(below, value) if key == "model" else below
             value = merge(below, value) if mergeable else value
         merged[key] = value
     return merged
+
+
+def _without_other_origins(lower: Layer, upper: Layer) -> Layer:
+    """A model's layer without its origin, if the layer above names another."""
+    named = [key for key in ORIGINS if upper.get(key) is not None]
+    return {key: value for key, value in lower.items() if key not in ORIGINS or key in named or not named}
 
 
 def sets(fragment: Any, path: list[str]) -> bool:

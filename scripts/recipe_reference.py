@@ -134,7 +134,8 @@ def _schemas(schema: type[BaseModel], path: str) -> Iterator[tuple[str, type[Bas
         options = [field.annotation, *typing.get_args(field.annotation)]
         inner = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
         if inner is not None and name not in ("eval", "roles"):
-            yield from _schemas(inner, f"{path}.{name}" if path else name)
+            key = f"{name}.NAME" if typing.get_origin(field.annotation) is dict else name
+            yield from _schemas(inner, f"{path}.{key}" if path else key)
 
 
 def _row(name: str, field: FieldInfo) -> str:

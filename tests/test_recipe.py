@@ -78,7 +78,7 @@ def test_warmup_ends_before_the_run():
 @pytest.mark.parametrize("origins", [{}, {"path": "a", "build": {"characters": "ab"}}])
 def test_a_model_has_one_origin(origins):
     given = ", ".join(origins) or "none"
-    assert f"give exactly one of path, build, gguf, role; got {given}" in fault(Model, **origins)
+    assert f"give exactly one of path, build, gguf, merge, role; got {given}" in fault(Model, **origins)
 
 
 def test_rows_have_one_origin_and_a_system_prompt_needs_chat():
@@ -98,7 +98,7 @@ def test_a_latex_command_that_yaml_made_a_control_character_is_refused():
     ("part", "key", "value"),
     [
         ("training", "learning_rate", 0.0),
-        ("training", "steps", 0),
+        ("training", "steps", -1),
         ("training", "zero_stage", 4),
         ("training", "betas", [0.9, 1.5]),
         ("rollout", "temperature", 0.0),

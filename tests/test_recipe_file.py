@@ -213,6 +213,16 @@ def test_a_stage_may_name_its_own_model(load):
     assert load(TWO.replace("{method: grpo}", "{method: grpo, model: a/b}")).stages["rl"].model.path == "a/b"
 
 
+def test_a_models_origin_replaces_another_and_its_other_settings_stay(load, one):
+    text = TWO.replace("some/model", "{build: {characters: ab}, lora: {rank: 3}}")
+    later = load(text.replace("{method: grpo}", "{method: grpo, model: {path: a/b}}")).stages["rl"].model
+    assert (later.path, later.build, later.lora.rank) == ("a/b", None, 3)
+    summed = GRPO.replace("some/model", "{merge: {base: a/b, vectors: {kind: {plus: c/d}}}}")
+    vector = one(summed, "model.merge.vectors.kind.weight=-0.5").model.merge.vectors["kind"]
+    assert (vector.plus, vector.minus, vector.weight) == ("c/d", None, -0.5)
+    assert one(summed, "model.path=e/f").model.merge is None
+
+
 def test_faults_name_their_stage_unless_all_have_them(faults):
     found = faults(TWO.replace("steps: 3", "stps: 3") + "sed: 1\n")
     assert found == [
@@ -330,6 +340,14 @@ def test_name_and_folder_follow_from_the_file(load):
         ("data: {train: {promt: q}}", "data.train.promt: unknown key (value 'q'); did you mean 'prompt'?"),
         ("data: {eval: {path: a, promt: q}}", "data.eval.promt: unknown key (value 'q'); did you mean 'prompt'?"),
         ("model: {path: a, lora: {rnk: 3}}", "model.lora.rnk: unknown key (value 3); did you mean 'rank'?"),
+        (
+            "model: {merge: {base: a, vectors: {kind: {plus: b, wieght: 1}}}}",
+            "model.merge.vectors.kind.wieght: unknown key (value 1); did you mean 'weight'?",
+        ),
+        (
+            "model: {merge: {base: a, vectors: {}}}",
+            "model.merge.vectors: {} is not valid: Dictionary should have at least",
+        ),
         ("training: {steps: many}", "training.steps: 'many' is not valid: Input should be a valid integer"),
         ("training: {dtype: fp8}", "training.dtype: 'fp8' is not valid: Input should be 'fp32' or 'bf16'"),
         ("keep: 5", "keep: 5 is not valid: Input should be a valid string; or: Input should be a valid dictionary"),

@@ -174,7 +174,10 @@ def test_an_override_makes_no_role(load, faults):
             "{method: grpo, model: {role: actor}, training: {learning_rate: 1.0}}",
             ["training: differs from actor's, but actor's weights are shared; leave it out"],
         ),
-        ("{method: grpo, model: {role: actor, path: x}}", ["model: give exactly one of path, build, gguf, role"]),
+        (
+            "{method: grpo, model: {role: actor, path: x}}",
+            ["model: give exactly one of path, build, gguf, merge, role"],
+        ),
     ],
 )
 def test_a_role_that_cannot_be_meant(faults, critiquer, messages):

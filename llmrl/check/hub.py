@@ -29,7 +29,7 @@ def cache_only_if_unreachable(plan: Plan) -> Iterator[bool]:
 def _needs_hub(plan: Plan) -> bool:
     for recipe in plan.stages.values():
         names = [recipe.data.train.dataset, recipe.data.eval and recipe.data.eval.dataset]
-        models = (recipe.model.path, recipe.critic.model)
+        models = (*recipe.model.paths, recipe.critic.model)
         names += [path for path in models if path and not path.startswith(f"{recipe.run_dir}/")]
         if any(name and name[0] not in "./~" and not Path(name).is_dir() for name in names):
             return True

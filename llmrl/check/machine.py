@@ -281,7 +281,8 @@ def check_disk(run_dir: Path, models: Sequence[Sized], report: Report) -> None:
         report.say("disk", f"{kept} + the stage's model {bytes_text(exported)}")
         total += count * each + exported
     total += 4.0 * stages[-1][1].parameters  # final/
-    total += sum(4.0 * shape.parameters for recipe, shape in stages if recipe.model.build)  # origin/
+    made = [shape for recipe, shape in stages if recipe.model.build or recipe.model.merge]
+    total += sum(4.0 * shape.parameters for shape in made)  # origin/
     existing = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
     if not os.access(existing, os.W_OK):
         report.faults.append(f"run_dir: '{run_dir}' cannot be written: no permission for '{existing}'")

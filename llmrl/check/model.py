@@ -20,7 +20,8 @@ from llmrl.check.report import Report, count_text
 from llmrl.errors import RecipeError
 from llmrl.models.loading import load_tokenizer, stop_token_ids
 from llmrl.models.lora import add_lora
-from llmrl.models.origins import outline
+from llmrl.models.merging import Locate
+from llmrl.models.origins import locate_parent, outline
 from llmrl.models.padding_free import try_padding_free
 from llmrl.models.routing import require_routers
 from llmrl.recipe import Model, Recipe
@@ -63,14 +64,20 @@ class ModelFound:
 
 
 def check_model(
-    recipe: Recipe, scratch: Path, earlier: Path | None, report: Report, pieces: Pieces | None = None
+    recipe: Recipe,
+    scratch: Path,
+    earlier: Path | None,
+    report: Report,
+    pieces: Pieces | None = None,
+    parent: Locate = locate_parent,
 ) -> ModelFound:
     """Read config and tokenizer and check that weights are there; raises RecipeError with what is wrong.
 
     earlier: the outline folder of the stage whose output this one starts from. scratch: where this stage's own
     outline may be written. pieces: whether the model has the routers that they read is checked, if they are known.
+    parent: finds the models of a merge.
     """
-    source = earlier or outline(recipe.model, scratch)
+    source = earlier or outline(recipe.model, scratch, parent)
     tokenizer = load_tokenizer(source, recipe.model.chat_template, recipe.model.chat_template_kwargs)
     config = _config(source)
     configs = [config]
@@ -133,6 +140,9 @@ def _named(recipe: Recipe, earlier: Path | None) -> str:
     model = recipe.model
     if earlier is not None:
         return f"{model.path} (that stage's output)"
+    if model.merge is not None:
+        vectors = ", ".join(f"{vector.weight:+g} {name}" for name, vector in model.merge.vectors.items())
+        return f"{model.merge.base} {vectors}"
     return model.path or (
         "made from scratch" if model.build else f"GGUF of package {model.gguf and model.gguf.package}"
     )

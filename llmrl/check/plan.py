@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +26,7 @@ from llmrl.combinations import check_compared
 from llmrl.data.prompts import LoadedPrompts
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.evaluation.pass_at_k import powers_up_to
+from llmrl.models.origins import locate_parent
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.resolve import Pieces, check_grades, resolve_pieces
@@ -177,14 +179,16 @@ class _Checker:
         if owner is not None:
             recipe = recipe.model_copy(update={"model": self.plan.stages[name].by_role[owner].model})
         earlier = self._stage_of(recipe.model.path, name)
-        if earlier and earlier not in self.outlines:
-            report.skipped("model", f"it is the output of stage {earlier}, which has faults of its own")
+        made = filter(None, (earlier, *(self._parent_stage(path, name) for path in recipe.model.paths)))
+        if faulty := [stage for stage in made if stage not in self.outlines]:
+            report.skipped("model", f"it is the output of stage {faulty[0]}, which has faults of its own")
             return None
         found = None
         with gathered(report.faults):
             source = self.outlines[earlier] if earlier else None
             scratch = self.scratch / f"{name}-{role}"
-            found = check_model(recipe, scratch.with_name(f"{scratch.name}-origin"), source, report, pieces)
+            origin = scratch.with_name(f"{scratch.name}-origin")
+            found = check_model(recipe, origin, source, report, pieces, partial(self._parent, name))
             self._keep(name, role, keep_outline(found, scratch.with_name(f"{scratch.name}-output")))
         if found and pieces and pieces.algorithm.has_reference and recipe.reference.model is not None:
             self._check_reference(found, name, recipe, report)
@@ -212,6 +216,21 @@ class _Checker:
             return
         with gathered(report.faults):
             check_reference(found, recipe, report)
+
+    def _parent(self, name: str, key: str, path: str) -> Path:
+        """The outline of a model of a sum that stage `name` starts from."""
+        stage = self._parent_stage(path, name)
+        return self.outlines[stage] if stage else locate_parent(key, path)
+
+    def _parent_stage(self, path: str, name: str) -> str | None:
+        """The stage before `name`, or the role of one, whose output, or whose output's adapter, `path` is."""
+        stage = self._stage_of(path.removesuffix("/adapter"), name)
+        return None if stage and path.endswith("/adapter") and not self._has_adapter(stage) else stage
+
+    def _has_adapter(self, stage: str) -> bool:
+        stage, _, role = stage.partition("/")
+        recipe = self.plan.stages[stage]
+        return (recipe.roles[role] if role else recipe).model.lora is not None
 
     def _stage_of(self, path: str | None, name: str) -> str | None:
         """The stage before `name`, or the role of one, whose output `path` is."""

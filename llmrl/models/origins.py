@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import fnmatch
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -28,8 +29,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.hub import cached_file
 
 from llmrl.errors import RecipeError, first_line, nearest, unknown_name
-from llmrl.models.loading import character_tokenizer, export
-from llmrl.recipe import Build, Gguf, Model
+from llmrl.models.loading import character_tokenizer, export, load_tokenizer
+from llmrl.models.merging import Locate, Sum, check_alike, is_adapter, parts_of
+from llmrl.recipe import Build, Gguf, Merge, Model
 
 MOST_LAYERS, MOST_UNITS = 10_000, 10**8
 """Even the outline of a larger model would take hours, or more memory than there is."""
@@ -38,46 +40,56 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 def materialize(spec: Model, folder: Path, seed: int) -> Path:
     """The folder (or hub name) that holds `spec`'s weights: `path` as it is, `build` made in `folder` from `seed`,
-    `gguf` converted once into the user's cache.
+    `merge` made beside `folder`, `gguf` converted once into the user's cache.
 
-    Raises RecipeError: nothing at `path`, a config key or architecture that does not exist, a missing package.
+    Raises RecipeError: nothing at `path`, a config key or architecture that does not exist, a missing package, models
+    that cannot be merged.
     """
     if spec.build is not None:
         return _build(spec.build, folder, seed)
     if spec.gguf is not None:
         return _convert(spec.gguf)
-    return _locate(str(spec.path))
+    if spec.merge is not None:
+        return _merge(spec.merge, folder)
+    return locate("model.path", str(spec.path))
 
 
-def _locate(path: str) -> Path:
+def locate(key: str, path: str, *, adapters: bool = False) -> Path:
+    """The folder or hub name at `path`; raises RecipeError, which begins with `key`, if there is no model.
+
+    adapters: whether the folder of a LoRA adapter will do.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").is_file() or (adapters and is_adapter(folder)):
             return folder
         adapter = " (it is a LoRA adapter; give the merged folder above it)"
-        hint = adapter if (folder / "adapter_config.json").is_file() else ""
-        raise RecipeError(f"model.path: folder '{path}' has no config.json{hint}")
+        hint = adapter if is_adapter(folder) else ""
+        raise RecipeError(f"{key}: folder '{path}' has no config.json{hint}")
     if HUB_NAME.fullmatch(path) and not (folder.parent.name and folder.parent.is_dir()):
         try:
             cached_file(path, "config.json")
         except OSError as error:
             raise RecipeError(
-                f"model.path: '{path}' is no folder here and cannot be had from the hub: {first_line(error)}; "
+                f"{key}: '{path}' is no folder here and cannot be had from the hub: {first_line(error)}; "
                 "if you have the model in a folder, say model=FOLDER"
             ) from None
         return Path(path)
     siblings = [f.name for f in folder.parent.iterdir() if f.is_dir()] if folder.parent.is_dir() else []
     guess = nearest(folder.name, siblings)
-    raise RecipeError(
-        f"model.path: no folder '{path}'" + (f"; did you mean '{folder.parent / guess}'?" if guess else "")
-    )
+    raise RecipeError(f"{key}: no folder '{path}'" + (f"; did you mean '{folder.parent / guess}'?" if guess else ""))
 
 
-def outline(spec: Model, folder: Path) -> Path:
+def locate_parent(key: str, path: str) -> Path:
+    """The folder or hub name of a model of a sum, which may be an adapter."""
+    return locate(key, path, adapters=True)
+
+
+def outline(spec: Model, folder: Path, parent: Locate = locate_parent) -> Path:
     """A folder with the config and tokenizer of `materialize`, for checks; it makes no weights.
 
-    Those of a built model, and of a GGUF file that is not converted yet, are written into `folder`. Raises as
-    `materialize` does.
+    Those of a built model, and of a GGUF file that is not converted yet, are written into `folder`. parent: finds the
+    models of a merge. Raises as `materialize` does.
     """
     if spec.build is not None:
         config, tokenizer = _blueprint(spec.build)
@@ -87,8 +99,12 @@ def outline(spec: Model, folder: Path) -> Path:
             return converted
         config = AutoConfig.from_pretrained(str(source.parent), gguf_file=source.name)
         tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+    elif spec.merge is not None:
+        folders = {key: parts_of(parent(key, path), key, parent)[0] for key, path in spec.merge.parents.items()}
+        check_alike(folders)
+        return next(iter(folders.values()))
     else:
-        return _locate(str(spec.path))
+        return locate("model.path", str(spec.path))
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -158,6 +174,21 @@ def _draw_padding_rows(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
             module.weight[module.padding_idx].normal_(std=float(getattr(model.config, "initializer_range", 0.02)))
+
+
+def _merge(spec: Merge, folder: Path) -> Path:
+    """A folder beside `folder` for this sum, since other stages of a run may make others. Its note is written last, so
+    that a folder with a note is whole; the note also holds the vectors' norms and cosines."""
+    made_from = json.dumps(spec.model_dump(), sort_keys=True)
+    digest = hashlib.blake2b(made_from.encode(), digest_size=4).hexdigest()
+    folder = folder.with_name(f"{folder.name}-{digest}")
+    note = folder / "merge.json"
+    if note.is_file():
+        return folder
+    found = Sum(spec, locate_parent)
+    export(found.model, load_tokenizer(found.folder), folder, weights=found.weights())
+    note.write_text(json.dumps(spec.model_dump() | found.geometry.note(), indent=1), encoding="utf-8")
+    return folder
 
 
 def _gguf_file(spec: Gguf) -> tuple[Path, Path]:

@@ -114,12 +114,12 @@ def merged_weights(lm: nn.Module, whole: Whole = held, *, rounding: Rounding | N
     An adapted weight is fp32, since rounding the sum may undo a small change; the others come as they are. rounding:
     sums up what rounding would leave of the change.
     """
-    layers = {id(adapted_parameter(module)): module for module in lm.modules() if isinstance(module, LoraLayer)}
+    layers = adapted_layers(lm)
     for name, parameter in base_parameters(lm).items():
-        weight, layer = whole(parameter), layers.get(id(parameter))
-        changes = [] if layer is None else [*_changes(layer, whole)]
-        if changes:
-            base, change = weight.float(), sum(changes[1:], changes[0])
+        weight = whole(parameter)
+        change = change_of(layers[name], whole) if name in layers else None
+        if change is not None:
+            base = weight.float()
             weight = base + change
             if rounding is not None:
                 rounding.see(base, change)
@@ -127,16 +127,23 @@ def merged_weights(lm: nn.Module, whole: Whole = held, *, rounding: Rounding | N
     yield from kept_buffers(lm).items()
 
 
+def adapted_layers(lm: nn.Module) -> dict[str, Any]:
+    """The layers that have adapters, by the Hugging Face names of the weights that these change."""
+    layers = {id(adapted_parameter(module)): module for module in lm.modules() if isinstance(module, LoraLayer)}
+    named = base_parameters(lm).items()
+    return {name: layers[id(parameter)] for name, parameter in named if id(parameter) in layers}
+
+
+def change_of(layer: Any, whole: Whole = held) -> Tensor | None:
+    """The change of a layer's weight by those active adapters that adapt this layer, if any: fp32."""
+    adapters = [one for one in layer.active_adapters if one in layer.lora_A or one in layer.lora_embedding_A]
+    products = [_product(layer, adapter, whole) for adapter in adapters]
+    return sum(products[1:], products[0]) if products else None
+
+
 def adapted_parameter(layer: Any) -> nn.Parameter:
     """The parameter that an adapted layer changes: its weight, or the one that peft was asked to target."""
     return getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
-
-
-def _changes(layer: Any, whole: Whole) -> Iterator[Tensor]:
-    """The changes of a layer's weight by those active adapters that adapt this layer: fp32."""
-    for adapter in layer.active_adapters:
-        if adapter in layer.lora_A or adapter in layer.lora_embedding_A:
-            yield _product(layer, adapter, whole)
 
 
 def _product(layer: Any, adapter: str, whole: Whole) -> Tensor:

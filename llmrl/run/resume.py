@@ -141,11 +141,17 @@ _ADVICE = "a run that goes on keeps it: give it its old value, or start another 
 
 
 def _portable(stage: dict[str, Any], run_dir: str) -> dict[str, Any]:
-    """The stage with its model's path relative to the run folder, which may have been moved."""
+    """The stage with its model's paths relative to the run folder, which may have been moved."""
     if "roles" in stage:
         return stage | {"roles": {name: _portable(role, run_dir) for name, role in stage["roles"].items()}}
-    path = str(stage["model"].get("path") or "")
-    return stage | {"model": stage["model"] | {"path": path.removeprefix(run_dir)}}
+    return stage | {"model": _relative(stage["model"], run_dir)}
+
+
+def _relative(value: Any, run_dir: str) -> Any:
+    """The value with every text in it without the run folder that it begins with."""
+    if isinstance(value, dict):
+        return {key: _relative(inner, run_dir) for key, inner in value.items()}
+    return value.removeprefix(run_dir) if isinstance(value, str) else value
 
 
 def _without_role(key: str) -> str:

@@ -126,7 +126,7 @@ def _rows_files(view: Recipe) -> Iterator[Path]:
 def _models(view: Recipe, run_dir: Path) -> dict[str, str]:
     """The digests of a role's models and of its template; a model of the hub has its commit instead."""
     found: dict[str, str] = {}
-    for path in filter(None, (view.model.path, view.critic.model, view.reference.model)):
+    for path in filter(None, (*view.model.paths, view.critic.model, view.reference.model)):
         folder = Path(path).expanduser()
         if not folder.is_relative_to(run_dir):  # else of an earlier stage
             digests = digests_of_model(path)
