@@ -8,8 +8,9 @@ from typing import Any
 
 from llmrl.algorithm import OF_CURRENT_POLICY, Algorithm
 from llmrl.errors import RecipeError
-from llmrl.fields import BY_NAME, CRITIC, CURRENT, FIELDS, REFERENCE
+from llmrl.fields import BY_NAME, CRITIC, CURRENT, FIELDS, PAST, REFERENCE
 from llmrl.ops import value_losses, values
+from llmrl.other_policies import momentum_faults
 from llmrl.pieces import Piece, catalogue
 from llmrl.probe import OWN_SHAPES, of_pairs, tiny
 from llmrl.recipe import Recipe
@@ -21,7 +22,7 @@ OF_ROLLOUTS = frozenset(field.name for field in FIELDS if field.sampled)
 OF_POLICY = frozenset(
     field.name
     for field in FIELDS
-    if field.by in (CRITIC, REFERENCE, "the policy at step start")
+    if field.by in (CRITIC, REFERENCE, PAST, "the policy at step start")
     or (field.moment == CURRENT and field.name not in ("scores", "outputs"))
 )
 """Fields that only runs with a policy have."""
@@ -29,7 +30,7 @@ OF_POLICY = frozenset(
 
 def refused(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     """Every fault of the recipe's pieces as a whole."""
-    return [fault for rule in RULES for fault in rule(recipe, algorithm)]
+    return [fault for rule in (*RULES, momentum_faults) for fault in rule(recipe, algorithm)]
 
 
 def check_compared(algorithm: Algorithm, completions: Collection[int]) -> None:

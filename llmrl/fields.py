@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CRITIC, REFERENCE, SCORER = "a critic", "a frozen reference model", "the reward model in training"
+PAST = "earlier policies"
 PACKED, PROVIDED, CREDITED, CURRENT, ALLOCATING = "packed", "provided", "credited", "current", "allocating"
 COMPARED = "compared"
 BUDGET = 8
@@ -64,11 +65,12 @@ class Field:
 @dataclass(frozen=True)
 class Tiny:
     """Two groups of two trajectories, prompts of one token, answers of one to three; a critic's outputs, the reward
-    functions and a reward model's heads are as many as a recipe has."""
+    functions, a reward model's heads and earlier policies are as many as a recipe has."""
 
     outputs: int = 1
     rewards: int = 1
     heads: int = 1
+    past: int = 1
 
     @property
     def mask(self) -> Tensor:
@@ -147,6 +149,8 @@ def _compared() -> list[Field]:
         "mean_logprobs": ("logprobs / lengths", ("logprobs",), lambda x: x.sums / x.mask.sum(dim=1)),
         "mean_log_ratios": ("log_ratios / lengths", ("logprobs", "ref_logprobs"),
                             lambda x: (x.sums + 1) / x.mask.sum(dim=1)),
+        "past_logprobs": ("sum of each earlier policy's log-probabilities, the newest first", ("past_logprobs",),
+                          lambda x: x.sums.detach()[:, None].expand(4, x.past) - 1),
         "ref_kl": ("sum over its tokens of KL(reference || policy), with gradient", ("ref_kl",),
                    lambda x: x.trained.square().sum(dim=1)),
         "scores": ("a reward model's score at its last token, the mean of the heads, with gradient", ("scores",),
@@ -160,7 +164,7 @@ def _compared() -> list[Field]:
               made_of=("scores",))
     ]  # fmt: skip
     fields += [
-        Field(f"completion_{name}", "N", COMPARED, "each completion", about, example, made_of=made_of)
+        Field(f"completion_{name}", _each("N", name), COMPARED, "each completion", about, example, made_of=made_of)
         for name, (about, made_of, example) in of_completion.items()
     ]
     for side, chosen in (("chosen", True), ("rejected", False)):
@@ -170,11 +174,16 @@ def _compared() -> list[Field]:
                   lambda x, chosen=chosen: x.pairs(x.counting(4), chosen=chosen))
         )  # fmt: skip
         fields += [
-            Field(f"{side}_{name}", "M", COMPARED, "each pair", f"of the {side} completion: {about}",
+            Field(f"{side}_{name}", _each("M", name), COMPARED, "each pair", f"of the {side} completion: {about}",
                   lambda x, chosen=chosen, example=example: x.pairs(example(x), chosen=chosen), made_of=made_of)
             for name, (about, made_of, example) in of_completion.items()
         ]  # fmt: skip
     return fields
+
+
+def _each(rows: str, name: str) -> str:
+    """The shape of a field of completions or pairs: a number of each, or one for each earlier policy."""
+    return f"{rows} K" if name.startswith("past") else rows
 
 
 FIELDS: tuple[Field, ...] = (
@@ -195,6 +204,9 @@ FIELDS: tuple[Field, ...] = (
           lambda x: x.verdicts, sampled=True, fill=math.nan),
     Field("policy_version", "N", PACKED, "the sampler",
           "training steps behind the weights that sampled the oldest turn", lambda x: x.zeros(4).long()),
+    Field("from_policy", "N", PACKED, "the collector",
+          "whether the policy wrote it; else a row, the reference or an earlier policy (rollout.written_by)",
+          lambda x: _tensor([True, False, True, False])),
     Field("turn_ids", "N T", PACKED, "the trajectories", "which of the author's turns a token belongs to, else -1",
           lambda x: x.mask.long() - 1, fill=-1),
     Field("turn_rewards", "N T", PACKED, "an environment or a reward function that rewards single turns",
@@ -234,6 +246,10 @@ FIELDS: tuple[Field, ...] = (
           special=True),
     Field("ref_logprobs", "N T", PROVIDED, REFERENCE, "log-probabilities of the reference", lambda x: x.logprobs,
           special=True),
+    Field("past_logprobs", "N T K", PROVIDED, PAST, "log-probabilities of each earlier policy, the newest first",
+          lambda x: x.logprobs[:, :, None].expand(4, 4, x.past) - 0.5, special=True),
+    Field("past_moves", "", PROVIDED, PAST, "how many times the policy was kept as an earlier one",
+          lambda x: x.counting(1)[0], special=True),
     Field("mismatched_kl", "", PROVIDED, "the policy at step start and the reference",
           "mean log ratio to the reference of completions after prompts of other groups, at least 0",
           lambda x: _tensor(0.5), special=True),
@@ -298,7 +314,7 @@ def names(*moments: str, shape: str | None = None) -> frozenset[str]:
     return frozenset(field.name for field in found)
 
 
-def tiny_data(outputs: int = 1, rewards: int = 1, heads: int = 1) -> dict[str, Any]:
+def tiny_data(outputs: int = 1, rewards: int = 1, heads: int = 1, past: int = 1) -> dict[str, Any]:
     """The example of every field: two groups of two trajectories (see Tiny)."""
-    tiny = Tiny(outputs, rewards, heads)
+    tiny = Tiny(outputs, rewards, heads, past)
     return {field.name: field.example(tiny) for field in FIELDS}

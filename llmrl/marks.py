@@ -49,6 +49,11 @@ def reads_heads(function: Function) -> Function:
     return _marked(function, "reads_heads", True)
 
 
+def takes_all_writers(function: Function) -> Function:
+    """Marks a keep function that leaves completions of which another than the policy is the writer."""
+    return _marked(function, "takes_all_writers", True)
+
+
 def compares_all(function: Function) -> Function:
     """Marks a preference loss that compares the completions of different groups, so that it needs a whole update."""
     return _marked(function, "compares_all", True)

@@ -290,6 +290,12 @@ PENALTIES = (
     Metric("entropy_window", "The regularizer's mean: the entropy's distance to its window.", "nats per token"),
     Metric("gated_kl", "The regularizer's mean: kl_k2 times its gate.", "nats per token", format=".4f"),
     Metric("nll", "The regularizer's mean: minus the log-probability of the tokens.", "nats per token"),
+    Metric(
+        "past_kl",
+        "The regularizer's mean: half the mean squared log-ratio to an earlier policy.",
+        "nats per token",
+        format=".4f",
+    ),
     Metric("proximal_kl", "The regularizer's mean: the distance to the old policy.", "nats per token", format=".4f"),
     Metric("<file>:<function>", "The mean of a regularizer of your own."),
     Metric("control/<controller>", "The number that a controller gives the next step."),

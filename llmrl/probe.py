@@ -39,12 +39,13 @@ def tiny(
     shape: tuple[int, ...] = OWN_SHAPES[0],
     *,
     heads: int = 1,
+    past: int = 1,
 ) -> dict[str, Any]:
     """The tiny batch, the controllers' first outputs, and zeros of `shape` for the recipe's own fields."""
     own = dict.fromkeys(provided, torch.zeros(shape))
     bound = {name: bind(name, function, {}, key="controllers") for name, function in catalogue(controllers).items()}
     initial = {name: control_output(start(controller)) for name, controller in bound.items()}
-    return own | tiny_data(outputs, rewards, heads) | initial
+    return own | tiny_data(outputs, rewards, heads, past) | initial
 
 
 def probe(
@@ -53,20 +54,21 @@ def probe(
     outputs: int,
     rewards: int,
     heads: int = 1,
+    past: int = 1,
     provided: Collection[str] = (),
 ) -> list[str]:
     """The faults of pieces under their keys: data that nobody provides, settings out of range, wrong results.
 
-    outputs, heads: numbers per token of the critic and of the reward model. rewards: how many reward functions there
-    are. provided: what the
-    recipe's own providers and controllers bring.
+    outputs, heads: numbers per token of the critic and of the reward model. rewards, past: how many reward functions
+    and earlier policies there are. provided: what the recipe's own providers and controllers bring.
     """
     faults: list[str] = []
     for key, piece in placed:
         shapes = OWN_SHAPES if set(piece.data) & set(provided) else OWN_SHAPES[:1]
         found = unread(key, piece, provided)
         if not found:
-            tries = [_try(key, piece, tiny(outputs, rewards, provided, shape, heads=heads)) for shape in shapes]
+            batches = [tiny(outputs, rewards, provided, shape, heads=heads, past=past) for shape in shapes]
+            tries = [_try(key, piece, batch) for batch in batches]
             found = tries[0] if all(tries) else []
         faults += found
     return faults
@@ -130,7 +132,7 @@ def _trains(value: Any) -> bool:
 
 def of_pairs(piece: Piece) -> bool:
     """Whether a preference loss is one of pairs; else it is one of completions."""
-    return any(BY_NAME[name].shape == "M" for name in piece.data if name in BY_NAME)
+    return any(BY_NAME[name].shape.startswith("M") for name in piece.data if name in BY_NAME)
 
 
 def start(controller: Piece) -> dict[str, float]:

@@ -22,10 +22,13 @@ from pydantic import (
 )
 
 from llmrl.axes import AXES, ONE, Axis
+from llmrl.errors import unknown_name
 from llmrl.pieces import PieceSpec
 from llmrl.recipe_rows import Data, Strict, exactly_one
-from llmrl.types import ACTOR
+from llmrl.types import ACTOR, DATASET, PAST, REFERENCE
 
+MAX_PAST = 9
+"""The most earlier policies that are kept."""
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 PieceSettings = dict[str, dict[str, Any] | None]
 
@@ -118,6 +121,21 @@ class Model(Strict):
         return [*self.merge.parents.values()] if self.merge else [self.path] if self.path else []
 
 
+class Writer(Strict):
+    """Completions of each group that another than the policy writes. A plain number is their count."""
+
+    count: PositiveInt = Field(default=1, description="how many of a group's completions")
+    share: Fraction = Field(
+        default=1.0,
+        description="the writer's part in each token's distribution, writer^share x policy^(1 - share), normalized",
+    )
+
+
+def _counted(spec: Any) -> Any:
+    """`reference: 1` is short for `reference: {count: 1}`."""
+    return {"count": spec} if isinstance(spec, int) and not isinstance(spec, bool) else spec
+
+
 class Rollout(Strict):
     """How completions are sampled. Prompts that are too long are dropped and counted; nothing is cut short."""
 
@@ -127,6 +145,11 @@ class Rollout(Strict):
     )
     prompts_per_step: PositiveInt = Field(default=32, description="prompts of one training step")
     group_size: PositiveInt = Field(default=8, description="completions sampled for each prompt")
+    written_by: dict[str, Annotated[Writer, BeforeValidator(_counted)]] = Field(
+        default_factory=dict,
+        description="completions of each group that are not the policy's: of the reference, the dataset (the row's "
+        "best), or an earlier policy (past_1, past_2, ...)",
+    )
     micro_group: PositiveInt | None = Field(
         default=None, description="completions of a prompt in flight at once: memory, never the result; default: all"
     )
@@ -146,6 +169,33 @@ class Rollout(Strict):
     )
     deadline_seconds: PositiveFloat = Field(default=1800.0, description="for the sampling and scoring of one step")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="passed to vllm.EngineArgs")
+
+    @property
+    def own_completions(self) -> int:
+        """The completions of a group that the policy writes."""
+        return self.group_size - sum(writer.count for writer in self.written_by.values())
+
+    @property
+    def writers(self) -> list[str]:
+        """The writer of each of a group's completions, in order, where it is not the policy."""
+        return [name for name, writer in self.written_by.items() for _ in range(writer.count)]
+
+    @property
+    def past_writers(self) -> list[int]:
+        """Which of the earlier policies write completions, 1 for the newest."""
+        return [int(name.partition("_")[2]) for name in self.written_by if name.startswith(PAST)]
+
+    @model_validator(mode="after")
+    def _known_writers(self) -> Rollout:
+        valid = [REFERENCE, DATASET, *(f"{PAST}_{number}" for number in range(1, MAX_PAST + 1))]
+        if unknown := [name for name in self.written_by if name not in valid]:
+            raise ValueError(unknown_name("written_by", unknown[0], valid, "writer of completions"))
+        if self.own_completions < 0:
+            others = self.group_size - self.own_completions
+            raise ValueError(f"written_by has {others} completions, more than group_size {self.group_size}")
+        if self.written_by.get(DATASET, Writer()).share != 1:
+            raise ValueError("written_by.dataset.share: a row has no distribution to mix with the policy's")
+        return self
 
     def in_flight(self, ranks: int) -> int:
         """The most completions that a rank samples at once."""
@@ -231,11 +281,25 @@ class Reference(Strict):
         default=None, description="steps between its moves towards the policy; none: it stays as it is"
     )
     mix: Fraction = Field(default=1.0, description="the policy's share in a move; 1: it becomes the policy itself")
+    momentum: NonNegativeFloat = Field(
+        default=0.0,
+        description="go beyond the last move by this share of it: (1 + momentum) x newest - momentum x one before",
+    )
     precompute: bool = Field(
         default=False,
         description="measure every row before the first step, and hold no reference while training; for sources that "
         "sample nothing",
     )
+
+
+class History(Strict):
+    """Earlier policies of the stage, kept where a piece reads their log-probabilities or they write completions.
+
+    Until enough are there, the stage's first policy stands for those that are missing.
+    """
+
+    every: PositiveInt = Field(default=1, description="steps after which the policy is kept as the newest of them")
+    kept: Annotated[int, Field(ge=1, le=MAX_PAST)] = Field(default=1, description="how many are kept; the oldest goes")
 
 
 class Evaluation(Strict):
@@ -315,6 +379,7 @@ class Recipe(Axes):
     )
     critic: Critic = Field(default=Critic(), description="the value network, where a piece reads values")
     reference: Reference = Field(default=Reference(), description="the model that log ratios are taken to")
+    history: History = Field(default=History(), description="earlier policies")
     rollout: Rollout = Field(default=Rollout(), description="sampling")
     training: Training = Field(default=Training(), description="updating")
     evaluation: Evaluation = Field(default=Evaluation(), description="measuring")
@@ -353,6 +418,8 @@ class Recipe(Axes):
         first = self.rollout.first_samples
         if first is not None and first > group:
             raise ValueError(f"rollout.first_samples {first} is more than rollout.group_size {group}")
+        if (past := max(self.rollout.past_writers, default=0)) > self.history.kept:
+            raise ValueError(f"rollout.written_by names {PAST}_{past}, but history.kept is {self.history.kept}")
         micro_group = self.rollout.micro_group
         if micro_group is not None and micro_group > group:
             raise ValueError(f"rollout.micro_group {micro_group} is more than rollout.group_size {group}")

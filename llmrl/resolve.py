@@ -17,6 +17,7 @@ from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS
 from llmrl.engines.catalogue import check_engine
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.fields import BY_NAME, PACKED, PROVIDED, names
+from llmrl.other_policies import written_by_faults
 from llmrl.pieces import Piece, bind, catalogue, resolve
 from llmrl.probe import probe, probe_allocation, probe_controller, unread
 from llmrl.recipe import Recipe
@@ -24,6 +25,7 @@ from llmrl.rewards.catalogue import CATALOGUE as REWARDS
 from llmrl.rewards.reward import Reward, verdict_faults
 from llmrl.rollout import weight_transport
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
+from llmrl.types import DATASET
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,13 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     brought = own | (algorithm.controllers.keys() - BY_KEY["controllers"].pieces.keys())
     tried = {name: piece for name, piece in algorithm.controllers.items() if name in algorithm.needs | brought}
     sizes = {"outputs": recipe.critic.outputs, "rewards": len(recipe.rewards), "heads": recipe.model.heads}
+    sizes |= {"past": recipe.history.kept}
     faults += probe(algorithm.placed(), **sizes, provided=brought)
     faults += [fault for piece in tried.values() for fault in probe_controller(piece)]
     distinct = {id(piece): piece for piece in providers.values()}.values()
     faults += [fault for piece in distinct for fault in _unread_provider(piece, own)]
     faults = faults or [*refused(recipe, algorithm), *_source_faults(recipe, outside["source"])]
+    faults += written_by_faults(recipe, algorithm, outside["keep"], outside["allocate"])
     faults += _reward_faults(recipe)
     if faults:
         raise RecipeError(*faults)
@@ -169,7 +173,7 @@ OUTSIDE_DATA = {
 }
 """The data that makers of samplers and weight transports may name."""
 PROVIDER_DATA = frozenset(
-    {"batch", "groups", "policy", "reference", "critic", "tokenizer", "seed", "share_done", "wanted", "reading"}
+    {"batch", "groups", "policy", "reference", "critic", "past", "tokenizer", "seed", "share_done", "wanted", "reading"}
     | {"collector", "params", "measured_once"}
 )
 """The data other than fields that a provider may read: see llmrl/providers."""
@@ -196,9 +200,11 @@ def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
     rows = recipe.data.train
     if DEMONSTRATIONS in source.data and rows.names_columns and rows.completion is None:
         faults.append(f"learn_from: {source.name} needs data.train.completion (the text to imitate)")
-    if COMPARISONS in source.data and rows.names_columns and not rows.compares:
+    reads_rows = COMPARISONS in source.data or DATASET in recipe.rollout.written_by
+    if reads_rows and rows.names_columns and not rows.compares:
+        reader = f"learn_from: {source.name}" if COMPARISONS in source.data else f"rollout.written_by: {DATASET}"
         faults.append(
-            f"learn_from: {source.name} needs the texts to compare: data.train.chosen and rejected, completion and "
+            f"{reader} needs the texts to compare: data.train.chosen and rejected, completion and "
             "label, or completions and scores"
         )
     if "collector" in source.data and not recipe.rewards and recipe.trained:
@@ -212,7 +218,8 @@ def read_for(recipe: Recipe) -> str | None:
         source = _of_axis(BY_KEY["learn_from"], recipe.learn_from)
     except RecipeError:
         return None
-    return next((gives for gives in (DEMONSTRATIONS, COMPARISONS) if gives in source.data), QUESTIONS)
+    read = {*source.data, *([COMPARISONS] if DATASET in recipe.rollout.written_by else [])}
+    return next((gives for gives in (DEMONSTRATIONS, COMPARISONS) if gives in read), QUESTIONS)
 
 
 def _reward_faults(recipe: Recipe) -> list[str]:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 ACTOR = "actor"
 ENVIRONMENT = "environment"
 
+POLICY, REFERENCE, DATASET, PAST = "policy", "reference", "dataset", "past"
+"""Who writes a completion: the policy in training, the reference, the data's rows, or an earlier policy.
+
+The earlier policies are past_1, past_2 and so on, the newest first.
+"""
+
 StopReason = Literal["stop", "length", "context_full", "environment_ended", "environment_truncated", "invalid_action"]
 """Why a trajectory ended.
 
@@ -94,6 +100,7 @@ class Trajectory:
     prompt: the context that the author was sampled in. text: the author's last turn, decoded. components: each score's
     value times its weight; reward: their sum; turn_rewards: the weighted sum of the scores' turn values, one per turn
     of the author. compared: trajectories of one author and question with equal `compared` are compared with each other.
+    writer: who wrote the author's turns, the author's own policy unless `rollout.written_by` names another.
     """
 
     prompt: Prompt
@@ -107,6 +114,7 @@ class Trajectory:
     failure: Failure | None = None
     author: str = ACTOR
     compared: str = ""
+    writer: str = POLICY
     episode: Episode | None = field(default=None, repr=False, compare=False)
 
     @property

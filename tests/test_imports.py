@@ -23,7 +23,7 @@ FLOORS = (
     ("recipe_rows", "recipe", "recipe_faults", "recipe_layers", "recipe_file", "probe"),
     ("data", "envs", "evaluation", "models", "rewards", "rollout", "tasks", "providers"),
     ("engines", "serve"),
-    ("algorithm", "combinations", "resolve"),
+    ("algorithm", "combinations", "other_policies", "resolve"),
     ("train",),
     ("run",),
     ("catalogues",),

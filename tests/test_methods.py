@@ -22,13 +22,20 @@ def test_each_method_says_what_it_is_and_cites_its_source(method):
     assert re.search(SOURCE, layer["paper"])
 
 
+def prefers_longer(a: str, b: str) -> float:
+    return float(len(a) > len(b))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_resolves_in_a_recipe_that_says_nothing_besides(method):
+    """Apart from whose opinion the win rates are, where these are the rewards."""
     recipe = method_recipe(method)
     pieces = resolve_pieces(recipe)
     assert {"logprobs", "log_ratio", "scores"} & pieces.algorithm.needs
     if pieces.samples:
-        assert "math_verifier" in Rewards.from_specs(recipe.rewards, workers=Workers(1)).weights
+        opinion = {"opinion": f"{__name__}:prefers_longer"}
+        rewards = {name: (own or {}) | (opinion if name == "win_rate" else {}) for name, own in recipe.rewards.items()}
+        assert "math_verifier" in Rewards.from_specs(rewards, workers=Workers(1)).weights
 
 
 def test_the_warm_ups_of_critics_are_long_enough_to_be_warm_ups():

@@ -21,10 +21,12 @@ from llmrl.check.report import Report, bytes_text, count_text
 from llmrl.engines.catalogue import engine_kind
 from llmrl.errors import gathered
 from llmrl.ops.shared.head_logprobs import BLOCK_BYTES, CPU_BLOCK_BYTES, KEPT_BYTES
+from llmrl.other_policies import needs_past, needs_reference
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces
 from llmrl.run_folder.lock import refuse_if_locked
 from llmrl.run_folder.reader import RunReader
+from llmrl.types import DATASET
 
 WIDTH = {"fp32": 4, "bf16": 2}
 VLLM_CPU_CACHE = (64 * 2**20, 4 * 2**30)
@@ -71,8 +73,8 @@ class Sized:
 def check_machine(models: Sequence[Sized], ranks: int, report: Report) -> None:
     """Print each phase's memory per process and compare it with the machine's.
 
-    A fault when the trained state alone does not fit into the machine's whole memory; a warning when the estimate
-    is over the free memory. The models of all roles are held at once; they compute one after the other.
+    A fault if the trained state alone does not fit into the machine's whole memory; a warning if the estimate is over
+    the free memory. All roles' models are held at once; they compute one after the other.
     """
     state: list[Item] = []
     working: list[Item] = []
@@ -82,9 +84,11 @@ def check_machine(models: Sequence[Sized], ranks: int, report: Report) -> None:
         own = trained_state(recipe, shape, ranks) if one.owns and recipe.trained else []
         own += critic_state(recipe, shape, ranks) if recipe.trained else []
         own += reference(recipe, one.pieces.algorithm, shape) if recipe.trained else []
+        own += earlier_policies(recipe, one.pieces.algorithm, shape) if recipe.trained else []
         state += [replace(item, name=f"{one.role} {item.name}") for item in own] if len(models) > 1 else own
         working = max(working, _largest_activations(recipe, shape), key=_sum) if recipe.trained else working
         asked = sampler(recipe, shape, ranks) if one.samples and one.owns else []
+        asked *= 1 + len(set(recipe.rollout.written_by) - {DATASET})
         sampling += [replace(item, name=f"{one.role} {item.name}") for item in asked] if len(models) > 1 else asked
     standing = libraries(models, ranks)
     for item in (*state, *working, *sampling, *standing):
@@ -145,20 +149,26 @@ def critic_state(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
 
 
 def reference(recipe: Recipe, algorithm: Algorithm, shape: Shape) -> list[Item]:
-    """A copy of the weights, where a piece reads a reference's log-probabilities, in fp32 too if it moves in small
-    steps; LoRA's base is its own reference, and may have an adapter of its own.
-
-    A reference of another size is taken to be as large as the policy.
-    """
+    """A copy of the weights, as large as the policy's, where a piece reads a reference, in fp32 too if it moves in
+    small steps; LoRA's base is its own reference, and may have an adapter of its own."""
     settings, width = recipe.reference, WIDTH[recipe.training.dtype]
-    if not algorithm.has_reference or settings.precompute:
+    if not needs_reference(recipe, algorithm) or settings.precompute:
         return []
     if recipe.model.lora is not None and settings.model is None:
-        moves = settings.every is not None
-        return [Item("reference", f"{count_text(shape.trained)} x 4 bytes", shape.trained * 4)] if moves else []
-    if settings.every is not None and settings.mix < 1 and width < 4:
-        width += 4
+        adapter = Item("reference", f"{count_text(shape.trained)} x 4 bytes", shape.trained * 4)
+        return [adapter] if settings.every is not None else []
+    width += 4 if settings.every is not None and settings.mix < 1 and width < 4 else 0
     return [Item("reference", f"{count_text(shape.parameters)} x {width} bytes", shape.parameters * width)]
+
+
+def earlier_policies(recipe: Recipe, algorithm: Algorithm, shape: Shape) -> list[Item]:
+    """The weights, or adapters, of earlier policies, and the model that computes with whole weights."""
+    lora = recipe.model.lora is not None
+    kept = recipe.history.kept + (not lora) if needs_past(recipe, algorithm) else 0
+    kept += 2 if recipe.reference.momentum and algorithm.has_reference else 0
+    count, width = (shape.trained, 4) if lora else (shape.parameters, WIDTH[recipe.training.dtype])
+    found = Item("earlier policies", f"{kept} x {count_text(count)} x {width} bytes", kept * count * width)
+    return [found] if kept else []
 
 
 def activations(recipe: Recipe, shape: Shape) -> list[Item]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from llmrl.axes import BY_KEY
 from llmrl.check.report import Report
 from llmrl.engines.catalogue import OWN_KEYS, engine_kind
+from llmrl.other_policies import needs_past, needs_reference
 from llmrl.pieces import resolve
 from llmrl.recipe import Recipe
 from llmrl.recipe_rows import Rows
@@ -67,14 +68,17 @@ READERS = (
     Reader(("critic.weight",), lambda r, p: r.critic.backbone == "shared", "the critic has a backbone of its own"),
     Reader(("critic.learning_rate",), lambda r, p: r.critic.backbone == "own",
            "the critic shares the policy's backbone"),
-    Reader(("reference.",), lambda r, p: p.algorithm.has_reference, "no piece reads log-probabilities of a reference"),
+    Reader(("reference.",), lambda r, p: needs_reference(r, p.algorithm),
+           "no piece reads log-probabilities of a reference"),
+    Reader(("history.",), lambda r, p: needs_past(r, p.algorithm), "no piece reads earlier policies, and none writes"),
     Reader(("reference.mix",), lambda r, p: r.reference.every is not None, "reference.every is none, so nothing moves"),
     Reader(("value",), lambda r, p: p.algorithm.reads_values, "no piece reads values, as advantage: gae would"),
     Reader(("value_loss",), _has_critic, "no piece reads values, as advantage: gae would"),
     Reader(("advantage", "advantage_shaping.", "reward_shaping.", "token_rewards."), _reads_credit,
            "no piece reads advantages"),
     Reader(("log_ratio",), lambda r, p: "log_ratio" in p.algorithm.needs, "no piece reads the log ratio"),
-    Reader(("keep", "rollout.max_refills", "rollout.max_mismatch"), lambda r, p: p.samples, "it trains on no samples"),
+    Reader(("keep", "rollout.written_by", "rollout.max_refills", "rollout.max_mismatch"), lambda r, p: p.samples,
+           "it trains on no samples"),
     Reader(("rollout.first_samples", "rollout.allocation_rounds"), lambda r, p: p.allocate is not None,
            "there is no `allocate`"),
     Reader(("env", "rewards.", "rollout.engine", "rollout.weight_transport", "rollout.top_p", "rollout.top_k",
@@ -89,7 +93,7 @@ READERS = (
            "no best checkpoint is kept"),
     Reader(("data.train.completion",), _reads_completion, "nothing imitates it"),
     Reader(tuple(f"data.train.{name}" for name in ("chosen", "rejected", "label", "completions", "scores")),
-           lambda r, p: "comparisons" in p.source.data, "nothing compares them"),
+           lambda r, p: "comparisons" in p.source.data or "dataset" in r.rollout.written_by, "nothing compares them"),
     Reader(tuple(f"data.eval.{name}" for name in ("chosen", "rejected", "label", "completions", "scores")),
            lambda r, p: p.algorithm.compares, "there is no preference_loss to compare them by"),
     Reader(("data.train.category",), lambda r, p: False, "metrics of held-out rows alone are told by category"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmrl.batch import Batch
 from llmrl.fields import BY_NAME
-from llmrl.types import Group, Trajectory
+from llmrl.types import POLICY, Group, Trajectory
 
 
 def pack(groups: Sequence[Group], author: str) -> Batch:
@@ -39,6 +39,7 @@ def pack(groups: Sequence[Group], author: str) -> Batch:
         rollout_logprobs=stack("rollout_logprobs", torch.float32),
         correct=torch.tensor([row.correct for row in rows]),
         policy_version=torch.tensor([row.policy_version for row in rows]),
+        from_policy=torch.tensor([row.from_policy for row in rows]),
         turn_ids=turn_ids,
         turn_rewards=stack("turn_rewards", torch.float32, fill=math.nan),
         answer_ids=torch.tensor([texts[row.text] for row in rows]),
@@ -71,6 +72,7 @@ class _Row:
         self.components = trajectory.components
         self.correct = math.nan if trajectory.correct is None else float(trajectory.correct)
         self.grade = -1 if trajectory.grade is None else trajectory.grade
+        self.from_policy = trajectory.writer == POLICY
         own = [turn for turn in trajectory.turns if turn.author == author]
         self.policy_version = min((turn.policy_version for turn in own), default=0)
         self._lay_out(trajectory, author)

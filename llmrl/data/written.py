@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmrl.errors import short
-from llmrl.types import ENVIRONMENT, Prompt, Trajectory, Turn
+from llmrl.types import DATASET, ENVIRONMENT, Prompt, Trajectory, Turn
 
 LABELS: Mapping[str, float] = {
     **dict.fromkeys(("true", "1", "1.0", "+1", "yes", "+", "good", "desirable", "correct", "right", "chosen"), 1.0),
@@ -40,7 +40,7 @@ class Written:
     def trajectory(self, prompt: Prompt, author: str) -> Trajectory:
         """The completion as if `author` had said the trained spans; nobody sampled it."""
         turns = [Turn(author if span.trained else ENVIRONMENT, span.token_ids) for span in self.spans]
-        return Trajectory(prompt, turns, reward=self.reward, stop_reason="stop", author=author)
+        return Trajectory(prompt, turns, reward=self.reward, stop_reason="stop", author=author, writer=DATASET)
 
 
 def reward_of_label(label: Any) -> float:

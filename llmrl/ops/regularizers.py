@@ -89,6 +89,20 @@ def gated_kl(logprobs: Tensor, ref_logprobs: Tensor, kl_gate: Tensor) -> Tensor:
     return kl_gate * kl_k2(logprobs, ref_logprobs)
 
 
+def past_kl(logprobs: Tensor, past_logprobs: Tensor, past_moves: Tensor, *, period: int = 1) -> Tensor:
+    """kl_k2 to the earlier policy at which the present cycle of `period` moves began.
+
+        penalty_t = (log pi(y_t) - log pi_past(y_t))^2 / 2        past: the newest but (moves mod period)
+
+    logprobs: [N, T]; past_logprobs: [N, T, K], the newest first; past_moves: 0-dim. period 1: the newest; 2: both
+    half-steps of mirror prox. Raises ValueError for a period below 1, or one over K. Source: arXiv 2505.19731.
+    """
+    if not 1 <= period <= past_logprobs.shape[-1]:
+        kept = past_logprobs.shape[-1]
+        raise ValueError(f"period: {period} is not valid, expected a number from 1 to history.kept {kept}")
+    return kl_k2(logprobs, past_logprobs[..., int(past_moves) % period])
+
+
 def proximal_kl(log_ratio: Tensor) -> Tensor:
     """KL(pi || pi_old) from tokens that the old policy sampled; unbiased and never negative.
 

@@ -1,4 +1,4 @@
-"""Fields that the policy, the reference and the critic give a batch before any update."""
+"""Fields that the policy, the reference, earlier policies and the critic give a batch before any update."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ def ref_logprobs(batch: Batch, reference: Any) -> Tensor:
 def ref_hidden(batch: Batch, reference: Any) -> Tensor:
     """Hidden states of the frozen reference: [N, T, d]."""
     return reference.measure(batch, "hidden")["hidden"]
+
+
+def past_logprobs(batch: Batch, past: Any) -> Tensor:
+    """Log-probabilities of each earlier policy, the newest first: [N, T, K]."""
+    return past.logprobs(batch)
+
+
+def past_moves(past: Any) -> int:
+    """How many times the policy was kept as an earlier one."""
+    return past.moves
 
 
 def old_outputs(batch: Batch, critic: Any) -> Tensor:

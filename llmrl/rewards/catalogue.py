@@ -16,6 +16,7 @@ from llmrl.rewards.reward_model import reward_model
 from llmrl.rewards.shaping import (
     cosine_length,
     format_pattern,
+    from_dataset,
     group_length,
     length_penalty,
     overlong_penalty,
@@ -47,6 +48,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         length_penalty,
         cosine_length,
         group_length,
+        from_dataset,
         repetition_penalty,
         token_repetition_penalty,
         remote_score,

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 
 from pydantic import NonNegativeFloat, NonPositiveFloat, PositiveInt
 
-from llmrl.types import Group, Score
+from llmrl.types import DATASET, Group, Score
 
 THINK = "<think>"
 STEPS = re.compile(r"Step \d+:|\A\d+\.|\n[-*]|(?:First|Second|Next|Finally),")
@@ -162,3 +162,11 @@ def _told(correct: bool | None) -> bool:
     if correct is None:
         raise ValueError("reads the verdict of a verifier, and no other reward of this row gives one")
     return correct
+
+
+async def from_dataset(group: Group) -> list[float]:
+    """1 for each completion that the dataset wrote (rollout.written_by), 0 for others.
+
+    Source: SPIN, arXiv 2401.01335.
+    """
+    return [float(one.writer == DATASET) for one in group.trajectories]

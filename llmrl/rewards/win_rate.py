@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import combinations, pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from llmrl.errors import RecipeError
+from llmrl.errors import RecipeError, unknown_name
 from llmrl.marks import asks_service
 from llmrl.pieces import Piece, PieceSpec, resolve
 from llmrl.rewards.judges import judge_pairwise
 from llmrl.rewards.opinions import Opinion, Pair, fault_of, opinions_of, score_difference
 from llmrl.rewards.respondents import Respondent
-from llmrl.types import Failure, Group, Score
+from llmrl.types import DATASET, PAST, POLICY, REFERENCE, Failure, Group, Score
 
 KEY = "rewards.win_rate.opinion"
 
@@ -31,6 +31,13 @@ def _opinion(spec: PieceSpec) -> Any:
     return piece
 
 
+def _writers(against: dict[str, float] | None) -> dict[str, float] | None:
+    valid = [POLICY, REFERENCE, DATASET, *(f"{PAST}_{number}" for number in range(1, 10))]
+    if unknown := [name for name in against or () if name not in valid]:
+        raise RecipeError(unknown_name("rewards.win_rate.against", unknown[0], valid, "writer of completions"))
+    return against
+
+
 @asks_service("/health", seconds=600.0)
 async def win_rate(
     group: Group,
@@ -38,6 +45,8 @@ async def win_rate(
     *,
     opinion: Annotated[PieceSpec, AfterValidator(_opinion)],
     chunk: Annotated[int, Field(ge=2)] | None = None,
+    against: Annotated[dict[str, float] | None, AfterValidator(_writers)] = None,
+    counts_itself: bool = False,
 ) -> list[Score | Failure | None]:
     """The mean chance that a completion is better than another one of its group (SPO).
 
@@ -46,17 +55,56 @@ async def win_rate(
     opinion: who says P: judge_pairwise, score_difference, or a function `module:function` of (a, b), which may also
     take prompt and row, and returns a number from 0 to 1. Equal completions are a tie that nobody is asked about.
     chunk: compare within parts of the group of at most so many completions (one more where one would be alone), which
-    costs n (chunk - 1) / 2 comparisons in place of n (n - 1) / 2. A comparison without an opinion is left out of the
-    mean; a completion that lacks more than half of its comparisons fails. None for a completion without others.
+    costs n (chunk - 1) / 2 comparisons in place of n (n - 1) / 2. against: the policy's completions compete with those
+    of these writers alone (rollout.written_by), and r is the sum of their win rates by these weights; a completion of
+    another writer competes with the policy's. counts_itself: j = i is among the opponents, with P = 1/2. A comparison
+    without an opinion is left out of the mean; a completion that lacks more than half of its comparisons fails. None
+    for a completion without others.
     """
     assert isinstance(opinion, Piece)
     texts = [one.text for one in group.trajectories]
-    pairs = [pair for part in _parts(len(texts), chunk) for pair in map(Pair._make, combinations(part, 2))]
+    pools = _pools([one.writer for one in group.trajectories], chunk, against)
+    pairs = _pairs(pools)
     asked = [pair for pair in pairs if texts[pair.a] != texts[pair.b]]
     found: dict[Pair, Opinion | Failure] = {pair: Opinion(0.5) for pair in pairs}
     found |= zip(asked, await opinions_of(opinion, group, asked, authors) if asked else [], strict=True)
     lengths = [one.completion_tokens for one in group.trajectories]
-    return [_result(place, found, lengths) for place in range(len(texts))]
+    return [
+        _result(place, own, found, lengths, itself=counts_itself and group.trajectories[place].writer == POLICY)
+        for place, own in enumerate(pools)
+    ]
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The opponents of a completion that one writer wrote, or all of them; weight: of the win rate against them."""
+
+    writer: str
+    weight: float
+    places: tuple[int, ...]
+
+
+def _pools(writers: Sequence[str], chunk: int | None, against: Mapping[str, float] | None) -> list[list[_Pool]]:
+    """The opponents of each completion of a group, by their writers."""
+    places = range(len(writers))
+    own = [place for place in places if against is None or writers[place] == POLICY]
+    parts = [[own[index] for index in part] for part in _parts(len(own), chunk)]
+    part_of = {place: part for part in parts for place in part}
+    found = []
+    for place in places:
+        if place not in part_of:
+            found.append([_Pool(POLICY, 1.0, tuple(own))])
+            continue
+        mates = tuple(other for other in part_of[place] if other != place)
+        of_others = {name: tuple(other for other in places if writers[other] == name) for name in against or ()}
+        weights = {POLICY: 1.0} if against is None else against
+        found.append([_Pool(name, weights[name], mates if name == POLICY else of_others[name]) for name in weights])
+    return found
+
+
+def _pairs(pools: Sequence[Sequence[_Pool]]) -> list[Pair]:
+    met = {tuple(sorted((place, other))) for place, own in enumerate(pools) for pool in own for other in pool.places}
+    return [Pair(a, b) for a, b in sorted(met)]
 
 
 def _parts(count: int, chunk: int | None) -> list[range]:
@@ -66,17 +114,29 @@ def _parts(count: int, chunk: int | None) -> list[range]:
     return [range(start, end) for start, end in pairwise(ends)]
 
 
-def _result(place: int, opinions: dict[Pair, Opinion | Failure], lengths: Sequence[int]) -> Score | Failure | None:
+def _result(
+    place: int,
+    pools: Sequence[_Pool],
+    opinions: Mapping[Pair, Opinion | Failure],
+    lengths: Sequence[int],
+    *,
+    itself: bool,
+) -> Score | Failure | None:
     """The reward of one completion by the opinions on its pairs."""
-    own = {pair: one for pair, one in opinions.items() if place in pair}
-    answered = {pair: one for pair, one in own.items() if isinstance(one, Opinion)}
+    own = {Pair(*sorted((place, other))): pool for pool in pools for other in pool.places}
+    answered = {pair: one for pair in own if isinstance(one := opinions[pair], Opinion)}
     if not own:
         return None
-    if 2 * len(answered) < len(own):
-        failure = next(one for one in own.values() if isinstance(one, Failure))
+    if absent := [pool.writer for pool in pools if not pool.places and not (itself and pool.writer == POLICY)]:
+        return Failure("win_rate", "invalid", f"{absent[0]} wrote no opponent; name it in rollout.written_by")
+    unanswered = [pool for pool in pools if pool.places and pool not in {own[pair] for pair in answered}]
+    if 2 * len(answered) < len(own) or unanswered:
+        failure = next(one for pair in own if isinstance(one := opinions[pair], Failure))
         missing = len(own) - len(answered)
         return replace(failure, message=f"{missing} of {len(own)} comparisons failed: {failure.message}")
-    wins = [one.value if pair.a == place else 1 - one.value for pair, one in answered.items()]
+    wins: dict[str, list[float]] = {pool.writer: [0.5] * (itself and pool.writer == POLICY) for pool in pools}
+    for pair, one in answered.items():
+        wins[own[pair].writer].append(one.value if pair.a == place else 1 - one.value)
     margins = [_sign(one.value - 0.5) * (lengths[pair.a] - lengths[pair.b]) for pair, one in answered.items()]
     metrics = {
         "ties": _mean([float(one.value == 0.5) for one in answered.values()]),
@@ -85,7 +145,7 @@ def _result(place: int, opinions: dict[Pair, Opinion | Failure], lengths: Sequen
     }
     for name in dict.fromkeys(name for one in answered.values() for name in one.metrics):
         metrics[name] = _mean([one.metrics[name] for one in answered.values() if name in one.metrics])
-    return Score(_mean(wins), metrics=metrics)
+    return Score(math.fsum(pool.weight * _mean(wins[pool.writer]) for pool in pools), metrics=metrics)
 
 
 def _sign(number: float) -> int:

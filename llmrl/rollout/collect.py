@@ -7,17 +7,18 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from llmrl.data.written import Written
 from llmrl.errors import RunStopped
 from llmrl.pieces import Piece
 from llmrl.rollout.measure import metrics_of
 from llmrl.rollout.play import Author, Player, counted
 from llmrl.rollout.sampler import SamplingParams, derive_seed
-from llmrl.types import Episode, Group, Prompt, Trajectory, groups_of
+from llmrl.types import DATASET, POLICY, Episode, Group, Prompt, Trajectory, groups_of
 
 
 class Prompts(Protocol):
@@ -46,7 +47,8 @@ class Collector:
 
     authors: the roles that write, by name; the first one answers the question. deadline_seconds: for one call of
     `sample`, scoring included. env_retries: how often an episode whose environment failed is started anew. micro_group:
-    the most episodes of a prompt that are played at once. gather: returns every rank's object, in rank order.
+    the most episodes of a prompt that are played at once. written: the completions of rows by prompt id, for groups in
+    which the dataset writes. gather: returns every rank's object, in rank order.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Collector:
         env_retries: int = 1,
         max_prompt_tokens: int | None = None,
         micro_group: int | None = None,
+        written: Mapping[str, Sequence[Written]] | None = None,
         rank: int = 0,
         ranks: int = 1,
         gather: Gather = lambda thing, phase: [thing],
@@ -67,6 +70,7 @@ class Collector:
         self._player = Player(self.authors, make_env, retries=env_retries, max_prompt_tokens=max_prompt_tokens)
         self._deadline = deadline_seconds
         self._micro_group = micro_group
+        self._written = written or {}
         self._rank, self._ranks, self._gather = rank, ranks, gather
         self._runner = asyncio.Runner()
 
@@ -107,19 +111,25 @@ class Collector:
         return Collected(groups, metrics_of(sampled, groups, list(self.authors), seconds), sampled)
 
     def sample(
-        self, prompts: Sequence[Prompt], *, group_size: int | Sequence[int], params: SamplingParams
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        group_size: int | Sequence[int],
+        params: SamplingParams,
+        writers: Sequence[str] = (),
     ) -> list[Group]:
         """The scored groups of each prompt, in order, over all ranks; the first author has at least one for each.
 
         group_size: episodes of every prompt, or each prompt's own number, which may be 0. params.max_tokens bounds all
         tokens after an author's prompt. A completion's seed depends on params.seed, the prompt's place in `prompts`,
-        the episode and the turn, so a prompt that is given twice is sampled twice. Raises RunStopped past the deadline;
-        after any error the collector is closed.
+        the episode and the turn, so a prompt that is given twice is sampled twice. writers: of further completions of
+        every prompt, which are scored in the same group; the dataset writes those of the row that have the highest
+        rewards. Raises RunStopped past the deadline; after any error the collector is closed.
         """
         sizes = [group_size] * len(prompts) if isinstance(group_size, int) else group_size
         mine = list(zip(range(len(prompts)), prompts, sizes, strict=True))[self._rank :: self._ranks]
         try:
-            groups = self._runner.run(self._within_deadline(mine, params), context=copy_context())
+            groups = self._runner.run(self._within_deadline(mine, params, writers), context=copy_context())
         except BaseException:
             self.close()
             raise
@@ -131,15 +141,15 @@ class Collector:
         self._runner.close()
 
     async def _within_deadline(
-        self, prompts: Sequence[tuple[int, Prompt, int]], params: SamplingParams
+        self, prompts: Sequence[tuple[int, Prompt, int]], params: SamplingParams, others: Sequence[str]
     ) -> list[list[Group]]:
         waiting: Counter[str] = Counter()
-        work = asyncio.gather(
-            *(
-                self._question(place, prompt, size, replace(params, seed=derive_seed(params.seed, place)), waiting)
-                for place, prompt, size in prompts
-            )
-        )
+
+        def question(place: int, prompt: Prompt, size: int) -> Awaitable[list[Group]]:
+            own = replace(params, seed=derive_seed(params.seed, place))
+            return self._question(place, prompt, [*[POLICY] * size, *others], own, waiting)
+
+        work = asyncio.gather(*(question(*one) for one in prompts))
         work.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio reports it
         await asyncio.wait([work], timeout=self._deadline)
         if work.done():
@@ -151,21 +161,36 @@ class Collector:
         )
 
     async def _question(
-        self, place: int, prompt: Prompt, size: int, params: SamplingParams, waiting: Counter[str]
+        self, place: int, prompt: Prompt, writers: Sequence[str], params: SamplingParams, waiting: Counter[str]
     ) -> list[Group]:
-        seeds = [derive_seed(params.seed, index) for index in range(size)]
-        places = asyncio.Semaphore(self._micro_group or max(size, 1))
+        sampling = [writer for writer in writers if writer != DATASET]
+        places = asyncio.Semaphore(self._micro_group or max(len(sampling), 1))
 
-        async def episode(number: int) -> Episode:
+        async def episode(number: int, writer: str) -> Episode:
             async with places:
-                return await self._player.episode(prompt, number, replace(params, seed=seeds[number]), waiting)
+                own = replace(params, seed=derive_seed(params.seed, number))
+                return await self._player.episode(prompt, number, own, waiting, writer)
 
-        episodes = await asyncio.gather(*map(episode, range(size)))
+        episodes = await asyncio.gather(*itertools.starmap(episode, enumerate(sampling)))
+        episodes += self._of_row(prompt, writers.count(DATASET), len(sampling))
         groups = [group for name in self.authors for group in groups_of(prompt, episodes, name, place)]
         if not any(group.author == self.first for group in groups):
             groups.insert(0, Group(prompt, [], self.first, place))
         await asyncio.gather(*(self._score(group, waiting) for group in groups))
         return groups
+
+    def _of_row(self, prompt: Prompt, count: int, first: int) -> list[Episode]:
+        """The row's `count` completions of the highest rewards as episodes, whose numbers begin with `first`."""
+        best = sorted(self._written.get(prompt.id, ()), key=lambda one: -one.reward)[:count]
+        episodes = []
+        for number, written in enumerate(best, first):
+            episode = Episode(prompt, number=number)
+            trajectory = written.trajectory(prompt, self.first)
+            trajectory.text = self.authors[self.first].text.decode(trajectory.own_turns[-1].token_ids)
+            trajectory.episode = episode
+            episode.trajectories.append(trajectory)
+            episodes.append(episode)
+        return episodes
 
     async def _score(self, group: Group, waiting: Counter[str]) -> None:
         scorer = self.authors[group.author].scorer

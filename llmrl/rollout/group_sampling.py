@@ -18,13 +18,14 @@ from llmrl.types import Episode, Group, Prompt, Trajectory
 
 @dataclass(frozen=True)
 class Evenly:
-    """The same number of completions for each prompt."""
+    """The same number of completions for each prompt; writers: of those that are not among the policy's `own`."""
 
     collector: Collector
-    group_size: int
+    own: int
+    writers: Sequence[str] = ()
 
     def __call__(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Group]:
-        return self.collector.sample(prompts, group_size=self.group_size, params=params)
+        return self.collector.sample(prompts, group_size=self.own, params=params, writers=self.writers)
 
 
 @dataclass(frozen=True)

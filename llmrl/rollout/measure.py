@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from llmrl.types import CUT_SHORT, Group, Score
+from llmrl.types import CUT_SHORT, POLICY, Group, Score
 
 
 def metrics_of(
@@ -13,7 +13,8 @@ def metrics_of(
 ) -> dict[str, float]:
     """Counts and means over each author's trajectories; the names of authors after the first begin with `author/`.
 
-    An author without scored trajectories has counts alone, and one without trajectories has no metrics.
+    An author without scored trajectories has counts alone, and one without trajectories has no metrics. What other
+    writers than the policy wrote counts among the failures alone.
     """
     found: dict[str, float] = {}
     for author in authors:
@@ -26,7 +27,7 @@ def metrics_of(
 
 def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[str, float]:
     failures = [t.failure for group in sampled for t in group.trajectories if t.failure]
-    scored = [t for group in sampled for t in group.trajectories if not t.failure]
+    scored = [t for group in sampled for t in group.trajectories if not t.failure and t.writer == POLICY]
     verdicts = [float(t.correct) for t in scored if t.correct is not None]
     lengths = [t.completion_tokens for t in scored]
     rewards = [t.reward for t in scored]

@@ -8,14 +8,14 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, get_args
 
 from llmrl.envs.base import AuthorText, Env, Step
 from llmrl.pieces import Piece
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
 from llmrl.spans import span
-from llmrl.types import ENVIRONMENT, Episode, Failure, Group, Prompt, StopReason, Trajectory, Turn
+from llmrl.types import ENVIRONMENT, POLICY, Episode, Failure, Group, Prompt, StopReason, Trajectory, Turn
 
 CLOSE_SECONDS = 10.0
 """An environment that takes longer to close has failed."""
@@ -29,11 +29,19 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Author:
-    """A role in the collector: its sampler, the scorer of its trajectories, or None, and its text conversions."""
+    """A role in the collector: its sampler, the scorer of its trajectories, or None, and its text conversions.
+
+    writers: the samplers that write some of a group's completions in the policy's place, by writer.
+    """
 
     sampler: Sampler
     scorer: Scorer | None
     text: AuthorText
+    writers: Mapping[str, Sampler] = field(default_factory=dict)
+
+    def sampler_of(self, writer: str) -> Sampler:
+        """The sampler of what `writer` writes."""
+        return self.sampler if writer == POLICY else self.writers[writer]
 
 
 @dataclass
@@ -75,34 +83,45 @@ class Player:
         self._retries = retries
         self._max_prompt_tokens = max_prompt_tokens
 
-    async def episode(self, prompt: Prompt, number: int, params: SamplingParams, waiting: Counter[str]) -> Episode:
-        """One answer to a question, or its failure; waiting: running calls by kind, for the deadline's message."""
+    async def episode(
+        self, prompt: Prompt, number: int, params: SamplingParams, waiting: Counter[str], writer: str = POLICY
+    ) -> Episode:
+        """One answer to a question, or its failure; waiting: running calls by kind, for the deadline's message.
+
+        writer: who writes the first author's turns.
+        """
         episode = Episode(prompt, number=number)
         for _ in range(self._retries + 1):
             episode = Episode(prompt, number=number)
             try:
-                await self._play(episode, params, waiting)
+                await self._play(episode, params, waiting, writer)
                 break
             except EnvironmentFailed as error:
                 if not episode.of(self.first):
                     self._begin(episode, self.first, list(prompt.token_ids), params, "")
                 for trajectory in episode.trajectories:
                     trajectory.failure = error.failure
+        for trajectory in episode.of(self.first):
+            trajectory.writer = writer
+            if writer != POLICY:  # else the other's log-probabilities would pass for the policy's
+                trajectory.turns = [replace(turn, rollout_logprobs=[]) for turn in trajectory.turns]
         return episode
 
-    async def _play(self, episode: Episode, params: SamplingParams, waiting: Counter[str]) -> None:
+    async def _play(self, episode: Episode, params: SamplingParams, waiting: Counter[str], writer: str) -> None:
         """The authors' turns and the environment's answers; the environment is always closed afterwards."""
         with _environment():
             env: Env = self._make_env({"prompt": episode.prompt} | self._text)
         try:
-            await self._take_turns(env, episode, params, waiting)
+            await self._take_turns(env, episode, params, waiting, writer)
         finally:
             if (close := getattr(env, "close", None)) is not None:
                 with _environment():
                     async with asyncio.timeout(CLOSE_SECONDS):
                         await counted(waiting, "environment", close())
 
-    async def _take_turns(self, env: Env, episode: Episode, params: SamplingParams, waiting: Counter[str]) -> None:
+    async def _take_turns(
+        self, env: Env, episode: Episode, params: SamplingParams, waiting: Counter[str], writer: str
+    ) -> None:
         with _environment():
             context = _tokens(await counted(waiting, "environment", env.reset()), self.authors[self.first].text)
         author, stop = self.first, getattr(env, "stop", ())
@@ -113,7 +132,8 @@ class Player:
             ask = replace(
                 own, stop=(*own.stop, *stop), max_tokens=stream.limit - len(seen), seed=derive_seed(params.seed, place)
             )
-            sampled = await counted(waiting, "sampler", self.authors[author].sampler.sample(seen, ask))
+            sampler = self.authors[author].sampler_of(writer if author == self.first else POLICY)
+            sampled = await counted(waiting, "sampler", sampler.sample(seen, ask))
             completion = self._record(stream, sampled, author)
             with _environment():
                 step: Step = await counted(waiting, "environment", env.step(completion))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,6 +80,18 @@ class Sampler(Protocol):
 
     def close(self) -> None:
         """Release the engine and its memory."""
+        ...
+
+
+@runtime_checkable
+class Mixing(Protocol):
+    """A sampler that can compute with another's model at each token."""
+
+    def mixed_with(self, other: Sampler, share: float) -> Sampler:
+        """A sampler of the geometric mixture other^share x own^(1 - share), normalized at each token.
+
+        It has no weights of its own: it computes with those that both hold when it is asked.
+        """
         ...
 
 

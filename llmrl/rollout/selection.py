@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from llmrl.types import Group, Trajectory
+import random
+
+from llmrl.marks import takes_all_writers
+from llmrl.types import DATASET, POLICY, Group, Trajectory
 
 
+@takes_all_writers
 def everything(group: Group) -> list[Trajectory]:
     """All trajectories that were scored."""
     return group.trajectories
 
 
+@takes_all_writers
 def mixed_outcomes(group: Group) -> list[Trajectory]:
     """The whole group if its outcomes differ, else nothing: a group without contrast has no advantage.
 
@@ -20,6 +25,7 @@ def mixed_outcomes(group: Group) -> list[Trajectory]:
     return group.trajectories if len(outcomes) > 1 else []
 
 
+@takes_all_writers
 def best_of(group: Group, *, count: int = 1, min_reward: float = 0.0) -> list[Trajectory]:
     """The `count` trajectories of highest reward, among those above `min_reward`; earlier samples win ties.
 
@@ -30,11 +36,12 @@ def best_of(group: Group, *, count: int = 1, min_reward: float = 0.0) -> list[Tr
     return sorted(passed, key=lambda trajectory: -trajectory.reward)[:count]
 
 
+@takes_all_writers
 def best_and_worst(group: Group, *, length_cost: float = 0.0) -> list[Trajectory]:
     """A pair for a preference loss: the trajectories of highest and of lowest reward; nothing if these are equal.
 
-    Earlier samples win ties. length_cost: taken off the reward for each token of the completion when the two are
-    chosen, and off nothing else. Source: iterative DPO, arXiv 2405.07863.
+    A draw among equals depends on the group's tokens and not on their order. length_cost: taken off the reward for
+    each token of the completion when the two are chosen, and off nothing else. Source: iterative DPO, arXiv 2405.07863.
     """
 
     def worth(trajectory: Trajectory) -> float:
@@ -42,10 +49,48 @@ def best_and_worst(group: Group, *, length_cost: float = 0.0) -> list[Trajectory
 
     if not group.trajectories:
         return []
-    best, worst = max(group.trajectories, key=worth), min(group.trajectories, key=worth)
+    mixed = _shuffled(group)
+    best, worst = max(mixed, key=worth), min(mixed, key=worth)
     return [best, worst] if best.reward > worst.reward else []
 
 
+def own_completions(group: Group) -> list[Trajectory]:
+    """The completions that the policy wrote; those of other writers only compete with them.
+
+    Source: a policy's completions against an opponent's, Nash-MD, arXiv 2312.00886.
+    """
+    return [trajectory for trajectory in group.trajectories if trajectory.writer == POLICY]
+
+
+@takes_all_writers
+def dataset_and_worst(group: Group, *, min_gap: float = 0.0) -> list[Trajectory]:
+    """A pair of the dataset's best completion and the policy's worst one, of whatever rewards said of both.
+
+    Nothing unless the dataset's completion is rewarded more, by over `min_gap`. Source: semi-online preference
+    optimization, arXiv 2412.05095, whose own threshold is one of a diffusion model.
+    """
+    mixed = _shuffled(group)
+    written = [one for one in mixed if one.writer == DATASET]
+    sampled = [one for one in mixed if one.writer == POLICY]
+    if not written or not sampled:
+        return []
+    best, worst = max(written, key=_reward), min(sampled, key=_reward)
+    return [best, worst] if best.reward - worst.reward > min_gap else []
+
+
+def _reward(trajectory: Trajectory) -> float:
+    return trajectory.reward
+
+
+def _shuffled(group: Group) -> list[Trajectory]:
+    """The trajectories in an order that their tokens determine, so that no place in the group wins ties."""
+    tokens = [tuple(token for turn in one.turns for token in turn.token_ids) for one in group.trajectories]
+    order = sorted(range(len(tokens)), key=tokens.__getitem__)
+    random.Random(repr([group.prompt.id, *(tokens[place] for place in order)])).shuffle(order)
+    return [group.trajectories[place] for place in order]
+
+
+@takes_all_writers
 def triage(group: Group, static_values: float, *, drop_unsolved: bool = False) -> list[Trajectory]:
     """Drops the prompts that the stage's first policy always solved, by their static value; keeps other groups whole.
 

@@ -46,6 +46,10 @@ class TransformersSampler:
         self._pending: list[Request] = []
         self._pump: asyncio.Task[None] | None = None
 
+    def mixed_with(self, other: TransformersSampler, share: float) -> TransformersSampler:
+        """A sampler of the geometric mixture other^share x own^(1 - share) at each token; see MixtureSampler."""
+        return MixtureSampler(self, other, share)
+
     async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._pending.append((token_ids, params, future))
@@ -105,7 +109,7 @@ class TransformersSampler:
                 max_new_tokens=max(params.max_tokens for _, params in requests),
                 eos_token_id=None,
                 pad_token_id=0,
-                logits_processor=[draw],
+                logits_processor=[*self._processors(attention_mask.to(device)), draw],
                 stopping_criteria=[_RowStops(width, [params for _, params in requests], self._tokenizer)],
             )
         drawn = torch.stack(draw.logprobs, dim=1).cpu()
@@ -115,6 +119,10 @@ class TransformersSampler:
                 zip(generated[:, width:].tolist(), drawn.tolist(), requests, strict=True)
             )
         ]
+
+    def _processors(self, attention_mask: Tensor) -> list[LogitsProcessor]:
+        """The changes of the logits before a token is drawn."""
+        return []
 
     def _cut(
         self, token_ids: list[int], logprobs: list[float], params: SamplingParams, alternatives: Alternatives
@@ -128,6 +136,29 @@ class TransformersSampler:
         reason = "stop" if _ended(token_ids[:end], params, self._tokenizer) else "length"
         kept = logprobs[:end] if params.temperature else []
         return Completion(token_ids[:end], kept, reason, self.policy_version, alternatives[:end])
+
+
+class MixtureSampler(TransformersSampler):
+    """Draws from other^share x own^(1 - share), normalized at each token, with the weights that both samplers hold.
+
+    It takes `other` over: weights that it is given are the other's.
+    """
+
+    def __init__(self, own: TransformersSampler, other: TransformersSampler, share: float):
+        self.policy_version, self.takes_adapter = -1, False
+        self._own, self._other, self._share = own, other, share
+        self._model, self._tokenizer, self._max_batch = own._model, own._tokenizer, own._max_batch
+        self._pending, self._pump = [], None
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        self._other.load_weights(weights, policy_version)
+        self.policy_version = policy_version
+
+    def close(self) -> None:
+        self._other.close()
+
+    def _processors(self, attention_mask: Tensor) -> list[LogitsProcessor]:
+        return [_Mixture(self._other._model, self._share, attention_mask)]
 
 
 def _ended(token_ids: list[int], params: SamplingParams, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -149,6 +180,31 @@ class _RowStops(StoppingCriteria):
             for row, params in zip(rows, self._params, strict=True)
         ]
         return torch.tensor(done, device=input_ids.device)
+
+
+class _Mixture(LogitsProcessor):
+    """Mixes another model's logits in: share * log p_other + (1 - share) * log p_own, which the draw normalizes."""
+
+    def __init__(self, model: Any, share: float, attention_mask: Tensor):
+        self._model, self._share, self._mask = model, share, attention_mask
+        self._cache: Any = None
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        unseen = input_ids if self._cache is None else input_ids[:, -1:]
+        if self._cache is not None:
+            self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
+        places = (self._mask.cumsum(dim=1) - 1).clamp(min=0)[:, -unseen.shape[1] :]
+        found = self._model(
+            input_ids=unseen,
+            attention_mask=self._mask,
+            position_ids=places,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._cache = found.past_key_values
+        other = found.logits[:, -1].float().log_softmax(-1)
+        return self._share * other + (1 - self._share) * scores.float().log_softmax(-1)
 
 
 class _SeededDraw(LogitsProcessor):

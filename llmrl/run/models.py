@@ -27,9 +27,11 @@ from llmrl.models.origins import materialize
 from llmrl.models.padding_free import try_padding_free
 from llmrl.models.policy import Policy
 from llmrl.models.scorer import Scorer, load_reward_model, scoring_tokenizer
+from llmrl.other_policies import needs_past, needs_reference
 from llmrl.recipe import Model, Recipe
 from llmrl.resolve import Pieces, check_grades
 from llmrl.train.learner import Learner
+from llmrl.train.past import Extrapolated, Past
 from llmrl.train.references import Moving, MovingAdapter, MovingWeights
 from llmrl.train.roles import Role, ValueFunction
 
@@ -101,26 +103,40 @@ def make_role(
     shared = algorithm.has_critic and recipe.critic.backbone == "shared"
     learner = _learner(recipe, name, algorithm, origin, ranks, device, owner, shared_critic=shared)
     reference, moving = _reference(recipe, algorithm, origin, learner)
+    past = _past(recipe, algorithm, origin, learner)
     critic = None
     if algorithm.has_critic:
         own = None if shared else _critic_learner(recipe, name, origin, ranks, device)
         critic = ValueFunction(recipe.critic, own)
-    return Role(name, pieces, learner, reference, critic, moving)
+    return Role(name, pieces, learner, reference, critic, moving, past=past)
 
 
 def _reference(
     recipe: Recipe, algorithm: Algorithm, origin: Origin, learner: Learner
-) -> tuple[Policy | None, Moving | None]:
+) -> tuple[Policy | None, Moving | Extrapolated | None]:
     """The reference's own weights, and how it moves; neither for one that is LoRA's base, or measured beforehand."""
     settings, weights, moving = recipe.reference, None, None
-    if not algorithm.has_reference or settings.precompute:
+    if not needs_reference(recipe, algorithm) or settings.precompute:
         return None, None
     if recipe.model.lora is None or settings.model is not None:
         weights = load_reference(recipe, origin, learner.engine.device)
+    if settings.every is not None and settings.momentum:
+        return None, Extrapolated(learner, settings.every, settings.momentum, weights)
     if settings.every is not None:
         moves = learner, settings.every, settings.mix
         moving = MovingAdapter(*moves) if weights is None else MovingWeights(*moves, weights)
     return weights, moving
+
+
+def _past(recipe: Recipe, algorithm: Algorithm, origin: Origin, learner: Learner) -> Past | None:
+    """The earlier policies, if a piece reads them or they write completions."""
+    if not needs_past(recipe, algorithm):
+        return None
+    model = None
+    if recipe.model.lora is None:
+        lm = load_language_model(origin.folder, recipe.training.dtype)
+        model = _policy(lm, recipe).to(learner.engine.device).eval().requires_grad_(False)
+    return Past(learner, recipe.history.every, recipe.history.kept, model)
 
 
 def load_reference(recipe: Recipe, origin: Origin, device: torch.device) -> Policy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,6 @@ from llmrl.rewards.base import Rewards
 from llmrl.rewards.golds import check_graded
 from llmrl.rewards.workers import Workers
 from llmrl.rollout import weight_transport
-from llmrl.rollout.collect import Collector
 from llmrl.run.checkpoint import Checkpoints
 from llmrl.run.frozen import FrozenRole
 from llmrl.run.lost_tasks import LostTasks
@@ -56,7 +55,6 @@ from llmrl.run_folder.atomic import partial_of, writing
 from llmrl.run_folder.lock import locked
 from llmrl.run_folder.writer import RunFolder
 from llmrl.train.provide import while_gathering
-from llmrl.types import ACTOR
 
 PiecesOf = dict[str, dict[str, Pieces]]
 """Every stage's pieces, role by role."""
@@ -268,7 +266,10 @@ class _Run:
             self._say_data(name, part, prompts)
         samples = pieces[first].samples or (recipe.rewards and prompts.eval and not scoring)
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
-        collector = self._collector(recipe, pieces[first], origins) if samples else None
+        collector = None
+        if samples:
+            shared = self.samplers, self.workers, self.ranks, self.device
+            collector = make_collector(recipe, pieces[first].env, origins, *shared, written=prompts.comparisons)
         threads = recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // self.ranks.size)
         torch.set_num_threads(threads)  # after the sampler, which sets the number for itself
         params, measured_once = params_of(recipe, origins), None
@@ -307,18 +308,6 @@ class _Run:
         form = f"form: {prompts.forms[part]}" if part in prompts.forms else ""
         if told := "; ".join(filter(None, (form, prompts.told_dropped(part)))):
             self.progress.say(f"stage {stage}: data.{part}: {told}")
-
-    def _collector(self, recipe: Recipe, pieces: Pieces, origins: Mapping[str, Origin]) -> Collector:
-        """The collector, with one sampler for each model; roles that share weights share a sampler."""
-        models = {role: view.shares_with or role for role, view in recipe.by_role.items()}
-        models = models if recipe.roles else {ACTOR: ACTOR}
-        if recipe.roles:
-            self.samplers.close(but=list(models.values()))
-        samplers = {
-            role: self.samplers.get(recipe.by_role[model], origins[model], self.device, model)
-            for role, model in models.items()
-        }
-        return make_collector(recipe, pieces.env, origins, samplers, self.workers, self.ranks)
 
     def _finish(self, stage: Stage, target: Path) -> None:
         """Export the stage's model; a stage is done once the folder exists and says so."""

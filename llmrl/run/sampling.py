@@ -7,6 +7,8 @@ import copy
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +18,12 @@ from llmrl.data.chat import Conversation
 from llmrl.data.messages import messages_of
 from llmrl.data.prompts import LoadedPrompts, load_prompts
 from llmrl.data.stream import PromptStream
+from llmrl.data.written import Written
 from llmrl.engines.ranks import Ranks
 from llmrl.envs.base import AuthorText, Encode
+from llmrl.errors import RecipeError
 from llmrl.models.text import decoder, prompt_tokens
+from llmrl.other_policies import NO_MIXTURE
 from llmrl.pieces import Piece, resolve
 from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces, read_for
@@ -29,13 +34,13 @@ from llmrl.rollout.collect import Collector, SampleGroups
 from llmrl.rollout.group_sampling import Allocated, Evenly, Provided
 from llmrl.rollout.play import Author
 from llmrl.rollout.role_respondent import RoleRespondent
-from llmrl.rollout.sampler import Sampler, SamplingParams, sampling_params
-from llmrl.run.models import Origin
+from llmrl.rollout.sampler import Mixing, Sampler, SamplingParams, sampling_params
+from llmrl.run.models import Origin, reference_folder
 from llmrl.train.held_out import HeldOut
 from llmrl.train.provide import for_allocation, while_gathering
 from llmrl.train.roles import Role
 from llmrl.train.sources import Source, compared_group
-from llmrl.types import ACTOR
+from llmrl.types import ACTOR, DATASET, REFERENCE
 
 
 class Samplers:
@@ -91,21 +96,35 @@ def make_collector(
     recipe: Recipe,
     env: Piece,
     origins: Mapping[str, Origin],
-    samplers: Mapping[str, Sampler],
+    samplers: Samplers,
     workers: Workers,
     ranks: Ranks,
+    device: torch.device,
+    *,
+    written: Mapping[str, Sequence[Written]],
 ) -> Collector:
-    """The collector, which samples and scores this stage's prompts."""
+    """The collector, which samples and scores this stage's prompts; samplers that it does not need are closed.
+
+    There is one sampler for each model, and one for each other policy that writes. written: the rows' completions by
+    prompt id. Raises RecipeError if a writer has a share, and the policy's sampler cannot mix.
+    """
     views = recipe.by_role
+    models = {role: view.shares_with or role for role, view in views.items()}
+    models = models if recipe.roles else {ACTOR: ACTOR}
+    first = next(iter(models))
+    samplers.close(but=[*models.values(), *(f"{models[first]}/{name}" for name in recipe.rollout.written_by)])
+    found = {role: samplers.get(views[model], origins[model], device, model) for role, model in models.items()}
+    lead = found[first], views[first], origins[first], device, models[first]
     asked = {
-        name: respondent(name, views[view.shares_with or name], origins[name], samplers[name])
+        name: respondent(name, views[view.shares_with or name], origins[name], found[name])
         for name, view in views.items()
     }
     authors = {
         name: Author(
-            samplers[name],
+            found[name],
             Rewards.from_specs(view.rewards, workers=workers, authors=asked) if view.rewards else None,
             author_text(origins[name]),
+            _writing_samplers(samplers, *lead) if name == first else {},
         )
         for name, view in views.items()
     }
@@ -115,6 +134,7 @@ def make_collector(
         deadline_seconds=recipe.rollout.deadline_seconds,
         max_prompt_tokens=recipe.rollout.max_prompt_tokens,
         micro_group=recipe.rollout.micro_group,
+        written=written,
         rank=ranks.rank,
         ranks=ranks.size,
         gather=ranks.gather,
@@ -133,6 +153,26 @@ def respondent(role: str, recipe: Recipe, origin: Origin, sampler: Sampler) -> R
     decode = decoder(tokenizer, origin.stop_token_ids)
     room = recipe.rollout.max_prompt_tokens + recipe.rollout.max_completion_tokens
     return RoleRespondent(role, sampler, prompt, decode, origin.stop_token_ids, room)
+
+
+def _writing_samplers(
+    samplers: Samplers, own: Sampler, recipe: Recipe, origin: Origin, device: torch.device, model: str
+) -> dict[str, Sampler]:
+    """The samplers of the models that write completions in the policy's place, by writer; own: the policy's."""
+    found: dict[str, Sampler] = {}
+    whole = recipe.model_copy(update={"model": recipe.model.model_copy(update={"lora": None})})
+    for name, writer in recipe.rollout.written_by.items():
+        if name == DATASET:
+            continue
+        folder = reference_folder(recipe, origin) if name == REFERENCE else origin.folder
+        sampler = samplers.get(whole, replace(origin, folder=Path(folder)), device, f"{model}/{name}")
+        if writer.share < 1:
+            if not isinstance(own, Mixing):
+                why = NO_MIXTURE.format(engine=recipe.rollout.engine)
+                raise RecipeError(f"rollout.written_by.{name}.share: {writer.share}, but {why}")
+            sampler = own.mixed_with(sampler, writer.share)
+        found[name] = sampler
+    return found
 
 
 def rewards_of(collector: Collector | None) -> dict[str, Rewards]:
@@ -186,7 +226,7 @@ def sample_groups(
 ) -> SampleGroups:
     """The function that samples a round's prompts: evenly or by an allocation, with the providers' fields."""
     rollout, first = recipe.rollout, next(iter(pieces))
-    found: SampleGroups = Evenly(collector, rollout.group_size)
+    found: SampleGroups = Evenly(collector, rollout.own_completions, rollout.writers)
     if (allocate := pieces[first].allocate) and first in roles:
         given = rollout.first_samples or max(1, rollout.group_size // 2)
         providers = for_allocation(pieces[first], roles[first].models)

@@ -164,8 +164,7 @@ class Stage:
             metrics, tokens = self._update(collected, seed)
         self.step += 1
         for role in self.roles.values():
-            if role.moving:
-                role.moving.after(self.step)
+            role.after(self.step)
         seconds = time.monotonic() - started
         row: dict[str, Any] = {"step": self.step, "epoch": self.epoch()} | metrics | sent | collected.metrics
         row |= {
@@ -245,7 +244,16 @@ class Stage:
                 sampler, first = self.collector.authors[name].sampler, self._synced < 0
                 sent = send(role.learner, sampler, self.transport, self.step, first=first)
                 self._sent |= self._prefixed(sent, name)
+        self._sync_writers()
         self._synced = self.step
+
+    def _sync_writers(self) -> None:
+        """Give the samplers that write in the policy's place their weights, where these are others than before."""
+        assert self.collector is not None
+        for writer, sampler in self.collector.authors[self.first].writers.items():
+            version, weights = self.roles[self.first].written_by(writer, self.step)
+            if self._synced < 0 or sampler.policy_version != version:
+                self.transport(weights(), sampler, version)
 
     def _evaluate(self) -> Metrics:
         """The metrics of held-out prompts that are answered, and of held-out completions that are compared."""

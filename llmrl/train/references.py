@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llmrl.batch import Batch
 from llmrl.errors import RecipeError, RunStopped
-from llmrl.models.weights import base_parameters, kept_buffers
+from llmrl.models.weights import Weights, base_parameters, base_weights, kept_buffers
 from llmrl.spans import span
 from llmrl.train.learner import Learner, inputs
 from llmrl.train.micro_batches import Outputs
@@ -37,6 +37,10 @@ class FrozenReference:
     def measure(self, batch: Batch, *names: str) -> Outputs:
         return self.learner.collect(self._forward, batch, names)
 
+    def weights(self) -> Weights:
+        """All weights by Hugging Face name."""
+        yield from weights_of(self.model.lm).items()
+
     def _forward(self, batch: Batch, wanted: frozenset[str], known: Mapping[str, Tensor]) -> Outputs:
         with span("forward"):
             return self.model(*inputs(batch), wanted=wanted)
@@ -50,6 +54,10 @@ class BaseReference:
 
     def measure(self, batch: Batch, *names: str) -> Outputs:
         return self.learner.measure_base(batch, *names)
+
+    def weights(self) -> Weights:
+        """The base's weights by Hugging Face name; every rank consumes them all."""
+        return self.learner.weights(base_weights)
 
 
 @dataclass
@@ -92,6 +100,10 @@ class Moving:
     def measure(self, batch: Batch, *names: str) -> Outputs:
         raise NotImplementedError
 
+    def weights(self) -> Weights:
+        """All weights by Hugging Face name; every rank consumes them all."""
+        raise NotImplementedError
+
     def _move(self) -> None:
         raise NotImplementedError
 
@@ -118,8 +130,8 @@ class MovingWeights(Moving):
 
     @torch.no_grad()
     def __post_init__(self) -> None:
-        own = _weights_of(self.model.lm)
-        shapes = {name: _shape(weight) for name, weight in _weights_of(self.learner.engine.model.lm).items()}
+        own = weights_of(self.model.lm)
+        shapes = {name: _shape(weight) for name, weight in weights_of(self.learner.engine.model.lm).items()}
         named = own.keys() | shapes.keys()
         differing = sorted(name for name in named if name not in own or shapes.get(name) != own[name].shape)
         if differing:
@@ -133,6 +145,9 @@ class MovingWeights(Moving):
     def measure(self, batch: Batch, *names: str) -> Outputs:
         return FrozenReference(self.model, self.learner).measure(batch, *names)
 
+    def weights(self) -> Weights:
+        return FrozenReference(self.model, self.learner).weights()
+
     @torch.no_grad()
     def _move(self) -> None:
         for name, weight in self.learner.weights():
@@ -140,7 +155,7 @@ class MovingWeights(Moving):
         self._put()
 
     def _put(self) -> None:
-        for name, weight in _weights_of(self.model.lm).items():
+        for name, weight in weights_of(self.model.lm).items():
             if weight.data_ptr() != self.kept[name].data_ptr():
                 weight.data.copy_(self.kept[name])
 
@@ -160,6 +175,10 @@ class MovingAdapter(Moving):
         with self.learner.engine.computing_with(self.kept):
             return self.learner.measure(batch, *names)
 
+    def weights(self) -> Weights:
+        with self.learner.engine.computing_with(self.kept):
+            yield from self.learner.weights()
+
     @torch.no_grad()
     def _move(self) -> None:
         for name, weight in self.learner.engine.trained_weights().items():
@@ -170,7 +189,8 @@ def _exact(weight: Tensor) -> Tensor:
     return weight.detach().float() if weight.is_floating_point() else weight.detach()
 
 
-def _weights_of(lm: Any) -> dict[str, Tensor]:
+def weights_of(lm: Any) -> dict[str, Tensor]:
+    """A model's weights by the names that `Learner.weights` gives the policy's."""
     return {**base_parameters(lm), **kept_buffers(lm)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,14 @@ from torch import Tensor
 
 from llmrl.fields import BY_NAME
 from llmrl.models.policy import Policy
+from llmrl.models.weights import Weights
 from llmrl.probe import control_output, start
 from llmrl.recipe import Critic as CriticSettings
 from llmrl.resolve import Pieces
 from llmrl.train.learner import Learner
+from llmrl.train.past import Extrapolated, Past
 from llmrl.train.references import BaseReference, FrozenReference, Moving, Reference
+from llmrl.types import REFERENCE
 
 
 @dataclass
@@ -33,7 +36,8 @@ class Role:
     """A model that is trained.
 
     reference: frozen weights; None if none is needed or another is the reference: LoRA's base, one that is `moving`, or
-    one that was `measured` before the first step. controllers: the state of each that some piece reads.
+    one that was `measured` before the first step. past: the earlier policies, where they are read or write completions.
+    controllers: the state of each that some piece reads.
     """
 
     name: str
@@ -41,8 +45,9 @@ class Role:
     learner: Learner
     reference: Policy | None = None
     critic: ValueFunction | None = None
-    moving: Moving | None = None
+    moving: Moving | Extrapolated | None = None
     measured: Reference | None = None
+    past: Past | None = None
     controllers: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,7 +74,7 @@ class Role:
     def models(self) -> dict[str, Any]:
         """The models as providers read them."""
         critic = self.critic and (self.critic.learner or self.learner)
-        return {"policy": self.learner, "reference": self._reference, "critic": critic}
+        return {"policy": self.learner, "reference": self._reference, "critic": critic, "past": self.past}
 
     @property
     def _reference(self) -> Reference:
@@ -77,6 +82,28 @@ class Role:
         if other is not None:
             return other
         return BaseReference(self.learner) if self.reference is None else FrozenReference(self.reference, self.learner)
+
+    @property
+    def _keeping(self) -> list[Moving | Past]:
+        """The models that follow the policy."""
+        return [one for one in (self.moving, self.past) if one is not None]
+
+    def after(self, step: int) -> None:
+        """Move the models that follow the policy, where that is due after so many steps; all ranks call it."""
+        for one in self._keeping:
+            one.after(step)
+
+    def written_by(self, writer: str, step: int) -> tuple[int, Callable[[], Weights]]:
+        """A writer's weights after so many steps, with the step whose policy they are, 0 for a frozen reference."""
+        if writer != REFERENCE:
+            past, number = self.past, int(writer.partition("_")[2])
+            assert past is not None
+            return max(0, step // past.every - number + 1) * past.every, lambda: past.weights(number)
+        if isinstance(self.moving, Moving):
+            return step // self.moving.every * self.moving.every, self.moving.weights
+        reference = self._reference
+        assert isinstance(reference, BaseReference | FrozenReference)
+        return 0, reference.weights
 
     @property
     def controlled(self) -> dict[str, Tensor]:
@@ -104,15 +131,15 @@ class Role:
         """Write everything that `load` needs to continue exactly; all ranks call it."""
         for learner in self.learners:
             learner.save(folder)
-        if self.moving:
-            self.moving.save(folder, self.name)
+        for one in self._keeping:
+            one.save(folder, self.name)
 
     def load(self, folder: Path) -> None:
         """Restore the state that `save` wrote."""
         for learner in self.learners:
             learner.load(folder)
-        if self.moving:
-            self.moving.load(folder, self.name)
+        for one in self._keeping:
+            one.load(folder, self.name)
 
 
 def numbers_of(name: str, tensor: Tensor) -> dict[str, float]:

@@ -171,7 +171,9 @@ def _mismatch(batch: Batch, logprobs: Tensor, limit: float | None) -> Metrics:
     """How far the trainer's log-probabilities are from the sampler's, before any correction."""
     if not batch.rollout_logprobs.any():  # demonstrations were not sampled
         return {}
-    measured = mismatch(logprobs, batch.rollout_logprobs, batch.response_mask)
+    own = batch.get("from_policy")  # the sampler said nothing of what others wrote
+    mask = batch.response_mask if own is None else batch.response_mask & own[:, None]
+    measured = mismatch(logprobs, batch.rollout_logprobs, mask)
     found = {name: float(value) for name, value in measured.items()}
     if limit is not None and not found["mismatch_mean"] <= limit:
         raise RunStopped(

@@ -112,7 +112,10 @@ def test_shipped_recipes_and_methods_set_nothing_in_vain():
         read = {DEMONSTRATIONS: {"completion"}, COMPARISONS: {"chosen", "rejected"}}.get(read_for(recipe) or "", set())
         unread = dict.fromkeys({"completion", "chosen", "rejected"} - read)
         needed = recipe.data.train.model_copy(update=unread)
-        data, rewards = recipe.data.model_copy(update={"train": needed}), {} if read else recipe.rewards
+        data, rewards = (
+            recipe.data.model_copy(update={"train": needed}),
+            recipe.rewards if resolve_pieces(recipe).samples else {},
+        )
         recipe = recipe.model_copy(update={"data": data, "rewards": rewards})
         unused.see(recipe, resolve_pieces(recipe))
         unused.warn(report)

@@ -24,6 +24,12 @@ async def low_digits(completion: str) -> Score:
     return Score(float(correct) + 0.25 * low, correct, outcome=("none", "some", "most", "all")[low], grade=low)
 
 
+def prefers_low(a: str, b: str) -> float:
+    """The chance that `a`, which begins with more low digits, is better; it is never certain."""
+    low = [sum(character in LOW for character in text[:3]) for text in (a, b)]
+    return 0.5 + (low[0] - low[1]) / 8
+
+
 def asks_on(prompt: Prompt, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str]) -> AsksOn:
     """The actor's turn ends with a sign; the environment rewards a digit before it and says "7+"."""
     return AsksOn(prompt, encode, decode)

@@ -62,7 +62,18 @@ COMMON: dict[str, Any] = {
 TURNS = {"env": {"golden.pieces:asks_on": {}}}
 # the sampler says another probability than the trainer, which is what some methods correct for
 MISMATCH = {"rollout": {"top_k": 3}}
+# the opinion on two answers alone rewards
+WINS = {"rewards": {"golden.pieces:low_digits": {"weight": 0.0}, "win_rate": {"opinion": "golden.pieces:prefers_low"}}}
+# of the three steps, some come after moves
+OFTEN = {"history": {"every": 1}}
 OWN: dict[str, dict[str, Any]] = {
+    "accelerated_dpo": {"reference": {"every": 1}},
+    "nash_md": WINS,
+    "nash_mp": WINS | OFTEN,
+    "online_sppo": WINS,
+    "onpo": WINS,
+    "spin": {"rewards": {"golden.pieces:low_digits": {"weight": 0.0}}, "reference": {"every": 2}},
+    "spo_minimax": WINS,
     "decoupled_ppo": MISMATCH,
     "icepop": MISMATCH,
     "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked

@@ -14,7 +14,8 @@ from torch import Tensor
 from llmrl.axes import BY_KEY
 from llmrl.marks import compares_all
 from llmrl.ops.preference_losses import divergences, logistic, reference_free, reward_models
-from llmrl.ops.preference_losses.regression import inpo, ipo
+from llmrl.ops.preference_losses.games import inpo
+from llmrl.ops.preference_losses.regression import ipo
 from llmrl.ops.shared.groups import group_log_softmax
 from llmrl.pieces import bind, catalogue
 
@@ -34,9 +35,11 @@ def data_of(case: Mapping[str, tuple[float, ...]], **more: Any) -> dict[str, Ten
     margin = of_completion["ref_logprobs"][0] - of_completion["ref_logprobs"][1]
     margin = margin + 0.5 * (of_completion["log_ratios"][0] - of_completion["log_ratios"][1])
     of_completion["old_logprobs"] = torch.stack([margin, torch.zeros_like(margin)])  # halfway to the policy
+    of_completion["past_logprobs"] = torch.stack([of_completion["old_logprobs"], of_completion["ref_logprobs"]], dim=1)
     data = {f"completion_{name}": values for name, values in of_completion.items()}
     for row, side in enumerate(("chosen", "rejected")):
         data |= {f"{side}_{name}": values[row : row + 1] for name, values in of_completion.items()}
+    data |= {"chosen": torch.tensor([0]), "rejected": torch.tensor([1]), "from_policy": torch.tensor([True, False])}
     return data | {"group_ids": torch.tensor([0, 0])} | {n: torch.tensor(v).double() for n, v in more.items()}
 
 
@@ -77,6 +80,10 @@ WORKED = [
     ("jensen_shannon_dpo", {}, 1, {}, 0.557697, 0.735986, LN2),
     ("alpha_dpo", {}, 1, {}, 0.364099, 0.783918, LN2),
     ("inpo", {}, 1, {}, 44.444444, 121.0, 100.0),
+    # h = 10 - 5/3 - (7.5 + 5)/3 in A and 10 - 11.5/3 - (10.75 + 11.5)/3 in B
+    ("mnpo", {}, 1, {}, 34.027778, 126.5625, 100.0),
+    ("mnpo", {"weights": [2.0, 0.0]}, 1, {}, 44.444444, 121.0, 100.0),  # the newest alone: inpo
+    ("optimism", {}, 1, {}, -30.0, -30.0, -30.0),
     ("rpo_backward", B01, 1, GAP, 0.090238, 0.268542, 0.218096),
     ("rpo_forward", B01, 1, GAP, 0.104877, 0.317215, 0.258266),
     ("rpo_squared", B01, 1, GAP, 1.0, 2.7225, 2.25),
@@ -175,6 +182,27 @@ def test_inpo_with_the_reference_alone_is_ipo():
     assert torch.allclose(inpo(*read, eta=0.07, mixture=1.0), ipo(*of_ipo, tau=0.07))
 
 
+@pytest.mark.parametrize("name", ["inpo", "mnpo"])
+def test_a_graded_pair_has_the_target_of_its_chances(name):
+    """h is 10/3 in A of inpo; chances of winning 0.6 and 0.5 make the target 0.1 / 0.05 = 2."""
+    settings = {"weights": [1.0, 0.0]} if name == "mnpo" else {}
+    found = loss(name, data_of(A, rewards=(0.6, 0.5)), graded=True, **settings)
+    assert found.item() == pytest.approx((10 / 3 - 2) ** 2)
+    # a certain win of two that count themselves, 0.75 and 0.25, has the target of one without grades
+    certain = data_of(A, rewards=(0.75, 0.25))
+    assert torch.allclose(loss(name, certain, graded=True, **settings), loss(name, certain, **settings))
+
+
+def test_optimism_lowers_what_others_wrote():
+    """Its gradient step makes the reference's completion less likely, whichever side of the pair it is on."""
+    for from_policy in ([True, False], [False, True]):
+        data = data_of(A) | {"from_policy": torch.tensor(from_policy)}
+        leaf = {name: data[name].clone().requires_grad_() for name in ("chosen_logprobs", "rejected_logprobs")}
+        loss("optimism", data | leaf).sum().backward()
+        found = [leaf[name].grad for name in ("chosen_logprobs", "rejected_logprobs")]
+        assert [float(one) if one is not None else 0.0 for one in found] == [float(not own) for own in from_policy]
+
+
 def test_a_small_alpha_is_dpo():
     read = data_of(A)["chosen_log_ratios"], data_of(A)["rejected_log_ratios"]
     assert torch.allclose(divergences.alpha_dpo(*read, alpha=1e-6), logistic.dpo(*read), atol=1e-5)
@@ -189,7 +217,7 @@ def test_bco_shifts_by_the_mean_log_ratio():
 @pytest.mark.parametrize("name", ["bco", "kto", "sppo", "nca", "infonca", "exo_rewards"])
 def test_completions_without_a_reward_change_nothing(name):
     data = data_of(A, mean_log_ratio=0.3, mismatched_kl=0.3)
-    own = {name: values for name, values in data.items() if name.startswith("completion_")}
+    own = {name: values for name, values in data.items() if name.startswith("completion_") and values.dim() == 1}
     missing = {"completion_rewards": math.nan}
     wide = {n: torch.cat([values, torch.tensor([missing.get(n, -5.0)]).double()]) for n, values in own.items()}
     found = loss(name, data | wide | {"group_ids": torch.tensor([0, 0, 0])})
@@ -263,6 +291,11 @@ REFUSED = [
     ("ipo", {"tau": 0.0}),
     ("inpo", {"eta": 0.0}),
     ("inpo", {"mixture": 1.5}),
+    ("mnpo", {"eta": 0.0}),
+    ("mnpo", {"mixture": -0.5}),
+    ("mnpo", {"weights": [1.0]}),
+    ("mnpo", {"weights": [0.0, 0.0]}),
+    ("mnpo", {"weights": [2.0, -1.0]}),
     ("dpop", {"penalty": -1.0}),
     ("simpo", {"gamma": -1.0}),
     ("slic", {"margin": -1.0}),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrl.ops import regularizers
-from llmrl.ops.regularizers import adaptive_kl_k1, entropy_window, gated_kl, kl_k1, kl_k2, kl_k3, proximal_kl
+from llmrl.ops.regularizers import adaptive_kl_k1, entropy_window, gated_kl, kl_k1, kl_k2, kl_k3, past_kl, proximal_kl
 from llmrl.pieces import catalogue
 
 LOGITS = torch.tensor([0.4, -1.2, 0.9, 0.0, -0.3], dtype=torch.float32)
@@ -226,3 +226,15 @@ def test_entropy_window_fades(progress, strength):
 def test_entropy_window_ranges(settings):
     with pytest.raises(ValueError, match="low"):
         window([1.0], 1.0, **settings)
+
+
+def test_past_kl_changes_its_anchor_with_the_moves():
+    """Log ratios 0.2 to the newest and -0.6 to the one before; mirror prox keeps the latter for its second half."""
+    logprobs = torch.tensor([[-1.0]])
+    past = torch.tensor([[[-1.2, -0.4]]])
+    for moves, period, expected in [(0, 1, 0.2), (1, 1, 0.2), (0, 2, 0.2), (1, 2, -0.6), (2, 2, 0.2), (3, 2, -0.6)]:
+        found = past_kl(logprobs, past, torch.tensor(moves), period=period)
+        assert found.item() == pytest.approx(expected**2 / 2), (moves, period)
+    for period in (0, 3):
+        with pytest.raises(ValueError, match=r"period: . is not valid, expected a number from 1 to history\.kept 2"):
+            past_kl(logprobs, past, torch.tensor(0), period=period)

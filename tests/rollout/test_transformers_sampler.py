@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from sampler_contract import PROMPTS, TOLERANCE, SamplerContract, adapted, check_adapters, mismatch, sample_all
 from transformers import GenerationConfig
 
@@ -94,3 +95,26 @@ def test_an_adapter_is_sampled_from_unmerged(folder, tokenizer):
     with pytest.raises(RuntimeError, match=r"weights were not given, base_model\.model\.model\.layers\.0\.mlp"):
         sampler.load_weights(base_weights(lm), 0)
     check_adapters(sampler, lm)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_mixture_draws_from_both_models_at_each_token(folder, tokenizer, lm, other_lm, share):
+    """Prompts of unequal length in one batch, each token against both models' logits for the unpadded sequence."""
+    own, other = make(folder, tokenizer), make(folder, tokenizer)
+    mixture = own.mixed_with(other, share)
+    own.load_weights(base_weights(lm), 4)
+    mixture.load_weights(base_weights(other_lm), 3)  # the other's
+    params = SamplingParams(max_tokens=12, temperature=0.8)
+    completions = sample_all(mixture, PROMPTS, params)
+    assert {one.policy_version for one in completions} == {3}
+    for ids, found in zip(PROMPTS, completions, strict=True):
+        token_ids = torch.tensor([ids + found.token_ids])
+        with torch.no_grad():
+            logits = [model(input_ids=token_ids).logits[0, len(ids) - 1 : -1].double() for model in (lm, other_lm)]
+        mixed = (1 - share) * logits[0].log_softmax(-1) + share * logits[1].log_softmax(-1)
+        expected = (mixed / 0.8).log_softmax(-1).gather(1, torch.tensor(found.token_ids)[:, None])[:, 0]
+        assert torch.allclose(torch.tensor(found.logprobs).double(), expected, atol=3e-5)
+    if share in (0.0, 1.0):  # then it is one of them, token for token
+        assert [one.token_ids for one in completions] == [
+            one.token_ids for one in sample_all(other if share else own, PROMPTS, params)
+        ]

@@ -18,10 +18,12 @@ from llmrl.engines.ranks import Ranks
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.policy import Policy
 from llmrl.models.scorer import ScoreHead, Scorer, draw_head
+from llmrl.other_policies import needs_past
 from llmrl.providers.gradients import gradient_norms, influence
 from llmrl.recipe import Recipe, Training
 from llmrl.resolve import resolve_pieces
 from llmrl.train.learner import Learner
+from llmrl.train.past import Extrapolated, Past
 from llmrl.train.provide import provide
 from llmrl.train.references import MovingAdapter, MovingWeights
 from llmrl.train.roles import Role, ValueFunction
@@ -131,7 +133,7 @@ def role_of(
     **settings: Any,
 ) -> Role:
     """An actor with what its algorithm asks for: a reference (`tiny_lm(3)`, or LoRA's base; one that moves if `pieces`
-    say so), a critic (`tiny_critic`); a `tiny_scorer` if pieces read scores.
+    say so), earlier policies, a critic (`tiny_critic`); a `tiny_scorer` if pieces read scores.
 
     settings: of training, the engine's name among them.
     """
@@ -159,10 +161,16 @@ def role_of(
     reference = tiny_policy(tiny_lm(seed=3), padding_free=padding_free) if has_own_reference else None
     reference = reference.to(device).eval() if reference else None
     of_policy, moving, moves = learner("actor", policy, "loss"), None, recipe.reference
-    if moves.every is not None:
+    if moves.every is not None and moves.momentum:
+        moving, reference = Extrapolated(of_policy, moves.every, moves.momentum, reference), None
+    elif moves.every is not None:
         settings = of_policy, moves.every, moves.mix
         moving = MovingWeights(*settings, reference) if reference else MovingAdapter(*settings)
-    return Role("actor", resolved, of_policy, reference, critic, moving)
+    past, history = None, recipe.history
+    if needs_past(recipe, algorithm):
+        whole = None if isinstance(policy.lm, PeftModel) else tiny_policy(padding_free=padding_free).to(device).eval()
+        past = Past(of_policy, history.every, history.kept, whole)
+    return Role("actor", resolved, of_policy, reference, critic, moving, past=past)
 
 
 def make_training(**settings: Any) -> Training:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from llmrl.ops.shared.ranges import require_fraction, require_positive
+from llmrl.ops.shared.ranges import require_positive
 
 
 def ipo(
@@ -43,33 +43,6 @@ def sppo(completion_log_ratios: Tensor, completion_rewards: Tensor, *, beta: flo
     known = completion_rewards.isfinite()
     targets = (completion_rewards.nan_to_num() - 0.5) / beta
     return (completion_log_ratios - targets.to(completion_log_ratios.dtype)).square() * known
-
-
-def inpo(
-    chosen_logprobs: Tensor,
-    rejected_logprobs: Tensor,
-    chosen_ref_logprobs: Tensor,
-    rejected_ref_logprobs: Tensor,
-    chosen_old_logprobs: Tensor,
-    rejected_old_logprobs: Tensor,
-    *,
-    eta: float = 0.05,
-    mixture: float = 1 / 3,
-) -> Tensor:
-    """Iterative Nash policy optimisation: a step of mirror descent from the policy that sampled the pairs.
-
-        loss = (h - 1 / (2 eta))^2
-        h    = (S_w - S_l) - mixture (S_ref_w - S_ref_l) - (1 - mixture) (S_old_w - S_old_l)
-
-    All [M]; S_old: the policy's at the start of the step. mixture: tau / eta of the paper. mixture 1 is `ipo` with
-    tau = eta. Exact for pairs that the old policy sampled. Raises ValueError for eta <= 0 or mixture outside [0, 1].
-    Source: arXiv 2407.00617.
-    """
-    require_positive(eta=eta)
-    require_fraction(mixture=mixture)
-    anchors = mixture * (chosen_ref_logprobs - rejected_ref_logprobs)
-    anchors = anchors + (1 - mixture) * (chosen_old_logprobs - rejected_old_logprobs)
-    return (chosen_logprobs - rejected_logprobs - anchors - 1 / (2 * eta)).square()
 
 
 def rpo_squared(

@@ -44,7 +44,8 @@ def at_last(values: Tensor, response_mask: Tensor) -> Tensor:
 def compared(data: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
     """The fields `names` of completions and of pairs, computed from the batch's fields, [N] or [M] each.
 
-    completion_X          the sum over response tokens of X, for X = logprobs, old_logprobs, ref_logprobs, ref_kl
+    completion_X          the sum over response tokens of X, for X = logprobs, old_logprobs, ref_logprobs, ref_kl, and
+                          of each earlier policy for X = past_logprobs: [N, K]
     completion_log_ratios completion_logprobs - completion_ref_logprobs
     completion_head_scores  the scores at the last response token, of each head: [N, H]; zero without one
     completion_scores     their mean over heads
@@ -71,7 +72,8 @@ def compared(data: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Te
             return at_last(data["scores"], mask)
         if name == "scores":
             return of_completion("head_scores").mean(dim=1)
-        return torch.where(mask, data[name], 0.0).sum(dim=1)
+        values = data[name]
+        return torch.where(mask.reshape(*mask.shape, *[1] * (values.dim() - 2)), values, 0.0).sum(dim=1)
 
     found: dict[str, Tensor] = {}
     for name in names:

@@ -1,0 +1,63 @@
+"""Policies beside the one in training: when a recipe needs them, and what cannot work with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmrl.algorithm import Algorithm
+from llmrl.fields import FIELDS, PAST
+from llmrl.pieces import Piece
+from llmrl.recipe import Recipe
+from llmrl.types import REFERENCE
+
+OF_PAST = frozenset(field.name for field in FIELDS if field.by == PAST)
+"""Fields that only earlier policies give."""
+NO_MIXTURE = "{engine} computes with one model at each token; use rollout.engine: transformers, or leave share out"
+
+
+def needs_reference(recipe: Recipe, algorithm: Algorithm) -> bool:
+    """Whether a piece reads a reference, or the reference writes completions."""
+    return algorithm.has_reference or REFERENCE in recipe.rollout.written_by
+
+
+def needs_past(recipe: Recipe, algorithm: Algorithm) -> bool:
+    """Whether a piece reads earlier policies, or they write completions."""
+    return bool(OF_PAST & algorithm.needs) or bool(recipe.rollout.past_writers)
+
+
+def written_by_faults(recipe: Recipe, algorithm: Algorithm, keep: Piece, allocate: Piece | None) -> Iterator[str]:
+    """The faults of a recipe in which others write some of a group's completions."""
+    writers = recipe.rollout.written_by
+    if not writers or not algorithm.samples:
+        return
+    if allocate is not None:
+        yield f"rollout.written_by: allocate {allocate.name} shares out the policy's completions alone; leave one out"
+    if not recipe.trained and set(writers) - {"dataset"}:
+        yield "rollout.written_by: the role is not trained, so it has no reference and no earlier policies"
+    for name, writer in writers.items():
+        if writer.share < 1 and recipe.rollout.engine == "vllm":
+            yield f"rollout.written_by.{name}.share: {writer.share}, but " + NO_MIXTURE.format(engine="vllm")
+    if REFERENCE in writers and recipe.reference.momentum:
+        yield "rollout.written_by.reference: with reference.momentum the reference has no weights that could write"
+    loss = algorithm.policy_loss
+    if loss and "advantages" in loss.data and keep.mark("takes_all_writers"):
+        yield (
+            f"keep: {keep.name} leaves {', '.join(writers)} among the completions that policy_loss {loss.name} takes "
+            "for the policy's own; use keep: own_completions"
+        )
+
+
+def momentum_faults(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    """The faults of a recipe whose reference goes beyond the policy's last move."""
+    settings = recipe.reference
+    if not settings.momentum or not algorithm.has_reference:
+        return
+    if settings.every is None or settings.mix < 1:
+        yield (
+            f"reference.momentum: {settings.momentum}, but the reference has no last move; set reference.every, and "
+            "leave reference.mix at 1"
+        )
+    if settings.model is not None:
+        yield "reference.momentum: the policy's moves alone are extrapolated; leave reference.model out"
+    if "ref_kl" in algorithm.needs:
+        yield "reference.momentum: extrapolates log-probabilities, but a piece reads ref_kl; leave one of the two out"
