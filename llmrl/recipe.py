@@ -181,6 +181,11 @@ class Rollout(Strict):
         return [name for name, writer in self.written_by.items() for _ in range(writer.count)]
 
     @property
+    def models(self) -> int:
+        """How many models write completions, the policy included."""
+        return 1 + len(set(self.written_by) - {DATASET})
+
+    @property
     def past_writers(self) -> list[int]:
         """Which of the earlier policies write completions, 1 for the newest."""
         return [int(name.partition("_")[2]) for name in self.written_by if name.startswith(PAST)]

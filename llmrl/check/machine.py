@@ -26,7 +26,6 @@ from llmrl.recipe import Recipe
 from llmrl.resolve import Pieces
 from llmrl.run_folder.lock import refuse_if_locked
 from llmrl.run_folder.reader import RunReader
-from llmrl.types import DATASET
 
 WIDTH = {"fp32": 4, "bf16": 2}
 VLLM_CPU_CACHE = (64 * 2**20, 4 * 2**30)
@@ -87,8 +86,7 @@ def check_machine(models: Sequence[Sized], ranks: int, report: Report) -> None:
         own += earlier_policies(recipe, one.pieces.algorithm, shape) if recipe.trained else []
         state += [replace(item, name=f"{one.role} {item.name}") for item in own] if len(models) > 1 else own
         working = max(working, _largest_activations(recipe, shape), key=_sum) if recipe.trained else working
-        asked = sampler(recipe, shape, ranks) if one.samples and one.owns else []
-        asked *= 1 + len(set(recipe.rollout.written_by) - {DATASET})
+        asked = sampler(recipe, shape, ranks) * recipe.rollout.models if one.samples and one.owns else []
         sampling += [replace(item, name=f"{one.role} {item.name}") for item in asked] if len(models) > 1 else asked
     standing = libraries(models, ranks)
     for item in (*state, *working, *sampling, *standing):
@@ -165,10 +163,10 @@ def earlier_policies(recipe: Recipe, algorithm: Algorithm, shape: Shape) -> list
     """The weights, or adapters, of earlier policies, and the model that computes with whole weights."""
     lora = recipe.model.lora is not None
     kept = recipe.history.kept + (not lora) if needs_past(recipe, algorithm) else 0
-    kept += 2 if recipe.reference.momentum and algorithm.has_reference else 0
+    kept += 2 * bool(recipe.reference.momentum and algorithm.has_reference)
     count, width = (shape.trained, 4) if lora else (shape.parameters, WIDTH[recipe.training.dtype])
     found = Item("earlier policies", f"{kept} x {count_text(count)} x {width} bytes", kept * count * width)
-    return [found] if kept else []
+    return [found] * bool(kept)
 
 
 def activations(recipe: Recipe, shape: Shape) -> list[Item]:
