@@ -20,7 +20,7 @@ FLOORS = (
     ("types", "errors", "columns", "marks", "fields", "metrics", "troubles", "bounds", "spans"),
     ("ending", "pieces", "signatures", "batch", "ops", "sandbox", "methods"),
     ("axes", "templates", "run_folder"),
-    ("recipe_rows", "recipe", "recipe_faults", "recipe_layers", "recipe_file", "probe"),
+    ("recipe_rows", "recipe_rollout", "recipe", "recipe_faults", "recipe_layers", "recipe_file", "probe"),
     ("data", "envs", "evaluation", "models", "rewards", "rollout", "tasks", "providers"),
     ("engines", "serve"),
     ("algorithm", "combinations", "other_policies", "resolve"),

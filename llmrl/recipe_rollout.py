@@ -1,0 +1,101 @@
+"""The recipe's schema of sampling: how completions are sampled, and who writes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from llmrl.errors import unknown_name
+from llmrl.recipe_rows import Strict
+from llmrl.types import DATASET, PAST, REFERENCE
+
+MAX_PAST = 9
+"""The most earlier policies that are kept."""
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Writer(Strict):
+    """Completions of each group that another than the policy writes. A plain number is their count."""
+
+    count: PositiveInt = Field(default=1, description="how many of a group's completions")
+    share: Fraction = Field(
+        default=1.0,
+        description="the writer's part in each token's distribution, writer^share x policy^(1 - share), normalized",
+    )
+
+
+def _counted(spec: Any) -> Any:
+    """`reference: 1` is short for `reference: {count: 1}`."""
+    return {"count": spec} if isinstance(spec, int) and not isinstance(spec, bool) else spec
+
+
+class Rollout(Strict):
+    """How completions are sampled. Prompts that are too long are dropped and counted; nothing is cut short."""
+
+    engine: str = Field(default="vllm", description="the sampler: vllm, transformers, or module:function")
+    weight_transport: str = Field(
+        default="by_name", description="how weights reach the sampler: by_name, by_file, or module:function"
+    )
+    prompts_per_step: PositiveInt = Field(default=32, description="prompts of one training step")
+    group_size: PositiveInt = Field(default=8, description="completions sampled for each prompt")
+    written_by: dict[str, Annotated[Writer, BeforeValidator(_counted)]] = Field(
+        default_factory=dict,
+        description="completions of each group that are not the policy's: of the reference, the dataset (the row's "
+        "best), or an earlier policy (past_1, past_2, ...)",
+    )
+    micro_group: PositiveInt | None = Field(
+        default=None, description="completions of a prompt in flight at once: memory, never the result; default: all"
+    )
+    max_completion_tokens: PositiveInt = Field(default=256, description="a completion is ended here")
+    max_prompt_tokens: PositiveInt = Field(default=1024, description="longer prompts are dropped")
+    temperature: PositiveFloat = Field(default=1.0, description="divides the logits, in sampling and in training")
+    top_p: Fraction = Field(default=1.0, description="sample from the most likely tokens of this total probability")
+    top_k: PositiveInt | None = Field(default=None, description="sample from this many most likely tokens")
+    stop: list[str] = Field(default_factory=list, description="strings that end a completion")
+    first_samples: PositiveInt | None = Field(
+        default=None, description="with allocate: completions of each prompt before it decides; default: half the group"
+    )
+    allocation_rounds: PositiveInt = Field(default=1, description="with allocate: rounds that share the other half")
+    max_refills: NonNegativeInt = Field(default=8, description="rounds of new prompts to replace those `keep` drops")
+    max_mismatch: PositiveFloat | None = Field(
+        default=None, description="stop the run when the mean |trainer - rollout| log-probability passes this"
+    )
+    deadline_seconds: PositiveFloat = Field(default=1800.0, description="for the sampling and scoring of one step")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="passed to vllm.EngineArgs")
+
+    @property
+    def own_completions(self) -> int:
+        """The completions of a group that the policy writes."""
+        return self.group_size - sum(writer.count for writer in self.written_by.values())
+
+    @property
+    def writers(self) -> list[str]:
+        """The writer of each of a group's completions, in order, where it is not the policy."""
+        return [name for name, writer in self.written_by.items() for _ in range(writer.count)]
+
+    @property
+    def models(self) -> int:
+        """How many models write completions, the policy included."""
+        return 1 + len(set(self.written_by) - {DATASET})
+
+    @property
+    def past_writers(self) -> list[int]:
+        """Which of the earlier policies write completions, 1 for the newest."""
+        return [int(name.partition("_")[2]) for name in self.written_by if name.startswith(PAST)]
+
+    @model_validator(mode="after")
+    def _known_writers(self) -> Rollout:
+        valid = [REFERENCE, DATASET, *(f"{PAST}_{number}" for number in range(1, MAX_PAST + 1))]
+        if unknown := [name for name in self.written_by if name not in valid]:
+            raise ValueError(unknown_name("written_by", unknown[0], valid, "writer of completions"))
+        if self.own_completions < 0:
+            others = self.group_size - self.own_completions
+            raise ValueError(f"written_by has {others} completions, more than group_size {self.group_size}")
+        if self.written_by.get(DATASET, Writer()).share != 1:
+            raise ValueError("written_by.dataset.share: a row has no distribution to mix with the policy's")
+        return self
+
+    def in_flight(self, ranks: int) -> int:
+        """The most completions that a rank samples at once."""
+        return -(-self.prompts_per_step // ranks) * (self.micro_group or self.group_size)
