@@ -120,6 +120,11 @@ class Algorithm:
         return "scores" in self.needs
 
     @property
+    def scores_tokens(self) -> bool:
+        """Whether the reward model scores tokens within completions, such as the ends of steps, and not whole ones."""
+        return "scores" in _names(one.piece for one in self.preference_loss)
+
+    @property
     def trained(self) -> str:
         """The output of the model in training that losses of pairs and completions are made of."""
         return "scores" if self.scores else "logprobs"

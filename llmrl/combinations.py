@@ -119,6 +119,12 @@ def _rollouts_are_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         return
     for name in sorted((OF_ROLLOUTS & algorithm.needs) - algorithm.given):
         yield f"learn_from: {recipe.learn_from} samples and scores nothing, but a piece reads {name}"
+    for one in algorithm.preference_loss if "rewards" not in algorithm.given else ():
+        if of_pairs(one.piece) or "completion_rewards" in one.piece.data:
+            yield (
+                f"learn_from: {recipe.learn_from} gives completions no rewards, by which preference_loss "
+                f"{one.piece.name} would compare them"
+            )
     if recipe.allocate is not None:
         yield f"allocate: learn_from {recipe.learn_from} samples nothing that could be allocated"
 

@@ -273,7 +273,8 @@ def _methods() -> dict[str, Layer]:
 
 def method_recipe(name: str) -> Recipe:
     """A minimal recipe of a method; raises RecipeError for an unknown method."""
-    rows = {"path": "rows.jsonl", "completion": "answer", "chosen": "chosen", "rejected": "rejected"}
+    columns = {"completion": "answer", "chosen": "chosen", "rejected": "rejected", "steps": "steps"}
+    rows = {"path": "rows.jsonl", **columns, "step_labels": "step_labels"}
     rest = {"data": {"train": rows}, "rewards": {"math_verifier": {}}}
     return _recipe(_with_method({}, {"method": name, "name": name, "run_dir": f"runs/{name}", "model": "model"} | rest))
 

@@ -85,6 +85,20 @@ class Rows(Strict):
         default=None, description="a list of completions, for learn_from: preferences; needs scores"
     )
     scores: RowText | None = Field(default=None, description="their scores, more is better; needs completions")
+    steps: RowText | None = Field(
+        default=None, description="a list of a solution's steps, for learn_from: step_labels; needs step_labels"
+    )
+    step_labels: RowText | None = Field(
+        default=None,
+        description="a list of their labels: right or wrong, a chance from 0 to 1, neutral, or null; needs steps",
+    )
+    separator: NonEmpty = Field(
+        default="\n", description="the text after each step; a step is scored at the last token of it"
+    )
+    neutral: Literal["right", "wrong", "drop"] | None = Field(
+        default=None, description="what a neutral step counts as; drop: as a step without a label"
+    )
+    last_step_only: bool = Field(default=False, description="of each solution, only the last step has a label")
     turns: Literal["last", "all"] = Field(
         default="last",
         description="where prompt and completion are one conversation: the answer to train on, the last or each one",
@@ -115,6 +129,8 @@ class Rows(Strict):
             raise ValueError("chosen and rejected need each other: a pair has both")
         if (self.completions is None) != (self.scores is None):
             raise ValueError("completions and scores need each other: a list has a score for each completion")
+        if (self.steps is None) != (self.step_labels is None):
+            raise ValueError("steps and step_labels need each other: a solution has a label for each step")
         if self.label is not None and self.completion is None:
             raise ValueError("label needs completion: it says whether that one is good")
         compared = [name for name in COMPARED if getattr(self, name) is not None]
@@ -127,7 +143,7 @@ class Rows(Strict):
     @property
     def names_columns(self) -> bool:
         """Whether a key says which columns hold the prompt or the completions; else rows are told by their columns."""
-        written = any(getattr(self, name) is not None for name in ("completion", *COMPARED))
+        written = any(getattr(self, name) is not None for name in ("completion", "steps", *COMPARED))
         return written or self.prompt != QUESTION
 
     @property

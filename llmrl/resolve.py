@@ -13,7 +13,7 @@ from typing import Any
 from llmrl.algorithm import Algorithm, Weighted
 from llmrl.axes import AXES, BY_KEY, CHAIN, ONE, Axis
 from llmrl.combinations import refused
-from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS
+from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS, SOLUTIONS
 from llmrl.engines.catalogue import check_engine
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.fields import BY_NAME, PACKED, PROVIDED, names
@@ -207,6 +207,8 @@ def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
             f"{reader} needs the texts to compare: data.train.chosen and rejected, completion and "
             "label, or completions and scores"
         )
+    if SOLUTIONS in source.data and rows.names_columns and rows.steps is None:
+        faults.append(f"learn_from: {source.name} needs data.train.steps and step_labels (a solution and its labels)")
     if "collector" in source.data and not recipe.rewards and recipe.trained:
         faults.append(f"learn_from: {source.name} needs at least one reward under rewards, such as math_verifier: {{}}")
     return faults
@@ -219,7 +221,7 @@ def read_for(recipe: Recipe) -> str | None:
     except RecipeError:
         return None
     read = {*source.data, *([COMPARISONS] if DATASET in recipe.rollout.written_by else [])}
-    return next((gives for gives in (DEMONSTRATIONS, COMPARISONS) if gives in read), QUESTIONS)
+    return next((gives for gives in (DEMONSTRATIONS, COMPARISONS, SOLUTIONS) if gives in read), QUESTIONS)
 
 
 def _reward_faults(recipe: Recipe) -> list[str]:

@@ -73,7 +73,8 @@ class Score:
     dynamic sampling and accuracy read. turn_values: optional, one number per actor turn, placed on the turns' last
     tokens. outcome: a verifier's name for the outcome, such as "timeout", which metrics count. grade: the outcome's
     rank among the verifier's ordered outcomes, 0 the worst, which a critic may predict. metrics: further numbers by
-    name, whose means over the trajectories are metrics of the run.
+    name, whose means over the trajectories are metrics of the run. token_values: numbers for some of the author's
+    tokens, by their places among these, such as one for each step on its last token.
     """
 
     value: float
@@ -82,6 +83,7 @@ class Score:
     outcome: str | None = None
     grade: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    token_values: Mapping[int, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,10 @@ class Trajectory:
     """One author's turns after a prompt, and the turns of others in between.
 
     prompt: the context that the author was sampled in. text: the author's last turn, decoded. components: each score's
-    value times its weight; reward: their sum; turn_rewards: the weighted sum of the scores' turn values, one per turn
-    of the author. compared: trajectories of one author and question with equal `compared` are compared with each other.
-    writer: who wrote the author's turns, the author's own policy unless `rollout.written_by` names another.
+    value times its weight; reward: their sum; turn_rewards, token_rewards: the weighted sums of the scores' turn
+    values, one per turn of the author, and of their token values. compared: trajectories of one author and question
+    with equal `compared` are compared with each other. writer: who wrote the author's turns, the author's own policy
+    unless `rollout.written_by` names another.
     """
 
     prompt: Prompt
@@ -111,6 +114,7 @@ class Trajectory:
     components: dict[str, float] = field(default_factory=dict)
     reward: float = 0.0
     turn_rewards: list[float] = field(default_factory=list)
+    token_rewards: dict[int, float] = field(default_factory=dict)
     failure: Failure | None = None
     author: str = ACTOR
     compared: str = ""

@@ -114,7 +114,7 @@ def _show(prompt: Prompt, prompts: LoadedPrompts, origin: Origin, report: Report
     """Print the first prompt with its special tokens, and its written completions or gold answer."""
     tokenizer: Any = origin.tokenizer
     written = [prompts.demonstrations[prompt.id]] if prompt.id in prompts.demonstrations else []
-    written += prompts.comparisons.get(prompt.id, [])
+    written += prompts.comparisons.get(prompt.id, []) + prompts.solutions.get(prompt.id, [])
     report.say("first prompt", f"{len(prompt.token_ids)} tokens, {prompt.id}")
     report.say("", _shown(tokenizer.decode(list(prompt.token_ids), skip_special_tokens=False)))
     for one in written:
@@ -125,9 +125,13 @@ def _show(prompt: Prompt, prompts: LoadedPrompts, origin: Origin, report: Report
 
 
 def _spans(tokenizer: Any, written: Written) -> str:
-    """The texts of a completion's spans; those that are not trained on are in parentheses."""
-    shown = [(_shown(tokenizer.decode(span.token_ids)), span.trained) for span in written.spans]
-    return " ".join(text if trained else f"({text})" for text, trained in shown)
+    """The texts of a completion's spans, each with its own reward; those that are not trained on are in parentheses."""
+    told = []
+    for span in written.spans:
+        text = _shown(tokenizer.decode(span.token_ids))
+        label = "" if span.reward is None else f" [{span.reward:g}]"
+        told.append((text if span.trained else f"({text})") + label)
+    return " ".join(told)
 
 
 def _shown(value: Any) -> str:
@@ -154,12 +158,12 @@ def _check_answers(
 def _count_repeated(
     source: Rows, prompts: Sequence[Prompt], questions: Mapping[str, str], part: str, report: Report
 ) -> None:
-    """Warn of rows that ask what an earlier row asks; tasks and comparisons ask some questions twice."""
+    """Warn of rows that ask what an earlier row asks; tasks, comparisons and solutions ask some questions twice."""
     again, contrary = repeated(prompts, questions)
     text = f"{len(again)} of {len(prompts)} rows ask what an earlier row asks: {named(again)}"
     if contrary:
         text += f"; {len(contrary)} of them with another answer: {named(contrary)}"
-    if source.prompt is None or source.compares:
+    if source.prompt is None or source.compares or source.steps:
         return
     if again and source.task is not None:
         report.say("", text)

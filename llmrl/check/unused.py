@@ -97,6 +97,8 @@ READERS = (
     Reader(tuple(f"data.eval.{name}" for name in ("chosen", "rejected", "label", "completions", "scores")),
            lambda r, p: p.algorithm.compares, "there is no preference_loss to compare them by"),
     Reader(("data.train.category",), lambda r, p: False, "metrics of held-out rows alone are told by category"),
+    Reader(tuple(f"data.train.{name}" for name in ("steps", "step_labels", "separator", "neutral", "last_step_only")),
+           lambda r, p: "solutions" in p.source.data, "nothing learns from steps"),
     Reader(("data.eval.shuffle",), lambda r, p: False, "held-out rows keep their order"),
 )  # fmt: skip
 ROWS_OF = {"task": ("settings", "size", "seed"), "dataset": ("subset", "split")}

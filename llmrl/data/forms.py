@@ -15,15 +15,17 @@ from typing import Any
 from llmrl.columns import as_json, column
 from llmrl.data.files import Row
 from llmrl.data.messages import SYSTEM, Messages, are_messages, messages_of
+from llmrl.data.step_forms import math_shepherd, prm800k, process_bench, stepwise
 from llmrl.errors import short
 
 Example = dict[str, Any]
 
-DEMONSTRATIONS, COMPARISONS, QUESTIONS = "demonstrations", "comparisons", "questions"
+DEMONSTRATIONS, COMPARISONS, QUESTIONS, SOLUTIONS = "demonstrations", "comparisons", "questions", "solutions"
 KEYS = {
     DEMONSTRATIONS: "prompt and completion",
     COMPARISONS: "prompt with chosen and rejected, with completion and label, or with completions and scores",
     QUESTIONS: "prompt",
+    SOLUTIONS: "prompt, steps and step_labels",
 }
 """What rows are read for, and the keys of data.train that name its columns."""
 
@@ -252,5 +254,9 @@ FORMS = (
     Form("HelpSteer3 preference", COMPARISONS, ("context", "response1", "response2", "overall_preference"),
          _help_steer("context", ("response1", "response2"), "overall_preference"), _PAIR),
     Form("verl", QUESTIONS, ("prompt", "reward_model"), _verl),
+    Form("TRL {shape}, stepwise", SOLUTIONS, ("prompt", "completions", "labels"), stepwise),
+    Form("PRM800K", SOLUTIONS, ("question", "label"), prm800k, ("prompt", "input")),
+    Form("Math-Shepherd", SOLUTIONS, ("input", "label"), math_shepherd, ("prompt", "output", "question")),
+    Form("ProcessBench", SOLUTIONS, ("problem", "steps", "label"), process_bench, ("prompt", "input", "question")),
 )  # fmt: skip
 """Every form. Of one purpose, no two fit the same columns unless a row is ambiguous."""

@@ -16,7 +16,8 @@ from llmrl.types import POLICY, Group, Trajectory
 def pack(groups: Sequence[Group], author: str) -> Batch:
     """The trajectories of all groups as right-padded tensors; `author`'s tokens are the ones to train on.
 
-    A trajectory's outcome reward goes on the author's last token, turn values on their turns' last tokens.
+    A trajectory's outcome reward goes on the author's last token, turn values on their turns' last tokens, and token
+    values on their tokens.
     """
     rows = [_Row(one, number, author) for number, group in enumerate(groups) for one in group.trajectories]
     width = max(len(row.token_ids) for row in rows)
@@ -62,7 +63,7 @@ class _Row:
     token_ids         P0 P1 A0 A1 E0 A2     prompt, actor, environment, actor
     response_mask      0  0  1  1  0  1
     turn_numbers       0  0  1  1  0  2
-    turn_rewards       -  -  -  r  0  s     r of the first turn, s of the last; nan, here -, where none was given
+    turn_rewards       -  -  -  r  -  s     r of the first turn, s of the last; nan, here -, where none was given
     rewards            0  0  0  r  0  R     R = s + outcome
     """
 
@@ -82,14 +83,19 @@ class _Row:
         self.turn_numbers = [0] * len(self.token_ids)
         self.turn_rewards = [math.nan] * len(self.token_ids)
         self.rollout_logprobs = [0.0] * len(self.token_ids)
-        scored, number = iter(trajectory.turn_rewards), 0
+        scored, number, spoken = iter(trajectory.turn_rewards), 0, 0
         for turn in trajectory.turns:
             trained = turn.author == author
             number += trained
             given = [turn.reward, next(scored, None) if trained else None]
             self.token_ids += turn.token_ids
             self.turn_numbers += [number * trained] * len(turn.token_ids)
-            self.turn_rewards += [math.nan] * (len(turn.token_ids) - 1) + [_sum(given)] if turn.token_ids else []
+            rewards = [math.nan] * (len(turn.token_ids) - 1) + [_sum(given)] if turn.token_ids else []
+            if trained:
+                on_tokens = (trajectory.token_rewards.get(spoken + place) for place in range(len(rewards)))
+                rewards = [_sum([None if math.isnan(r) else r, one]) for r, one in zip(rewards, on_tokens, strict=True)]
+                spoken += len(rewards)
+            self.turn_rewards += rewards
             known = trained and turn.rollout_logprobs
             self.rollout_logprobs += turn.rollout_logprobs if known else [0.0] * len(turn.token_ids)
         self.response_mask = [number > 0 for number in self.turn_numbers]

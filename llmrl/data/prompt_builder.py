@@ -18,6 +18,7 @@ from llmrl.data.faulty_rows import of_every_row
 from llmrl.data.files import Row
 from llmrl.data.messages import SYSTEM, Messages, transcript
 from llmrl.data.row_values import RowValue
+from llmrl.data.steps import solution_of
 from llmrl.data.written import Span, Written, reward_of_label, reward_of_score
 from llmrl.errors import RecipeError, short
 from llmrl.models.text import prompt_tokens
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 DEFAULT_ANSWER = "answer"
-COLUMN_KEYS = ("prompt", "completion", "chosen", "rejected", "label", "completions", "scores", "tools")
+COLUMN_KEYS = (
+    "prompt", "completion", "chosen", "rejected", "label", "completions", "scores", "steps", "step_labels", "tools",
+)  # fmt: skip
 """The keys of rows that name columns, besides the answer's."""
 
 
@@ -121,9 +124,27 @@ class PromptBuilder:
         spans = [self._following(prompt, value, {**row, **listed}) for value in found]
         return [Written(own, score) for own, score in zip(spans, scores, strict=True)]
 
-    def _list(self, name: str, row: Row, place: str) -> list[Any]:
+    def solutions(self, prompt: Prompt) -> list[Written]:
+        """The row's solutions, each step a span whose reward is the step's label."""
+        row, source = self.rows[_index(prompt)], self.source
+        lists = {name: self._list(name, row, prompt.id, empty=True) for name in ("steps", "step_labels")}
+        if not (lists["steps"] and isinstance(lists["steps"][0], list)):  # a row of one solution
+            lists = {name: [values] for name, values in lists.items()}
+        settings = {name: getattr(source, name) for name in ("separator", "neutral", "last_step_only")}
+        try:
+            if len(lists["steps"]) != len(lists["step_labels"]):
+                raise ValueError(f"{len(lists['step_labels'])} lists of labels for {len(lists['steps'])} solutions")
+            pairs = zip(lists["steps"], lists["step_labels"], strict=True)
+            found = [solution_of(self.tokenizer, [str(x) for x in s], one, **settings) for s, one in pairs]
+        except ValueError as error:
+            raise RecipeError(f"{self.key}.step_labels: {prompt.id}: {error}") from None
+        for one in found:
+            self._refuse_unknown(one.token_ids, "", f"{self.key}.steps", _index(prompt))
+        return found
+
+    def _list(self, name: str, row: Row, place: str, *, empty: bool = False) -> list[Any]:
         value = as_json(self._values[name].value(row, place))
-        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) == 0:
+        if not isinstance(value, Sequence) or isinstance(value, str) or (len(value) == 0 and not empty):
             raise RecipeError(f"{self.key}.{name}: {place}: expected a list, got {short(value)}")
         return list(value)
 

@@ -25,6 +25,7 @@ OVERLAP = "the question is in eval too"
 EQUAL = "the completions are equal"
 TIED = "no completion is better than another"
 MOST_CATEGORIES = 100
+UNLABELLED = "no step has a label"
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,18 @@ class LoadedPrompts:
     """Prompts ready to sample, and the numbers of rows that were left out.
 
     demonstrations: prompt id -> the completion to imitate, for every prompt of a source that names one. comparisons:
-    prompt id -> the row's completions with their rewards, for every prompt of a source that names them. questions:
-    prompt id -> the prompt before system prompt, examples and chat template. categories: prompt id -> the row's
-    category, of a source that names their column. sources: "train" or "eval" -> the rows' settings, with the columns of
-    their form. forms: the name of each part's form, where it was recognised. dropped: "train" or "eval" -> reason ->
-    the number of rows that were left out.
+    prompt id -> the row's completions with their rewards, for every prompt of a source that names them. solutions:
+    prompt id -> the row's solutions with labelled steps. questions: prompt id -> the prompt before system prompt,
+    examples and chat template. categories: prompt id -> the row's category, of a source that names their column.
+    sources: "train" or "eval" -> the rows' settings, with the columns of their form. forms: the name of each part's
+    form, where it was recognised. dropped: "train" or "eval" -> reason -> the number of rows that were left out.
     """
 
     train: list[Prompt]
     eval: list[Prompt] = field(default_factory=list)
     demonstrations: dict[str, Written] = field(default_factory=dict)
     comparisons: dict[str, list[Written]] = field(default_factory=dict)
+    solutions: dict[str, list[Written]] = field(default_factory=dict)
     questions: dict[str, str] = field(default_factory=dict)
     categories: dict[str, str] = field(default_factory=dict)
     sources: dict[str, Rows] = field(default_factory=dict)
@@ -146,10 +148,11 @@ class _Part:
         compared = self.builder.comparison(prompt) if self.source.compares else []
         imitates = self.source.completion is not None and self.source.label is None
         imitated = [self.builder.demonstration(prompt)] if imitates else []
+        solved = self.builder.solutions(prompt) if self.source.steps is not None else []
         limit = self.max_completion_tokens
-        if limit is not None and any(len(one.token_ids) > limit for one in (*compared, *imitated)):
+        if limit is not None and any(len(one.token_ids) > limit for one in (*compared, *imitated, *solved)):
             return LONG_COMPLETION
-        if reason := _uncompared(compared):
+        if reason := _uncompared(compared) or _unlabelled(solved, self.source):
             return reason
         if imitated:
             self.loaded.demonstrations[prompt.id] = imitated[0]
@@ -157,7 +160,15 @@ class _Part:
             self.loaded.comparisons[prompt.id] = compared
         if self.source.category is not None:
             self.loaded.categories[prompt.id] = self.builder.category(prompt)
+        if solved:
+            self.loaded.solutions[prompt.id] = solved
         return None
+
+
+def _unlabelled(solutions: Sequence[Written], source: Rows) -> str | None:
+    """Why solutions teach nothing of steps; None if one of their steps has a label."""
+    labelled = any(span.reward is not None for one in solutions for span in one.spans)
+    return None if labelled or source.steps is None else UNLABELLED
 
 
 def _uncompared(written: Sequence[Written]) -> str | None:

@@ -19,10 +19,12 @@ LABELS: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive tokens after a prompt; trained: whether the assistant said them, who is imitated or compared."""
+    """Consecutive tokens after a prompt; trained: whether the assistant said them, who is imitated or compared.
+    reward: the span's own, such as a step's label; None if it has none."""
 
     token_ids: list[int]
     trained: bool = True
+    reward: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ class Written:
 
     def trajectory(self, prompt: Prompt, author: str) -> Trajectory:
         """The completion as if `author` had said the trained spans; nobody sampled it."""
-        turns = [Turn(author if span.trained else ENVIRONMENT, span.token_ids) for span in self.spans]
+        turns = [
+            Turn(author if span.trained else ENVIRONMENT, span.token_ids, reward=span.reward) for span in self.spans
+        ]
         return Trajectory(prompt, turns, reward=self.reward, stop_reason="stop", author=author, writer=DATASET)
 
 

@@ -13,9 +13,11 @@ from transformers import AutoConfig
 
 from llmrl.data.chat import Conversation
 from llmrl.data.schedule import schedule
+from llmrl.data.steps import step_tokens
 from llmrl.errors import RecipeError
-from llmrl.models.loading import is_reward_model, load_tokenizer, stop_token_ids
+from llmrl.models.loading import is_reward_model, load_tokenizer, scores_tokens, stop_token_ids
 from llmrl.models.scorer import Scorer, load_reward_model
+from llmrl.models.text import decoder
 from llmrl.types import Prompt
 
 TOKENS_AT_ONCE = 8192
@@ -24,21 +26,24 @@ TOKENS_AT_ONCE = 8192
 class FrozenScorer:
     """The reward model in a folder, on a GPU if there is one; several threads may call it.
 
-    Raises RecipeError if the folder holds no reward model.
+    of_tokens: it scores places within a text, such as the ends of steps. Raises RecipeError if the folder holds no such
+    reward model.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, of_tokens: bool = False):
         if not (folder / "config.json").is_file():
             raise RecipeError(f"'{folder}' has no config.json; expected the folder of a trained reward model")
         config = AutoConfig.from_pretrained(str(folder))
-        if not is_reward_model(config):
-            raise RecipeError(f"'{folder}' holds {', '.join(config.architectures or ['none'])}, no reward model")
+        if not is_reward_model(config) or scores_tokens(config) != of_tokens:
+            kind = "reward model of steps (a token classifier)" if of_tokens else "reward model of completions"
+            raise RecipeError(f"'{folder}' holds {', '.join(config.architectures or ['none'])}, no {kind}")
         self.tokenizer: Any = load_tokenizer(folder)
+        self.separator: str | None = getattr(config, "step_separator", None)
         self._stops = stop_token_ids(self.tokenizer, config)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.heads: int = config.num_labels or 1
         dtype = "bf16" if config.dtype == torch.bfloat16 else "fp32"
-        lm = load_reward_model(folder, self.tokenizer, dtype, heads=self.heads)
+        lm = load_reward_model(folder, self.tokenizer, dtype, heads=self.heads, of_tokens=of_tokens)
         self._model = Scorer(lm).to(self._device).eval().requires_grad_(False)
         self._lock = threading.Lock()
 
@@ -51,51 +56,76 @@ class FrozenScorer:
         text: None for an episode of several turns, of which there is no other rendering than its tokens. Raises
         ValueError if such an episode was told in another tokenizer's tokens.
         """
-        if self._speaks(prompt, token_ids, text):
+        if self.speaks(prompt, token_ids, text):
             return [*prompt.token_ids, *token_ids], len(prompt.token_ids)
         if text is None:
             raise ValueError("an episode of several turns is scored by its tokens, which this model reads otherwise")
-        asked, said = prompt.text, text
-        if prompt.messages is not None:
-            conversation = Conversation(self.tokenizer, [dict(message) for message in prompt.messages])  # pyright: ignore
-            asked, said = conversation.prompt, conversation.answer({"role": "assistant", "content": text})
-        before = self.tokenizer.encode(asked, add_special_tokens=prompt.messages is None)
-        if before and before[-1] == self.tokenizer.eos_token_id and prompt.messages is None:
-            before.pop()  # the tokenizer's own
+        conversation, before = self._asked(prompt)
+        said = text if conversation is None else conversation.answer({"role": "assistant", "content": text})
         after = self.tokenizer.encode(said, add_special_tokens=False)
         ends = [place for place, token in enumerate(after) if token in self._stops]
         return before + (after[: ends[0] + 1] if ends else [*after, self.tokenizer.eos_token_id]), len(before)
 
+    def step_row(self, prompt: Prompt, steps: Sequence[str], separator: str) -> tuple[list[int], list[int]]:
+        """The tokens of a prompt and the steps of its answer, as in training, and the place of each step's end."""
+        before = list(prompt.token_ids) if self.speaks(prompt, [], None) else self._asked(prompt)[1]
+        tokens, ends = before, []
+        for step in step_tokens(self.tokenizer, steps, separator):
+            tokens = [*tokens, *step]
+            ends.append(len(tokens) - 1)
+        return tokens, ends
+
     def scores(self, rows: Sequence[tuple[list[int], int]]) -> list[list[float]]:
         """The score of each row at its last token, by each head: [N][H]."""
-        found: dict[int, list[float]] = {}
+        return [found[0] for found in self.scores_at([(tokens, [len(tokens) - 1]) for tokens, _ in rows])]
+
+    def scores_at(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[list[list[float]]]:
+        """The scores of each row at its places, in order, by each head: [N][places][H]."""
+        found: dict[int, list[list[float]]] = {}
         arrays = [torch.tensor(tokens).numpy() for tokens, _ in rows]
         with self._lock, torch.inference_mode():
-            [cuts] = schedule(arrays, ranks=1, max_tokens=TOKENS_AT_ONCE, packed=self._model.packs)
-            for cut in cuts:
+            packed = self._model.packs
+            for cut in schedule(arrays, ranks=1, max_tokens=TOKENS_AT_ONCE, packed=packed)[0] if rows else ():
                 chosen = cut.tolist()
-                scores = self._forward([rows[index][0] for index in chosen])
+                scores = self._forward([rows[index][0] for index in chosen], [rows[index][1] for index in chosen])
                 found |= dict(zip(chosen, scores, strict=True))
         return [found[index] for index in range(len(rows))]
 
-    def _forward(self, rows: Sequence[list[int]]) -> list[list[float]]:
+    def _forward(self, rows: Sequence[list[int]], places: Sequence[list[int]]) -> list[list[list[float]]]:
         lengths = torch.tensor([len(row) for row in rows])
         width = int(lengths.max())
         token_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self._device)
-        places = torch.arange(width)[None, :]
-        last, mask = places == lengths[:, None] - 1, places < lengths[:, None]
-        found = self._model(token_ids, mask.to(self._device), last.to(self._device))["scores"]
-        return found.sum(dim=1).tolist()
+        mask = torch.arange(width)[None, :] < lengths[:, None]
+        wanted = torch.zeros_like(mask)
+        for row, own in enumerate(places):
+            wanted[row, own] = True
+        found = self._model(token_ids, mask.to(self._device), wanted.to(self._device))["scores"]
+        return [found[row, own].tolist() for row, own in enumerate(places)]
 
-    def _speaks(self, prompt: Prompt, token_ids: Sequence[int], text: str | None) -> bool:
+    def _asked(self, prompt: Prompt) -> tuple[Conversation | None, list[int]]:
+        """The prompt in this tokenizer's own tokens, and its conversation if it is one."""
+        if prompt.messages is not None:
+            conversation = Conversation(self.tokenizer, [dict(message) for message in prompt.messages])  # pyright: ignore
+            return conversation, self.tokenizer.encode(conversation.prompt, add_special_tokens=False)
+        before = self.tokenizer.encode(prompt.text)
+        if before and before[-1] == self.tokenizer.eos_token_id:
+            before.pop()  # the tokenizer's own
+        return None, before
+
+    def speaks(self, prompt: Prompt, token_ids: Sequence[int], text: str | None) -> bool:
         """Whether this tokenizer has the tokens of the prompt, and reads the completion's as its text."""
         plain = prompt.messages is None
         encoded = self.tokenizer.encode(prompt.text, add_special_tokens=plain)
         own = tuple(encoded[: len(prompt.token_ids)]) == prompt.token_ids and len(encoded) - len(prompt.token_ids) < 2
-        return own and (text is None or self.tokenizer.decode(list(token_ids), skip_special_tokens=True) == text)
+        return own and (text is None or text in self._texts(token_ids))
+
+    def _texts(self, token_ids: Sequence[int]) -> tuple[str, str]:
+        """The tokens' text without special tokens, and as a completion is decoded."""
+        plain = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return plain, decoder(self.tokenizer, self._stops)(token_ids)
 
 
 @lru_cache(maxsize=8)
-def frozen_scorer(folder: Path) -> FrozenScorer:
+def frozen_scorer(folder: Path, *, of_tokens: bool = False) -> FrozenScorer:
     """The one FrozenScorer of a folder in this process."""
-    return FrozenScorer(folder)
+    return FrozenScorer(folder, of_tokens=of_tokens)

@@ -100,8 +100,14 @@ def load_language_model(
 
 
 def is_reward_model(config: PretrainedConfig) -> bool:
-    """Whether a folder's config is of a sequence classifier."""
-    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    """Whether a folder's config is of a sequence classifier or of a token classifier."""
+    kinds = ("ForSequenceClassification", "ForTokenClassification")
+    return any(name.endswith(kinds) for name in config.architectures or ())
+
+
+def scores_tokens(config: PretrainedConfig) -> bool:
+    """Whether a folder's config is of a token classifier."""
+    return any(name.endswith("ForTokenClassification") for name in config.architectures or ())
 
 
 def training_config(folder: str | Path) -> PretrainedConfig:
@@ -171,7 +177,8 @@ def _save_adapter(model: PeftModel, folder: Path, weights: Mapping[str, Tensor])
     settings.inference_mode = True
     head = getattr(model.get_base_model(), "score", None)
     if head is not None:  # trained whole: peft puts it in place of the base's, which has none
-        settings.task_type, settings.modules_to_save = "SEQ_CLS", ["score"]
+        settings.task_type = "TOKEN_CLS" if scores_tokens(cast(Any, model.get_base_model()).config) else "SEQ_CLS"
+        settings.modules_to_save = ["score"]
     if Path(str(settings.base_model_name_or_path)).is_dir():  # a folder must be found from anywhere
         settings.base_model_name_or_path = str(Path(str(settings.base_model_name_or_path)).resolve())
     settings.save_pretrained(str(folder))

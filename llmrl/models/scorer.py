@@ -12,12 +12,17 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from llmrl.errors import RecipeError, first_line
 from llmrl.models.chat_template import ending_at
-from llmrl.models.loading import DTYPES, attention_of, for_training, is_reward_model, training_config
+from llmrl.models.loading import DTYPES, attention_of, for_training, is_reward_model, scores_tokens, training_config
 from llmrl.models.outputs import Places, backbone_of, run_backbone, without_peft
 from llmrl.models.padding_free import choose_packing
 from llmrl.recipe import Lora
@@ -28,22 +33,22 @@ PADDING = ("<|pad|>", "<pad>", "[PAD]")
 
 
 class ScoreHead(nn.Linear):
-    """The `score` layer of transformers' sequence classifiers, computed in fp32 whatever the weights' dtype."""
+    """The `score` layer of transformers' classifiers, computed in fp32 whatever the weights' dtype."""
 
     @classmethod
     def of(cls, layer: nn.Linear) -> ScoreHead:
-        """The layer's own weight in a layer of this class; it has no bias."""
-        head = cls(layer.in_features, layer.out_features, bias=False, device="meta")
-        head.weight = layer.weight
+        """The layer's own weight, and its bias if it has one, in a layer of this class."""
+        head = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        head.weight, head.bias = layer.weight, layer.bias
         return head
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., d] of any floating dtype to [..., H] fp32."""
-        return functional.linear(input.float(), self.weight.float())
+        return functional.linear(input.float(), self.weight.float(), None if self.bias is None else self.bias.float())
 
 
 class Scorer(nn.Module):
-    """A sequence classifier, plain or with a LoRA adapter; its forward gives scores.
+    """A sequence or token classifier, plain or with a LoRA adapter; its forward gives scores.
 
     padding_free: as in a recipe's training. Raises RecipeError if it is True and packed rows would see each other.
     """
@@ -102,24 +107,38 @@ def load_reward_model(
     lora: Lora | None = None,
     *,
     heads: int = 1,
+    of_tokens: bool = False,
     seed: int = 0,
     gradient_checkpointing: bool = False,
 ) -> PreTrainedModel | PeftModel:
     """A sequence classifier for training, loaded as `load_language_model` does; its head computes in fp32.
 
-    A language model's folder gets a new head, drawn by `seed`, and a row of embeddings for the tokenizer's padding
-    token where it has none (see `scoring_tokenizer`). Raises RecipeError if `folder` holds no model with a `score` head
-    or another number of heads, or if `lora.target_modules` match nothing usable.
+    of_tokens: a token classifier, which scores places within a text. A language model's folder gets a new head without
+    bias, drawn by `seed`, and a row of embeddings for the tokenizer's padding token where it has none (see
+    `scoring_tokenizer`). Raises RecipeError if `folder` holds no model with a `score` head, another number of heads, or
+    the other kind of classifier, or if `lora.target_modules` match nothing usable.
     """
     try:
         config = training_config(folder)
         found = config.num_labels if is_reward_model(config) else heads
         if found != heads:
             raise RecipeError(f"model.heads: {heads}, but the reward model in '{folder}' has {found}")
+        if is_reward_model(config) and scores_tokens(config) != of_tokens:
+            kinds = ("whole completions", "steps")
+            raise RecipeError(
+                f"model: the reward model in '{folder}' scores {kinds[not of_tokens]}, and the losses read scores of "
+                f"{kinds[of_tokens]}"
+            )
+        if of_tokens:
+            config.classifier_dropout = 0.0
+            config.token_classification_bias = is_reward_model(config) and getattr(
+                config, "token_classification_bias", True
+            )
         config.num_labels = heads
         config.problem_type = "regression"  # vLLM gives the scores of such a model as they are, of others their sigmoid
+        kind = AutoModelForTokenClassification if of_tokens else AutoModelForSequenceClassification
         with _quiet():
-            loaded, told = AutoModelForSequenceClassification.from_pretrained(
+            loaded, told = kind.from_pretrained(
                 str(folder),
                 config=config,
                 dtype=DTYPES[dtype],

@@ -40,6 +40,18 @@ def as_written(tokenizer: Any, token_ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
+def end_of(tokenizer: Any, token_ids: Sequence[int], characters: int) -> int:
+    """The place of the token that completes the first `characters` characters of the tokens' text; at most the last."""
+    low, high = 0, max(len(token_ids) - 1, 0)
+    while low < high:
+        middle = (low + high) // 2
+        if len(as_written(tokenizer, token_ids[: middle + 1])) >= characters:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
 def completes(tokenizer: Any, token_ids: Sequence[int], texts: Collection[str]) -> bool:
     """Whether the last token completes one of the texts."""
     if not texts:

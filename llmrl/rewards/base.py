@@ -153,7 +153,8 @@ class Rewards:
     async def score(self, group: Group) -> None:
         """Fill in every trajectory's scores and reward, concurrently; rewards that read verdicts come last.
 
-        reward = sum over rewards of weight * value; turn_rewards are the same sums of turn values. A reward that is not
+        reward = sum over rewards of weight * value; turn_rewards and token_rewards are the same sums of turn and
+        token values. A reward that is not
         of this row, or returns None, has no score and adds nothing. A trajectory on which a reward failed, retries
         included, or that no reward scored, gets `failure` and the reward nan; one that had failed before stays as it
         was. Raises RecipeError for a column that the row lacks.
@@ -195,6 +196,11 @@ class Rewards:
         trajectory.reward = math.fsum(trajectory.components.values())
         by_turn = [[weights[name] * value for value in score.turn_values] for name, score in scores.items()]
         trajectory.turn_rewards = [math.fsum(turn) for turn in zip_longest(*by_turn, fillvalue=0.0)]
+        by_token: dict[int, list[float]] = {}
+        for name, score in scores.items():
+            for place, value in score.token_values.items():
+                by_token.setdefault(place, []).append(weights[name] * value)
+        trajectory.token_rewards = {place: math.fsum(values) for place, values in by_token.items()}
 
     async def _with_retries(self, reward: Reward, part: Group) -> list[Score | Failure | None]:
         results = await self._attempt(reward, part)

@@ -10,6 +10,7 @@ from llmrl.rewards.code.verifier import code_verifier
 from llmrl.rewards.instruction_following import instruction_following
 from llmrl.rewards.judges import judge_pointwise
 from llmrl.rewards.math_verifier import math_verifier
+from llmrl.rewards.process_reward_model import process_reward_model
 from llmrl.rewards.reasoning_gym import reasoning_gym
 from llmrl.rewards.remote import remote_score, vllm_score
 from llmrl.rewards.reward_model import reward_model
@@ -38,6 +39,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
     for function in (
         *VERIFIERS,
         reward_model,
+        process_reward_model,
         f1,
         format_pattern,
         think_format,

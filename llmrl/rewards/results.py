@@ -48,7 +48,8 @@ class _Unexpected(Exception):
 
 def _plain(score: Score, turns: int, grades: float) -> Score:
     value, turn_values = _number(score.value), tuple(_number(one) for one in score.turn_values)
-    if not all(math.isfinite(number) for number in (value, *turn_values)):
+    token_values = {operator.index(place): _number(one) for place, one in score.token_values.items()}
+    if not all(math.isfinite(number) for number in (value, *turn_values, *token_values.values())):
         raise _Unexpected(f"{shown(score)}, expected finite numbers")
     correct = None if score.correct is None else _truth(score.correct)
     if correct is None and score.correct is not None:
@@ -56,7 +57,8 @@ def _plain(score: Score, turns: int, grades: float) -> Score:
     if turn_values and turns and len(turn_values) != turns:
         raise _Unexpected(f"{len(turn_values)} turn values, expected {turns}, one per actor turn")
     metrics = {str(name): number for name, one in score.metrics.items() if (number := _finite(one)) is not None}
-    return Score(value, correct, turn_values, score.outcome, _grade(score.grade, grades), metrics)
+    grade = _grade(score.grade, grades)
+    return Score(value, correct, turn_values, score.outcome, grade, metrics, token_values)
 
 
 def _grade(grade: Any, grades: float) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from llmrl.types import CUT_SHORT, POLICY, Group, Score
+from llmrl.types import CUT_SHORT, POLICY, Group, Score, Trajectory
 
 
 def metrics_of(
@@ -31,7 +31,7 @@ def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[
     verdicts = [float(t.correct) for t in scored if t.correct is not None]
     lengths = [t.completion_tokens for t in scored]
     rewards = [t.reward for t in scored]
-    contrast = [len({t.verdict_or_reward for t in group.trajectories if not t.failure}) > 1 for group in sampled]
+    contrast = [len({_outcome(t) for t in group.trajectories if not t.failure}) > 1 for group in sampled]
     metrics: dict[str, float] = {}
     if scored:
         metrics |= {
@@ -65,6 +65,11 @@ def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[
     for (source, kind), count in Counter((f.source, f.kind) for f in failures).items():
         metrics[f"failures/{source}/{kind}"] = float(count)
     return metrics
+
+
+def _outcome(trajectory: Trajectory) -> tuple[object, ...]:
+    """The trajectory's outcome, with the rewards of its tokens where it has some."""
+    return trajectory.verdict_or_reward, *sorted(trajectory.token_rewards.items())
 
 
 def _entries(scores: Sequence[Score]) -> dict[str, list[float]]:

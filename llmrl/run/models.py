@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
@@ -181,7 +181,7 @@ def _learner(
     asked = names(PROVIDED, CURRENT) & algorithm.needs
     wanted = frozenset(str(BY_NAME[field].of_model) for field in asked if BY_NAME[field].of_model == field)
     if algorithm.scores:
-        return _scorer_learner(recipe, name, origin, ranks, device, owner)
+        return _scorer_learner(recipe, name, algorithm, origin, ranks, device, owner)
     if owner is not None and recipe.model.lora is None:
         if shared_critic:
             raise RecipeError(f"roles.{name}.critic.backbone: shared, but {owner.name} owns the model; use own")
@@ -199,7 +199,13 @@ def _learner(
 
 
 def _scorer_learner(
-    recipe: Recipe, name: str, origin: Origin, ranks: Ranks, device: torch.device, owner: Role | None
+    recipe: Recipe,
+    name: str,
+    algorithm: Algorithm,
+    origin: Origin,
+    ranks: Ranks,
+    device: torch.device,
+    owner: Role | None,
 ) -> Learner:
     """A reward model with weights of its own."""
     if owner is not None:
@@ -211,9 +217,12 @@ def _scorer_learner(
         "fp32",
         recipe.model.lora,
         heads=recipe.model.heads,
+        of_tokens=algorithm.scores_tokens,
         seed=recipe.seed,
         gradient_checkpointing=training.gradient_checkpointing,
     )
+    if algorithm.scores_tokens:
+        cast(Any, lm).config.step_separator = recipe.data.train.separator  # which the saved model is read with
     scorer = Scorer(lm, padding_free=training.padding_free).train()
     return Learner(name, make_engine(training.strategy, scorer, training, device), training, ranks, loss_metric="loss")
 

@@ -203,6 +203,7 @@ def make_source(
         "params": params_of(recipe, origins),
         "demonstrations": prompts.demonstrations,
         "comparisons": prompts.comparisons,
+        "solutions": prompts.solutions,
         "author": first,
     }
     return source(available), stream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -36,13 +36,14 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """A micro-batch's part of an objective. total: the sum over its tokens. sums, stats: for metrics, as sums and as
-    [N, T] statistics of the tokens in `mask`."""
+    """A micro-batch's part of an objective. total: the sum over its tokens. sums, stats, shares: for metrics, as sums,
+    as [N, T] statistics of the tokens in `mask`, and as parts with their wholes."""
 
     total: Tensor
     sums: Mapping[str, Tensor]
     stats: Mapping[str, Tensor]
     mask: Tensor
+    shares: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -137,6 +138,8 @@ class Learner:
                 for name, value in loss.sums.items():
                     sums.add(name, value)
                 sums.add_tokens(loss.stats, loss.mask)
+                for name, share in loss.shares.items():
+                    sums.add_share(name, *share)
         return join(self.ranks, parts, *mini.batch.token_ids.shape)
 
     def weights(self, form: Form = merged_weights) -> Weights:

@@ -12,6 +12,7 @@ from llmrl.algorithm import Algorithm, with_old_as_current
 from llmrl.batch import Batch
 from llmrl.fields import COMPARED, names
 from llmrl.ops.shared.comparisons import SIDES, compared, outcomes, pair_shares, pairs_of
+from llmrl.ops.shared.steps import first_error_shares, step_correct, step_verdicts
 from llmrl.probe import of_pairs
 from llmrl.train.learner import Learner, Loss
 from llmrl.train.micro_batches import CreditedBatch, MetricSums, Outputs
@@ -79,6 +80,10 @@ class PreferenceObjective:
             sums["preference_loss"] = total.detach()
         else:
             total = (self.coefficients[rows, : output.shape[1]].to(output.device) * output).sum()
+        if self.algorithm.scores_tokens:
+            verdicts = step_verdicts(output.detach(), part.batch.turn_rewards)
+            stats = {"step_accuracy": step_correct(verdicts)}
+            return Loss(total, sums, stats, verdicts.labelled, first_error_shares(verdicts))
         stats = self._stats(part.batch, found)
         if "ref_logprobs" in part.batch:
             ratios = compared({**part.batch.data, "logprobs": output.detach()}, ["completion_log_ratios"])

@@ -12,6 +12,7 @@ A source's positional parameters name the parts of the stage that it needs:
     demonstrations   the rows' completions to imitate, by prompt id; a source that names it reads rows that have them
     comparisons      the rows' completions with their rewards, by prompt id; a source that names it reads rows that
                      have pairs, labels or scores
+    solutions        the rows' solutions with labelled steps, by prompt id; a source that names it reads such rows
 
 Fields of scored completions that a source brings without sampling are named by `llmrl.marks.brings`.
 
@@ -70,6 +71,12 @@ def preferences(
 ) -> Source:
     """The rows' completions with their rewards, to compare with each other."""
     return Preferences(stream, comparisons, rollout.prompts_per_step, author)
+
+
+@brings("turn_rewards")
+def step_labels(stream: PromptStream, solutions: Mapping[str, list[Written]], rollout: Rollout, author: str) -> Source:
+    """The rows' solutions, each step a turn whose reward is the step's label."""
+    return Preferences(stream, solutions, rollout.prompts_per_step, author)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from torch import Tensor
 from llmrl.batch import Batch
 from llmrl.errors import RunStopped
 from llmrl.ops.shared.diagnostics import explained_variance, mismatch
+from llmrl.ops.shared.steps import first_error_f1
 from llmrl.spans import span
 from llmrl.train.learner import Objective
 from llmrl.train.micro_batches import CreditedBatch, MetricSums
@@ -127,6 +128,7 @@ class RoleStep:
     def finish(self) -> Metrics:
         """The step's metrics."""
         means = self.sums.means(self.role.learner.ranks, updates=self.updates)
+        means |= first_error_f1(means)
         return self.metrics | means | {name: sum(found) / len(found) for name, found in self.norms.items()}
 
 

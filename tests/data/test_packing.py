@@ -107,6 +107,15 @@ def test_pack_trains_one_author_and_leaves_the_others_as_context():
     torch.testing.assert_close(critiquers.rollout_logprobs, torch.tensor([[0, 0, 0, -0.4, 0]]))
 
 
+def test_numbers_on_tokens_are_counted_over_the_author_s_own():
+    """The third of the author's tokens begins its second turn; on the turn's last token the numbers add up."""
+    turns = [Turn(ACTOR, [2, 3]), Turn(ENVIRONMENT, [4, 5]), Turn(ACTOR, [6, 7], reward=1.0)]
+    one = Trajectory(prompt(1), turns, "stop", reward=8.0, token_rewards={0: 0.5, 2: 0.25, 3: 2.0})
+    batch = pack([Group(one.prompt, [one])], ACTOR)
+    assert batch.turn_rewards.nan_to_num(nan=99).tolist() == [[99, 0.5, 99, 99, 99, 0.25, 3.0]]
+    assert batch.rewards.tolist() == [[0, 0.5, 0, 0, 0, 0.25, 11.0]]
+
+
 def test_pack_keeps_the_lowest_grade_that_a_verifier_gave():
     asked = prompt(1)
     given = [[], [None], [2], [None, 3, 1], [0, 2]]

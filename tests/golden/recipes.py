@@ -66,6 +66,7 @@ MISMATCH = {"rollout": {"top_k": 3}}
 WINS = {"rewards": {"golden.pieces:low_digits": {"weight": 0.0}, "win_rate": {"opinion": "golden.pieces:prefers_low"}}}
 # of the three steps, some come after moves
 OFTEN = {"history": {"every": 1}}
+WRITTEN = ("completion", "chosen", "rejected")
 OWN: dict[str, dict[str, Any]] = {
     "accelerated_dpo": {"reference": {"every": 1}},
     "nash_md": WINS,
@@ -74,6 +75,17 @@ OWN: dict[str, dict[str, Any]] = {
     "onpo": WINS,
     "spin": {"rewards": {"golden.pieces:low_digits": {"weight": 0.0}}, "reference": {"every": 2}},
     "spo_minimax": WINS,
+    "process_reward_model": {
+        "data": {
+            "train": {
+                **dict.fromkeys(WRITTEN),
+                "prompt": "question",
+                "steps": "steps",
+                "step_labels": "labels",
+                "separator": "=",
+            },
+        },
+    },
     "decoupled_ppo": MISMATCH,
     "icepop": MISMATCH,
     "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked
@@ -98,6 +110,7 @@ BEYOND: dict[str, dict[str, Any]] = {
         "rollout": {"temperature": 0.7, "top_p": 0.9, "top_k": 8, "stop": ["="]},
     },
     "ppo-shared-backbone": {"method": "ppo", "critic": {"backbone": "shared"}},
+    "grpo-steps": {"method": "grpo", "advantage": "step_grpo"} | TURNS,
     "rebn-turns": {"method": "rebn"} | TURNS,
     "tis-capped": {"method": "tis", "token_weights": {"truncated_is": {"cap": 0.7}}} | MISMATCH,
     "vl_dac-turns": {"method": "vl_dac"} | TURNS,
@@ -131,7 +144,13 @@ def lay_out(folder: Path) -> Path:
     _save_start(Qwen3ForCausalLM, Qwen3Config(**SHAPE), folder / "start")
     _save_start(Qwen3MoeForCausalLM, Qwen3MoeConfig(**SHAPE, **EXPERTS), folder / "experts")
     sums = [
-        {"question": f"{a}+{b}=", "answer": str(a + b), "wrong": f"{b}{a}"}  # of another length
+        {
+            "question": f"{a}+{b}=",
+            "answer": str(a + b),
+            "wrong": f"{b}{a}",  # of another length
+            "steps": [f"{b}+{a}", str(a + b if a < b else a)],
+            "labels": [0.75, a < b],
+        }
         for a in range(6)
         for b in range(6)
     ]

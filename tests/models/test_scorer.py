@@ -13,7 +13,12 @@ import pytest
 import torch
 from peft import PeftModel
 from training_cases import LAYOUTS, fixed_batch, tiny_lm
-from transformers import AutoModelForSequenceClassification, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from llmrl.errors import RecipeError
 from llmrl.models.loading import character_tokenizer, export, load_language_model
@@ -139,28 +144,53 @@ def test_an_adapter_brings_its_head(folder, tmp_path):
     assert torch.allclose(found, ours, atol=1e-4)
 
 
+def test_transformers_gives_a_saved_token_classifier_the_same_scores(folder, tmp_path):
+    lm, tokenizer = reward_model(folder, of_tokens=True, seed=3), scoring_tokenizer(tokenizer_of(), [1])
+    export(lm, tokenizer, tmp_path / "saved")
+    theirs = AutoModelForTokenClassification.from_pretrained(str(tmp_path / "saved")).eval()
+    texts = ["1+1=2\n2+2=4\n", "12+30=42\n"]
+    given = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    found = theirs(input_ids=given.input_ids, attention_mask=given.attention_mask).logits[..., 0]
+    ours = Scorer(lm).eval()(given.input_ids, given.attention_mask.bool(), given.attention_mask.bool())["scores"]
+    there = given.attention_mask.bool()
+    there[:, 0] = False  # where no completion can be
+    assert torch.allclose(found[there], ours[..., 0][there], atol=1e-4) and float(found[there].std()) > 1e-2
+    again = reward_model(tmp_path / "saved", of_tokens=True, seed=9)
+    assert torch.equal(again.score.weight, lm.score.weight) and again.score.bias is None
+    with pytest.raises(RecipeError, match=r"scores steps, and the losses read scores of whole completions$"):
+        reward_model(tmp_path / "saved")
+
+
 VLLM = """
 import json, sys
 from vllm import LLM
-llm = LLM(sys.argv[1], runner="pooling", dtype="float32", max_model_len=64, enforce_eager=True, seed=0,
-          gpu_memory_utilization=0.05)
-found = llm.classify([{"prompt_token_ids": row} for row in json.loads(sys.argv[2])])
+rows = [{"prompt_token_ids": row} for row in json.loads(sys.argv[3])]
+setting = dict(runner="pooling", dtype="float32", max_model_len=64, enforce_eager=True, seed=0,
+               gpu_memory_utilization=0.05)
+found = LLM(sys.argv[1], **setting).classify(rows)
 print("SCORES", json.dumps([one.outputs.probs[0] for one in found]))
+found = LLM(sys.argv[2], **setting).encode(rows, pooling_task="token_classify")
+print("STEPS", json.dumps([one.outputs.data[:, 0].tolist() for one in found]))
 """
 
 
-def test_vllm_gives_the_saved_model_the_same_scores(tmp_path):
+def test_vllm_gives_the_saved_models_the_same_scores(tmp_path):
     tokenizer = scoring_tokenizer(tokenizer_of(), [1])
     settings = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}
     config = tiny_lm().config.to_dict() | settings | {"vocab_size": 42, "pad_token_id": 1, "eos_token_id": 1}
     export(Qwen3ForCausalLM(Qwen3Config(**config)), tokenizer_of(), tmp_path / "start")
-    lm = reward_model(tmp_path / "start")
+    lm, of_tokens = reward_model(tmp_path / "start"), reward_model(tmp_path / "start", of_tokens=True, seed=3)
     export(lm, tokenizer, tmp_path / "saved")
+    export(of_tokens, tokenizer, tmp_path / "steps")
     rows = [tokenizer.encode(text) for text in ("1+1=2<eos>", "12+30=42<eos>", "a<eos>")]
     setting = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
-    asked = [sys.executable, "-c", VLLM, str(tmp_path / "saved"), json.dumps(rows)]
+    asked = [sys.executable, "-c", VLLM, *(str(tmp_path / name) for name in ("saved", "steps")), json.dumps(rows)]
     done = subprocess.run(asked, env=os.environ | setting, capture_output=True, text=True, timeout=300)
-    [told] = [line for line in done.stdout.splitlines() if line.startswith("SCORES")] or [done.stderr[-2000:]]
-    assert json.loads(told.removeprefix("SCORES")) == pytest.approx(
-        [float(scores_of(lm, row)) for row in rows], abs=1e-4
-    )
+    told = [line.partition(" ") for line in done.stdout.splitlines() if line.startswith(("SCORES", "STEPS"))]
+    found = {name: json.loads(values) for name, _, values in told}
+    assert set(found) == {"SCORES", "STEPS"}, done.stderr[-2000:]
+    assert found["SCORES"] == pytest.approx([float(scores_of(lm, row)) for row in rows], abs=1e-4)
+    for row, theirs in zip(rows, found["STEPS"], strict=True):
+        ids = torch.tensor([row])
+        ours = Scorer(of_tokens).eval()(ids, ids >= 0, ids >= 0)["scores"][0, :, 0]
+        assert theirs[1:] == pytest.approx(ours.tolist()[1:], abs=1e-4)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llmrl.ops.advantages.group import grpo
-from llmrl.ops.advantages.turns import turn_grpo
+from llmrl.ops.advantages.turns import step_grpo, turn_grpo
 
 NAN = math.nan
 HALF = math.sqrt(0.5)  # 1/2 over the unbiased std of two numbers 1 apart
@@ -230,3 +230,24 @@ def test_the_parts_are_scaled_apart(ragged):
 def test_settings_out_of_range(settings, fault):
     with pytest.raises(ValueError, match=fault):
         turn_grpo(*laid_out(["PA"], [[1]], [1], [0]), **settings)
+
+
+def test_the_steps_to_come_are_added_up():
+    """One prompt, an answer of two steps (1, 0) that is right, and one of a single step (1) that is wrong.
+
+    outcomes 1, 0: +-0.707107; steps 1, 0, 1: 0.577350, -1.154701, 0.577350
+    first answer: before the end of step 1 both steps count, 0.577350 - 1.154701, then the second alone, then none
+    """
+    data = laid_out(["PAAEBBC", "PPAA"], [[1, 0, None], [1]], [1, 0], [5, 5])
+    components, given, mask, _, groups = data
+    found = step_grpo(components, given, mask, groups, std_floor=FLOOR).advantages
+    both, second = HALF - 0.577350, HALF - 1.154701
+    other = -HALF + 0.577350
+    expected = [[0, both, both, 0, second, second, HALF], [0, 0, other, other, 0, 0, 0]]
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
+    alone = step_grpo(components, given, mask, groups, outcome_weight=0.0, normalize_std=False).advantages
+    third = 1 / 3
+    expected = [[0, -third, -third, 0, -2 * third, -2 * third, 0], [0, 0, third, third, 0, 0, 0]]
+    torch.testing.assert_close(alone, torch.tensor(expected), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="outcome_weight"):
+        step_grpo(components, given, mask, groups, outcome_weight=-1.0)

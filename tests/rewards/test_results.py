@@ -51,6 +51,8 @@ def test_grades_and_turn_values_are_made_plain():
     assert found == Score(1.0, True, (0.5, 2.0), grade=2)
     assert isinstance(found, Score) and type(found.grade) is int and type(found.turn_values[0]) is float
     assert result_of(Score(0.0, grade=torch.tensor(1))) == Score(0.0, grade=1)
+    given = Score(0.0, token_values={numpy.int64(3): numpy.float32(0.5)})
+    assert result_of(given) == Score(0.0, token_values={3: 0.5})
 
 
 def test_a_mapping_with_a_score():
@@ -84,7 +86,16 @@ def test_anything_else_is_told(result, message):
     assert result_of(result, grades=3) == Failure("mine", "invalid", message)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), numpy.float64("nan"), Score(1.0, turn_values=(1e400,))])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        float("nan"),
+        float("inf"),
+        numpy.float64("nan"),
+        Score(1.0, turn_values=(1e400,)),
+        Score(1.0, token_values={0: math.nan}),
+    ],
+)
 def test_numbers_are_finite(bad):
     found = result_of(bad)
     assert isinstance(found, Failure) and found.message.endswith("expected finite numbers")

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification
+from transformers import (
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+    Qwen3ForTokenClassification,
+)
 
 from llmrl.algorithm import Algorithm
 from llmrl.batch import Batch
@@ -72,10 +77,13 @@ def tiny_lm(seed: int = 0, *, tied: bool = True) -> Any:
     return Qwen3ForCausalLM(config)
 
 
-def tiny_scorer(heads: int = 1, seed: int = 0) -> Any:
-    """A reward model on the backbone of `tiny_lm`."""
+def tiny_scorer(heads: int = 1, seed: int = 0, *, of_tokens: bool = False) -> Any:
+    """A reward model on the backbone of `tiny_lm`; of_tokens: one of steps."""
     lm = tiny_lm(seed)
-    model = Qwen3ForSequenceClassification(copy.deepcopy(lm.config))
+    kind = Qwen3ForTokenClassification if of_tokens else Qwen3ForSequenceClassification
+    config = copy.deepcopy(lm.config)
+    config.classifier_dropout = 0.0  # transformers puts dropout before a token classifier's head
+    model = kind(config)
     model.model, model.score = lm.model, ScoreHead(32, heads, bias=False)
     model.config.num_labels = heads
     draw_head(model.score, seed)
@@ -146,7 +154,8 @@ def role_of(
         return Learner(name, make_engine(training.strategy, model, own, device), own, ranks, loss_metric)
 
     if algorithm.scores:
-        scorer = Scorer(lm or tiny_scorer(recipe.model.heads), padding_free=padding_free).train()
+        made = lm or tiny_scorer(recipe.model.heads, of_tokens=algorithm.scores_tokens)
+        scorer = Scorer(made, padding_free=padding_free).train()
         return Role("actor", resolved, learner("actor", scorer, "loss"))
     shared = algorithm.has_critic and recipe.critic.backbone == "shared"
     head = value_head(outputs) if shared else None

@@ -1,7 +1,7 @@
-"""Outcomes together with rewards of single turns, such as for a tool call that ran.
+"""Outcomes together with rewards of single turns, such as for a tool call that ran, or of the steps of an answer.
 
-turn_rewards[t] is a turn's own reward, on its last token, and nan where there is none: a turn of reward 0 is compared
-with others, a turn without a reward is not.
+turn_rewards[t] is a turn's or step's own reward, on its last token, and nan where there is none: a turn of reward 0 is
+compared with others, a turn without a reward is not.
 """
 
 from __future__ import annotations
@@ -61,6 +61,40 @@ def turn_grpo(
     step[rewarded] = _standardized(steps[rewarded], rewarded[rewarded][:, None], group_of, floor)
     on_turns = torch.where(response_mask, turn_weight * step.gather(1, turn_of), 0.0)
     return Credit(spread(outcome, response_mask) + on_turns.float())
+
+
+def step_grpo(
+    reward_components: Tensor,
+    turn_rewards: Tensor,
+    response_mask: Tensor,
+    group_ids: Tensor,
+    *,
+    outcome_weight: float = 1.0,
+    normalize_std: bool = True,
+    std_floor: float = 1e-6,
+) -> Credit:
+    """The credit of each step on all tokens up to its end, plus the outcome's, normalized separately.
+
+        R_i     = sum_k reward_components_ik        r_j: the reward of step j, on its last token
+        O_i     = (R_i - mean_g R) / (std_g R + std_floor)        over the group's trajectories
+        S_j     = (r_j - mean_g r) / (std_g r + std_floor)        over all rewarded steps of the group's trajectories
+        A_t     = outcome_weight O_i + sum over steps j that end at t or later of S_j
+
+    std unbiased; without normalize_std neither part is divided. reward_components: [N, K]; turn_rewards, response_mask:
+    [N, T]; group_ids: [N]. Raises ValueError for a negative outcome_weight or a std_floor that is not positive. Source:
+    GRPO with process supervision, DeepSeekMath, arXiv 2402.03300, which has no outcome beside the steps.
+    """
+    require_positive(std_floor=std_floor)
+    refuse_negative(outcome_weight=outcome_weight)
+    floor = std_floor if normalize_std else None
+    given = response_mask & ~turn_rewards.isnan()
+    outcome = _standardized(reward_components.double().sum(dim=1), response_mask, group_ids, floor)
+    steps = torch.zeros_like(turn_rewards, dtype=torch.float64)
+    group_of = group_ids[:, None].expand(given.shape)[given]
+    steps[given] = _standardized(turn_rewards[given].double(), given[given][:, None], group_of, floor)
+    to_come = steps.flip(1).cumsum(dim=1).flip(1)
+    advantages = spread(outcome_weight * outcome, response_mask) + to_come.float()
+    return Credit(torch.where(response_mask, advantages, 0.0))
 
 
 def _standardized(values: Tensor, there: Tensor, group_ids: Tensor, std_floor: float | None) -> Tensor:

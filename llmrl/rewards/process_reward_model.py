@@ -1,0 +1,119 @@
+"""The reward of a trained process reward model, which scores the steps of completions in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from llmrl.errors import RecipeError
+from llmrl.marks import loads_models, takes_seconds
+from llmrl.models.text import end_of
+from llmrl.types import Failure, Group, Score, Trajectory
+
+KEY = "rewards.process_reward_model"
+COMBINED = {
+    "min": min,
+    "product": math.prod,
+    "mean": lambda chances: sum(chances) / len(chances),
+    "last": lambda c: c[-1],
+}
+"""How the chances of an answer's steps become one number."""
+
+
+def load(*, path: str, separator: str | None = None, **settings: Any) -> None:
+    """Load the model; raises RecipeError for a folder without one, and for one whose separator is not known."""
+    model = _model(path)
+    if model.heads > 2:
+        raise RecipeError(f"{KEY}.path: the model has {model.heads} classes of steps, expected one head or two classes")
+    if separator is None and model.separator is None:
+        raise RecipeError(
+            f"{KEY}.separator: required, since '{path}' does not say what follows each step; name the text that its "
+            f"training had there"
+        )
+
+
+@takes_seconds(300.0)
+@loads_models("path", load)
+async def process_reward_model(
+    group: Group,
+    *,
+    path: str,
+    steps: Literal["min", "product", "mean", "last", "each"] = "min",
+    delimiter: str | None = None,
+    separator: str | None = None,
+) -> list[Score | Failure]:
+    """The chances that a completion's steps are right, by the process reward model in a folder.
+
+    path: the folder of a token classifier with one head, or with two classes of which the second is right. steps: the
+    completion's reward of the steps' chances; each: no reward of the completion, but each chance on the last token of
+    its step, as turn_rewards, for a model of the policy's tokenizer. delimiter: the text that ends a step of a
+    completion (default: the separator). separator: the text that ended each step in the model's training (default: what
+    the folder says).
+    """
+    model = _model(path)
+    between = model.separator if separator is None else separator
+    return await asyncio.to_thread(_scored, model, group, steps, delimiter or between, between)
+
+
+def _scored(model: Any, group: Group, steps: str, delimiter: str, separator: str) -> list[Score | Failure]:
+    found: list[Score | Failure | None] = [_unfit(model, one, steps) for one in group.trajectories]
+    fit = [place for place, failure in enumerate(found) if failure is None]
+    texts = [split(group.trajectories[place].text, delimiter) for place in fit]
+    rows = [
+        model.step_row(group.trajectories[place].prompt, own, separator) for place, own in zip(fit, texts, strict=True)
+    ]
+    for place, own, scores in zip(fit, texts, model.scores_at(rows), strict=True):
+        chances = [chance(one) for one in scores]
+        found[place] = _score(model, group.trajectories[place], own, delimiter, steps, chances)
+    return [one for one in found if one is not None]
+
+
+def split(text: str, delimiter: str) -> list[str]:
+    """The steps of a text, each without the delimiter behind it; a text of none is one step."""
+    return [step for step in text.split(delimiter) if step.strip()] or [text]
+
+
+def chance(scores: Sequence[float]) -> float:
+    """The chance that a step is right: the sigmoid of one head's score, or the softmax of the second of two."""
+    margin = scores[0] if len(scores) == 1 else scores[1] - scores[0]
+    return 0.5 * (1 + math.tanh(0.5 * margin))
+
+
+def _score(
+    model: Any, trajectory: Trajectory, texts: Sequence[str], delimiter: str, steps: str, chances: Sequence[float]
+) -> Score:
+    metrics = {"steps": float(len(chances)), "lowest": min(chances)}
+    if steps != "each":
+        return Score(COMBINED[steps](chances), metrics=metrics)
+    tokens, place, on_tokens = _tokens(trajectory), 0, {}
+    for number, (step, value) in enumerate(zip(texts, chances, strict=True)):
+        place = trajectory.text.index(step, place) + len(step)
+        end = len(tokens) - 1 if number == len(texts) - 1 else end_of(model.tokenizer, tokens, place + len(delimiter))
+        on_tokens[end] = on_tokens.get(end, 0.0) + value
+    return Score(0.0, token_values=on_tokens, metrics=metrics)
+
+
+def _unfit(model: Any, trajectory: Trajectory, steps: str) -> Failure | None:
+    """Why a trajectory cannot be scored; None if it can."""
+    fault = None
+    if len(trajectory.turns) != 1:
+        fault = "an episode of several turns has no text whose steps could be scored"
+    elif steps == "each" and not model.speaks(trajectory.prompt, _tokens(trajectory), trajectory.text):
+        fault = "the model reads other tokens than the policy, so its chances have no tokens to stand on"
+    return Failure("process_reward_model", "invalid", fault) if fault else None
+
+
+def _tokens(trajectory: Trajectory) -> list[int]:
+    return [token for turn in trajectory.own_turns for token in turn.token_ids]
+
+
+def _model(path: str) -> Any:
+    from llmrl.models.frozen_scorer import frozen_scorer  # late: most recipes load no reward model
+
+    try:
+        return frozen_scorer(Path(path).expanduser().resolve(), of_tokens=True)
+    except RecipeError as error:
+        raise RecipeError(*(f"{KEY}.path: {fault}" for fault in error.faults)) from None
