@@ -162,6 +162,7 @@ EVALUATION = (
            troubles=(Fallen("held-out accuracy has fallen below its start", draws="eval/prompts"),),
            heading="eval acc"),
     Metric("eval/reward", "The mean reward of the greedy answers.", "", "rises", "See eval/accuracy."),
+    Metric("eval/reward/<name>", "The mean value of one of several reward functions on the greedy answers."),
     Metric("eval/completion_tokens", "The mean length of the greedy answers.", "tokens", "steady where preferences are "
            "learnt", FOLLOWS_LENGTH, format=".1f",
            troubles=(Drifted("held-out answers get longer", factor=1.5, when=_compares),)),

@@ -151,8 +151,9 @@ class _Checker:
                 self.prompts = check_data(recipe, found.origin, report)
                 if pieces:
                     check_compared(pieces.algorithm, self.prompts.written_counts)
-                check_overlap(recipe.data, self.prompts, self.asked, report)
-                self.asked[name] = Asked.of(recipe.data, self.prompts)
+                if recipe.training.steps:
+                    check_overlap(recipe.data, self.prompts, self.asked, report)
+                    self.asked[name] = Asked.of(recipe.data, self.prompts)
         elif leads:
             self.prompts = None
             check_sources(recipe, report.faults)

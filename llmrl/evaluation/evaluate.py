@@ -36,7 +36,7 @@ def evaluate(
     accuracy: greedy, one completion a prompt. pass@k, maj@k: over `settings.samples` samples. answers: by author, what
     maj@k votes on unless `settings.answer_pattern` is set; default: the whole text. categories: prompt id -> a part of
     the prompts with metrics of its own, eval/<category>/<metric>. Failed trajectories are counted and left out, never
-    taken as wrong; a metric without trajectories is absent.
+    taken as wrong; a metric without trajectories is absent. reward/<name>: each of several reward functions.
     """
     greedy = sampler.sample(prompts, group_size=1, params=params.at(temperature=0.0))
     sampled = []
@@ -79,6 +79,9 @@ def _of_author(
         "prompts": [float(prompts)],
         "failures": [float(len(failures))],
     }
+    rewards = sorted({name for t in answered for name in t.scores})
+    if len(rewards) > 1:
+        found |= {f"reward/{name}": [t.scores[name].value for t in answered if name in t.scores] for name in rewards}
     if settings.samples:
         found |= _over_samples([_judged(group) for group in sampled], settings, answers)
     return {name: sum(values) / len(values) for name, values in found.items() if values}

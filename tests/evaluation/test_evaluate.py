@@ -57,6 +57,18 @@ def test_greedy_accuracy_leaves_failures_out_and_counts_them():
     assert (size, params.temperature, params.max_tokens, params.stop_token_ids) == (1, 0.0, 7, (1,))
 
 
+def test_each_of_several_reward_functions_has_its_mean():
+    class Rated(Script):
+        def sample(self, prompts: Sequence[Prompt], *, group_size: int, params: SamplingParams) -> list[Group]:
+            groups = super().sample(prompts, group_size=group_size, params=params)
+            for place, group in enumerate(groups):
+                group.trajectories[0].scores["length"] = Score(float(place))
+            return groups
+
+    metrics, _ = evaluate(Rated([[("abc", RIGHT)], [("a", WRONG)], [("ab", FAILED)]]), PROMPTS, Evaluation(), PARAMS)
+    assert (metrics["eval/reward/reward"], metrics["eval/reward/length"]) == (0.5, 0.5)  # the failed one is left out
+
+
 def test_a_category_has_metrics_of_its_own():
     script = Script([[("abc", RIGHT)], [("a", WRONG)], [("ab", FAILED)]])
     metrics, _ = evaluate(script, PROMPTS, Evaluation(), PARAMS, categories={"p0": "sums", "p2": "sums", "p1": "more"})
