@@ -136,6 +136,20 @@ def prove_methods(
     run(names or [], folder, tasks=tasks, seeds=seeds, jobs=jobs, quick=quick, write=write, console=Console())
 
 
+@app.command()
+def overoptimization(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs of one recipe")],
+    write: Annotated[
+        Path | None, typer.Option(help="write the tables here, such as docs/overoptimization.md, and the figure beside")
+    ] = None,
+    audit: Annotated[str | None, typer.Option(help="the gold reward, of several of weight 0")] = None,
+) -> None:
+    """Show how a reward that is optimized and one that audits it change with the distance from the start."""
+    from llmrl.overoptimization.command import run
+
+    run(runs, write=write, audit=audit, console=Console())
+
+
 @app.command("sandbox")
 def show_sandbox(
     tier: Annotated[str | None, typer.Option(help="bubblewrap, namespaces or process; default: the strongest")] = None,

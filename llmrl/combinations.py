@@ -51,6 +51,11 @@ def _something_is_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         yield "policy_loss: none, and neither is preference_loss, so nothing would be learnt; name a loss, or a method"
 
 
+def _something_is_done(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    if not recipe.trained and not algorithm.samples:
+        yield f"trained: false, and learn_from {_named(recipe.learn_from)} samples nothing, so there is nothing to do"
+
+
 def _one_kind_of_model(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     if not algorithm.scores:
         if recipe.model.heads > 1:
@@ -321,6 +326,7 @@ def _gives_returns(recipe: Recipe, algorithm: Algorithm) -> bool:
 
 RULES = (
     _something_is_learnt,
+    _something_is_done,
     _one_kind_of_model,
     _advantage_is_there,
     _groups_are_there,

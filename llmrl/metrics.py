@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from llmrl.troubles import RECENT, Drifted, Fallen, Outside, Row, Trouble
+from llmrl.troubles import RECENT, Drifted, Exploited, Fallen, Outside, Row, Trouble
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,14 @@ EVALUATION = (
            heading="eval acc"),
     Metric("eval/reward", "The mean reward of the greedy answers.", "", "rises", "See eval/accuracy."),
     Metric("eval/reward/<name>", "The mean value of one of several reward functions on the greedy answers."),
+    Metric("eval/reward_error", "The standard error of eval/reward over prompts, if a reward of weight 0 audits it."),
+    Metric("eval/audit/<name>", "The mean of a reward of weight 0 for the greedy answers: measured, not trained on.",
+           "", "rises with eval/reward", "The policy exploits the reward: go back to the step where the audit was best "
+           "(checkpoint.metric keeps that one), give kl_k1 more weight under token_rewards, train the reward model on "
+           "pairs of this policy's completions, or combine several reward models by their lowest score.",
+           troubles=(Exploited("the audited reward falls while the reward that is trained on rises",
+                               rising="eval/reward"),)),
+    Metric("eval/audit_error/<name>", "The standard error of that mean over prompts."),
     Metric("eval/completion_tokens", "The mean length of the greedy answers.", "tokens", "steady where preferences are "
            "learnt", FOLLOWS_LENGTH, format=".1f",
            troubles=(Drifted("held-out answers get longer", factor=1.5, when=_compares),)),
@@ -170,6 +178,11 @@ EVALUATION = (
     Metric("eval/failures", "The answers that could not be graded; they are left out.", "trajectories", "0",
            "The message is in the `failure` column of the evaluation's rollouts.", format=".0f",
            troubles=(Outside("held-out answers fail to be graded", high=0.0),)),
+    Metric("eval/sampled_reward", "The mean reward of the samples.", "", "rises", "See eval/reward."),
+    Metric("eval/sampled_audit/<name>", "The mean of a reward of weight 0 for the samples.", "", "rises",
+           "See eval/audit/<name>."),
+    Metric("eval/kl", "The estimated divergence of the policy from its reference, KL(policy || reference), over the "
+           "samples; an estimate near 0 may be below it.", "nats per completion", "grows slowly", "See kl_k3."),
     Metric("eval/pass@<k>", "The chance that at least one of k samples is correct, estimated without bias.", "share",
            "pass@1 rises and no other falls",
            "Larger k that fall while pass@1 rises mean that answers become alike: keep the entropy up."),

@@ -288,8 +288,11 @@ class Recipe(Axes):
     The keys of the algorithm's pieces are at the top level.
     """
 
-    rewards: PieceSettings = Field(default_factory=dict, description="reward functions; their weighted sum counts")
-    trained: bool = Field(default=True, description="false: the role samples and is never updated")
+    rewards: PieceSettings = Field(
+        default_factory=dict,
+        description="reward functions; their weighted sum counts, and those of weight 0 are only measured",
+    )
+    trained: bool = Field(default=True, description="false: the role, or the stage, samples and is never updated")
     roles: dict[str, Recipe] = Field(
         default_factory=dict, description="several models in one stage, each with what it changes; the first one leads"
     )

@@ -134,10 +134,7 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
     start = None if before is None or names_model else before
     folder = f"{start}/{roles_before[0]}" if start and roles_before else start  # for a role that was not there before
     if not roles:
-        recipe = _recipe(_started(layer, folder))
-        if not recipe.trained:
-            raise RecipeError("trained: false, but the stage has no roles, so there is nothing to do")
-        return recipe
+        return _recipe(_started(layer, folder))
     views: dict[str, Recipe] = {}
     faults = [fault for name, part in roles.items() for fault in _role_faults(name, dict(part or {}))]
     of_each: dict[str, list[str]] = {name: [] for name in roles}
@@ -151,8 +148,6 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
     faults += of_roles(of_each)
     if not faults:
         faults = [fault for name, view in views.items() for fault in _disagreements(name, view, views)]
-    if not faults and not any(view.trained for view in views.values()):
-        faults = ["roles: none of them is trained (trained: false), so there is nothing to do"]
     if faults:
         raise RecipeError(*faults)
     return next(iter(views.values())).model_copy(update={"roles": views})

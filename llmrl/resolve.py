@@ -87,7 +87,7 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     own = providers.keys() - BY_NAME.keys()
     brought = own | (algorithm.controllers.keys() - BY_KEY["controllers"].pieces.keys())
     tried = {name: piece for name, piece in algorithm.controllers.items() if name in algorithm.needs | brought}
-    sizes = {"outputs": recipe.critic.outputs, "rewards": len(recipe.rewards), "heads": recipe.model.heads}
+    sizes = {"outputs": recipe.critic.outputs, "rewards": len(trained_on(recipe)), "heads": recipe.model.heads}
     sizes |= {"past": recipe.history.kept}
     faults += probe(algorithm.placed(), **sizes, provided=brought)
     faults += [fault for piece in tried.values() for fault in probe_controller(piece)]
@@ -222,6 +222,11 @@ def read_for(recipe: Recipe) -> str | None:
         return None
     read = {*source.data, *([COMPARISONS] if DATASET in recipe.rollout.written_by else [])}
     return next((gives for gives in (DEMONSTRATIONS, COMPARISONS, SOLUTIONS) if gives in read), QUESTIONS)
+
+
+def trained_on(recipe: Recipe) -> list[str]:
+    """The names of the rewards that have a weight; one of weight 0 is measured alone."""
+    return [name for name, settings in recipe.rewards.items() if (settings or {}).get("weight", 1.0)]
 
 
 def _reward_faults(recipe: Recipe) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -12,10 +13,11 @@ RECENT = 5
 
 
 class Point(NamedTuple):
-    """A metric's value in one row."""
+    """A metric's value in one row; name: the metric's, without the role."""
 
     value: float
     row: Row
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,3 +107,35 @@ class Drifted(Trouble):
         first, last = (sum(part) / self.window for part in (values[: self.window], values[-self.window :]))
         drifted = last > self.factor * abs(first) or first - last > self.drop
         return len(points) - self.window if drifted else None
+
+
+@dataclass(frozen=True)
+class Exploited(Trouble):
+    """A mean that has fallen from its highest value since which another mean has risen, both further than chance
+    explains.
+
+        value_best - value_last > 2.5 sqrt(e_best^2 + e_last^2)    e: the standard errors
+
+    rising: the other metric. eval/reward_error and eval/audit_error/gold are the standard errors of eval/reward and
+    eval/audit/gold.
+    """
+
+    rising: str = ""
+
+    def since(self, points: Sequence[Point]) -> int | None:
+        *before, last = points
+        if not before:
+            return None
+        best = max(before, key=lambda point: point.value)
+        fell = best.value - last.value > self._chance(last.name, best, last)
+        others = [float(point.row.get(self.rising, math.nan)) for point in (best, last)]
+        rose = others[1] - others[0] > self._chance(self.rising, best, last)
+        return points.index(best) if fell and rose else None
+
+    def _chance(self, name: str, *points: Point) -> float:
+        return 2.5 * math.hypot(*(float(point.row.get(_error_of(name), math.inf)) for point in points))
+
+
+def _error_of(name: str) -> str:
+    """eval/reward -> eval/reward_error, eval/audit/gold -> eval/audit_error/gold."""
+    return re.sub(r"^(eval/[^/]+)", r"\1_error", name)

@@ -100,10 +100,10 @@ class Trajectory:
     """One author's turns after a prompt, and the turns of others in between.
 
     prompt: the context that the author was sampled in. text: the author's last turn, decoded. components: each score's
-    value times its weight; reward: their sum; turn_rewards, token_rewards: the weighted sums of the scores' turn
-    values, one per turn of the author, and of their token values. compared: trajectories of one author and question
-    with equal `compared` are compared with each other. writer: who wrote the author's turns, the author's own policy
-    unless `rollout.written_by` names another.
+    value times its weight, without those of weight 0, which nothing is trained on; reward: their sum; turn_rewards,
+    token_rewards: the weighted sums of the scores' turn values, one per turn of the author, and of their token values.
+    compared: trajectories of one author and question with equal `compared` are compared with each other. writer: who
+    wrote the author's turns, the author's own policy unless `rollout.written_by` names another.
     """
 
     prompt: Prompt
@@ -131,6 +131,11 @@ class Trajectory:
         """True if every verifier that gave a verdict agreed; None if none did."""
         verdicts = [score.correct for score in self.scores.values() if score.correct is not None]
         return all(verdicts) if verdicts else None
+
+    @property
+    def audits(self) -> dict[str, float]:
+        """The values of the rewards of weight 0, by name: what is measured and not trained on."""
+        return {name: score.value for name, score in self.scores.items() if name not in self.components}
 
     @property
     def grade(self) -> int | None:

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from llmrl.metrics import NEVER_ZERO, SECTIONS, Metric
-from llmrl.troubles import RECENT, Drifted, Fallen, Outside, Trouble
+from llmrl.troubles import RECENT, Drifted, Exploited, Fallen, Outside, Trouble
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 INTRODUCTION = """\
@@ -62,6 +62,8 @@ def _condition(trouble: Trouble) -> str:
         if trouble.factor < math.inf:
             return f"{several}above {trouble.factor:g} times the stage's first"
         return f"{several}{trouble.drop:g}{unit} below the stage's first"
+    if isinstance(trouble, Exploited):
+        return f"below its highest while `{trouble.rising}` has risen since then, both by more than chance"
     assert isinstance(trouble, Outside)
     unit = {"one": "", "recent": f" times the last {RECENT} values' largest"}[trouble.of]
     found = []

@@ -51,6 +51,12 @@ def own_pieces(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
 
+def test_a_stage_that_trains_nothing_has_to_sample():
+    assert faults(trained=False) == [] == faults(trained=False, policy_loss=None, advantage=None)
+    [fault] = faults(trained=False, learn_from="demonstrations", policy_loss="nll", advantage=None)
+    assert fault == "trained: false, and learn_from demonstrations samples nothing, so there is nothing to do"
+
+
 def test_a_loss_of_advantages_needs_an_advantage():
     message = "policy_loss: ppo_clip uses advantages, but the recipe names no advantage"
     assert faults(advantage=None) == [message]

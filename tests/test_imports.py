@@ -25,7 +25,7 @@ FLOORS = (
     ("engines", "serve"),
     ("algorithm", "combinations", "other_policies", "resolve"),
     ("train",),
-    ("run",),
+    ("run", "overoptimization"),
     ("catalogues",),
     ("check", "listing", "prove"),
     ("bench",),

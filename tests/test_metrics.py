@@ -13,7 +13,6 @@ from rich.console import Console
 
 from llmrl.metrics import METRICS, metric_of
 from llmrl.run_folder.reader import RunReader
-from llmrl.troubles import Fallen, Outside, Point
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
@@ -31,6 +30,10 @@ async def low_digit(completion: str, answer: str) -> dict:
     if completion[:1] == "9":
         raise ValueError("9")
     return {"score": completion[:1] in set("01234"), "digits": len(completion)}
+
+
+async def unpaid(completion: str) -> float:
+    return float(len(completion))
 
 
 def nothing(logprobs: torch.Tensor) -> torch.Tensor:
@@ -57,7 +60,7 @@ RECIPE = {
         "lora": {"rank": 2},
     },
     "data": {"train": {"path": "sums.jsonl"}, "eval": {"path": "held_out.jsonl"}},
-    "rewards": {"own_metrics:low_digit": {}},
+    "rewards": {"own_metrics:low_digit": {}, "own_metrics:unpaid": {"weight": 0.0}},
     "method": "ppo",
     "critic": {"outputs": 3, "learning_rate": 1e-2},
     "value": {"expectation": {"low": 0.0, "high": 0.5}},
@@ -175,46 +178,6 @@ def test_a_zero_that_says_nothing_is_not_shown():
     loss, accuracy, speed = (metric_of(name) for name in ("loss", "accuracy", "tokens_per_second"))
     assert [loss.shown(value) for value in (0.0, -4e-4, 6e-4, -1.5)] == ["", "", "0.001", "-1.500"]
     assert accuracy.shown(0.0) == "0.000" and speed.shown(12345.6) == "12,346"
-
-
-@pytest.mark.parametrize(
-    ("bounds", "values", "since"),
-    [
-        (Outside("", high=0.3), [0.3], None),
-        (Outside("", high=0.3), [0.31], 0),
-        (Outside("", low=1.0), [0.9], 0),
-        (Outside("", high=0.3, rows=2), [0.31], None),
-        (Outside("", high=0.3, rows=2), [0.2, 0.31], None),
-        (Outside("", high=0.3, rows=2), [0.31, 0.31], 0),
-        (Outside("", high=0.3, rows=2), [0.31, 0.31, 0.2], None),
-        (Outside("", high=5.0, of="recent"), [9.0], None),  # nothing to compare with
-        (Outside("", high=5.0, of="recent"), [9.0, 1.0, 1.0, 1.0, 1.0, 46.0], 5),
-        (Outside("", high=5.0, of="recent"), [10.0, 1.0, 1.0, 1.0, 1.0, 46.0], None),
-        (Outside("", high=5.0, of="recent"), [10.0, 1.0, 1.0, 1.0, 1.0, 1.0, 5.1], 6),  # the 10 is too long ago
-        (Outside("", high=5.0, of="recent", least=0.3), [0.01, 0.3], None),
-        (Outside("", high=5.0, of="recent", least=0.3), [0.01, 0.31], 1),
-        (Outside("", low=0.0, high=1.0), [float("nan")], None),
-    ],
-)
-def test_bounds_are_left_by_values_outside_of_them(bounds, values, since):
-    assert bounds.since([Point(value, {}) for value in values]) == since
-
-
-@pytest.mark.parametrize(
-    ("values", "draws", "window", "since"),
-    [
-        ([1.0, 0.85], 1000, 1, 1),  # p = 0.925: 2.5 sqrt(2 x 0.925 x 0.075 / 1000) = 0.029
-        ([1.0, 0.85], 10, 1, None),  # and 0.295
-        ([0.5, 0.46], 10**6, 1, None),  # by more than chance, but not below 0.45
-        ([0.5, 0.44], 10**6, 1, 1),
-        ([0.2, 0.0], 1, 1, None),  # nothing is known of a single draw
-        ([1.0, 0.6, 0.8], 100, 2, None),  # two windows of two need four values
-        ([0.9, 0.7, 0.5, 0.3], 100, 2, 2),  # 0.8 and 0.4: p = 0.6, 2.5 sqrt(2 x 0.24 / 200) = 0.122
-    ],
-)
-def test_a_share_has_fallen_where_chance_does_not_explain_it(values, draws, window, since):
-    fallen = Fallen("", draws="draws", window=window)
-    assert fallen.since([Point(value, {"draws": draws}) for value in values]) == since
 
 
 def test_the_page_is_current():

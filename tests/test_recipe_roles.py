@@ -204,24 +204,9 @@ def test_a_role_adapts_another_with_a_training_of_its_own(load):
     assert load(text).stages["train"].by_role["critiquer"].training.learning_rate == 1.0
 
 
-@pytest.mark.parametrize(
-    ("role", "fault"),
-    [
-        (
-            "{method: grpo, model: {role: actor, lora: {rank: 2}}}",
-            "roles.critiquer.model.lora: adapts actor's base, but actor trains all of it; give actor a lora too",
-        ),
-        (
-            "{method: grpo, trained: false}",
-            "roles: none of them is trained (trained: false), so there is nothing to do",
-        ),
-    ],
-)
-def test_roles_that_cannot_train_are_refused(faults, role, fault):
-    text = with_role(role)
-    if "trained" in role:
-        text = text.replace("actor: {", "actor: {trained: false, ", 1)
-    assert fault in faults(text)
+def test_an_adapter_needs_a_base_that_stays(faults):
+    fault = "roles.critiquer.model.lora: adapts actor's base, but actor trains all of it; give actor a lora too"
+    assert fault in faults(with_role("{method: grpo, model: {role: actor, lora: {rank: 2}}}"))
 
 
 @pytest.mark.parametrize("name", ["eval", "reward", "environment"])
@@ -386,8 +371,3 @@ def test_a_trained_role_cannot_share_the_weights_of_a_frozen_one(faults):
         "roles.critiquer.trained: true, but it shares the weights of actor, which is frozen (trained: false); "
         "train actor, or give critiquer an adapter (model.lora)"
     ]
-
-
-def test_a_stage_without_roles_is_trained(faults):
-    text = TWO[: TWO.index("roles:")] + "method: grpo\nrewards: {math_verifier: {}}\ntrained: false\n"
-    assert faults(text) == ["trained: false, but the stage has no roles, so there is nothing to do"]

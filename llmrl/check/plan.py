@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import tempfile
 from collections.abc import Collection
@@ -29,11 +30,12 @@ from llmrl.evaluation.pass_at_k import powers_up_to
 from llmrl.models.origins import locate_parent
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import Plan, of_roles, of_stages
-from llmrl.resolve import Pieces, check_grades, resolve_pieces
+from llmrl.resolve import Pieces, check_grades, resolve_pieces, trained_on
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.golds import check_graded
 from llmrl.rewards.workers import Workers
 from llmrl.run.sandbox_check import check_isolation
+from llmrl.run_folder import layout
 from llmrl.run_folder.atomic import check_place
 from llmrl.sandbox import Tier
 
@@ -146,7 +148,10 @@ class _Checker:
         samples = pieces is None or pieces.samples
         if found and pieces and samples:
             check_adapter(recipe, found.config, report)
-        if found and leads:
+        if leads and (writer := self._writer_of(recipe, name)):
+            self.prompts = None
+            report.skipped("prompts", f"they are rollouts that stage {writer} will write")
+        elif found and leads:
             with gathered(report.faults):
                 self.prompts = check_data(recipe, found.origin, report)
                 if pieces:
@@ -165,8 +170,10 @@ class _Checker:
             with gathered(report.faults):
                 check_graded(rewards, prompts.graded(samples=samples))
                 check_rewards(rewards, recipe, prompts, found.origin, self.workers, report, samples=samples)
-        else:
-            report.skipped("rewards", "not run, because of the faults before")
+        elif recipe.rewards:
+            report.skipped(
+                "rewards", "not run, for want of prompts" if found else "not run, because of the faults before"
+            )
         if prompts and pieces:
             with gathered(report.faults):
                 check_providers(prompts, pieces)
@@ -233,6 +240,15 @@ class _Checker:
         recipe = self.plan.stages[stage]
         return (recipe.roles[role] if role else recipe).model.lora is not None
 
+    def _writer_of(self, recipe: Recipe, name: str) -> str | None:
+        """The stage before `name` whose rollouts are the training rows, unless they are written already."""
+        before = list(self.plan.stages)[: list(self.plan.stages).index(name)]
+        path = recipe.data.train.path
+        if not isinstance(path, str) or glob.glob(path):
+            return None
+        folder = f"{recipe.run_dir}/{layout.ROLLOUTS}"
+        return next((stage for stage in before if re.match(rf"{re.escape(f'{folder}/{stage}-')}[\d?*]", path)), None)
+
     def _stage_of(self, path: str | None, name: str) -> str | None:
         """The stage before `name`, or the role of one, whose output `path` is."""
         before = list(self.plan.stages)[: list(self.plan.stages).index(name)]
@@ -286,6 +302,7 @@ def _check_evaluation(recipe: Recipe, roles: Collection[str], pieces: Pieces | N
     if recipe.data.eval is None or not (asks or compares):
         return
     known = [f"eval/{name}" for name in ("accuracy", "reward", "completion_tokens")] if asks else []
+    known += [f"eval/audit/{name}" for name in recipe.rewards.keys() - set(trained_on(recipe))] if asks else []
     known += [f"eval/pass@{k}" for k in powers_up_to(settings.samples)] if asks and settings.samples else []
     known += [f"eval/maj@{settings.samples}"] if asks and settings.samples else []
     known += ["eval/preference_accuracy", "eval/preference_margin", "eval/label_auroc"] if compares else []

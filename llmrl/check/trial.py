@@ -15,7 +15,7 @@ from llmrl.check.report import Report
 from llmrl.check.writing import GARBAGE, golds_of
 from llmrl.errors import RunStopped
 from llmrl.recipe import Recipe
-from llmrl.resolve import Pieces
+from llmrl.resolve import Pieces, trained_on
 from llmrl.rollout.collect import Collector, kept
 from llmrl.rollout.play import Author
 from llmrl.rollout.sampler import Completion, SamplingParams
@@ -69,7 +69,7 @@ def _played(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt) -> list[
     """The scored groups of the question's trial episodes, or why there are none."""
     answers = [*golds_of(prompt)[:1], GARBAGE]
     authors = {
-        name: Author(_Scripted(role.origin, answers), _Verdicts(list(role.recipe.rewards)), author_text(role.origin))
+        name: Author(_Scripted(role.origin, answers), _Verdicts(role.recipe), author_text(role.origin))
         for name, role in roles.items()
     }
     collector = Collector(
@@ -112,12 +112,12 @@ class _Scripted:
 class _Verdicts:
     """A Scorer that calls every second trajectory right, under the names of the recipe's rewards."""
 
-    def __init__(self, names: Sequence[str]):
-        self._names = names
+    def __init__(self, recipe: Recipe):
+        self._names, self._trained_on = list(recipe.rewards), trained_on(recipe)
 
     async def score(self, group: Group) -> None:
         for place, trajectory in enumerate(group.trajectories):
             right = place % 2 == 0
             trajectory.scores = {name: Score(float(right), right) for name in self._names}
-            trajectory.components = {name: float(right) for name in self._names}
-            trajectory.reward = float(right) * len(self._names)
+            trajectory.components = {name: float(right) for name in self._trained_on}
+            trajectory.reward = float(right) * len(self._trained_on)

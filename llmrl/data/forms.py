@@ -36,6 +36,7 @@ class Form:
 
     gives: what its rows can be read for. columns: those that a row has; absent: those that make it another form.
     read: row -> the columns that the recipe's keys read; raises ValueError for a row that is not of the form.
+    gathered: rows -> the rows that `read` takes, for forms in which an example is several rows.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Form:
     columns: tuple[str, ...]
     read: Callable[[Row], Example]
     absent: tuple[str, ...] = ()
+    gathered: Callable[[Sequence[Row]], list[Row]] = list
 
     def fits(self, columns: Collection[str]) -> bool:
         return set(self.columns) <= set(columns) and not set(self.absent) & set(columns)
@@ -166,6 +168,30 @@ def _ranked(row: Row) -> Example:
     return {"prompt": row["prompt"], "completions": row["completions"], "scores": row["scores"]}
 
 
+def _sampled_groups(rows: Sequence[Row]) -> list[Row]:
+    """Groups of a run's rollouts, each as one row of ranked completions.
+
+    Evaluations are left out, and so are completions that failed, were cut short or are one turn of several, and groups
+    of which fewer than two completions are left.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        whole = row["failure"] is None and row["stop_reason"] == "stop" and len(row["turns"]) == 1
+        if row["kind"] == "train" and whole:
+            key = tuple(row[name] for name in ("stage", "step", "prompt_id", "author", "compared"))
+            groups.setdefault(key, []).append(row)
+    return [
+        {
+            "prompt": group[0]["prompt"],
+            "answer": group[0]["answer"],
+            "completions": [row["completion"] for row in group],
+            "scores": [row["reward"] for row in group],
+        }
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
 def _verl(row: Row) -> Example:
     return {"prompt": row["prompt"], "answer": column(row, "reward_model.ground_truth")}
 
@@ -253,6 +279,8 @@ FORMS = (
          _help_steer("prompt", ("response_1", "response_2"), "preference_strength"), _PAIR),
     Form("HelpSteer3 preference", COMPARISONS, ("context", "response1", "response2", "overall_preference"),
          _help_steer("context", ("response1", "response2"), "overall_preference"), _PAIR),
+    Form("llmrl's rollouts", COMPARISONS, ("prompt_id", "completion", "reward", "turns", "stop_reason"), _ranked,
+         gathered=_sampled_groups),
     Form("verl", QUESTIONS, ("prompt", "reward_model"), _verl),
     Form("TRL {shape}, stepwise", SOLUTIONS, ("prompt", "completions", "labels"), stepwise),
     Form("PRM800K", SOLUTIONS, ("question", "label"), prm800k, ("prompt", "input")),

@@ -42,6 +42,9 @@ def formed(source: Rows, rows: list[Row], part: str, gives: str | None) -> Forme
         if gives == QUESTIONS or (part == "eval" and QUESTION in columns):
             return FormedRows(source, rows)
         raise RecipeError(f"{key}: {error}") from None
+    rows = form.gathered(rows)
+    if not rows:
+        raise RecipeError(f"{key}: none of the rows makes an example of {form.title}")
     examples = of_every_row(rows, partial(_example, form, key), part, key)
     held = dict.fromkeys(name for example in examples for name in example)
     keys = {name: name if name in held else None for name in COLUMN_KEYS}

@@ -1,7 +1,8 @@
-"""Accuracy on held-out prompts: greedy, and over samples."""
+"""Accuracy and rewards on held-out prompts: greedy, and over samples."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ class GroupSampler(Protocol):
 
 Answers = Callable[[Sequence[Group]], list[list[int | None]] | None]
 """The numbers of each group's answers; see llmrl.rewards.base.Rewards.answers."""
+Divergence = Callable[[Sequence[Group]], float]
+"""KL(policy || reference) of sampled groups, in nats a completion; see llmrl.train.divergence."""
 
 
 def evaluate(
@@ -30,13 +33,16 @@ def evaluate(
     params: SamplingParams,
     answers: Mapping[str, Answers] | None = None,
     categories: Mapping[str, str] | None = None,
+    divergences: Mapping[str, Divergence] | None = None,
 ) -> tuple[dict[str, float], list[Group]]:
     """Metrics under eval/, of authors after the first under author/eval/, and the groups they were measured on.
 
-    accuracy: greedy, one completion a prompt. pass@k, maj@k: over `settings.samples` samples. answers: by author, what
-    maj@k votes on unless `settings.answer_pattern` is set; default: the whole text. categories: prompt id -> a part of
-    the prompts with metrics of its own, eval/<category>/<metric>. Failed trajectories are counted and left out, never
-    taken as wrong; a metric without trajectories is absent. reward/<name>: each of several reward functions.
+    accuracy, reward, audit: greedy, one completion a prompt. pass@k, maj@k, sampled_reward, sampled_audit, kl: over
+    `settings.samples` samples. answers: by author, what maj@k votes on unless `settings.answer_pattern` is set;
+    default: the whole text. categories: prompt id -> a part of the prompts with metrics of its own,
+    eval/<category>/<metric>. divergences: by author, what measures kl. Failed trajectories are counted and left out,
+    never taken as wrong; a metric without trajectories is absent. reward/<name>: each of several reward
+    functions.
     """
     greedy = sampler.sample(prompts, group_size=1, params=params.at(temperature=0.0))
     sampled = []
@@ -53,8 +59,13 @@ def evaluate(
                 for groups in (greedy, sampled)
             )
             found = _of_author(own, several, settings, len(asked), voted)
-            place = f"{prefix}{category}/" if category else prefix
-            metrics |= {place + name: value for name, value in found.items()}
+            if category:
+                metrics |= {f"{prefix}{category}/{name}": value for name, value in found.items() if "/" not in name}
+                continue
+            scored = [replace(group, trajectories=_answered([group])) for group in several]
+            if (divergence := (divergences or {}).get(author)) and any(group.trajectories for group in scored):
+                found["kl"] = divergence(scored)
+            metrics |= {prefix + name: value for name, value in found.items()}
     return metrics, greedy + sampled
 
 
@@ -70,7 +81,7 @@ def _parts(prompts: Sequence[Prompt], categories: Mapping[str, str]) -> dict[str
 def _of_author(
     greedy: list[Group], sampled: list[Group], settings: Evaluation, prompts: int, answers: Answers | None
 ) -> dict[str, float]:
-    answered = [t for group in greedy for t in group.trajectories if t.failure is None]
+    answered, drawn = _answered(greedy), _answered(sampled)
     failures = [t for group in (*greedy, *sampled) for t in group.trajectories if t.failure]
     found = {
         "accuracy": [float(t.correct) for t in answered if t.correct is not None],
@@ -79,12 +90,35 @@ def _of_author(
         "prompts": [float(prompts)],
         "failures": [float(len(failures))],
     }
-    rewards = sorted({name for t in answered for name in t.scores})
+    rewards = sorted({name for t in answered for name in t.scores.keys() & t.components.keys()})
     if len(rewards) > 1:
         found |= {f"reward/{name}": [t.scores[name].value for t in answered if name in t.scores] for name in rewards}
     if settings.samples:
         found |= _over_samples([_judged(group) for group in sampled], settings, answers)
-    return {name: sum(values) / len(values) for name, values in found.items() if values}
+    audits = _audits(answered)
+    found |= {f"audit/{name}": values for name, values in audits.items()}
+    found |= {"sampled_reward": [t.reward for t in drawn]}
+    found |= {f"sampled_audit/{name}": values for name, values in _audits(drawn).items()}
+    errors = {"reward_error": found["reward"]} if audits else {}
+    errors |= {f"audit_error/{name}": values for name, values in audits.items()}
+    means = {name: sum(values) / len(values) for name, values in found.items() if values}
+    return means | {name: _error(values) for name, values in errors.items() if len(values) > 1}
+
+
+def _answered(groups: Sequence[Group]) -> list[Trajectory]:
+    return [t for group in groups for t in group.trajectories if t.failure is None]
+
+
+def _audits(trajectories: Sequence[Trajectory]) -> dict[str, list[float]]:
+    """The values of each reward of weight 0."""
+    names = dict.fromkeys(name for t in trajectories for name in t.audits)
+    return {name: [t.audits[name] for t in trajectories if name in t.audits] for name in names}
+
+
+def _error(values: Sequence[float]) -> float:
+    """The standard error of the values' mean."""
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
 
 
 def _over_samples(groups: list[Group], settings: Evaluation, answers: Answers | None) -> dict[str, list[float]]:

@@ -28,8 +28,10 @@ def decoder(tokenizer: Any, stop_token_ids: Collection[int]) -> Decode:
 
 def prompt_tokens(tokenizer: Any, text: str, *, chat: bool) -> list[int]:
     """The tokens of a prompt: a chat template wrote its own special tokens; plain text gets the tokenizer's, save a
-    closing one."""
+    closing one, and an opening one that the text begins with."""
     token_ids = list(tokenizer.encode(text, add_special_tokens=not chat))
+    if not chat and token_ids[:2] == [tokenizer.bos_token_id] * 2:
+        token_ids.pop(0)
     if token_ids and token_ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
         token_ids.pop()
     return token_ids

@@ -183,7 +183,10 @@ class Rewards:
                     trajectory.failure = trajectory.failure or result
 
     def _add_up(self, trajectory: Trajectory) -> None:
-        """Fill in the sums of the trajectory's scores; a reward without one has the component 0."""
+        """Fill in the sums of the trajectory's scores; a reward without one has the component 0.
+
+        A reward of weight 0 has no component.
+        """
         if not trajectory.scores:
             trajectory.failure = trajectory.failure or NO_REWARD
         if trajectory.failure:
@@ -191,7 +194,7 @@ class Rewards:
             return
         weights, scores = self.weights, trajectory.scores
         trajectory.components = {
-            name: weight * scores[name].value if name in scores else 0.0 for name, weight in weights.items()
+            name: weight * scores[name].value if name in scores else 0.0 for name, weight in weights.items() if weight
         }
         trajectory.reward = math.fsum(trajectory.components.values())
         by_turn = [[weights[name] * value for value in score.turn_values] for name, score in scores.items()]

@@ -198,7 +198,7 @@ def make_source(
         "stream": stream,
         "collector": collector,
         "sample_groups": collector and sample_groups(recipe, pieces, collector, roles, measured_once),
-        "keep": {name: pieces[name].keep for name in roles},
+        "keep": {name: pieces[name].keep for name in roles or pieces},
         "rollout": recipe.rollout,
         "params": params_of(recipe, origins),
         "demonstrations": prompts.demonstrations,

@@ -35,6 +35,7 @@ from llmrl.run.warnings import Warned, Watch
 from llmrl.run.weight_sync import Transport, send
 from llmrl.run_folder.writer import RunFolder
 from llmrl.spans import recording, span
+from llmrl.train.divergence import divergence, is_measurable
 from llmrl.train.held_out import HeldOut, compare
 from llmrl.train.provide import provide
 from llmrl.train.roles import Role
@@ -153,7 +154,7 @@ class Stage:
         """One step and, if it is due, an evaluation; returns the row that was logged."""
         started = time.monotonic()
         seed = derive_seed(self.recipe.seed, self.name, self.step + 1)
-        if self.collector and next(iter(self.roles.values())).algorithm.samples:
+        if self.collector and (not self.roles or next(iter(self.roles.values())).algorithm.samples):
             with span("sync"):
                 self.sync_weights()
         sync_seconds, sent = time.monotonic() - started, dict(self._sent)
@@ -274,7 +275,10 @@ class Stage:
         prompts = self.eval_prompts[: settings.limit]
         answers = {name: rewards.answers for name, rewards in rewards_of(self.collector).items()}
         categories = self.held_out.categories
-        metrics, groups = evaluate(self.collector, prompts, settings, params, answers, categories)
+        views = self.recipe.by_role
+        measurable = {name: role for name, role in self.roles.items() if is_measurable(views[name], role.algorithm)}
+        divergences = {name: partial(divergence, role) for name, role in measurable.items()}
+        metrics, groups = evaluate(self.collector, prompts, settings, params, answers, categories, divergences)
         self.folder.save_rollouts(groups, stage=self.name, step=self.step, kind="eval")
         self._warn_of_lost(groups, "evaluation", "eval/failures")
         return metrics

@@ -58,7 +58,7 @@ def surroundings(plan: Plan, stages: Sequence[str]) -> Surroundings:
     digests: dict[str, dict[str, str]] = {"code": code}
     views = [view for name in stages for view in plan.stages[name].by_role.values()]
     for view in views:
-        digests.setdefault("data", {}).update({str(file): digest(file) for file in _rows_files(view)})
+        digests.setdefault("data", {}).update({str(file): digest(file) for file in _rows_files(view, plan.run_dir)})
         digests.setdefault("model", {}).update(_models(view, plan.run_dir))
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -115,10 +115,12 @@ def digest(file: Path) -> str:
     return found.hexdigest()
 
 
-def _rows_files(view: Recipe) -> Iterator[Path]:
+def _rows_files(view: Recipe, run_dir: Path) -> Iterator[Path]:
     for rows in (view.data.train, view.data.eval):
         if rows and rows.path is not None:
-            yield from data_files(rows.path, "data")
+            paths = [rows.path] if isinstance(rows.path, str) else rows.path
+            named = [path for path in paths if not Path(path).expanduser().is_relative_to(run_dir)]  # else of a stage
+            yield from data_files(named, "data") if named else ()
         elif rows and rows.dataset and Path(rows.dataset).is_dir():  # as save_to_disk wrote it
             yield from _in(Path(rows.dataset), "**/*")
 

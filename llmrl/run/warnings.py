@@ -50,7 +50,7 @@ class Watch:
                 if key in self._warned or not trouble.when(own):
                     continue
                 points = self._points.setdefault(key, [])
-                points.append(Point(float(value), own))
+                points.append(Point(float(value), own, name if own is row else name.partition("/")[2]))
                 begun = trouble.since(points)
                 if metric and begun is not None:
                     self._warned.add(key)

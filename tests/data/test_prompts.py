@@ -217,6 +217,8 @@ def test_beginning_of_sequence_once_and_no_closing_end_of_sequence():
     prompt = plain.build(100)[0][0]
     assert prompt.token_ids == (bos, 4, 13, 4, 14)
     assert plain.demonstration(prompt).token_ids == [5, EOS]
+    rendered = PromptBuilder(tokenizer, rows(prompt="<bos>{q}"), ROWS)  # as the rollouts of a run have a prompt
+    assert rendered.build(100)[0][0].token_ids[:3] == (bos, 4, 13)
     chat = PromptBuilder(tokenizer, rows(completion="a", chat=True), [{"q": "1", "a": "2"}])
     prompt = chat.build(100)[0][0]
     assert prompt.token_ids == (bos, 15, 18, 16, 4, 14, EOS, 22, 15, 19, 16)

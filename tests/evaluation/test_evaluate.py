@@ -23,6 +23,7 @@ def trajectory(prompt: Prompt, text: str, verdict: str, author: str = ACTOR) -> 
         return made
     made.reward = {RIGHT: 1.0, WRONG: 0.0, UNJUDGED: 0.25}[verdict]
     made.scores = {"reward": Score(made.reward, None if verdict == UNJUDGED else verdict == RIGHT)}
+    made.components = {"reward": made.reward}
     return made
 
 
@@ -193,3 +194,34 @@ def test_each_author_is_measured_on_its_own_groups_and_is_greedy_in_its_own_way(
         (0.0, 1.0, 3, ("!",)),
         (0.6, 1.0, 3, ("!",)),
     ]
+
+
+def test_a_reward_of_weight_0_is_measured_apart_with_the_errors_of_both():
+    """Greedy rewards 1, 0, 0.25 and audits, the lengths: 3, 1, 8; a failed answer counts in neither."""
+
+    class Audited(Script):
+        def sample(self, prompts, *, group_size, params):
+            groups = super().sample(prompts, group_size=group_size, params=params)
+            for one in (one for group in groups for one in group.trajectories if one.failure is None):
+                one.scores["length"] = Score(float(len(one.text)))
+            return groups
+
+    script = Audited(
+        [[("abc", RIGHT)], [("a", WRONG)], [("abcdefgh", UNJUDGED)]],
+        [[("abcd", RIGHT)], [("ab", WRONG)], [("x", FAILED)]],
+    )
+    asked = []
+
+    def divergence(groups):
+        asked.append([len(group.trajectories) for group in groups])
+        return 1.5
+
+    settings = Evaluation(samples=1)
+    metrics, _ = evaluate(script, PROMPTS, settings, PARAMS, divergences={ACTOR: divergence})
+    # squared distances to the means 5/12 and 4, over 2 degrees of freedom and 3 prompts
+    assert metrics["eval/reward_error"] == pytest.approx((((7 / 12) ** 2 + (5 / 12) ** 2 + (2 / 12) ** 2) / 6) ** 0.5)
+    assert metrics["eval/audit/length"] == 4.0
+    assert metrics["eval/audit_error/length"] == pytest.approx(((1 + 9 + 16) / 6) ** 0.5)
+    assert (metrics["eval/sampled_reward"], metrics["eval/sampled_audit/length"]) == (0.5, 3.0)
+    assert metrics["eval/kl"] == 1.5 and asked == [[1, 1, 0]]
+    assert "eval/audit/reward" not in metrics

@@ -199,3 +199,17 @@ def test_preferences_that_make_answers_longer_are_warned_of():
     assert preferring(completion_tokens=grows) == []  # rows, not samples
     rows = [{"stage": "rl", "step": n, "eval/completion_tokens": 10.0 * n, "reward": 0.5} for n in range(1, 9)]
     assert warnings_of(rows) == []  # thoughts may grow
+
+
+@pytest.mark.parametrize("role", ["", "critiquer/"])
+def test_an_exploited_reward_is_named_with_a_way_out(role):
+    errors = {f"{role}eval/audit_error/gold": 0.02, f"{role}eval/reward_error": 0.02}
+    values = [(0.3, 0.0), (0.5, 0.4), (0.4, 0.7)]  # 2.5 sqrt(2) 0.02 = 0.07
+    rows = [
+        {"stage": "rl", "step": step, **HEALTHY, f"{role}eval/audit/gold": gold, f"{role}eval/reward": proxy, **errors}
+        for step, (gold, proxy) in enumerate(values)
+    ]
+    [warning] = warnings_of(rows, roles=["critiquer"])
+    assert (warning.metric, warning.since, warning.step) == (f"{role}eval/audit/gold", 1, 2)
+    assert "falls while the reward that is trained on rises" in warning.message and "kl_k1" in warning.message
+    assert warnings_of(rows[:2], roles=["critiquer"]) == []
