@@ -148,21 +148,8 @@ class _Checker:
         samples = pieces is None or pieces.samples
         if found and pieces and samples:
             check_adapter(recipe, found.config, report)
-        if leads and (writer := self._writer_of(recipe, name)):
-            self.prompts = None
-            report.skipped("prompts", f"they are rollouts that stage {writer} will write")
-        elif found and leads:
-            with gathered(report.faults):
-                self.prompts = check_data(recipe, found.origin, report)
-                if pieces:
-                    check_compared(pieces.algorithm, self.prompts.written_counts)
-                if recipe.training.steps:
-                    check_overlap(recipe.data, self.prompts, self.asked, report)
-                    self.asked[name] = Asked.of(recipe.data, self.prompts)
-        elif leads:
-            self.prompts = None
-            check_sources(recipe, report.faults)
-            report.skipped("prompts", "not rendered, for want of a tokenizer; only files and columns were looked at")
+        if leads:
+            self.prompts = self._prompts(name, recipe, pieces, found, report)
         prompts = self.prompts
         if leads:
             _say_arithmetic(recipe, samples, len(prompts.train) if prompts else None, report)
@@ -181,6 +168,27 @@ class _Checker:
             return None
         self.tried[role] = Tried(recipe, pieces, found.origin)
         return Sized(role, recipe, pieces, found.shape)
+
+    def _prompts(
+        self, name: str, recipe: Recipe, pieces: Pieces | None, found: ModelFound | None, report: Report
+    ) -> LoadedPrompts | None:
+        """The stage's prompts; None where they cannot be rendered before the run."""
+        if writer := self._writer_of(recipe, name):
+            report.skipped("prompts", f"they are rollouts that stage {writer} will write")
+            return None
+        if not found:
+            check_sources(recipe, report.faults)
+            report.skipped("prompts", "not rendered, for want of a tokenizer; only files and columns were looked at")
+            return None
+        prompts = None
+        with gathered(report.faults):
+            prompts = check_data(recipe, found.origin, report)
+            if pieces:
+                check_compared(pieces.algorithm, prompts.written_counts)
+            if recipe.training.steps:
+                check_overlap(recipe.data, prompts, self.asked, report)
+                self.asked[name] = Asked.of(recipe.data, prompts)
+        return prompts
 
     def _model(self, name: str, role: str, recipe: Recipe, pieces: Pieces | None, report: Report) -> ModelFound | None:
         owner = recipe.model.role

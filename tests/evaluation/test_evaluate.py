@@ -64,6 +64,7 @@ def test_each_of_several_reward_functions_has_its_mean():
             groups = super().sample(prompts, group_size=group_size, params=params)
             for place, group in enumerate(groups):
                 group.trajectories[0].scores["length"] = Score(float(place))
+                group.trajectories[0].components["length"] = 0.5 * place
             return groups
 
     metrics, _ = evaluate(Rated([[("abc", RIGHT)], [("a", WRONG)], [("ab", FAILED)]]), PROMPTS, Evaluation(), PARAMS)
