@@ -219,6 +219,24 @@ def measure_speed(
     raise typer.Exit(run(names or [], setting=setting, write=write, console=Console()))
 
 
+@app.command("label-steps")
+def make_step_labels(
+    recipe: RecipePath,
+    out: Annotated[Path, typer.Option(help="the .jsonl file of the rows; what is there is not done again")],
+    overrides: Overrides = None,
+    solutions: Annotated[int, typer.Option(help="solutions of each prompt", min=1)] = 4,
+    continuations: Annotated[int, typer.Option(help="continuations from the end of each step", min=1)] = 8,
+    delimiter: Annotated[str, typer.Option(help="the text that ends a step; \\n is a new line")] = "\\n\\n",
+) -> None:
+    """Label the steps of sampled solutions by how often their continuations are right, for process reward models."""
+    plan = load_plan(recipe, overrides)
+    _quiet()
+    from llmrl.run.label_steps import label_steps
+
+    settings = {"solutions": solutions, "continuations": continuations, "delimiter": delimiter.replace("\\n", "\n")}
+    raise typer.Exit(label_steps(plan, out, **settings, console=Console()))
+
+
 @app.command()
 def serve(
     folder: Annotated[Path, typer.Argument(help="the folder of a trained reward model")],

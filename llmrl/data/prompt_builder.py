@@ -138,8 +138,9 @@ class PromptBuilder:
             found = [solution_of(self.tokenizer, [str(x) for x in s], one, **settings) for s, one in pairs]
         except ValueError as error:
             raise RecipeError(f"{self.key}.step_labels: {prompt.id}: {error}") from None
-        for one in found:
-            self._refuse_unknown(one.token_ids, "", f"{self.key}.steps", _index(prompt))
+        for one, steps in zip(found, lists["steps"], strict=True):
+            text = "".join(map(str, steps)) + source.separator
+            self._refuse_unknown(one.token_ids, text, f"{self.key}.steps", _index(prompt))
         return found
 
     def _list(self, name: str, row: Row, place: str, *, empty: bool = False) -> list[Any]:

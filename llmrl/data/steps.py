@@ -27,6 +27,11 @@ def step_tokens(tokenizer: Any, steps: Sequence[str], separator: str) -> list[li
     return [[*tokenizer.encode(text, add_special_tokens=False), *after] for text in texts]
 
 
+def split_steps(text: str, delimiter: str) -> list[str]:
+    """The steps of a text, each without the delimiter behind it; a text of none is one step."""
+    return [step for step in text.split(delimiter) if step.strip()] or [text]
+
+
 def solution_of(
     tokenizer: Any,
     steps: Sequence[str],

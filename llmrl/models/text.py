@@ -42,12 +42,22 @@ def as_written(tokenizer: Any, token_ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def end_of(tokenizer: Any, token_ids: Sequence[int], characters: int) -> int:
-    """The place of the token that completes the first `characters` characters of the tokens' text; at most the last."""
+def step_ends(decode: Decode, token_ids: Sequence[int], text: str, steps: Sequence[str], delimiter: str) -> list[int]:
+    """The places of the tokens that complete each step of a text and the delimiter behind it; the last step's is the
+    last token."""
+    ends, place = [], 0
+    for step in steps[:-1]:
+        place = text.index(step, place) + len(step)
+        ends.append(_end_of(decode, token_ids, place + len(delimiter)))
+    return [*ends, len(token_ids) - 1]
+
+
+def _end_of(decode: Decode, token_ids: Sequence[int], characters: int) -> int:
+    """The place of the token that completes the first `characters` characters; at most the last."""
     low, high = 0, max(len(token_ids) - 1, 0)
     while low < high:
         middle = (low + high) // 2
-        if len(as_written(tokenizer, token_ids[: middle + 1])) >= characters:
+        if len(decode(token_ids[: middle + 1])) >= characters:
             high = middle
         else:
             low = middle + 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from llmrl.data.steps import split_steps
 from llmrl.errors import RecipeError
 from llmrl.marks import loads_models, takes_seconds
-from llmrl.models.text import end_of
+from llmrl.models.text import as_written, step_ends
 from llmrl.types import Failure, Group, Score, Trajectory
 
 KEY = "rewards.process_reward_model"
@@ -61,7 +63,7 @@ async def process_reward_model(
 def _scored(model: Any, group: Group, steps: str, delimiter: str, separator: str) -> list[Score | Failure]:
     found: list[Score | Failure | None] = [_unfit(model, one, steps) for one in group.trajectories]
     fit = [place for place, failure in enumerate(found) if failure is None]
-    texts = [split(group.trajectories[place].text, delimiter) for place in fit]
+    texts = [split_steps(group.trajectories[place].text, delimiter) for place in fit]
     rows = [
         model.step_row(group.trajectories[place].prompt, own, separator) for place, own in zip(fit, texts, strict=True)
     ]
@@ -69,11 +71,6 @@ def _scored(model: Any, group: Group, steps: str, delimiter: str, separator: str
         chances = [chance(one) for one in scores]
         found[place] = _score(model, group.trajectories[place], own, delimiter, steps, chances)
     return [one for one in found if one is not None]
-
-
-def split(text: str, delimiter: str) -> list[str]:
-    """The steps of a text, each without the delimiter behind it; a text of none is one step."""
-    return [step for step in text.split(delimiter) if step.strip()] or [text]
 
 
 def chance(scores: Sequence[float]) -> float:
@@ -88,10 +85,9 @@ def _score(
     metrics = {"steps": float(len(chances)), "lowest": min(chances)}
     if steps != "each":
         return Score(COMBINED[steps](chances), metrics=metrics)
-    tokens, place, on_tokens = _tokens(trajectory), 0, {}
-    for number, (step, value) in enumerate(zip(texts, chances, strict=True)):
-        place = trajectory.text.index(step, place) + len(step)
-        end = len(tokens) - 1 if number == len(texts) - 1 else end_of(model.tokenizer, tokens, place + len(delimiter))
+    tokens, on_tokens = _tokens(trajectory), {}
+    decode = partial(as_written, model.tokenizer)
+    for end, value in zip(step_ends(decode, tokens, trajectory.text, texts, delimiter), chances, strict=True):
         on_tokens[end] = on_tokens.get(end, 0.0) + value
     return Score(0.0, token_values=on_tokens, metrics=metrics)
 

@@ -114,6 +114,7 @@ def test_problems_without_a_rated_step_are_dropped_and_counted(load):
         ({"input": SHEPHERD.format("end"), "label": SHEPHERD.format("end")}, "with + or - for each 'ки'"),
         ({"input": SHEPHERD.format("end") + " more", "label": "How many? Step 1: a+b +\nStep 2: The end + more"},
          "expected 'ки' after the last step, got 'more' behind it"),
+        ({"prompt": "x", "completions": ["aX"], "labels": [1]}, "characters that the vocabulary lacks: 'X'"),
         (prm800k(rated(2, chosen=0)), "rating: expected -1, 0, 1 or null, got 2"),
         ({"problem": "x", "steps": ["a"], "label": 1}, "label: expected -1 or the place of one of 1 steps, got 1"),
     ],

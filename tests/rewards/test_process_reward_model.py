@@ -13,11 +13,11 @@ from reward_model import CHARACTERS, TEMPLATE, make_reward_model
 from transformers import LlamaConfig, LlamaForTokenClassification
 
 from llmrl.data.packing import pack
+from llmrl.data.steps import split_steps
 from llmrl.errors import RecipeError
 from llmrl.models.frozen_scorer import frozen_scorer
 from llmrl.models.loading import character_tokenizer
 from llmrl.rewards.base import Rewards
-from llmrl.rewards.process_reward_model import split
 from llmrl.rewards.workers import Workers
 from llmrl.types import Group, Prompt, Trajectory, Turn
 
@@ -129,4 +129,5 @@ def test_other_models_are_refused(tmp_path):
 
 
 def test_split():
-    assert split("a\n\nb", "\n\n") == ["a", "b"] and split("", "\n") == [""] and split("\n\n", "\n") == ["\n\n"]
+    assert split_steps("a\n\nb", "\n\n") == ["a", "b"]
+    assert split_steps("", "\n") == [""] and split_steps("\n\n", "\n") == ["\n\n"]
