@@ -6,7 +6,7 @@ import datetime
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ from typing import Any
 from rich.console import Console
 
 from llmrl.errors import RecipeError
+from llmrl.prove.catalogue import TASKS, tasks_named
 from llmrl.prove.results import Result
-from llmrl.prove.runs import SEEDS, TASKS, prove
+from llmrl.prove.runs import SEEDS, prove
 from llmrl.prove.table import read_notes, render, rows_of
 from llmrl.recipe_file import methods
+
+Proofs = Mapping[str, Mapping[str, Any]]
 
 QUICK = ("grpo", "ppo", "rloo", "dapo", "gspo", "gfn_tb")
 
@@ -39,25 +42,28 @@ def run(
     seeds that are no numbers.
     """
     names = names or (QUICK if quick else sorted(methods()))
-    chosen = [task for task in tasks.split(",") if task] or (TASKS[:1] if quick else TASKS)
+    asked = [task for task in tasks.split(",") if task]
+    chosen = tasks_named(asked) if asked else list(TASKS)[:1] if quick else list(TASKS)
     results = prove(
         names, chosen, SEEDS[:1] if quick and seeds == "0,1,2" else _numbers(seeds), folder, jobs=jobs, console=console
     )
+    results = [result for result in results if result.run.task in chosen]
     document = render(results, read_notes(), date=datetime.date.today().isoformat(), command=_command())
     if write is None:
         console.print(document, markup=False, highlight=False, soft_wrap=True)
         return
     write.write_text(document, encoding="utf-8")
-    proofs = json.dumps(summary(results), indent=1) + "\n"
-    Path(str(resources.files("llmrl.prove") / "proofs.json")).write_text(proofs, encoding="utf-8")
+    file = Path(str(resources.files("llmrl.prove") / "proofs.json"))
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    file.write_text(json.dumps(merged(known, summary(results)), indent=1) + "\n", encoding="utf-8")
     console.print(f"wrote {write} and the proofs that `llmrl methods` shows", highlight=False)
 
 
-def summary(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+def summary(results: Sequence[Result]) -> Proofs:
     """Return, per method and task, the mean accuracy before and after, whether every seed gained, and any fault."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for task in TASKS:
-        for row in rows_of([result for result in results if result.run.task == task]):
+        for row in rows_of([result for result in results if result.run.task == task], TASKS[task].yardstick):
             proof: dict[str, Any] = {"gains": row.gains}
             if row.results:
                 proof |= {"before": round(row.mean(lambda r: r.before["accuracy"]), 4), "after": round(row.accuracy, 4)}
@@ -65,6 +71,16 @@ def summary(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
                 proof["fault"] = row.fault.splitlines()[0]
             found[row.method][task] = proof
     return dict(sorted(found.items()))
+
+
+def merged(known: Proofs, found: Proofs) -> Proofs:
+    """Return the known proofs, those of the tasks that were measured replaced."""
+    measured = {task for own in found.values() for task in own}
+    kept = {
+        method: {task: proof for task, proof in own.items() if task not in measured} for method, own in known.items()
+    }
+    both = {method: {**kept.get(method, {}), **found.get(method, {})} for method in kept.keys() | found.keys()}
+    return {method: own for method, own in sorted(both.items()) if own}
 
 
 def _numbers(text: str) -> list[int]:

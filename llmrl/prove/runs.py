@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from importlib import resources
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,11 @@ from typing import Any
 from rich.console import Console
 
 from llmrl.errors import RecipeError, RunStopped, unknown_name
+from llmrl.prove.catalogue import TASKS, suits
 from llmrl.prove.results import Result, Run, is_done, read_results
 from llmrl.recipe_file import methods
 from llmrl.run_folder.lock import locked
 
-TASKS = ("arithmetic", "sparse", "noisy", "experts", "programs", "tools")
-STARTS = {"experts": "experts_start", "programs": "programs_start", "tools": "tools_start"}
-"""The start of each task that does not start from the common warm_start."""
-YARDSTICK = "grpo"
 SEEDS = (0, 1, 2)
 RUNS_A_PROCESS = 60  # a process is replaced after so many runs, since each run adds some 10 MB to its memory
 # one core a process: vLLM would otherwise bind all processes to the same cores
@@ -50,7 +46,7 @@ def prove(
     process ended before its work was done.
     """
     _check_names(names, tasks)
-    pairs = [(name, task) for name in dict.fromkeys(names) for task in tasks if _suits(name, task)]
+    pairs = [(name, task) for name in dict.fromkeys(names) for task in tasks if suits(name, task)]
     runs = [Run(task, name, seed) for name, task in pairs for seed in seeds]
     left = [run for run in runs if not is_done(folder, run)]
     console.print(f"{len(runs)} runs, {len(runs) - len(left)} of them done before", highlight=False)
@@ -64,8 +60,8 @@ def prove(
 
 def _make(left: Sequence[Run], folder: Path, *, jobs: int, overrides: list[str], console: Console) -> None:
     """Make the starts that are missing, then the runs."""
-    for start in dict.fromkeys(start_of(run.task) for run in left):
-        if not start_folder(folder, start).is_dir():
+    for start in dict.fromkeys(TASKS[run.task].start for run in left):
+        if start is not None and not start_folder(folder, start).is_dir():
             console.print(f"making the checkpoint {start}", highlight=False)
             _in_processes(1, _make_start, folder, start, overrides)
     share = jobs * RUNS_A_PROCESS
@@ -74,42 +70,9 @@ def _make(left: Sequence[Run], folder: Path, *, jobs: int, overrides: list[str],
         _in_processes(jobs, _make_runs, folder, overrides, queue)
 
 
-def task_file(name: str) -> Path:
-    """Return the recipe file of a task, or of a task's start."""
-    return Path(str(resources.files("llmrl.prove") / "tasks" / f"{name}.yaml"))
-
-
-def start_of(task: str) -> str:
-    """Return the name of the start, the recipe that makes the checkpoint that a task's runs start from."""
-    return STARTS.get(task, "warm_start")
-
-
 def start_folder(folder: Path, start: str) -> Path:
     """Return the folder of a start's checkpoint."""
     return folder / "starts" / start / "final"
-
-
-def _suits(name: str, task: str) -> bool:
-    """Return whether a method is measured on a task: one that needs a special task is measured there alone.
-
-    Other methods are measured on the common tasks, and the yardstick on all tasks.
-    """
-    own = _own_task(name)
-    return task == own or (own is None and task not in STARTS) or (name == YARDSTICK and task in STARTS)
-
-
-def _own_task(name: str) -> str | None:
-    """Return the special task that a method needs: one with routers, with grades of programs, or with a tool."""
-    from llmrl.recipe_file import method_recipe
-    from llmrl.resolve import resolve_pieces
-
-    recipe = method_recipe(name)
-    algorithm = resolve_pieces(recipe).algorithm
-    if "router_drift" in algorithm.needs:
-        return "experts"
-    if "grades" in algorithm.needs:
-        return "programs"
-    return None if recipe.env == "single_turn" else "tools"
 
 
 def _check_names(names: Iterable[str], tasks: Iterable[str]) -> None:

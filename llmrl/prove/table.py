@@ -7,41 +7,42 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from math import isnan
 from statistics import fmean
 from typing import Any
 
 import yaml
 
+from llmrl.prove.catalogue import TASKS, task_file
 from llmrl.prove.results import Result
-from llmrl.prove.runs import TASKS, YARDSTICK, task_file
-from llmrl.recipe_file import methods
+from llmrl.recipe_file import load_plan, methods
 
 Notes = Mapping[str, Mapping[str, str]]
 
 INTRODUCTION = """\
 # Methods, measured
 
-{count} methods on {tasks} small tasks, seeds {seeds}, all from one warm-started checkpoint
-(experts, programs and tools have one of their own) with the same budget:
-{budget}. Measured on {date}, {hours:.1f} CPU-hours of training, by `{command}`.
+{count} methods on {tasks} small tasks, seeds {seeds}. Measured on {date}, {hours:.2f} CPU-hours of training, by
+`{command}`.
 
-A table is a measurement of one small setting, not a ranking: a 0.4M-parameter model, answers of four tokens, and the
-same learning rate and updates for all methods but those whose own file sets others.
+A table is a measurement of one small setting, not a ranking: small models, short answers, and the same learning rate
+and updates for all methods but those whose own file sets others.
 
 - seeds: how many runs the numbers are a mean of.
-- accuracy: of samples at temperature 1, which is what is trained, on held-out prompts; start -> mean over seeds (lowest
-  to highest).
-- vs {yardstick}: the mean accuracy less {yardstick}'s, in points.
+- accuracy: of samples at temperature 1 on held-out prompts; start -> mean over seeds (lowest to highest). In the table
+  task, the probability of the answer of highest true reward; of a reward model, the share of held-out pairs whose
+  chosen answer has the higher score.
+- vs: the mean accuracy less the first method's, in points.
 - greedy: accuracy of the likeliest answers. pass@8: share of prompts that one of eight samples solves.
+- reward: the policy's mean true reward. KL to the optimum: of the policy that has the highest mean true reward less its
+  KL to the start, to the trained policy, in nats. A loss with beta has it at 1 there, so that this policy is DPO's
+  optimum; other losses have other optima.
 - entropy: of the policy in nats a token, first -> last step. KL: of the trained policy to its start, in nats a token.
 - tokens: sampled to train on. CPU s: of one run, evaluations included, on one core.
 - **no gain**: on some seed, accuracy did not rise above its start; the notes under the table say why.
 """
-HEADER = (
-    "| method | seeds | accuracy | vs {yardstick} | greedy | pass@8 | entropy | KL | tokens | CPU s |\n"
-    + "|---" * 10
-    + "|\n"
-)
+MORE = ("reward", "KL to the optimum")
+"""Numbers that only some tasks measure."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,9 @@ def render(results: Sequence[Result], notes: Notes, *, date: str, command: str) 
         count=len({result.run.method for result in results}),
         tasks=len(by_task),
         seeds=", ".join(map(str, sorted({result.run.seed for result in results}))),
-        budget=_budget(),
         date=date,
         hours=sum(result.cpu_seconds for result in results) / 3600,
         command=command,
-        yardstick=YARDSTICK,
     )
     papers = {name: _link(fragment) for name, fragment in methods().items()}
     return "\n".join([introduction, *(_section(task, own, notes, papers) for task, own in by_task.items())])
@@ -91,7 +90,7 @@ def read_notes() -> Notes:
     return yaml.safe_load((resources.files("llmrl.prove") / "notes.yaml").read_text(encoding="utf-8"))
 
 
-def rows_of(results: Sequence[Result]) -> list[Row]:
+def rows_of(results: Sequence[Result], yardstick: str) -> list[Row]:
     """Return one task's results as rows: the yardstick first, then from the highest accuracy to the lowest."""
     by_method: dict[str, list[Result]] = defaultdict(list)
     for result in results:
@@ -100,45 +99,68 @@ def rows_of(results: Sequence[Result]) -> list[Row]:
     for method, own in by_method.items():
         faults = [result.fault for result in own if result.fault is not None]
         rows.append(Row(method, [result for result in own if result.fault is None], faults[0] if faults else None))
-    return sorted(rows, key=lambda row: (row.method != YARDSTICK, -row.accuracy, row.method))
+    return sorted(rows, key=lambda row: (row.method != yardstick, -row.accuracy, row.method))
 
 
 def _section(task: str, results: Sequence[Result], notes: Notes, papers: Mapping[str, str | None]) -> str:
-    rows = rows_of(results)
-    yardstick = next((row.accuracy for row in rows if row.method == YARDSTICK and row.results), float("nan"))
-    lines = [_line(row, yardstick, papers.get(row.method)) for row in rows if row.results]
+    rows = rows_of(results, TASKS[task].yardstick)
+    lines = _table([row for row in rows if row.results], TASKS[task].yardstick, papers)
     remarks = [f"- {row.method}: {_remark(row, notes.get(row.method, {}).get(task))}" for row in rows if _is_odd(row)]
     summary = yaml.safe_load(task_file(task).read_text(encoding="utf-8"))["summary"]
-    table = HEADER.format(yardstick=YARDSTICK) + "\n".join(lines)
-    return "\n\n".join([f"## {summary}", table, *(["\n".join(remarks)] if remarks else [])]) + "\n"
+    return "\n\n".join([f"## {summary}", _budget(task), "\n".join(lines), "\n".join(remarks)]).rstrip() + "\n"
 
 
-def _line(row: Row, yardstick: float, paper: str | None) -> str:
+def _table(rows: Sequence[Row], yardstick: str, papers: Mapping[str, str | None]) -> list[str]:
+    """The table's lines; a column without numbers is left out."""
+    level = next((row.accuracy for row in rows if row.method == yardstick), float("nan"))
+    columns = {
+        "method": [f"[{row.method}]({papers[row.method]})" if papers.get(row.method) else row.method for row in rows],
+        "seeds": [str(len(row.results)) for row in rows],
+        "accuracy": [_accuracy(row) for row in rows],
+        f"vs {yardstick}": ["" if row.method == yardstick else f"{_points(row.accuracy - level)}" for row in rows],
+        **{name: [_change(row, name, _percent) for row in rows] for name in ("greedy", "pass@8")},
+        **{name: [_change(row, name, _number) for row in rows] for name in MORE},
+        "entropy": [_entropy(row) for row in rows],
+        "KL": [_mean(row, lambda r: r.kl, ".3f") for row in rows],
+        "tokens": [_mean(row, lambda r: r.tokens or None, ",.0f") for row in rows],
+        "CPU s": [_mean(row, lambda r: r.cpu_seconds, ".1f") for row in rows],
+    }
+    columns = {name: cells for name, cells in columns.items() if any(cells) or name.startswith("vs ")}
+    lines = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _accuracy(row: Row) -> str:
     after = [result.after["accuracy"] for result in row.results]
-    accuracy = f"{_change(row, 'accuracy')} ({_percent(min(after))}-{_percent(max(after))})"
-    entropies = [row.mean(lambda r, end=end: r.entropy[end] if r.entropy else None) for end in (0, 1)]
-    cells = [
-        f"[{row.method}]({paper})" if paper else row.method,
-        str(len(row.results)),
-        accuracy if row.gains else f"{accuracy} **no gain**",
-        "" if row.method == YARDSTICK else f"{100 * (row.accuracy - yardstick):+.1f}",
-        _change(row, "greedy"),
-        _change(row, "pass@8"),
-        f"{entropies[0]:.2f} -> {entropies[1]:.2f}",
-        f"{row.mean(lambda r: r.kl):.3f}",
-        f"{row.mean(lambda r: r.tokens):,.0f}",
-        f"{row.mean(lambda r: r.cpu_seconds):.1f}",
-    ]
-    return f"| {' | '.join(cells)} |"
+    text = f"{_change(row, 'accuracy', _percent)} ({_percent(min(after))}-{_percent(max(after))})"
+    return text if row.gains else f"{text} **no gain**"
 
 
-def _change(row: Row, name: str) -> str:
-    before, after = (row.mean(lambda r, at=at: getattr(r, at)[name]) for at in ("before", "after"))
-    return f"{_percent(before)} -> {_percent(after)}"
+def _entropy(row: Row) -> str:
+    first, last = (row.mean(lambda r, end=end: r.entropy[end] if r.entropy else None) for end in (0, 1))
+    return "" if isnan(first) else f"{first:.2f} -> {last:.2f}"
+
+
+def _mean(row: Row, of: Callable[[Result], float | None], form: str) -> str:
+    value = row.mean(of)
+    return "" if isnan(value) else format(value, form)
+
+
+def _change(row: Row, name: str, form: Callable[[float], str]) -> str:
+    before, after = (row.mean(lambda r, at=at: getattr(r, at).get(name)) for at in ("before", "after"))
+    return "" if isnan(after) else f"{form(before)} -> {form(after)}"
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
+
+
+def _points(difference: float) -> str:
+    return "" if isnan(difference) else f"{100 * difference:+.1f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
 
 
 def _is_odd(row: Row) -> bool:
@@ -151,13 +173,15 @@ def _remark(row: Row, note: str | None) -> str:
     return f"did not finish: {row.fault.splitlines()[0]}" + (f" ({note})" if note else "")
 
 
-def _budget() -> str:
-    """Describe the budget of one run, which all tasks share."""
-    recipe: dict[str, Any] = yaml.safe_load(task_file("budget").read_text(encoding="utf-8"))
-    rollout, training = recipe["rollout"], recipe["training"]
+def _budget(task: str) -> str:
+    """Describe the start and the budget of a task's runs."""
+    own = TASKS[task]
+    recipe = load_plan(task_file(task), [f"method={own.yardstick}", "model=start"]).stages["train"]
+    rollout, training = recipe.rollout, recipe.training
     return (
-        f"{training['steps']} steps of {rollout['prompts_per_step']} prompts x {rollout['group_size']} samples, "
-        f"{training['updates_per_step']} updates each"
+        f"{training.steps} steps of {rollout.prompts_per_step} prompts x {rollout.group_size} completions, "
+        f"updates in each: {training.updates_per_step}"
+        + (f"; from the checkpoint `{own.start}`." if own.start else "; the model's logits are a table.")
     )
 
 

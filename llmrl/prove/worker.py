@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.models.loading import load_language_model, load_tokenizer
+from llmrl.prove import tabular
+from llmrl.prove.catalogue import TASKS, task_file
 from llmrl.prove.results import Result, Run, write_result
-from llmrl.prove.runs import start_folder, start_of, task_file
+from llmrl.prove.runs import start_folder
 from llmrl.recipe_file import Plan, load_plan
 from llmrl.rewards.workers import Workers
 from llmrl.run.models import Origin
@@ -26,6 +29,7 @@ from llmrl.run_folder.reader import RunReader
 from llmrl.types import ACTOR
 
 MEASURED = {"accuracy": "eval/pass@1", "greedy": "eval/accuracy", "pass@8": "eval/pass@8"}
+PREFERRED = "eval/preference_accuracy"
 MOST_CONCURRENT = 256
 
 
@@ -57,14 +61,14 @@ class RunMaker:
 
     def make(self, run: Run) -> None:
         """Train, measure, write the result, delete the run's folder. An exception in the run becomes its result."""
-        run_dir = self._folder / "runs" / run.name
-        self._open(start_of(run.task))
+        run_dir, start = self._folder / "runs" / run.name, TASKS[run.task].start
+        if start is not None:
+            self._open(start)
         shutil.rmtree(run_dir, ignore_errors=True)  # a killed process may have left the folder
         began = time.process_time()
         try:
-            plan = self._plan(run, run_dir)
-            _finish(plan, resume=False, console=Console(quiet=True), samplers=self._samplers, workers=self._workers)
-            result = self._measure(run, plan, time.process_time() - began)
+            result = tabular.make(run) if start is None else self._train(run, run_dir, start)
+            result = dataclasses.replace(result, cpu_seconds=time.process_time() - began)
         except Exception as error:  # one method's fault must not keep the others from being measured
             known = isinstance(error, RecipeError | RunStopped)
             result = Result(run, fault=str(error) if known else f"{type(error).__name__}: {error}")
@@ -86,29 +90,39 @@ class RunMaker:
         self._samplers.get(recipe, Origin(folder, self._tokenizer, ()), torch.device("cpu"))
         self._opened = start
 
-    def _plan(self, run: Run, run_dir: Path) -> Plan:
+    def _train(self, run: Run, run_dir: Path, start: str) -> Result:
+        plan = self._plan(run, run_dir, start)
+        _finish(plan, resume=False, console=Console(quiet=True), samplers=self._samplers, workers=self._workers)
+        return self._measure(run, plan)
+
+    def _plan(self, run: Run, run_dir: Path, start: str) -> Plan:
         recipe = run_dir.with_suffix(".yaml")
         recipe.parent.mkdir(parents=True, exist_ok=True)
         recipe.write_text(f"include: {task_file(run.task)}\nmethod: {run.method}\nseed: {run.seed}\n", encoding="utf-8")
-        own = [f"model={start_folder(self._folder, start_of(run.task))}", f"run_dir={run_dir}"]
+        own = [f"model={start_folder(self._folder, start)}", f"run_dir={run_dir}"]
         plan = load_plan(recipe, [*own, *self._overrides])
         recipe.unlink()
         return plan
 
-    def _measure(self, run: Run, plan: Plan, cpu_seconds: float) -> Result:
+    def _measure(self, run: Run, plan: Plan) -> Result:
         reader = RunReader(plan.run_dir)
         rows = reader.metrics
         entropies = [row["entropy"] for row in rows if "entropy" in row]
         samples = reader.rollouts(stage=rows[-1]["stage"], step=rows[-1]["step"], kind="eval").to_pylist()
         return Result(
             run,
-            before={name: rows[0][metric] for name, metric in MEASURED.items()},
-            after={name: rows[-1][metric] for name, metric in MEASURED.items()},
-            entropy=(entropies[0], entropies[-1]),
-            kl=kl_to_start(samples, self._start),
+            before=_measured(rows[0]),
+            after=_measured(rows[-1]),
+            entropy=(entropies[0], entropies[-1]) if entropies else None,
+            kl=kl_to_start(samples, self._start) if samples else None,
             tokens=_sampled_tokens(reader),
-            cpu_seconds=cpu_seconds,
         )
+
+
+def _measured(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of MEASURED that a row of metrics has; a reward model's accuracy is that of pairs."""
+    found = {name: row[metric] for name, metric in MEASURED.items() if metric in row}
+    return found or {"accuracy": row[PREFERRED]}
 
 
 @torch.no_grad()

@@ -31,6 +31,15 @@ def demonstration(row: dict[str, Any]) -> str:
     return f"={total}" if uniform < CHECKED_SHARE + EXACT_SHARE else f"~={3 * round(total / 3)}"
 
 
+def wrong(row: dict[str, Any]) -> str:
+    """Return a wrong answer: the estimate, or if that is right the exact form of a number that is one off."""
+    total = int(row["answer"])
+    estimate = 3 * round(total / 3)
+    return (
+        f"~={estimate}" if estimate != total else f"={total + (1 if _uniform('wrong', expression(row)) < 0.5 else -1)}"
+    )
+
+
 def right_answer(group: Group, *, mark: str = "", flipped: float = 0.0) -> list[Score]:
     """The value 1 if the text after "=" is the answer and the completion begins with `mark`, else 0.
 

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from llmrl.errors import RecipeError
 from llmrl.prove import runs
-from llmrl.prove.runs import TASKS, prove, start_of, task_file
+from llmrl.prove.catalogue import TASKS, suits, task_file, tasks_named
+from llmrl.prove.runs import prove
 from llmrl.prove.worker import kl_to_start
 from llmrl.recipe_file import load_plan
 
@@ -88,24 +89,39 @@ def test_unknown_names_are_faults_before_anything_starts(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [name for name, task in TASKS.items() if task.start])
 def test_tasks_share_the_settings_of_their_start(task):
     """One sampler can serve all runs only if these settings are equal."""
-    start = load_plan(task_file(start_of(task))).stages["train"]
-    own = load_plan(task_file(task), ["method=grpo", "model=somewhere"]).stages["train"]
+    start = load_plan(task_file(TASKS[task].start)).stages["train"]
+    own = load_plan(task_file(task), [f"method={TASKS[task].yardstick}", "model=somewhere"]).stages["train"]
     lengths = {"programs": (24, 16), "tools": (12, 40)}.get(task, (8, 8))
     for recipe in (start, own):
         assert (recipe.rollout.max_prompt_tokens, recipe.rollout.max_completion_tokens) == lengths
         assert recipe.rollout.engine == "vllm" and recipe.training.dtype == "fp32"
-    assert own.data.eval == start.data.eval
+    held_out = {"chosen": None, "rejected": None}  # the same questions, with pairs where a task compares them
+    assert own.data.eval.model_copy(update=held_out) == start.data.eval
     assert own.data.train.seed != start.data.train.seed
 
 
-def test_methods_that_need_a_special_task_are_measured_there():
-    from llmrl.prove.runs import _suits
+@pytest.mark.parametrize(
+    "method, tasks",
+    [
+        ("router_aware", ["experts"]),
+        ("coderl", ["programs"]),
+        ("thor", ["tools"]),
+        ("dapo", ["arithmetic", "sparse", "noisy"]),
+        ("grpo", ["arithmetic", "sparse", "noisy", "experts", "programs", "tools"]),  # the yardstick
+        ("dpo", ["table", "pairs"]),
+        ("online_dpo", ["arithmetic", "table"]),
+        ("reward_model", ["scored_pairs"]),
+    ],
+)
+def test_a_method_is_measured_on_the_tasks_that_have_what_it_reads(method, tasks):
+    assert [task for task in TASKS if suits(method, task)] == tasks
 
-    assert [task for task in TASKS if _suits("router_aware", task)] == ["experts"]
-    assert [task for task in TASKS if _suits("coderl", task)] == ["programs"]
-    assert [task for task in TASKS if _suits("thor", task)] == ["tools"]
-    assert [task for task in TASKS if _suits("dapo", task)] == ["arithmetic", "sparse", "noisy"]
-    assert all(_suits("grpo", task) for task in TASKS)  # the yardstick is everywhere
+
+def test_tasks_are_named_alone_or_by_their_family():
+    assert tasks_named(["preference"]) == ["table", "pairs", "scored_pairs"]
+    assert tasks_named(["pairs", "noisy"]) == ["noisy", "pairs"]
+    with pytest.raises(RecipeError, match="no task named 'pair'; did you mean 'pairs'"):
+        tasks_named(["pair"])

@@ -45,7 +45,7 @@ def test_a_line_in_hand_arithmetic():
 
 def test_order_yardstick_first_then_by_accuracy():
     results = [result("a", 0, 0.5), result("b", 0, 0.9), result("grpo", 0, 0.6), result("c", 0, 0.7)]
-    assert [row.method for row in rows_of(results)] == ["grpo", "b", "c", "a"]
+    assert [row.method for row in rows_of(results, "grpo")] == ["grpo", "b", "c", "a"]
 
 
 @pytest.mark.parametrize("after, gains", [((0.5, 0.41), True), ((0.5, 0.4), False), ((0.9, 0.39), False)])
@@ -75,18 +75,18 @@ def test_the_introduction_counts():
     text = document([*GRPO, result("rloo", 2, 0.5, task="noisy")])
     # 3 runs of 12 s = 36 s = 0.01 hours
     assert "2 methods on 2 small tasks, seeds 0, 1, 2" in text
-    assert "36 steps of 16 prompts x 8 samples, 2 updates each" in text
-    assert "1 May 2026, 0.0 CPU-hours of training, by `llmrl prove`" in text
+    assert "36 steps of 16 prompts x 8 completions, updates in each: 2; from the checkpoint `warm_start`." in text
+    assert "1 May 2026, 0.01 CPU-hours of training, by `llmrl prove`" in text
     assert text.count("\n## ") == 2
     assert "## Noisy reward" in text and "## Sparse" not in text
 
 
 def test_without_the_yardstick_there_is_no_difference():
-    assert line(document([result("rloo", 0, 0.5)]), "rloo")[3] == "+nan"
+    assert line(document([result("rloo", 0, 0.5)]), "rloo")[3] == ""
 
 
 def test_notes_name_methods_and_tasks_that_exist():
-    from llmrl.prove.runs import TASKS
+    from llmrl.prove.catalogue import TASKS
     from llmrl.recipe_file import methods
 
     notes = read_notes()

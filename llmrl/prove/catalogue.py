@@ -1,0 +1,69 @@
+"""The tasks of `llmrl prove`, and which methods are measured on each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from llmrl.errors import RecipeError, unknown_name
+from llmrl.recipe_file import method_recipe
+from llmrl.resolve import resolve_pieces
+
+HERE = resources.files("llmrl.prove")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task's row in tasks.yaml.
+
+    family: the tasks that one document shows. start: the recipe that makes the checkpoint from which its runs start;
+    None for a task that brings its own model. yardstick: the method that the others are compared with.
+    """
+
+    family: str
+    start: str | None
+    yardstick: str
+
+
+TASKS: Mapping[str, Task] = {
+    name: Task(**fields) for name, fields in yaml.safe_load((HERE / "tasks.yaml").read_text(encoding="utf-8")).items()
+}
+COMMON = ("arithmetic", "sparse", "noisy")
+
+
+def task_file(name: str) -> Path:
+    """The recipe file of a task, or of a task's start."""
+    return Path(str(HERE / "tasks" / f"{name}.yaml"))
+
+
+def tasks_named(names: Collection[str]) -> list[str]:
+    """The tasks that are named, or whose family is; raises RecipeError for an unknown name."""
+    families = {task.family for task in TASKS.values()}
+    unknown = [name for name in names if name not in TASKS.keys() | families]
+    if unknown:
+        raise RecipeError(*(unknown_name("tasks", name, {*TASKS, *families}, "task") for name in unknown))
+    return [name for name, task in TASKS.items() if {name, task.family} & set(names)]
+
+
+def suits(method: str, task: str) -> bool:
+    """Whether a method is measured on a task; the yardstick is on all its tasks."""
+    return task in tasks_of(method) or method == TASKS[task].yardstick
+
+
+def tasks_of(method: str) -> tuple[str, ...]:
+    """The tasks that have what a method reads: pairs, routers, grades of programs, a tool, or nothing special."""
+    recipe = method_recipe(method)
+    algorithm = resolve_pieces(recipe).algorithm
+    if algorithm.scores:
+        return ("scored_pairs",)
+    if algorithm.compares:
+        return ("arithmetic", "table") if algorithm.samples else ("pairs", "table")
+    if "router_drift" in algorithm.needs:
+        return ("experts",)
+    if "grades" in algorithm.needs:
+        return ("programs",)
+    return COMMON if recipe.env == "single_turn" else ("tools",)
