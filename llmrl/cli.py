@@ -123,7 +123,9 @@ def prove_methods(
     folder: Annotated[Path, typer.Option(help="where results are kept; what is there is not done again")] = Path(
         "runs/prove"
     ),
-    tasks: Annotated[str, typer.Option(help="comma-separated; default: all")] = "",
+    tasks: Annotated[
+        str, typer.Option(help="tasks or families (policy, preference), comma-separated; default: all")
+    ] = "",
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="processes, one core each", min=1)] = 1,
     quick: Annotated[bool, typer.Option(help="a few methods on one task with one seed, in minutes")] = False,

@@ -61,7 +61,7 @@ def tasks_of(method: str) -> tuple[str, ...]:
     if algorithm.scores:
         return ("scored_pairs",)
     if algorithm.compares:
-        return ("arithmetic", "table") if algorithm.samples else ("pairs", "table")
+        return ("online_pairs", "table") if algorithm.samples else ("pairs", "table")
     if "router_drift" in algorithm.needs:
         return ("experts",)
     if "grades" in algorithm.needs:

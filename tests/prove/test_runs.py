@@ -112,7 +112,7 @@ def test_tasks_share_the_settings_of_their_start(task):
         ("dapo", ["arithmetic", "sparse", "noisy"]),
         ("grpo", ["arithmetic", "sparse", "noisy", "experts", "programs", "tools"]),  # the yardstick
         ("dpo", ["table", "pairs"]),
-        ("online_dpo", ["arithmetic", "table"]),
+        ("online_dpo", ["table", "online_pairs"]),
         ("reward_model", ["scored_pairs"]),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_method_is_measured_on_the_tasks_that_have_what_it_reads(method, tasks
 
 
 def test_tasks_are_named_alone_or_by_their_family():
-    assert tasks_named(["preference"]) == ["table", "pairs", "scored_pairs"]
+    assert tasks_named(["preference"]) == ["table", "pairs", "online_pairs", "scored_pairs"]
     assert tasks_named(["pairs", "noisy"]) == ["noisy", "pairs"]
     with pytest.raises(RecipeError, match="no task named 'pair'; did you mean 'pairs'"):
         tasks_named(["pair"])

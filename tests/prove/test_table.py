@@ -76,7 +76,7 @@ def test_the_introduction_counts():
     # 3 runs of 12 s = 36 s = 0.01 hours
     assert "2 methods on 2 small tasks, seeds 0, 1, 2" in text
     assert "36 steps of 16 prompts x 8 completions, updates in each: 2; from the checkpoint `warm_start`." in text
-    assert "1 May 2026, 0.01 CPU-hours of training, by `llmrl prove`" in text
+    assert "1 May 2026, 0.01 CPU-hours of training, by\n`llmrl prove`" in text
     assert text.count("\n## ") == 2
     assert "## Noisy reward" in text and "## Sparse" not in text
 
