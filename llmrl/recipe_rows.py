@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
+from llmrl.pieces import PieceSpec
+
 NonEmpty = Annotated[str, Field(min_length=1)]
 
 
@@ -99,6 +101,11 @@ class Rows(Strict):
         default=None, description="what a neutral step counts as; drop: as a step without a label"
     )
     last_step_only: bool = Field(default=False, description="of each solution, only the last step has a label")
+    transform: PieceSpec | None = Field(
+        default=None,
+        description="what is made of the rows before they are read: a judge's questions (pair_verdicts, "
+        "answer_verdicts), or by module:function",
+    )
     turns: Literal["last", "all"] = Field(
         default="last",
         description="where prompt and completion are one conversation: the answer to train on, the last or each one",

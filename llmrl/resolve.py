@@ -198,16 +198,17 @@ def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
     """The faults of a recipe that lacks the rows or rewards that its source needs."""
     faults = []
     rows = recipe.data.train
-    if DEMONSTRATIONS in source.data and rows.names_columns and rows.completion is None:
+    named = rows.names_columns and rows.transform is None
+    if DEMONSTRATIONS in source.data and named and rows.completion is None:
         faults.append(f"learn_from: {source.name} needs data.train.completion (the text to imitate)")
     reads_rows = COMPARISONS in source.data or DATASET in recipe.rollout.written_by
-    if reads_rows and rows.names_columns and not rows.compares:
+    if reads_rows and named and not rows.compares:
         reader = f"learn_from: {source.name}" if COMPARISONS in source.data else f"rollout.written_by: {DATASET}"
         faults.append(
             f"{reader} needs the texts to compare: data.train.chosen and rejected, completion and "
             "label, or completions and scores"
         )
-    if SOLUTIONS in source.data and rows.names_columns and rows.steps is None:
+    if SOLUTIONS in source.data and named and rows.steps is None:
         faults.append(f"learn_from: {source.name} needs data.train.steps and step_labels (a solution and its labels)")
     if "collector" in source.data and not recipe.rewards and recipe.trained:
         faults.append(f"learn_from: {source.name} needs at least one reward under rewards, such as math_verifier: {{}}")

@@ -20,6 +20,9 @@ NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"
 FEWER = ["data.train.size=600"]  # all rows of a task are made by one rule, and to make them takes a while
 OFFLINE = {
     "preference/preference_vectors.yaml": FEWER,
+    "preference/generative_reward_model.yaml": FEWER,
+    "preference/pairwise_judge.yaml": FEWER,
+    "preference/self_judge.yaml": FEWER,
     "quickstart.yaml": FEWER,
     "quickstart_dpo.yaml": FEWER,
     "rlvr_code/reasoning_gym_bf_grpo.yaml": [f"stages.{stage}.data.train.size=600" for stage in ("warm_start", "rl")],

@@ -15,7 +15,7 @@ from llmrl.data.faulty_rows import named, repeated
 from llmrl.data.messages import SYSTEM
 from llmrl.data.prompt_builder import PromptBuilder
 from llmrl.data.prompts import OVERLAP, LoadedPrompts
-from llmrl.data.recognition import formed
+from llmrl.data.transforms import read_rows
 from llmrl.data.written import Written
 from llmrl.errors import RecipeError, gathered, short
 from llmrl.models.loading import character_tokenizer
@@ -59,7 +59,7 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
             _check_conversation(found, origin, part, report)
             _check_system_prompt(source, found, part, report)
         _show(found[0], prompts, origin, report)
-        if source.task is not None:
+        if source.task is not None and getattr(data, part).transform is None:
             _check_repeated(source, found, part, report)
         _check_answers(found, prompts.demonstrations, origin, part, report)
     if len(prompts.train) < recipe.rollout.prompts_per_step:
@@ -75,7 +75,7 @@ def check_sources(recipe: Recipe, faults: list[str]) -> None:
     for part, source in (("train", recipe.data.train), ("eval", recipe.data.eval)):
         if source is not None:
             with gathered(faults):
-                found = formed(source, load_rows(source, part), part, read_for(recipe))
+                found = read_rows(source, load_rows(source, part), part, read_for(recipe))
                 PromptBuilder(stand_in, found.source, found.rows, part=part)
 
 

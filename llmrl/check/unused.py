@@ -58,9 +58,15 @@ def _sampler_has_options(recipe: Recipe, pieces: Pieces) -> bool:
     return "options" in resolve(recipe.rollout.engine, SAMPLERS, key="rollout.engine", what="sampler").data
 
 
+def _reads_comparisons(recipe: Recipe, pieces: Pieces) -> bool:
+    made = recipe.data.train.transform is not None
+    return made or "comparisons" in pieces.source.data or "dataset" in recipe.rollout.written_by
+
+
 def _reads_completion(recipe: Recipe, pieces: Pieces) -> bool:
     rows = recipe.data.train
-    return "demonstrations" in pieces.source.data or rows.few_shot != 0 or rows.label is not None
+    used = "demonstrations" in pieces.source.data or rows.few_shot != 0 or rows.label is not None
+    return used or rows.transform is not None
 
 
 READERS = (
@@ -93,9 +99,10 @@ READERS = (
            "no best checkpoint is kept"),
     Reader(("data.train.completion",), _reads_completion, "nothing imitates it"),
     Reader(tuple(f"data.train.{name}" for name in ("chosen", "rejected", "label", "completions", "scores")),
-           lambda r, p: "comparisons" in p.source.data or "dataset" in r.rollout.written_by, "nothing compares them"),
+           _reads_comparisons, "nothing compares them"),
     Reader(tuple(f"data.eval.{name}" for name in ("chosen", "rejected", "label", "completions", "scores")),
-           lambda r, p: p.algorithm.compares, "there is no preference_loss to compare them by"),
+           lambda r, p: p.algorithm.compares or (r.data.eval is not None and r.data.eval.transform is not None),
+           "there is no preference_loss to compare them by"),
     Reader(("data.train.category",), lambda r, p: False, "metrics of held-out rows alone are told by category"),
     Reader(tuple(f"data.train.{name}" for name in ("steps", "step_labels", "separator", "neutral", "last_step_only")),
            lambda r, p: "solutions" in p.source.data, "nothing learns from steps"),

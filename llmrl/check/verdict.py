@@ -16,6 +16,8 @@ from llmrl.types import Group, Prompt, Score, Trajectory
 
 ROWS_THAT_TELL = 8
 """Of fewer rows, a share says nothing."""
+FEW_ROWS = 100
+"""Of more rows, half of the answers is two standard deviations above a half: of two answers each is right in half."""
 SHOWN_ROWS = 3
 
 
@@ -147,7 +149,8 @@ def _say_earnings(reward: Reward, graded: Sequence[Graded], report: Report, *, i
         mean, right = _mean(_value(reward, t) for t in answers), sum(t.correct is True for t in answers)
         shown = _shown(name, answers[0])
         texts.append(f"{shown} {mean:.2g}" + (f" (right in {right} of {len(answers)} rows)" if right else ""))
-        earns_much = right > len(answers) / 2 or mean > (1.0 if math.isnan(gold) else gold) / 2
+        half = (1 + 2 / math.sqrt(len(answers))) / 2 if len(answers) > FEW_ROWS else 0.5
+        earns_much = right > half * len(answers) or mean > half * (1.0 if math.isnan(gold) else gold)
         if is_verifier and earns_much and len(answers) >= ROWS_THAT_TELL:
             earned = f"earns {mean:.2g} on average and is right in {right} of {len(answers)} rows"
             report.warn(f"rewards.{reward.name}: {shown} {earned}: a model can learn to give it always")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from llmrl.data.datasets import load_rows
 from llmrl.data.faulty_rows import refuse_dropped
 from llmrl.data.prompt_builder import PromptBuilder
-from llmrl.data.recognition import FormedRows, formed
+from llmrl.data.recognition import FormedRows
+from llmrl.data.transforms import read_rows
 from llmrl.data.written import Written
 from llmrl.errors import RecipeError
 from llmrl.recipe_rows import Data, Rows
@@ -89,7 +90,7 @@ def load_prompts(
     Raises RecipeError for any row that cannot be rendered, or if no row is left.
     """
     sources = {"train": data.train} | ({"eval": data.eval} if data.eval else {})
-    read = {part: formed(source, load_rows(source, part), part, gives) for part, source in sources.items()}
+    read = {part: read_rows(source, load_rows(source, part), part, gives) for part, source in sources.items()}
     builders = {
         part: PromptBuilder(tokenizer, found.source, found.rows, part=part, stop_token_ids=stop_token_ids)
         for part, found in read.items()

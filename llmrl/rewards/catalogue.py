@@ -14,6 +14,7 @@ from llmrl.rewards.process_reward_model import process_reward_model
 from llmrl.rewards.reasoning_gym import reasoning_gym
 from llmrl.rewards.remote import remote_score, vllm_score
 from llmrl.rewards.reward_model import reward_model
+from llmrl.rewards.right_verdict import right_verdict
 from llmrl.rewards.shaping import (
     cosine_length,
     format_pattern,
@@ -31,7 +32,15 @@ from llmrl.rewards.shaping import (
 from llmrl.rewards.text_answers import exact_match, f1
 from llmrl.rewards.win_rate import win_rate
 
-VERIFIERS = (math_verifier, code_verifier, reasoning_gym, choice_letter, exact_match, instruction_following)
+VERIFIERS = (
+    math_verifier,
+    code_verifier,
+    reasoning_gym,
+    choice_letter,
+    exact_match,
+    instruction_following,
+    right_verdict,
+)
 """The built-in rewards that give verdicts; the others give none."""
 
 CATALOGUE: dict[str, Callable[..., Any]] = {

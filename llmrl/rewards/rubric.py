@@ -1,4 +1,4 @@
-"""Rubrics: files with the text that asks a judge, and a card that says what the rubric is for."""
+"""Rubrics: the texts that ask a judge, most of them files with a card that says what the rubric is for."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ FENCE = "---\n"
 def rubric_of(path: str) -> RowTemplate:
     """The text of a rubric's file, without the card between `---` lines that it may begin with.
 
-    Names in braces are filled in: what the judge reads, and columns of the row. Raises ValueError for a file that is
-    not there, a card that is no YAML mapping, or a text that is no template.
+    A path that has braces is the text itself, such as "{prompt} {a} or {b}?". Names in braces are filled in: what the
+    judge reads, and columns of the row. Raises ValueError for a file that is not there, a card that is no YAML mapping,
+    or a text that is no template.
     """
+    if "{" in path:
+        return RowTemplate(path)
     file = Path(path)
     if not file.is_file():
         guess = nearest(file.name, [one.name for one in file.parent.iterdir()] if file.parent.is_dir() else [])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +80,17 @@ def labelled(reply: Reply, labels: Mapping[str, float]) -> float:
 
     Raises UnreadableError.
     """
-    pattern = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
-    return _expectation(reply, pattern, labels.get, " or ".join(f"[[{label}]]" for label in labels))
+    return _expectation(reply, _any_of(labels), labels.get, " or ".join(f"[[{label}]]" for label in labels))
+
+
+def written_label(text: str, labels: Collection[str]) -> str | None:
+    """The label that a text gives as its verdict; None without one."""
+    match = _last_verdict(text, _any_of(labels))
+    return match and match[match.lastindex or 1]
+
+
+def _any_of(labels: Collection[str]) -> str:
+    return "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
 
 
 def score(reply: Reply, low: float, high: float) -> float:
@@ -98,10 +107,9 @@ def score(reply: Reply, low: float, high: float) -> float:
 
 
 def _expectation(reply: Reply, pattern: str, value: Any, expected: str) -> float:
-    forms = re.compile(rf"\[\[\s*({pattern})\s*\]\]|\A\s*({pattern})\s*\Z", re.ASCII)
     tokens = reply.tokens
     text = reply.text if tokens is None else "".join(one.text for one in tokens)
-    match = next(iter(reversed(list(forms.finditer(text)))), None)
+    match = _last_verdict(text, pattern)
     found = None if match is None else value(match[match.lastindex or 1])
     if match is None or found is None:
         raise UnreadableError(f"{short(text[-60:])}, expected {expected}")
@@ -117,6 +125,11 @@ def _expectation(reply: Reply, pattern: str, value: Any, expected: str) -> float
     ]
     total = math.fsum(weight for _, weight in weights)
     return math.fsum(known * weight for known, weight in weights) / total if total > 0 else found
+
+
+def _last_verdict(text: str, pattern: str) -> re.Match[str] | None:
+    forms = re.compile(rf"\[\[\s*({pattern})\s*\]\]|\A\s*({pattern})\s*\Z", re.ASCII)
+    return next(iter(reversed(list(forms.finditer(text)))), None)
 
 
 def _token_at(tokens: Sequence[Token], place: int) -> Token:
