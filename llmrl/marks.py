@@ -118,16 +118,16 @@ def asks_service(health: str, *, seconds: float) -> Callable[[Function], Functio
 
 @dataclass(frozen=True)
 class LoadsModels:
-    """A function's dependence on models in folders. setting: the setting with their folders, one or a list of them.
+    """A function's dependence on models in folders. settings: those with their folders, each one or a list of them.
     load: loads them, given the function's settings, or raises RecipeError."""
 
-    setting: str
+    settings: tuple[str, ...]
     load: Callable[..., None]
 
 
-def loads_models(setting: str, load: Callable[..., None]) -> Callable[[Function], Function]:
+def loads_models(*settings: str, load: Callable[..., None]) -> Callable[[Function], Function]:
     """Marks a reward that needs models of folders; they are loaded when a stage begins, before its sampler."""
-    return lambda function: _marked(function, "models", LoadsModels(setting, load))
+    return lambda function: _marked(function, "models", LoadsModels(settings, load))
 
 
 def runs_programs(function: Function) -> Function:

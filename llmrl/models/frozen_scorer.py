@@ -114,15 +114,17 @@ class FrozenScorer:
 
     def speaks(self, prompt: Prompt, token_ids: Sequence[int], text: str | None) -> bool:
         """Whether this tokenizer has the tokens of the prompt, and reads the completion's as its text."""
-        plain = prompt.messages is None
-        encoded = self.tokenizer.encode(prompt.text, add_special_tokens=plain)
-        own = tuple(encoded[: len(prompt.token_ids)]) == prompt.token_ids and len(encoded) - len(prompt.token_ids) < 2
-        return own and (text is None or text in self._texts(token_ids))
+        return speaks(self.tokenizer, self._stops, prompt, token_ids, text)
 
-    def _texts(self, token_ids: Sequence[int]) -> tuple[str, str]:
-        """The tokens' text without special tokens, and as a completion is decoded."""
-        plain = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return plain, decoder(self.tokenizer, self._stops)(token_ids)
+
+def speaks(tokenizer: Any, stops: Sequence[int], prompt: Prompt, token_ids: Sequence[int], text: str | None) -> bool:
+    """Whether a tokenizer has the tokens of the prompt, and reads the completion's as its text; text: None for any."""
+    plain = prompt.messages is None
+    encoded = tokenizer.encode(prompt.text, add_special_tokens=plain)
+    own = tuple(encoded[: len(prompt.token_ids)]) == prompt.token_ids and len(encoded) - len(prompt.token_ids) < 2
+    if not own or text is None:
+        return own
+    return text in (tokenizer.decode(list(token_ids), skip_special_tokens=True), decoder(tokenizer, stops)(token_ids))
 
 
 @lru_cache(maxsize=8)

@@ -79,8 +79,8 @@ class Rewards:
         found: list[str] = []
         for reward in self.rewards:
             if models := reward.piece.mark("models"):
-                given = reward.piece.settings[models.setting]
-                found += [given] if isinstance(given, str) else given
+                for given in (reward.piece.settings[name] for name in models.settings):
+                    found += [given] if isinstance(given, str) else given
         return found
 
     def load_models(self) -> None:

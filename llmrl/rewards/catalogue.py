@@ -7,6 +7,7 @@ from typing import Any
 
 from llmrl.rewards.choice_letter import choice_letter
 from llmrl.rewards.code.verifier import code_verifier
+from llmrl.rewards.implicit_process_reward import implicit_process_reward
 from llmrl.rewards.instruction_following import instruction_following
 from llmrl.rewards.judges import judge_pointwise
 from llmrl.rewards.math_verifier import math_verifier
@@ -49,6 +50,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         *VERIFIERS,
         reward_model,
         process_reward_model,
+        implicit_process_reward,
         f1,
         format_pattern,
         think_format,

@@ -38,7 +38,7 @@ def load(*, path: str, separator: str | None = None, **settings: Any) -> None:
 
 
 @takes_seconds(300.0)
-@loads_models("path", load)
+@loads_models("path", load=load)
 async def process_reward_model(
     group: Group,
     *,

@@ -23,7 +23,7 @@ def load(*, path: str | list[str], head: int = 0, **settings: Any) -> None:
 
 
 @takes_seconds(300.0)
-@loads_models("path", load)
+@loads_models("path", load=load)
 async def reward_model(
     group: Group,
     *,

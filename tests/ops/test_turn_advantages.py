@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llmrl.ops.advantages.group import grpo
-from llmrl.ops.advantages.turns import step_grpo, turn_grpo
+from llmrl.ops.advantages.turns import process_rloo, step_grpo, turn_grpo
 
 NAN = math.nan
 HALF = math.sqrt(0.5)  # 1/2 over the unbiased std of two numbers 1 apart
@@ -251,3 +251,19 @@ def test_the_steps_to_come_are_added_up():
     torch.testing.assert_close(alone, torch.tensor(expected), atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="outcome_weight"):
         step_grpo(components, given, mask, groups, outcome_weight=-1.0)
+
+
+def test_process_rewards_against_those_of_the_others():
+    """One prompt: token rewards (1, 3) with outcome 1, and (0.5) with outcome 0; another prompt's answer is alone.
+
+    means 2 and 0.5, so the first's rewards less 0.5 are 0.5, 2.5 and the second's less 2 is -1.5
+    gamma 1/2: to come 0.5 + 2.5 / 2 = 1.75, 2.5; outcomes 1 - 0 = 1 and -1
+    the environment's tokens between the first answer's two discount nothing
+    """
+    mask = torch.tensor([[0, 1, 0, 1], [0, 1, 0, 0], [0, 1, 0, 0]]).bool()
+    given = torch.tensor([[NAN, 1, NAN, 3], [NAN, 0.5, NAN, NAN], [NAN, 7, NAN, NAN]])
+    components, groups = torch.tensor([[1.0], [0], [5]]), torch.tensor([2, 2, 9])
+    found = process_rloo(components, given, mask, groups, gamma=0.5).advantages
+    torch.testing.assert_close(found, torch.tensor([[0, 2.75, 0, 3.5], [0, -2.5, 0, 0], [0, 0, 0, 0]]))
+    with pytest.raises(ValueError, match="gamma"):
+        process_rloo(components, given, mask, groups, gamma=2.0)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.shared.groups import group_centred, group_std, spread
-from llmrl.ops.shared.ranges import refuse_negative, require_positive
+from llmrl.ops.shared.groups import group_centred, group_std, group_sums, present, spread
+from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
+from llmrl.ops.shared.recursion import reward_to_go
 from llmrl.types import Credit
 
 
@@ -95,6 +96,38 @@ def step_grpo(
     to_come = steps.flip(1).cumsum(dim=1).flip(1)
     advantages = spread(outcome_weight * outcome, response_mask) + to_come.float()
     return Credit(torch.where(response_mask, advantages, 0.0))
+
+
+def process_rloo(
+    reward_components: Tensor,
+    turn_rewards: Tensor,
+    response_mask: Tensor,
+    group_ids: Tensor,
+    *,
+    gamma: float = 1.0,
+) -> Credit:
+    """The rewards to come of tokens or steps, and the outcome, each against the group's other members.
+
+        A_t = sum over rewarded tokens s >= t of gamma^(s - t) (r_s - b_i)  +  R_i - mean_{j != i} R_j
+        b_i = mean_{j != i} of the mean of trajectory j's rewards r
+
+    s - t counts response tokens. reward_components: [N, K], R_i is their sum; turn_rewards, response_mask: [N, T], nan
+    where no reward is; group_ids: [N]. A trajectory alone in its group has credit 0. Raises ValueError if gamma is
+    outside [0, 1]. Source: PRIME, arXiv 2502.01456.
+    """
+    require_fraction(gamma=gamma)
+    given = response_mask & ~turn_rewards.isnan()
+    rewards = torch.where(given, turn_rewards, 0.0).double()
+    means = rewards.sum(dim=1) / given.sum(dim=1).clamp(min=1)
+    there = present(given)
+    others = (group_sums(there, group_ids) - there).clamp(min=1)
+    baseline = (group_sums(means * there, group_ids) - means * there) / others
+    sizes = group_sums(present(response_mask), group_ids)
+    steps = torch.where(given, rewards - baseline[:, None], 0.0) * (sizes > 1)[:, None]
+    to_come = reward_to_go(steps, torch.ones_like(steps).masked_fill(response_mask, gamma))
+    outcome = group_centred(reward_components.double().sum(dim=1), response_mask, group_ids)
+    outcome = outcome * sizes / (sizes - 1).clamp(min=1)
+    return Credit(spread(outcome, response_mask) + torch.where(response_mask, to_come, 0.0).float())
 
 
 def _standardized(values: Tensor, there: Tensor, group_ids: Tensor, std_floor: float | None) -> Tensor:
