@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from llmrl.algorithm import OF_CURRENT_POLICY, Algorithm
-from llmrl.errors import RecipeError
+from llmrl.errors import RecipeError, unknown_name
 from llmrl.fields import BY_NAME, CRITIC, CURRENT, FIELDS, PAST, REFERENCE
 from llmrl.ops import value_losses, values
 from llmrl.other_policies import momentum_faults
@@ -69,6 +69,19 @@ def _one_kind_of_model(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         yield f"{trains}, which has no policy_loss and no regularizers; leave them out"
     if algorithm.samples:
         yield f"{trains}, but learn_from {_named(recipe.learn_from)} samples from it; use preferences"
+
+
+def _directions_are_of_rewards(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    for part, rows in (("train", recipe.data.train), ("eval", recipe.data.eval)):
+        for name in rows.direction.rewards if rows and rows.direction and recipe.rewards else ():
+            if name not in recipe.rewards:
+                yield unknown_name(f"data.{part}.direction.rewards", name, recipe.rewards, "reward of the recipe")
+
+
+def _sampler_searches(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    beams, engine = recipe.evaluation.beams, recipe.rollout.engine
+    if beams > 1 and engine != "transformers":
+        yield f"evaluation.beams: {beams}, but rollout.engine {engine} has no beam search; use transformers"
 
 
 def _advantage_is_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
@@ -328,6 +341,8 @@ RULES = (
     _something_is_learnt,
     _something_is_done,
     _one_kind_of_model,
+    _directions_are_of_rewards,
+    _sampler_searches,
     _advantage_is_there,
     _groups_are_there,
     _several_prompts_are_there,

@@ -223,6 +223,12 @@ class Evaluation(Strict):
 
     every: PositiveInt | None = Field(default=None, description="steps between evaluations; none: first and last only")
     limit: PositiveInt | None = Field(default=None, description="use only the first held-out prompts")
+    beams: PositiveInt = Field(
+        default=1, description="of a beam search in place of the greedy answer, with rollout.engine: transformers"
+    )
+    length_exponent: NonNegativeFloat = Field(
+        default=0.0, description="beams compare logprob / length ^ exponent: 0 sums, 1 means of log-probabilities"
+    )
     samples: NonNegativeInt = Field(default=0, description="samples per prompt for pass@k and maj@k, besides greedy")
     temperature: PositiveFloat = Field(default=1.0, description="of those samples")
     answer_pattern: str | None = Field(

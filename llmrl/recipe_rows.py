@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from llmrl.pieces import PieceSpec
 
@@ -46,6 +55,30 @@ QUESTION = "question"
 """The default column of what is asked."""
 COMPARED = ("chosen", "label", "completions")
 """The keys of which one says how the completions of a row are rewarded."""
+
+
+DIRECTION = "reward_direction"
+"""The column of a row's direction: factors of rewards' weights, by the rewards' names."""
+
+
+class Direction(Strict):
+    """A direction between two rewards for each row: they count with factors cos and sin of the row's angle."""
+
+    rewards: tuple[NonEmpty, NonEmpty] = Field(description="the rewards at 0 and at 90 degrees")
+    between: tuple[FiniteFloat, FiniteFloat] | None = Field(
+        default=None, description="draw each row's angle evenly from this range, in degrees"
+    )
+    among: list[FiniteFloat] | None = Field(
+        default=None, min_length=1, description="give the rows these angles by turns, in degrees"
+    )
+    seed: NonNegativeInt = Field(default=0, description="of the angles that are drawn")
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Direction:
+        exactly_one(self, ("between", "among"))
+        if self.between is not None and self.between[0] > self.between[1]:
+            raise ValueError(f"between: {list(self.between)} is no range; expected [lowest, highest]")
+        return self
 
 
 class Rows(Strict):
@@ -112,7 +145,9 @@ class Rows(Strict):
     )
     chat: bool = Field(default=False, description="render through the model's chat template")
     system_prompt: RowText | None = Field(
-        default=None, description="the first message where a row has no system message of its own; needs chat: true"
+        default=None,
+        description="the first message where a row has no system message of its own, with a direction a template of "
+        "columns; needs chat: true",
     )
     tools: str | None = Field(
         default=None,
@@ -120,6 +155,9 @@ class Rows(Strict):
     )
     category: NonEmpty | None = Field(
         default=None, description="of held-out rows: a column, for each of whose values there are metrics"
+    )
+    direction: Direction | None = Field(
+        default=None, description="a direction between two rewards for each row, which its prompt may name"
     )
     few_shot: NonNegativeInt | list[dict[str, Any]] = Field(
         default=0, description="solved examples put before each prompt: written out, or the first k rows"

@@ -95,6 +95,7 @@ READERS = (
            "evaluation.samples is 0"),
     Reader(("evaluation.samples", "evaluation.temperature", "evaluation.answer_pattern"), _asks,
            "no held-out prompt is answered, for want of rewards"),
+    Reader(("evaluation.length_exponent",), lambda r, p: r.evaluation.beams > 1, "evaluation.beams is 1"),
     Reader(("checkpoint.metric",), lambda r, p: r.checkpoint.keep_best and _evaluates(r, p),
            "no best checkpoint is kept"),
     Reader(("data.train.completion",), _reads_completion, "nothing imitates it"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmrl.bounds import out_of_bounds
+from llmrl.data.directions import with_directions
 from llmrl.data.files import Row, read_files
 from llmrl.data.tasks import rows_of_task
 from llmrl.errors import RecipeError, first_line, short, unknown_name
@@ -26,6 +27,8 @@ def load_rows(source: Rows, part: str = "train") -> list[Row]:
         rows = _from_dataset(source, key)
     if not rows:
         raise RecipeError(f"{key}: {source.path or source.dataset or source.task} has no rows")
+    if source.direction is not None:
+        rows = with_directions(rows, source.direction, key)
     for index, row in enumerate(rows):
         fault = out_of_bounds(row)
         if fault:

@@ -9,7 +9,7 @@ stop token included:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llmrl.columns import as_json
@@ -24,6 +24,7 @@ from llmrl.errors import RecipeError, short
 from llmrl.models.text import prompt_tokens
 from llmrl.recipe_rows import Rows
 from llmrl.rewards.golds import EXPECTED, gold_texts
+from llmrl.templates import RowTemplate
 from llmrl.types import Prompt
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class PromptBuilder:
         columns = {column: None for row in rows for column in row}
         named = {name: cast("str | None", getattr(source, name)) for name in COLUMN_KEYS}
         self._values = {name: RowValue(spec, columns, f"{key}.{name}") for name, spec in named.items() if spec}
+        self._system = _system_prompt(source, columns, key)
         self._category = RowValue(source.category, columns, f"{key}.category") if source.category else None
         # the default column may be absent: from rows to imitate, or from rows of a task whose reward reads others
         self._may_lack_answer = source.answer == DEFAULT_ANSWER and source.answer_after is None
@@ -274,8 +276,8 @@ class PromptBuilder:
         messages = _as_messages(self._asked[index])
         system = [message for message in messages[:1] if message["role"] in SYSTEM]
         own = messages[len(system) :]
-        if not system and self.source.system_prompt is not None:
-            system = [{"role": "system", "content": self.source.system_prompt}]
+        if not system and self._system is not None:
+            system = [{"role": "system", "content": self._system(self.rows[index])}]
         shown = [
             message
             for asked, solved in self._examples
@@ -323,6 +325,19 @@ class PromptBuilder:
             return
         missing = [c for c in dict.fromkeys(text) if unknown in self.tokenizer.encode(c, add_special_tokens=False)]
         raise RecipeError(f"{key}: {self.part}:{index} has characters that the vocabulary lacks: {''.join(missing)!r}")
+
+
+def _system_prompt(source: Rows, columns: Collection[str], key: str) -> Callable[[Row], str] | None:
+    """A row's system prompt, which is a template where rows have directions."""
+    text = source.system_prompt
+    if text is None or source.direction is None:
+        return None if text is None else lambda row: text
+    try:
+        template = RowTemplate(text)
+        template.check(columns)
+    except ValueError as error:
+        raise RecipeError(f"{key}.system_prompt: {error}") from None
+    return template.fill
 
 
 def _gold(answer: Any, where: str) -> str:

@@ -44,7 +44,8 @@ def evaluate(
     never taken as wrong; a metric without trajectories is absent. reward/<name>: each of several reward
     functions.
     """
-    greedy = sampler.sample(prompts, group_size=1, params=params.at(temperature=0.0))
+    greedily = params.at(temperature=0.0).searching(settings.beams, settings.length_exponent)
+    greedy = sampler.sample(prompts, group_size=1, params=greedily)
     sampled = []
     if settings.samples:
         sampled = sampler.sample(prompts, group_size=settings.samples, params=params.at(settings.temperature))

@@ -31,6 +31,7 @@ from itertools import zip_longest
 from typing import Any
 
 from llmrl.errors import RecipeError, gathered, unknown_name
+from llmrl.recipe_rows import DIRECTION
 from llmrl.rewards.cache import ResultCache, cache_key
 from llmrl.rewards.respondents import Respondent, roles_asked_by
 from llmrl.rewards.results import NO_REWARD, as_score, of_each, shown
@@ -153,9 +154,9 @@ class Rewards:
     async def score(self, group: Group) -> None:
         """Fill in every trajectory's scores and reward, concurrently; rewards that read verdicts come last.
 
-        reward = sum over rewards of weight * value; turn_rewards and token_rewards are the same sums of turn and
-        token values. A reward that is not
-        of this row, or returns None, has no score and adds nothing. A trajectory on which a reward failed, retries
+        reward = sum over rewards of weight * value, where the row's direction is a factor of the weights that it names;
+        turn_rewards and token_rewards are the same sums of turn and token values. A reward that is not of this row, or
+        returns None, has no score and adds nothing. A trajectory on which a reward failed, retries
         included, or that no reward scored, gets `failure` and the reward nan; one that had failed before stays as it
         was. Raises RecipeError for a column that the row lacks.
         """
@@ -192,7 +193,10 @@ class Rewards:
         if trajectory.failure:
             trajectory.reward = math.nan
             return
-        weights, scores = self.weights, trajectory.scores
+        weights, direction = self.weights, trajectory.prompt.row.get(DIRECTION)
+        if isinstance(direction, Mapping):
+            weights = {name: weight * direction.get(name, 1.0) for name, weight in weights.items()}
+        scores = trajectory.scores
         trajectory.components = {
             name: weight * scores[name].value if name in scores else 0.0 for name, weight in weights.items() if weight
         }

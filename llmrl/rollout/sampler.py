@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class SamplingParams:
     """How to sample one completion; temperature 0 is greedy.
 
-    alternatives: how many of the likeliest tokens are reported in the place of each sampled one. others: the parameters
-    of all authors but the first.
+    alternatives: how many of the likeliest tokens are reported in the place of each sampled one. beams,
+    length_exponent: of the search for a greedy completion, see llmrl.rollout.beams; some samplers cannot search.
+    others: the parameters of all authors but the first.
     """
 
     max_tokens: int
@@ -29,6 +30,8 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     seed: int = 0
     alternatives: int = 0
+    beams: int = 1
+    length_exponent: float = 0.0
     others: Mapping[str, SamplingParams] = field(default_factory=dict)
 
     def of(self, author: str) -> SamplingParams:
@@ -39,6 +42,11 @@ class SamplingParams:
         """The same for every author, at another temperature and from the whole distribution."""
         others = {name: other.at(temperature) for name, other in self.others.items()}
         return replace(self, temperature=temperature, top_p=1.0, top_k=None, others=others)
+
+    def searching(self, beams: int, length_exponent: float) -> SamplingParams:
+        """The same for every author, by beam search."""
+        others = {name: other.searching(beams, length_exponent) for name, other in self.others.items()}
+        return replace(self, beams=beams, length_exponent=length_exponent, others=others)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from llmrl.models.outputs import without_peft
 from llmrl.models.text import completes
 from llmrl.models.weights import adapter_parameters, base_parameters, kept_buffers
 from llmrl.ops.shared.draws import draw_tokens
+from llmrl.rollout.beams import beam_search
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.spans import span
 
@@ -91,8 +92,27 @@ class TransformersSampler:
                 if not future.done():
                     future.set_result(completion)
 
-    @torch.no_grad()
     def _generate(self, requests: list[tuple[list[int], SamplingParams]]) -> list[Completion]:
+        searched = [params.beams > 1 and params.temperature == 0 for _, params in requests]
+        drawn = [one for one, search in zip(requests, searched, strict=True) if not search]
+        completions = iter(self._draw(drawn) if drawn else [])
+        pairs = zip(requests, searched, strict=True)
+        return [self._search(*one) if search else next(completions) for one, search in pairs]
+
+    def _search(self, token_ids: list[int], params: SamplingParams) -> Completion:
+        with span("engine"):
+            found = beam_search(
+                self._model,
+                token_ids,
+                beams=params.beams,
+                max_tokens=params.max_tokens,
+                ended=lambda completion: _ended(completion, params, self._tokenizer),
+                length_exponent=params.length_exponent,
+            )
+        return Completion(found.token_ids, [], "stop" if found.stopped else "length", self.policy_version)
+
+    @torch.no_grad()
+    def _draw(self, requests: list[tuple[list[int], SamplingParams]]) -> list[Completion]:
         device = self._model.device
         width = max(len(ids) for ids, _ in requests)
         token_ids = torch.zeros(len(requests), width, dtype=torch.int64)

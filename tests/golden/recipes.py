@@ -67,6 +67,7 @@ WINS = {"rewards": {"golden.pieces:low_digits": {"weight": 0.0}, "win_rate": {"o
 # of the three steps, some come after moves
 OFTEN = {"history": {"every": 1}}
 WRITTEN = ("completion", "chosen", "rejected")
+REWARDS = ["golden.pieces:low_digits", "overlong_penalty"]
 OWN: dict[str, dict[str, Any]] = {
     "accelerated_dpo": {"reference": {"every": 1}},
     "nash_md": WINS,
@@ -87,6 +88,10 @@ OWN: dict[str, dict[str, Any]] = {
         },
     },
     "decoupled_ppo": MISMATCH,
+    "dpa": {
+        "data": {"train": {"prompt": "{percent.0}{question}", "direction": {"rewards": REWARDS, "between": [0, 90]}}},
+        "rewards": {REWARDS[1]: {"max_tokens": 6, "buffer_tokens": 4}},
+    },
     "icepop": MISMATCH,
     "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked
     "tis": MISMATCH,
