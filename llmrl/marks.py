@@ -91,6 +91,11 @@ def takes_seconds(seconds: float) -> Callable[[Function], Function]:
     return lambda function: _marked(function, "deadline_seconds", seconds)
 
 
+def reads_rewards(*settings: str) -> Callable[[Function], Function]:
+    """Marks a reward of a group that reads the scores of other rewards, which are the keys of these settings."""
+    return lambda function: _marked(function, "reads_rewards", settings)
+
+
 def settings_checked_by(check: Callable[..., None]) -> Callable[[Function], Function]:
     """Marks a piece with a check of its settings together: check(**settings), defaults included, raises ValueError."""
     return lambda function: _marked(function, "check_settings", check)

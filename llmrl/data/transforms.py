@@ -23,6 +23,7 @@ from llmrl.data.faulty_rows import of_every_row
 from llmrl.data.files import Row
 from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS
 from llmrl.data.messages import Messages, transcript
+from llmrl.data.persuasion import persuasion_pairs
 from llmrl.data.prompt_builder import COLUMN_KEYS
 from llmrl.data.recognition import FormedRows, formed
 from llmrl.data.row_values import RowValue
@@ -128,7 +129,9 @@ def _question(one: Comparison, rubric: str, shown: Mapping[str, str], verdict: s
     return {**one.columns, "prompt": rubric_of(rubric).fill(row), "completion": written, "answer": label}
 
 
-TRANSFORMS: dict[str, Callable[..., Any]] = {one.__name__: one for one in (pair_verdicts, answer_verdicts)}
+TRANSFORMS: dict[str, Callable[..., Any]] = {
+    one.__name__: one for one in (pair_verdicts, answer_verdicts, persuasion_pairs)
+}
 
 
 def read_rows(source: Rows, rows: list[Row], part: str, gives: str | None) -> FormedRows:

@@ -70,6 +70,8 @@ class Rewards:
         for name, settings in specs.items():
             with gathered(faults):
                 rewards.append(Reward.from_spec(name, settings or {}))
+        others = [reward.name for reward in rewards if not reward.piece.mark("reads_rewards")]
+        faults += [fault for reward in rewards for fault in _unread(reward, others)]
         if faults:
             raise RecipeError(*faults)
         return cls(rewards, workers=workers, authors=authors)
@@ -266,6 +268,13 @@ class Rewards:
             if not deadline.expired():
                 raise
             raise TimeoutError(f"ran past its deadline of {reward.deadline_seconds:g} seconds") from None
+
+
+def _unread(reward: Reward, others: Sequence[str]) -> list[str]:
+    """A sentence for each reward that a function reads the scores of, and that is none of the others."""
+    read = {key: reward.piece.settings[key] for key in reward.piece.mark("reads_rewards") or ()}
+    unknown = [(key, name) for key, names in read.items() for name in names if name not in others]
+    return [unknown_name(f"{KEY}.{reward.name}.{key}", name, others, "reward") for key, name in unknown]
 
 
 def _parts(reward: Reward, group: Group) -> list[Group]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmrl.rewards.choice_letter import choice_letter
 from llmrl.rewards.code.verifier import code_verifier
+from llmrl.rewards.hindsight import hindsight
 from llmrl.rewards.implicit_process_reward import implicit_process_reward
 from llmrl.rewards.instruction_following import instruction_following
 from llmrl.rewards.judges import judge_pointwise
@@ -31,6 +32,7 @@ from llmrl.rewards.shaping import (
     token_repetition_penalty,
 )
 from llmrl.rewards.text_answers import exact_match, f1
+from llmrl.rewards.welfare import social_welfare
 from llmrl.rewards.win_rate import win_rate
 
 VERIFIERS = (
@@ -67,6 +69,8 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         remote_score,
         vllm_score,
         judge_pointwise,
+        hindsight,
         win_rate,
+        social_welfare,
     )
 }

@@ -33,5 +33,6 @@ def test_a_model_prefers_what_a_frozen_copy_of_itself_judges_better(tmp_path):
     )
     first, *steps = [row for row in rows if row["stage"] == "online"]
     assert steps[-1]["eval/accuracy"] > first["eval/accuracy"]
-    assert all(row["reward/win_rate/order_consistency"] > 0.4 for row in steps)
-    assert all(row["reward/win_rate"] == pytest.approx(0.5, abs=0.02) for row in steps)
+    for row in steps:
+        assert row["reward/win_rate"] == pytest.approx(0.5, abs=0.05)  # less than all comparisons may be answered
+        assert row["reward/win_rate/parse_failures"] < 0.5
