@@ -66,7 +66,7 @@ def check_rewards(
         if roles := roles_asked_by(reward.piece):
             report.skipped(f"rewards.{reward.name}", f"it asks {', '.join(sorted(roles))}, who samples in a run alone")
             continue
-        if reward.piece.mark("models"):
+        if reward.loading:
             report.skipped(f"rewards.{reward.name}", "its models are loaded when the stage begins")
             continue
         if down := asyncio.run(health_fault(reward.piece)):

@@ -80,19 +80,17 @@ class Rewards:
     def model_folders(self) -> list[str]:
         """The folders of the models that rewards load."""
         found: list[str] = []
-        for reward in self.rewards:
-            if models := reward.piece.mark("models"):
-                for given in (reward.piece.settings[name] for name in models.settings):
-                    found += [given] if isinstance(given, str) else given
+        for piece in (piece for reward in self.rewards for piece in reward.loading):
+            for given in (piece.settings[name] for name in piece.mark("models").settings):
+                found += [given] if isinstance(given, str) else given
         return found
 
     def load_models(self) -> None:
         """Load the models that rewards need; raises RecipeError with every fault."""
         faults: list[str] = []
-        for reward in self.rewards:
-            if models := reward.piece.mark("models"):
-                with gathered(faults):
-                    models.load(**reward.piece.settings)
+        for piece in (piece for reward in self.rewards for piece in reward.loading):
+            with gathered(faults):
+                piece.mark("models").load(**piece.settings)
         if faults:
             raise RecipeError(*faults)
 

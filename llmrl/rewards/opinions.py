@@ -16,6 +16,7 @@ from llmrl.marks import asks_service
 from llmrl.pieces import Piece, PieceSpec, resolve
 from llmrl.rewards.remote import remote_score, vllm_score
 from llmrl.rewards.respondents import Respondent
+from llmrl.rewards.reward_model import reward_model
 from llmrl.types import Failure, Group
 
 
@@ -73,8 +74,8 @@ async def _of_pair(opinion: Piece, group: Group, pair: Pair) -> Opinion:
 
 
 def _scores(spec: PieceSpec) -> Any:
-    servers = {"remote_score": remote_score, "vllm_score": vllm_score}
-    return resolve(spec, servers, key="rewards.win_rate.opinion.score_difference.scores", what="reward model's server")
+    scoring = {"reward_model": reward_model, "remote_score": remote_score, "vllm_score": vllm_score}
+    return resolve(spec, scoring, key="rewards.win_rate.opinion.score_difference.scores", what="reward model")
 
 
 @asks_service("/health", seconds=600.0)
@@ -87,7 +88,7 @@ async def score_difference(
 ) -> list[Opinion]:
     """The opinion of a reward model (Bradley-Terry): sigmoid(scale * (score of a - score of b)).
 
-    scores: remote_score or vllm_score with its settings, which is asked once for the whole group.
+    scores: reward_model, remote_score or vllm_score with its settings, which is asked once for the whole group.
     """
     assert isinstance(scores, Piece)
     found = await scores({"group": group})

@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,6 +128,11 @@ class Reward:
     def columns(self) -> tuple[str, ...]:
         """The data columns that the function takes by name."""
         return tuple(self._columns(name)[0] for name in self.of_rows)
+
+    @property
+    def loading(self) -> list[Piece]:
+        """The functions that load models: the reward's own, and those among its settings."""
+        return [piece for piece in _with_those_of_settings(self.piece) if piece.mark("models")]
 
     @property
     def grades(self) -> int | None:
@@ -279,6 +284,13 @@ def verdict_faults(rewards: Sequence[Reward]) -> list[str]:
     if any(reward.may_give_verdicts for reward in rewards):
         return []
     return [f"{KEY}.{reward.name}: {NO_VERDICTS}" for reward in rewards if reward.needs_verdicts]
+
+
+def _with_those_of_settings(piece: Piece) -> Iterator[Piece]:
+    yield piece
+    for value in piece.settings.values():
+        if isinstance(value, Piece):
+            yield from _with_those_of_settings(value)
 
 
 def value_at(row: Mapping[str, Any], name: str) -> Any:

@@ -414,7 +414,10 @@ def test_differences_of_scores_go_through_a_sigmoid(workers):
         ({"judge_pairwise": {"url": "http://a", "model": "j", "rubric": POINTS}}, r"does not have \{a\} and \{b\}"),
         ({"judge_pairwise": {"url": "http://a", "model": "j", "rubric": PAIRS[:-2]}}, r"did you mean .*answer\.md"),
         ({f"{__name__}:larger": {}}, "takes judge, shown, body; expected a, b"),
-        ({"score_difference": {"scores": {"remote": {}}}}, "no reward model's server named 'remote'"),
+        (
+            {"score_difference": {"scores": {"remote": {}}}},
+            "no reward model named 'remote'; did you mean 'remote_score'",
+        ),
     ],
 )
 def test_opinions_are_checked_before_anything_runs(workers, opinion, words):

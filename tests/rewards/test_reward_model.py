@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,19 @@ def test_a_wrong_folder_or_head_is_told_before_the_stage_begins(folders, tmp_pat
     ):
         with pytest.raises(RecipeError, match=fault):
             Rewards.from_specs({"reward_model": settings}, workers=Workers(1)).load_models()
+
+
+def test_a_model_is_an_opinion_on_pairs(folders):
+    """Its folder is loaded and checked like a reward's own; the chance is a sigmoid of the difference of scores."""
+    group = group_of(frozen_scorer(folders[0]).tokenizer, ANSWERS[:2])
+    first, second = scored(group, path=str(folders[0]))
+    opinion = {"score_difference": {"scores": {"reward_model": {"path": str(folders[0])}}, "scale": 2.0}}
+    rewards = Rewards.from_specs({"win_rate": {"opinion": opinion}}, workers=Workers(1))
+    assert rewards.model_folders == [str(folders[0])]
+    rewards.load_models()
+    asyncio.run(rewards.score(group))
+    chance = 1 / (1 + math.exp(-2 * (first - second)))
+    assert [one.scores["win_rate"].value for one in group.trajectories] == pytest.approx([chance, 1 - chance])
+    opinion["score_difference"]["scores"] = {"reward_model": {"path": str(folders[0]), "head": 7}}
+    with pytest.raises(RecipeError, match=r"rewards\.reward_model\.head: 7, but the model has heads 0 to 0"):
+        Rewards.from_specs({"win_rate": {"opinion": opinion}}, workers=Workers(1)).load_models()
