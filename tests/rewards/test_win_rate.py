@@ -32,7 +32,7 @@ def group(*written: tuple[str, str]) -> Group:
 
 def rates(one: Group, **settings: Any) -> list[Score | Failure | None]:
     ASKED.clear()
-    spec = {"win_rate": {"opinion": f"{__name__}:chance"} | settings}
+    spec: dict[str, Any] = {"win_rate": {"opinion": f"{__name__}:chance"} | settings}
     return asyncio.run(resolve(spec, CATALOGUE, key="rewards", what="reward")({"group": one, "authors": {}}))
 
 

@@ -124,6 +124,6 @@ def test_unknown_and_too_many_writers_are_refused(written_by, words):
 
 
 def test_what_each_writes_is_counted():
-    rollout = Rollout(group_size=5, written_by={"reference": 2, "past_2": {"count": 1}})
+    rollout = Rollout.model_validate({"group_size": 5, "written_by": {"reference": 2, "past_2": {"count": 1}}})
     assert (rollout.own_completions, rollout.writers) == (2, ["reference", "reference", "past_2"])
     assert rollout.past_writers == [2]
