@@ -74,7 +74,7 @@ async def _of_pair(opinion: Piece, group: Group, pair: Pair) -> Opinion:
 
 
 def _scores(spec: PieceSpec) -> Any:
-    scoring = {"reward_model": reward_model, "remote_score": remote_score, "vllm_score": vllm_score}
+    scoring = {function.__name__: function for function in (reward_model, remote_score, vllm_score)}
     return resolve(spec, scoring, key="rewards.win_rate.opinion.score_difference.scores", what="reward model")
 
 
