@@ -33,10 +33,11 @@ def refused(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     return [fault for rule in (*RULES, momentum_faults) for fault in rule(recipe, algorithm)]
 
 
-def check_compared(algorithm: Algorithm, completions: Collection[int]) -> None:
-    """Raises RecipeError if no row has the pair that a preference loss compares.
+def check_rows(recipe: Recipe, algorithm: Algorithm, rows: int, completions: Collection[int]) -> None:
+    """Raises RecipeError if no row has the pair that a preference loss compares, or if the last step of an epoch is too
+    small for a piece that compares its prompts.
 
-    completions: how many written completions each row has; none if nothing is written.
+    rows: how many there are to train on. completions: how many written ones each has; none if nothing is written.
     """
     pairless = [one.piece.name for one in algorithm.preference_loss if of_pairs(one.piece)]
     if pairless and completions and max(completions) < 2:
@@ -44,6 +45,13 @@ def check_compared(algorithm: Algorithm, completions: Collection[int]) -> None:
             f"preference_loss: {pairless[0]} compares two completions of a prompt, but every row of data.train has one "
             "with a label; use a loss of single completions, such as kto, or rows with pairs"
         )
+    alone = recipe.training.epochs is not None and rows % recipe.rollout.prompts_per_step == 1
+    for key, piece in algorithm.placed() if alone else ():
+        if piece.mark("compares_prompts"):
+            raise RecipeError(
+                f"training.epochs: the last step of an epoch has 1 of {rows} prompts, but {key} {piece.name} compares "
+                f"completions with those of other prompts; change rollout.prompts_per_step or data.train.limit"
+            )
 
 
 def _something_is_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
@@ -212,11 +220,9 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         return
     if critic.frozen and not critic.warmup_steps and critic.model is None:
         yield "critic.frozen: the critic would stay as it was initialised; give critic.warmup_steps or critic.model"
-    if critic.frozen and critic.warmup_steps >= recipe.training.steps:
-        yield (
-            f"critic.warmup_steps: {critic.warmup_steps} leaves the policy none of training.steps "
-            f"{recipe.training.steps}"
-        )
+    steps = recipe.training.steps
+    if critic.frozen and steps is not None and critic.warmup_steps >= steps:
+        yield f"critic.warmup_steps: {critic.warmup_steps} leaves the policy none of training.steps {steps}"
     if critic.backbone == "shared" and critic.model is not None:
         yield "critic.model: a critic with the policy's backbone (critic.backbone: shared) has no model of its own"
     if critic.backbone == "shared" and critic.frozen:

@@ -22,9 +22,11 @@ from pydantic import (
 )
 
 from llmrl.axes import AXES, ONE, Axis
+from llmrl.errors import RecipeError
 from llmrl.pieces import PieceSpec
 from llmrl.recipe_rollout import MAX_PAST, Fraction, Rollout
 from llmrl.recipe_rows import Data, Strict, exactly_one
+from llmrl.recipe_training import Training
 from llmrl.types import ACTOR, PAST
 
 PieceSettings = dict[str, dict[str, Any] | None]
@@ -116,56 +118,6 @@ class Model(Strict):
     def paths(self) -> list[str]:
         """The folders and hub names that the weights come from."""
         return [*self.merge.parents.values()] if self.merge else [self.path] if self.path else []
-
-
-MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
-"""With more, a CPU needs more memory and no less time; a GPU has its kernels filled."""
-
-
-class Training(Strict):
-    """How the weights are updated: by AdamW, on one process or on several."""
-
-    strategy: str = Field(
-        default="torch",
-        description="the engine: torch (one process), deepspeed (ZeRO), accelerate (DDP or FSDP2), or module:function",
-    )
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        default=2, description="deepspeed: divides among processes 1 the optimizer, 2 gradients too, 3 weights too"
-    )
-    deepspeed: dict[str, Any] = Field(default_factory=dict, description="merged into DeepSpeed's config")
-    accelerate: dict[str, Any] = Field(
-        default_factory=dict, description="fsdp: true for FSDP2 in place of DDP, and settings of its plugin"
-    )
-    dtype: Literal["fp32", "bf16"] = Field(default="fp32", description="of the forward pass and of the sampler")
-    steps: NonNegativeInt = Field(
-        default=100, description="training steps: sample, score, update; 0: the model is measured and handed on"
-    )
-    learning_rate: PositiveFloat = Field(default=1e-6, description="at its highest")
-    schedule: Literal["constant", "linear", "cosine"] = Field(default="constant", description="after the warmup")
-    warmup_steps: NonNegativeInt = Field(default=0, description="steps over which the learning rate rises from 0")
-    weight_decay: NonNegativeFloat = Field(default=0.0, description="of matrices; never of biases and norms")
-    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.95), description="Adam's two decay rates")
-    max_grad_norm: PositiveFloat = Field(default=1.0, description="longer gradients are scaled down to this norm")
-    updates_per_step: PositiveInt = Field(default=1, description="optimizer steps each pass over a step's batch")
-    epochs_per_step: PositiveInt = Field(default=1, description="passes over a step's batch")
-    tokens_per_micro_batch: PositiveInt | None = Field(
-        default=None,
-        description="tokens through the model at once: memory, never the result; default: 2048 on a CPU, 8192 on a "
-        "GPU, or one trajectory if that is longer",
-    )
-    padding_free: bool | None = Field(
-        default=None,
-        description="run a micro-batch as one row without padding, in which shared beginnings stand once; default: "
-        "where its rows would not see each other; true: refused elsewhere",
-    )
-    gradient_checkpointing: bool = Field(default=False, description="less memory for a second forward pass")
-    threads: PositiveInt | None = Field(
-        default=None, description="CPU threads of each rank; default: cores / ranks, too many where runs share cores"
-    )
-
-    def micro_batch_tokens(self, device: str) -> int:
-        """tokens_per_micro_batch, or the default on a device of this type."""
-        return self.tokens_per_micro_batch or MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS["cuda"])
 
 
 class Critic(Strict):
@@ -348,9 +300,22 @@ class Recipe(Axes):
         micro_group = self.rollout.micro_group
         if micro_group is not None and micro_group > group:
             raise ValueError(f"rollout.micro_group {micro_group} is more than rollout.group_size {group}")
-        if 0 < self.training.steps <= self.training.warmup_steps:
-            raise ValueError(
-                f"training.warmup_steps {self.training.warmup_steps} must be less than training.steps "
-                f"{self.training.steps}"
-            )
+        self.training.refuse_endless_warmup()
         return self
+
+
+def with_steps(recipe: Recipe, rows: int) -> Recipe:
+    """The recipe with the number of steps that `training.epochs` makes of so many training rows.
+
+    Raises RecipeError if the warmup takes all of them.
+    """
+    if recipe.training.epochs is None:
+        return recipe
+    steps = recipe.training.epochs * -(-rows // recipe.rollout.prompts_per_step)
+    training = recipe.training.model_copy(update={"steps": steps})
+    try:
+        training.refuse_endless_warmup()
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    roles = {name: with_steps(view, rows) for name, view in recipe.roles.items()}
+    return recipe.model_copy(update={"training": training, "roles": roles})

@@ -183,11 +183,13 @@ def _disagreements(name: str, view: Recipe, views: Mapping[str, Recipe]) -> list
     """The conflicts of one role with the others."""
     first = next(iter(views.values()))
     faults = []
-    if view.training.steps != first.training.steps:
-        faults.append(
-            f"roles.{name}.training.steps: {view.training.steps}, but the first role has {first.training.steps}; "
-            f"the roles of a stage take their steps together"
-        )
+    for key in ("steps", "epochs"):
+        own, leading = getattr(view.training, key), getattr(first.training, key)
+        if own != leading:
+            faults.append(
+                f"roles.{name}.training.{key}: {own}, but the first role has {leading}; the roles of a stage take "
+                f"their steps together"
+            )
     owner = view.model.role
     if owner is None:
         return faults

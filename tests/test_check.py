@@ -148,6 +148,17 @@ def test_dropped_rows_are_counted():
     assert f"{told}the question is in eval too; nothing is ever cut short" in report
 
 
+def test_epochs_are_told_in_steps():
+    training = {"steps": None, "epochs": 3, "updates_per_step": 1}
+    faults, report = check(DEMONSTRATIONS | {"training": training})
+    assert faults == []
+    left = len(ROWS) % 8
+    told = f"3 epochs of {len(ROWS)} prompts = {3 * -(-len(ROWS) // 8)} steps, {-(-len(ROWS) // 8)} an epoch"
+    assert f"{told}, of which the last has {left} prompts" in report
+    faults, _ = check(DEMONSTRATIONS | {"training": training | {"warmup_steps": 99}})
+    assert faults[0].startswith("training.warmup_steps 99 must be less than training.steps")
+
+
 def test_a_task_that_gives_other_rows_each_time_is_a_warning():
     _, report = check({"data": {"train": {"path": None, "task": "own_rewards:unsteady", "size": 20}}})
     assert "warning: data.train.task: own_rewards:unsteady gives other rows each time that it makes them" in report

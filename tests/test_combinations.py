@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llmrl.combinations import check_compared
+from llmrl.combinations import check_rows
 from llmrl.errors import RecipeError
-from llmrl.recipe import Recipe
+from llmrl.recipe import Recipe, Rollout, Training
 from llmrl.recipe_file import method_recipe
 from llmrl.recipe_layers import merge
 from llmrl.resolve import resolve_pieces
@@ -386,14 +386,27 @@ def test_an_adapter_of_a_rank_that_vllm_does_not_serve():
     assert faults(model=model(1024), learn_from="demonstrations", policy_loss="nll", advantage=None) == []
 
 
+def check_rows_of(method: str, completions: list[int], **changes: Any) -> None:
+    recipe = method_recipe(method).model_copy(update=changes)
+    check_rows(recipe, resolve_pieces(recipe).algorithm, len(completions), completions)
+
+
 def test_a_loss_of_pairs_needs_a_row_with_two_completions():
-    algorithm = resolve_pieces(method_recipe("dpo")).algorithm
     with pytest.raises(RecipeError) as caught:
-        check_compared(algorithm, [1, 1])
+        check_rows_of("dpo", [1, 1])
     assert str(caught.value) == (
         "preference_loss: dpo compares two completions of a prompt, but every row of data.train has one with a label; "
         "use a loss of single completions, such as kto, or rows with pairs"
     )
-    check_compared(algorithm, [1, 2])
-    check_compared(algorithm, [])
-    check_compared(resolve_pieces(method_recipe("kto")).algorithm, [1, 1])
+    check_rows_of("dpo", [1, 2])
+    check_rows_of("dpo", [])
+    check_rows_of("kto", [1, 1])
+
+
+def test_an_epoch_may_not_end_with_one_prompt_where_prompts_are_compared():
+    epochs = {"training": Training(epochs=2), "rollout": Rollout(prompts_per_step=4)}
+    with pytest.raises(RecipeError, match=r"training.epochs: the last step of an epoch has 1 of 9 prompts, but .* kto"):
+        check_rows_of("kto", [1] * 9, **epochs)
+    check_rows_of("kto", [1] * 10, **epochs)
+    check_rows_of("kto", [1] * 9, rollout=Rollout(prompts_per_step=4))
+    check_rows_of("dpo", [2] * 9, **epochs)

@@ -267,10 +267,11 @@ def checkpoint_bytes(recipe: Recipe, shape: Shape) -> tuple[int, float, float]:
     in fp32.
     """
     settings = recipe.checkpoint
-    steps, every = recipe.training.steps, settings.every
-    written = math.ceil(steps / every) if every else 1  # a run that is stopped writes one
+    steps, every = math.inf if recipe.training.steps is None else recipe.training.steps, settings.every
+    written = steps / every if every else 1  # a run that is stopped writes one
     best = int(settings.keep_best and recipe.data.eval is not None)
-    at_once = min(written, settings.keep_last + best + 1)  # a new one is written before an old one is deleted
+    # a new one is written before an old one is deleted
+    at_once = math.ceil(min(written, settings.keep_last + best + 1))
     bf16 = recipe.training.strategy == "deepspeed" and recipe.training.dtype == "bf16"
     trained = shape.trained + (shape.critic.trained if shape.critic else 0)
     state = trained * ((2 + 12) if bf16 else (4 + 8))

@@ -23,12 +23,12 @@ from llmrl.check.report import Report
 from llmrl.check.trial import Tried, check_by_trial
 from llmrl.check.unused import Unused
 from llmrl.check.verifier import check_rewards
-from llmrl.combinations import check_compared
+from llmrl.combinations import check_rows
 from llmrl.data.prompts import LoadedPrompts
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.evaluation.pass_at_k import powers_up_to
 from llmrl.models.origins import locate_parent
-from llmrl.recipe import Recipe
+from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.resolve import Pieces, check_grades, resolve_pieces, trained_on
 from llmrl.rewards.base import Rewards
@@ -152,7 +152,8 @@ class _Checker:
             self.prompts = self._prompts(name, recipe, pieces, found, report)
         prompts = self.prompts
         if leads:
-            _say_arithmetic(recipe, samples, len(prompts.train) if prompts else None, report)
+            with gathered(report.faults):
+                _say_arithmetic(recipe, samples, len(prompts.train) if prompts else None, report)
         if found and prompts and rewards:
             with gathered(report.faults):
                 check_graded(rewards, prompts.graded(samples=samples))
@@ -184,8 +185,8 @@ class _Checker:
         with gathered(report.faults):
             prompts = check_data(recipe, found.origin, report)
             if pieces:
-                check_compared(pieces.algorithm, prompts.written_counts)
-            if recipe.training.steps:
+                check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts)
+            if recipe.training.steps != 0:
                 check_overlap(recipe.data, prompts, self.asked, report)
                 self.asked[name] = Asked.of(recipe.data, prompts)
         return prompts
@@ -293,12 +294,21 @@ def _say_arithmetic(recipe: Recipe, samples: bool, prompts_in_train: int | None,
     text += f"{updates} of {whole // training.updates_per_step}"
     if training.epochs_per_step > 1:
         text += f", {training.epochs_per_step} times over"
-    steps = training.steps * training.updates_per_step * training.epochs_per_step
-    text += f"; {training.steps} steps = {steps} optimizer steps"
+    if training.steps is not None:
+        steps = training.steps * training.updates_per_step * training.epochs_per_step
+        text += f"; {training.steps} steps = {steps} optimizer steps"
     report.say("batch", text)
-    if prompts_in_train:
+    if not prompts_in_train:
+        return
+    more = "" if recipe.keep == "everything" else " or more, as `keep` drops some"
+    if training.epochs:
+        each, left = -(-prompts_in_train // rollout.prompts_per_step), prompts_in_train % rollout.prompts_per_step
+        last = f", of which the last has {left} prompt{'s' if left > 1 else ''}" if left else ""
+        steps = with_steps(recipe, prompts_in_train).training.known_steps
+        length = f"{training.epochs} epoch{'s' if training.epochs > 1 else ''} of {prompts_in_train} prompts"
+        report.say("", f"{length} = {steps} steps, {each} an epoch{last}{more}")
+    elif training.steps:
         drawn = training.steps * rollout.prompts_per_step
-        more = "" if recipe.keep == "everything" else " or more, as `keep` drops some"
         passes = drawn / prompts_in_train
         report.say("", f"{drawn} prompts drawn of {prompts_in_train} in train = {passes:.3g} epochs{more}")
 

@@ -16,17 +16,25 @@ class PromptStream:
     """An endless order of prompts; an epoch's permutation depends on (seed, epoch) alone.
 
     labels: prompt id -> label. Prompts of each label are spread evenly over the epoch, whatever their order before:
-    any prompts in a row have the labels in the proportion that all have, but for one.
+    any prompts in a row have the labels in the proportion that all have, but for one. whole_epochs: what is taken at
+    once is of one epoch, so that its last part may be smaller.
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], seed: int, shuffle: bool = True, labels: Mapping[str, object] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        seed: int,
+        shuffle: bool = True,
+        labels: Mapping[str, object] | None = None,
+        *,
+        whole_epochs: bool = False,
     ):
         if not prompts:
             raise RecipeError("data.train: no prompts to stream")
         self.prompts = prompts
         self.seed = seed
         self.shuffle = shuffle
+        self.whole_epochs = whole_epochs
         self._labels = [(labels or {}).get(prompt.id) for prompt in prompts]
         self._fingerprint = _fingerprint(prompts, self._labels)
         self._start(epoch=0, position=0)
@@ -36,9 +44,15 @@ class PromptStream:
         """Passes over the prompts so far, with the fraction of the current one."""
         return self._epoch + self._position / len(self.prompts)
 
+    def coming(self, n: int) -> int:
+        """How many prompts `take(n)` would give."""
+        left = len(self.prompts) - self._position
+        return min(n, left or len(self.prompts)) if self.whole_epochs else n
+
     def take(self, n: int) -> list[Prompt]:
-        """The next `n` prompts; crosses into the next epoch where the current one runs out."""
+        """The next `n` prompts; crosses into the next epoch where the current one runs out, unless it ends there."""
         taken: list[Prompt] = []
+        n = self.coming(n)
         while len(taken) < n:
             if self._position == len(self.prompts):
                 self._start(self._epoch + 1, position=0)

@@ -102,7 +102,7 @@ def make_schedule(optimizer: Any, training: Training) -> Any:
         training.schedule,
         optimizer,
         num_warmup_steps=training.warmup_steps * updates,
-        num_training_steps=training.steps * updates,
+        num_training_steps=training.known_steps * updates,
     )
 
 

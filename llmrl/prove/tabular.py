@@ -84,7 +84,7 @@ def make(run: Run) -> Result:
     table = Table(prompts, answers, rewards, start)
     draw.manual_seed(run.seed)
     entropies = [entropy(start)]
-    for step in range(recipe.training.steps):
+    for step in range(recipe.training.known_steps):
         groups = _groups(table, role, recipe, pieces, draw)
         batch = provide(role, pack(groups, ACTOR), groups=groups, tokenizer=tokenizer, seed=step)
         metrics = update(role, batch, seed=step)

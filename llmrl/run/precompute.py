@@ -52,7 +52,7 @@ def _measured(stage: Stage, name: str, view: Recipe, role: Role) -> MeasuredRows
     stage.ranks.barrier("reading the reference's log-probabilities")
     if file.is_file():
         found.load(file)
-    kept, steps = len(found), stage.recipe.training.steps - stage.step
+    kept, steps = len(found), stage.recipe.training.known_steps - stage.step
     published = said = time.monotonic()
     reference: Reference | None = None
     for done, batch in enumerate(_coming(stage, name, steps)):

@@ -27,6 +27,10 @@ FIXED = (
 )  # fmt: skip
 
 
+LENGTHS = ("training.steps", "training.epochs")
+"""The length of a stage, which is given by one of them from its start to its end."""
+
+
 def continued(recorded: str, plan: Plan, done: Collection[str]) -> tuple[str, list[str]]:
     """The plan to record, as YAML, and a sentence for each key that has changed in it.
 
@@ -51,6 +55,7 @@ def continued(recorded: str, plan: Plan, done: Collection[str]) -> tuple[str, li
             f"{key}: {new.get(key)!r}, but this run was started with {old.get(key)!r}; {_ADVICE}"
             for key in different
             if any(f"{_without_role(key)}.".startswith(f"{fixed}.") for fixed in FIXED)
+            or (_without_role(key) in LENGTHS and new.get(key) is None)
         ]
         if name in done:
             now["stages"][name] = before["stages"][name]
@@ -67,19 +72,20 @@ def done_stages(plan: Plan, reader: RunReader) -> list[str]:
     """
     done, faults, names = [], [], list(plan.stages)
     for index, (name, recipe) in enumerate(plan.stages.items()):
-        steps, trained = recipe.training.steps, reader.trained_steps(name)
-        reached = max([trained or 0, *(one.step for one in reader.checkpoints if one.stage == name)])
-        key, later = f"stages.{name}.training.steps", [other for other in names[index + 1 :] if reader.begun(other)]
-        if steps < reached:
-            faults.append(f"{key}: {steps}, but {reached} steps are done; a run cannot be shortened")
-        elif steps == trained:
+        unit, length = _length(recipe.training.model_dump())
+        trained, kept = reader.trained(name, unit), [one.step for one in reader.checkpoints if one.stage == name]
+        reached = max([trained or 0, *kept]) if unit == "steps" else trained or 0
+        key, later = f"stages.{name}.training.{unit}", [other for other in names[index + 1 :] if reader.begun(other)]
+        if length < reached:
+            faults.append(f"{key}: {length}, but {reached} {unit} are done; a run cannot be shortened")
+        elif length == trained:
             done.append(name)
         elif trained and later:
             faults.append(
-                f"{key}: {steps}, but stage {later[0]} has gone on from the model of {trained} steps; {_LENGTHEN}"
+                f"{key}: {length}, but stage {later[0]} has gone on from the model of {trained} {unit}; {_LENGTHEN}"
             )
-        elif trained and not any(one.stage == name for one in reader.checkpoints):
-            faults.append(f"{key}: {steps}, but the run has no checkpoint to go on from (checkpoint.every); {_ADVICE}")
+        elif trained and not kept:
+            faults.append(f"{key}: {length}, but the run has no checkpoint to go on from (checkpoint.every); {_ADVICE}")
     if faults:
         raise RecipeError(*faults)
     return done
@@ -89,13 +95,14 @@ def changed_lengths(plan: Plan, pieces: Mapping[str, Mapping[str, Pieces]], read
     """A sentence for each stage that goes on with another number of steps on which something of it depends."""
     found = []
     for name, recipe in plan.stages.items():
-        before = _steps(reader.recipe["stages"][name])
+        stage = reader.recipe["stages"][name]
+        _, before = _length(next(iter(stage.get("roles", {"": stage}).values()))["training"])
+        unit, length = _length(recipe.training.model_dump())
         reached = max([0, *(one.step for one in reader.checkpoints if one.stage == name)])
-        if before != recipe.training.steps and reached and (spans := _spanning(recipe, pieces[name])):
+        if before != length and reached and (spans := _spanning(recipe, pieces[name])):
             found.append(
-                f"stages.{name}.training.steps: {before} until step {reached}, then {recipe.training.steps}; "
-                f"this changes {' and '.join(spans)}, so the model will not be that of "
-                f"{recipe.training.steps} steps from the start"
+                f"stages.{name}.training.{unit}: {before} until step {reached}, then {length}; this changes "
+                f"{' and '.join(spans)}, so the model will not be that of {length} {unit} from the start"
             )
     return found
 
@@ -110,9 +117,10 @@ def _spanning(recipe: Recipe, pieces: Mapping[str, Pieces]) -> list[str]:
     return sorted(schedules | reading | measured)
 
 
-def _steps(stage: Mapping[str, Any]) -> int:
-    """The steps in a recorded stage, whose roles take them together."""
-    return next(iter(stage.get("roles", {"": stage}).values()))["training"]["steps"]
+def _length(training: Mapping[str, Any]) -> tuple[str, int]:
+    """The unit of a stage's length, steps or epochs, and their number."""
+    unit = "steps" if training.get("epochs") is None else "epochs"
+    return unit, training[unit]
 
 
 _LENGTHEN = "only the last stage that was begun can be lengthened, as with stages.NAME.training.steps"
@@ -123,10 +131,9 @@ def refuse_unfit(checkpoint: Path, stage: str, recipe: Recipe, ranks: int) -> No
     with reading(checkpoint):
         state = read_state(checkpoint)
         before = len(state["random"])
-    if recipe.training.steps < state["step"]:
-        raise RecipeError(
-            f"stages.{stage}.training.steps: {recipe.training.steps}, but {checkpoint} has {state['step']} steps"
-        )
+    steps = recipe.training.steps
+    if steps is not None and steps < state["step"]:
+        raise RecipeError(f"stages.{stage}.training.steps: {steps}, but {checkpoint} has {state['step']} steps")
     strategies = {view.training.strategy for view in recipe.by_role.values() if view.trained}
     divided = sorted(name for name in strategies if not engine_kind(name).saves_whole)
     if before != ranks and divided:

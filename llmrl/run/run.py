@@ -15,13 +15,13 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from llmrl.combinations import check_compared
+from llmrl.combinations import check_rows
 from llmrl.data.prompts import LoadedPrompts
 from llmrl.engines.catalogue import start_process_group
 from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError, RunStopped, gathered
 from llmrl.pieces import catalogue, resolve
-from llmrl.recipe import Recipe
+from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.resolve import Pieces, resolve_pieces
 from llmrl.rewards.base import Rewards
@@ -262,6 +262,7 @@ class _Run:
         scoring = [role for role in views if pieces[role].algorithm.scores]
         origins = prepare_origins(recipe, self.plan.run_dir, self.ranks, scoring=scoring)
         prompts = _prompts(recipe, pieces[first], origins[first], self.workers)
+        recipe = with_steps(recipe, len(prompts.train))
         for part in prompts.sources:
             self._say_data(name, part, prompts)
         samples = pieces[first].samples or (recipe.rewards and prompts.eval and not scoring)
@@ -314,7 +315,7 @@ class _Run:
         with writing(f"the model of stage {stage.name}", target.parent.parent):
             roundings = stage.export(partial_of(target))
         self.ranks.barrier("exporting a stage's model")
-        self.folder.publish_stage(stage.name, stage.step)
+        self.folder.publish_stage(stage.name, stage.step, stage.recipe.training.epochs)
         self.ranks.barrier("publishing a stage's model")
         for role, found in roundings.items():
             whose = f"stage {stage.name}, {role}" if stage.recipe.roles else f"stage {stage.name}"
@@ -353,7 +354,7 @@ def _only_writer(folder: RunFolder, ranks: Ranks, *, overwrite: bool) -> Iterato
 def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -> LoadedPrompts:
     """The stage's prompts; raises RecipeError if a reward cannot score one that is graded, or use its gold answer."""
     prompts = load_stage_prompts(recipe, origin)
-    check_compared(pieces.algorithm, prompts.written_counts)
+    check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts)
     for view in recipe.by_role.values():
         if view.rewards:
             rewards = Rewards.from_specs(view.rewards, workers=workers)

@@ -193,7 +193,8 @@ def make_source(
     """The source that the recipe's `learn_from` names, and the stream of training prompts."""
     first = next(iter(recipe.by_role))
     source = pieces[first].source
-    stream = PromptStream(prompts.train, recipe.seed, recipe.data.train.shuffle, prompts.labels)
+    whole = recipe.training.epochs is not None
+    stream = PromptStream(prompts.train, recipe.seed, recipe.data.train.shuffle, prompts.labels, whole_epochs=whole)
     available = {
         "stream": stream,
         "collector": collector,

@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from llmrl.data.packing import pack
 from llmrl.engines.ranks import Ranks
-from llmrl.errors import RunStopped
+from llmrl.errors import RecipeError, RunStopped
 from llmrl.evaluation.evaluate import evaluate
 from llmrl.models.loading import export
 from llmrl.models.weights import Rounding, adapter_weights, merged_weights
@@ -87,7 +87,7 @@ class Stage:
 
     def run(self) -> None:
         """Train from `step` to the recipe's last; raises StopAsked after a checkpoint if asked to stop."""
-        steps, every = self.recipe.training.steps, self.recipe.checkpoint.every
+        steps, every = self.recipe.training.known_steps, self.recipe.checkpoint.every
         profiled = min(self.step + PROFILED, steps) if self.profile else None
         self.progress.stage(self.name, steps=steps, done=self.step)
         if self.step == 0:
@@ -136,6 +136,11 @@ class Stage:
                 role.controllers.update(state["controllers"][role.name])
         self.source.load_state_dict(state["source"])
         self.step, self.best = state["step"], state["best"]
+        if self.step > self.recipe.training.known_steps:
+            epochs, steps = self.recipe.training.epochs, self.recipe.training.known_steps
+            raise RecipeError(
+                f"training.epochs: {epochs}, which is {steps} steps, but {checkpoint} has {self.step} steps"
+            )
         if len(state["random"]) == self.ranks.size:
             set_random_state(state["random"][self.ranks.rank])
         else:
@@ -180,7 +185,7 @@ class Stage:
             self.folder.save_rollouts(collected.sampled, stage=self.name, step=self.step)
         self._warn_of_lost(collected.sampled, "training", "failures")
         every = self.recipe.evaluation.every
-        last = self.step == self.recipe.training.steps
+        last = self.step == self.recipe.training.known_steps
         if last or (every and self.step % every == 0):
             with span("evaluate"):
                 row |= self._evaluate()
@@ -199,7 +204,7 @@ class Stage:
 
     def _update(self, collected: Collected, seed: int) -> tuple[Metrics, float]:
         """Train every role on its groups, roles that share a model together; returns metrics and tokens."""
-        share_done = self.step / self.recipe.training.steps
+        share_done = self.step / self.recipe.training.known_steps
         sharing: dict[int, list[tuple[Role, Any]]] = {}
         tokens = 0.0
         for name, role in self.roles.items():
@@ -327,7 +332,7 @@ def measuring_once(measured_once: MeasuredOnce, stream: Any) -> Callable[[Stage]
         stage.sync_weights()
         measured_once.measure(
             stream,
-            steps=stage.recipe.training.steps,
+            steps=stage.recipe.training.known_steps,
             seed=derive_seed(stage.recipe.seed, stage.name),
             first_policy=stage.step == 0,
             record=partial(stage.folder.save_rollouts, stage=stage.name, step=stage.step, kind="once"),

@@ -23,7 +23,7 @@ CHECKPOINTS = "checkpoints"
 STAGES = "stages"
 FINAL = "final"
 TRAINED = "trained.json"
-"""In the model's folder of a stage, and in `final`: the stage's name and its steps."""
+"""In the model's folder of a stage, and in `final`: the stage's name, its steps, and its epochs if they were given."""
 LOCK = ".lock"
 
 Kind = Literal["train", "eval", "once"]

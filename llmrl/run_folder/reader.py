@@ -97,7 +97,11 @@ class RunReader:
 
     def trained_steps(self, stage: str) -> int | None:
         """The steps of the stage's model; None if it has none."""
-        return _trained(self.stage_model(stage)).get("steps")
+        return self.trained(stage, "steps")
+
+    def trained(self, stage: str, unit: str) -> int | None:
+        """The stage's length in steps or epochs; None without a model, and in epochs unless these were given."""
+        return _trained(self.stage_model(stage)).get(unit)
 
     def begun(self, stage: str) -> bool:
         """Whether the stage has a model, or a record of it."""

@@ -103,11 +103,12 @@ class RunFolder:
         pq.write_table(table_of(groups, stage=stage, step=step, kind=kind), partial_of(target))
         publish(target)
 
-    def publish_stage(self, stage: str, steps: int) -> None:
-        """Give the model that was written at the partial place of `stage_model` its name, and a note of its steps."""
+    def publish_stage(self, stage: str, steps: int, epochs: int | None = None) -> None:
+        """Give the model that was written at the partial place of `stage_model` its name, and a note of its length."""
         if self._writes:
             target = self.reader.stage_model(stage)
-            note = json.dumps({"stage": stage, "steps": steps}) + "\n"
+            length = {"steps": steps} | ({"epochs": epochs} if epochs else {})
+            note = json.dumps({"stage": stage, **length}) + "\n"
             (partial_of(target) / layout.TRAINED).write_text(note, encoding="utf-8")
             publish(target)
 

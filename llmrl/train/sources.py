@@ -107,7 +107,7 @@ class Rollouts(OfStream):
             self.stream,
             sample_groups=self.sample_groups,
             keep=self.keep,
-            count=self.rollout.prompts_per_step,
+            count=self.stream.coming(self.rollout.prompts_per_step),
             max_refills=self.rollout.max_refills,
             params=self.params(seed),
         )

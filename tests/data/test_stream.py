@@ -51,6 +51,19 @@ def test_resumed_equals_uninterrupted_whatever_the_sizes(count, seed, before, af
     assert ids(taken) == ids(whole)
 
 
+@given(counts, seeds, st.integers(1, 9), st.integers(1, 4))
+def test_whole_epochs_end_with_what_is_left(count, seed, size, epochs):
+    stream, crossing = (PromptStream(prompts(count), seed, whole_epochs=whole) for whole in (True, False))
+    steps = -(-count // size)
+    taken = []
+    for step in range(steps * epochs):
+        foretold = stream.coming(size)
+        taken.append(ids(stream.take(size)))
+        assert len(taken[-1]) == foretold == (count - size * (steps - 1) if step % steps == steps - 1 else size)
+    assert stream.epoch == epochs
+    assert [one for step in taken for one in step] == ids(crossing.take(count * epochs))
+
+
 def test_without_shuffle_the_order_is_the_rows_order():
     stream = PromptStream(prompts(3), seed=5, shuffle=False)
     assert ids(stream.take(5)) == ["train:0", "train:1", "train:2", "train:0", "train:1"]
