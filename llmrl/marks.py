@@ -74,6 +74,15 @@ def brings(*fields: str) -> Callable[[Function], Function]:
     return lambda function: _marked(function, "brings", fields)
 
 
+def grouped_by(groups: Callable[..., Any], *, joins_answers: bool = False) -> Callable[[Function], Function]:
+    """Marks a source of written completions by how it makes groups of a row's.
+
+    groups(prompt, written, author) returns a list of Group. joins_answers: its trajectories hold two answers each, so
+    that a model which reads them compares answers.
+    """
+    return lambda function: _marked(_marked(function, "groups", groups), "joins_answers", joins_answers)
+
+
 def gives_grades(count: int) -> Callable[[Function], Function]:
     """Marks a verifier whose scores carry a `grade`, one of 0 (the worst outcome) to count - 1 (the best).
 

@@ -94,6 +94,11 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     distinct = {id(piece): piece for piece in providers.values()}.values()
     faults += [fault for piece in distinct for fault in _unread_provider(piece, own)]
     faults = faults or [*refused(recipe, algorithm), *_source_faults(recipe, outside["source"])]
+    if source.mark("joins_answers") and (not algorithm.scores or algorithm.scores_tokens):
+        faults.append(
+            f"learn_from: {source.name} puts two answers into one text, which only a reward model of whole texts can "
+            f"compare; use preference_loss: bradley_terry, or learn_from: preferences"
+        )
     faults += written_by_faults(recipe, algorithm, outside["keep"], outside["allocate"])
     faults += _reward_faults(recipe)
     if faults:

@@ -26,17 +26,20 @@ TOKENS_AT_ONCE = 8192
 class FrozenScorer:
     """The reward model in a folder, on a GPU if there is one; several threads may call it.
 
-    of_tokens: it scores places within a text, such as the ends of steps. Raises RecipeError if the folder holds no such
-    reward model.
+    of_tokens: it scores places within a text, such as the ends of steps. of_pairs: it compares the two answers of a
+    text. Raises RecipeError if the folder holds no such reward model.
     """
 
-    def __init__(self, folder: Path, *, of_tokens: bool = False):
+    def __init__(self, folder: Path, *, of_tokens: bool = False, of_pairs: bool = False):
         if not (folder / "config.json").is_file():
             raise RecipeError(f"'{folder}' has no config.json; expected the folder of a trained reward model")
         config = AutoConfig.from_pretrained(str(folder))
         if not is_reward_model(config) or scores_tokens(config) != of_tokens:
             kind = "reward model of steps (a token classifier)" if of_tokens else "reward model of completions"
             raise RecipeError(f"'{folder}' holds {', '.join(config.architectures or ['none'])}, no {kind}")
+        if getattr(config, "compares_answers", False) != of_pairs:
+            found, wanted = [("scores single answers", "compares two answers")[n] for n in (not of_pairs, of_pairs)]
+            raise RecipeError(f"'{folder}' holds a model that {found}, expected one that {wanted}")
         self.tokenizer: Any = load_tokenizer(folder)
         self.separator: str | None = getattr(config, "step_separator", None)
         self._stops = stop_token_ids(self.tokenizer, config)
@@ -128,6 +131,6 @@ def speaks(tokenizer: Any, stops: Sequence[int], prompt: Prompt, token_ids: Sequ
 
 
 @lru_cache(maxsize=8)
-def frozen_scorer(folder: Path, *, of_tokens: bool = False) -> FrozenScorer:
+def frozen_scorer(folder: Path, *, of_tokens: bool = False, of_pairs: bool = False) -> FrozenScorer:
     """The one FrozenScorer of a folder in this process."""
-    return FrozenScorer(folder, of_tokens=of_tokens)
+    return FrozenScorer(folder, of_tokens=of_tokens, of_pairs=of_pairs)

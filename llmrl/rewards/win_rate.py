@@ -15,13 +15,14 @@ from llmrl.marks import asks_service
 from llmrl.pieces import Piece, PieceSpec, resolve
 from llmrl.rewards.judges import judge_pairwise
 from llmrl.rewards.opinions import Opinion, Pair, fault_of, opinions_of, score_difference
+from llmrl.rewards.preference_model import preference_model
 from llmrl.rewards.respondents import Respondent
 from llmrl.types import DATASET, PAST, POLICY, REFERENCE, Failure, Group, Score
 
 KEY = "rewards.win_rate.opinion"
 
 
-OPINIONS = {"judge_pairwise": judge_pairwise, "score_difference": score_difference}
+OPINIONS = {one.__name__: one for one in (judge_pairwise, score_difference, preference_model)}
 
 
 def _opinion(spec: PieceSpec) -> Any:
@@ -52,8 +53,9 @@ async def win_rate(
 
         r_i = mean over j != i of P(completion i is better than completion j),    mean of r over the group = 1/2
 
-    opinion: who says P: judge_pairwise, score_difference, or a function `module:function` of (a, b), which may also
-    take prompt and row, and returns a number from 0 to 1. Equal completions are a tie that nobody is asked about.
+    opinion: who says P: judge_pairwise, score_difference, preference_model, or a function `module:function` of (a, b),
+    which may also take prompt and row, and returns a number from 0 to 1. Equal completions are a tie that nobody is
+    asked about.
     chunk: compare within parts of the group of at most so many completions (one more where one would be alone), which
     costs n (chunk - 1) / 2 comparisons in place of n (n - 1) / 2. against: the policy's completions compete with those
     of these writers alone (rollout.written_by), and r is the sum of their win rates by these weights; a completion of

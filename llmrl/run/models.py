@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
@@ -102,6 +102,8 @@ def make_role(
     torch.manual_seed(recipe.seed)
     shared = algorithm.has_critic and recipe.critic.backbone == "shared"
     learner = _learner(recipe, name, algorithm, origin, ranks, device, owner, shared_critic=shared)
+    if algorithm.scores:
+        _note_use(learner.engine.model.inner.config, recipe, pieces)
     reference, moving = _reference(recipe, algorithm, origin, learner)
     past = _past(recipe, algorithm, origin, learner)
     critic = None
@@ -221,10 +223,16 @@ def _scorer_learner(
         seed=recipe.seed,
         gradient_checkpointing=training.gradient_checkpointing,
     )
-    if algorithm.scores_tokens:
-        cast(Any, lm).config.step_separator = recipe.data.train.separator  # which the saved model is read with
     scorer = Scorer(lm, padding_free=training.padding_free).train()
     return Learner(name, make_engine(training.strategy, scorer, training, device), training, ranks, loss_metric="loss")
+
+
+def _note_use(config: Any, recipe: Recipe, pieces: Pieces) -> None:
+    """Note in a reward model's config how what is saved of it has to be read."""
+    if pieces.algorithm.scores_tokens:
+        config.step_separator = recipe.data.train.separator
+    if pieces.source.mark("joins_answers"):
+        config.compares_answers = True
 
 
 def _critic_learner(recipe: Recipe, name: str, origin: Origin, ranks: Ranks, device: torch.device) -> Learner:

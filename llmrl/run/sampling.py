@@ -39,7 +39,7 @@ from llmrl.run.models import Origin, reference_folder
 from llmrl.train.held_out import HeldOut
 from llmrl.train.provide import for_allocation, while_gathering
 from llmrl.train.roles import Role
-from llmrl.train.sources import Source, compared_group
+from llmrl.train.sources import Source, compared_groups
 from llmrl.types import ACTOR, DATASET, REFERENCE
 
 
@@ -211,11 +211,14 @@ def make_source(
 
 
 def make_held_out(recipe: Recipe, prompts: LoadedPrompts, roles: Mapping[str, Role]) -> HeldOut:
-    """The held-out completions that the first role compares, if it is trained to prefer some."""
+    """The held-out completions that the first role judges, if it is trained to prefer some or to tell steps apart."""
     first = next(iter(recipe.by_role))
-    compares = first in roles and roles[first].algorithm.compares
-    held = [one for one in prompts.eval if one.id in prompts.comparisons][: recipe.evaluation.limit] if compares else []
-    groups = [compared_group(prompt, prompts.comparisons[prompt.id], first) for prompt in held]
+    if first not in roles or not roles[first].algorithm.compares:
+        return HeldOut()
+    written = prompts.solutions if roles[first].algorithm.scores_tokens else prompts.comparisons
+    held = [one for one in prompts.eval if one.id in written][: recipe.evaluation.limit]
+    grouped = roles[first].pieces.source.mark("groups") or compared_groups
+    groups = [group for prompt in held for group in grouped(prompt, written[prompt.id], first)]
     return HeldOut(groups, prompts.categories, recipe.rollout.prompts_per_step)
 
 

@@ -13,6 +13,7 @@ from llmrl.batch import Batch
 from llmrl.data.packing import pack
 from llmrl.evaluation.held_out_preferences import of_labels, of_pairs
 from llmrl.ops.shared.comparisons import compared
+from llmrl.ops.shared.steps import first_error_f1, first_error_shares, step_correct, step_verdicts
 from llmrl.train.preferences import pair_statistics
 from llmrl.train.roles import Role
 from llmrl.types import Group
@@ -40,8 +41,11 @@ class HeldOut:
 def compare(role: Role, held_out: HeldOut) -> dict[str, float]:
     """Metrics under eval/ of the role's implicit reward, for all rows and for each category; every rank calls it.
 
-    Completions of a row with different rewards are pairs; rows of a single one are compared with each other.
+    Completions of a row with different rewards are pairs; rows of a single one are compared with each other. Of a
+    reward model of steps, its verdicts on the steps.
     """
+    if role.algorithm.scores_tokens:
+        return _of_steps(role, held_out)
     reward = role.algorithm.implicit_reward
     pairs: dict[str, list[dict[str, Tensor]]] = defaultdict(list)
     singles: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
@@ -69,6 +73,28 @@ def compare(role: Role, held_out: HeldOut) -> dict[str, float]:
         prefix = f"eval/{name}/" if name else "eval/"
         metrics |= {prefix + key: value for key, value in found.items()}
     return metrics
+
+
+def _of_steps(role: Role, held_out: HeldOut) -> dict[str, float]:
+    """Metrics under eval/ of verdicts on labelled steps, for all rows and for each category."""
+    totals: dict[str, tuple[float, float]] = {}
+    for groups, batch in held_out.batches(role.name):
+        scores = role.learner.measure(batch, "scores")["scores"]
+        parts = [held_out.categories.get(group.prompt.id, "") for group in groups]
+        for name in dict.fromkeys(("", *parts)):
+            own = torch.tensor([not name or part == name for part in parts])[batch.group_ids]
+            verdicts = step_verdicts(scores[own], batch.turn_rewards[own])
+            agreed, labelled = step_correct(verdicts)[verdicts.labelled], verdicts.labelled
+            shares = first_error_shares(verdicts) | {"step_accuracy": (float(agreed.sum()), float(labelled.sum()))}
+            for key, share in shares.items():
+                metric = f"{name}/{key}" if name else key
+                totals[metric] = tuple(map(sum, zip(totals.get(metric, (0.0, 0.0)), share, strict=True)))  # pyright: ignore
+    means = {key: part / whole for key, (part, whole) in totals.items() if whole}
+    for name in dict.fromkeys(key.rpartition("/")[0] for key in list(means)):
+        prefix = f"{name}/" if name else ""
+        own_means = {key.removeprefix(prefix): value for key, value in means.items() if key.startswith(prefix)}
+        means |= {prefix + key: value for key, value in first_error_f1(own_means).items()}
+    return {f"eval/{key}": value for key, value in means.items()}
 
 
 def _measured(role: Role, batch: Batch, of: str) -> dict[str, Tensor]:

@@ -28,12 +28,22 @@ from typing import Any, Protocol
 
 from llmrl.data.stream import PromptStream
 from llmrl.data.written import Written
-from llmrl.marks import brings
+from llmrl.marks import brings, grouped_by
 from llmrl.pieces import Piece
 from llmrl.recipe import Rollout
 from llmrl.rollout.collect import Collected, Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams
 from llmrl.types import ACTOR, Group, Prompt
+
+
+def compared_group(prompt: Prompt, written: Sequence[Written], author: str) -> Group:
+    """A row's completions, as if `author` had given them, to compare with each other."""
+    return Group(prompt, [one.trajectory(prompt, author) for one in written], author)
+
+
+def compared_groups(prompt: Prompt, written: Sequence[Written], author: str) -> list[Group]:
+    """The one group of a row's completions."""
+    return [compared_group(prompt, written, author)]
 
 
 class Source(Protocol):
@@ -71,6 +81,33 @@ def preferences(
 ) -> Source:
     """The rows' completions with their rewards, to compare with each other."""
     return Preferences(stream, comparisons, rollout.prompts_per_step, author)
+
+
+def in_both_orders(prompt: Prompt, written: Sequence[Written], author: str) -> list[Group]:
+    """Each pair of a row's completions as a group of two trajectories, which hold both, one after the other.
+
+        chosen, then rejected      reward 1
+        rejected, then chosen      reward 0
+
+    So the Bradley-Terry model of a group is that of score(chosen, rejected) - score(rejected, chosen), which changes
+    its sign when the answers change places.
+    """
+    groups = []
+    for better in written:
+        for worse in (one for one in written if one.reward < better.reward):
+            orders = [(1.0, [*better.spans, *worse.spans]), (0.0, [*worse.spans, *better.spans])]
+            both = [Written(spans, reward).trajectory(prompt, author) for reward, spans in orders]
+            groups.append(Group(prompt, both, author))
+    return groups
+
+
+@grouped_by(in_both_orders, joins_answers=True)
+@brings("rewards")
+def answer_pairs(
+    stream: PromptStream, comparisons: Mapping[str, list[Written]], rollout: Rollout, author: str
+) -> Source:
+    """The rows' pairs, both answers in one trajectory, in both orders: for a model that compares answers."""
+    return Preferences(stream, comparisons, rollout.prompts_per_step, author, in_both_orders)
 
 
 @brings("turn_rewards")
@@ -137,14 +174,10 @@ class Preferences(OfStream):
     comparisons: Mapping[str, list[Written]]
     count: int
     author: str = ACTOR
+    groups: Callable[[Prompt, Sequence[Written], str], list[Group]] = compared_groups
 
     def collect(self, seed: int) -> Collected:
         taken = self.stream.take(self.count)
-        groups = [compared_group(prompt, self.comparisons[prompt.id], self.author) for prompt in taken]
+        groups = [group for prompt in taken for group in self.groups(prompt, self.comparisons[prompt.id], self.author)]
         lengths = [t.completion_tokens for group in groups for t in group.trajectories]
         return Collected(groups, {"completion_tokens": sum(lengths) / len(lengths)})
-
-
-def compared_group(prompt: Prompt, written: Sequence[Written], author: str) -> Group:
-    """A row's completions, as if `author` had given them, to compare with each other."""
-    return Group(prompt, [one.trajectory(prompt, author) for one in written], author)

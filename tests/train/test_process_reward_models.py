@@ -12,10 +12,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from training_cases import LAYOUTS, fixed_batch, make_recipe, record_gradients, role_of, tiny_scorer
 
 from llmrl.batch import Batch
+from llmrl.data.written import Span, Written
 from llmrl.errors import RecipeError
 from llmrl.resolve import resolve_pieces
+from llmrl.train.held_out import HeldOut, compare
 from llmrl.train.provide import provide
+from llmrl.train.sources import compared_group
 from llmrl.train.step import update
+from llmrl.types import Prompt
 
 DATA = {"train": {"path": "unused", "steps": "steps", "step_labels": "labels"}}
 STEPS = {"learn_from": "step_labels", "data": DATA, "rollout": {"group_size": 1}}
@@ -78,3 +82,27 @@ def test_a_process_reward_model_learns_the_mean_over_solutions_of_its_steps(sett
 def test_losses_of_steps_and_sources_of_steps_need_each_other(change, fault):
     with pytest.raises(RecipeError, match=fault):
         resolve_pieces(make_recipe(**(PROCESS | change)))
+
+
+def test_held_out_solutions_are_judged_step_by_step():
+    """Two categories of one solution each, and both together; scores by transformers' own forward."""
+    role, model = role_of(PROCESS), tiny_scorer(of_tokens=True).eval()
+    rows = {"a": ([5, 6], [[7, 8], [9]], [1.0, 0.0]), "b": ([4], [[3, 2], [1, 8, 9]], [1.0, 1.0])}
+    groups, agreed, found_first = [], {}, {}
+    for name, (asked, steps, labels) in rows.items():
+        prompt = Prompt(name, tuple(asked), "", {})
+        spans = [Span(step, reward=label) for step, label in zip(steps, labels, strict=True)]
+        groups.append(compared_group(prompt, [Written(spans)], "actor"))
+        scores = model(input_ids=torch.tensor([[*asked, *steps[0], *steps[1]]])).logits[0, :, 0]
+        ends = [len(asked) + len(steps[0]) - 1, len(asked) + len(steps[0]) + len(steps[1]) - 1]
+        said = [bool(scores[end] > 0) for end in ends]
+        agreed[name] = sum(one == (label > 0.5) for one, label in zip(said, labels, strict=True)) / 2
+        wanted = [label > 0.5 for label in labels]
+        found_first[name] = float([*said, False].index(False) == [*wanted, False].index(False))
+    metrics = compare(role, HeldOut(groups, {"a": "easy"}, at_once=1))
+    assert metrics["eval/step_accuracy"] == pytest.approx((agreed["a"] + agreed["b"]) / 2)
+    assert metrics["eval/easy/step_accuracy"] == agreed["a"]
+    assert metrics["eval/first_error_accuracy"] == metrics["eval/easy/first_error_accuracy"] == found_first["a"]
+    assert metrics["eval/error_free_accuracy"] == found_first["b"] and "eval/easy/error_free_accuracy" not in metrics
+    both = found_first["a"] * found_first["b"]
+    assert metrics["eval/first_error_f1"] == both and "eval/easy/first_error_f1" not in metrics
