@@ -14,7 +14,7 @@ def metrics_of(
     """Counts and means over each author's trajectories; the names of authors after the first begin with `author/`.
 
     An author without scored trajectories has counts alone, and one without trajectories has no metrics. What other
-    writers than the policy wrote counts among the failures alone.
+    writers than the policy wrote counts where the policy itself writes nothing, and among the failures.
     """
     found: dict[str, float] = {}
     for author in authors:
@@ -27,7 +27,8 @@ def metrics_of(
 
 def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[str, float]:
     failures = [t.failure for group in sampled for t in group.trajectories if t.failure]
-    scored = [t for group in sampled for t in group.trajectories if not t.failure and t.writer == POLICY]
+    every = [t for group in sampled for t in group.trajectories if not t.failure]
+    scored = [t for t in every if t.writer == POLICY] or every
     verdicts = [float(t.correct) for t in scored if t.correct is not None]
     lengths = [t.completion_tokens for t in scored]
     rewards = [t.reward for t in scored]

@@ -26,8 +26,9 @@ def divergence(role: Role, groups: Sequence[Group]) -> float:
 
 def is_measurable(recipe: Recipe, algorithm: Algorithm) -> bool:
     """Whether samples of an evaluation tell the divergence of a role: its reference can measure new rows, and samples
-    are drawn from whole distributions at the temperature at which models are compared."""
+    are drawn from whole distributions at the temperature at which models are compared. A reference with momentum is no
+    distribution."""
     rollout, settings = recipe.rollout, recipe.evaluation
-    compares = algorithm.has_reference and not recipe.reference.precompute
+    compares = algorithm.has_reference and not (recipe.reference.precompute or recipe.reference.momentum)
     whole = rollout.top_p == 1.0 and rollout.top_k is None
     return compares and whole and settings.temperature == rollout.temperature

@@ -91,3 +91,12 @@ def test_an_author_whose_trajectories_all_failed_has_counts_and_no_means():
 def test_an_author_who_never_wrote_has_no_metrics():
     groups = [Group(PROMPT, [wrote(ACTOR, 2, 1.0)]), Group(PROMPT, [], CRITIC)]
     assert not any(name.startswith("critic/") for name in metrics_of(groups, groups[:1], [ACTOR, CRITIC], 1.0))
+
+
+def test_other_writers_count_only_where_the_policy_writes_nothing():
+    own, other = wrote(ACTOR, 2, 1.0), wrote(ACTOR, 6, 0.0)
+    other.writer = "reference"
+    found = metrics_of([Group(PROMPT, [own, other])], [], [ACTOR], seconds=1.0)
+    assert (found["reward"], found["completion_tokens"]) == (1.0, 2.0)
+    alone = metrics_of([Group(PROMPT, [other])], [], [ACTOR], seconds=1.0)
+    assert (alone["reward"], alone["completion_tokens"]) == (0.0, 6.0)

@@ -174,8 +174,18 @@ def test_vllm_samples_the_same_after_a_kill(tmp_path):
     assert_a_kill_changes_nothing(tmp_path, settings, {"place": "reward", "after": ["rl", 2]}, command=True)
 
 
+OTHERS = (
+    "stages.rl.history={every: 1, kept: 2}",
+    "stages.rl.rollout.written_by={past_2: 1, reference: 1}",
+    "stages.rl.keep=own_completions",
+    "stages.rl.reference.every=1",
+    "stages.rl.regularizers.past_kl={weight: 0.3, period: 2}",
+)
+
+
 def test_two_processes_go_on_after_one_of_them_was_killed(tmp_path):
-    settings = ("model.lora=null", "training.strategy=deepspeed", "training.zero_stage=2", "--nproc", "2")
+    """And so do the earlier policies and the moving reference, which write half of every group."""
+    settings = ("model.lora=null", "training.strategy=deepspeed", "training.zero_stage=2", *OTHERS, "--nproc", "2")
     assert_a_kill_changes_nothing(tmp_path, settings, {"place": "loss", "after": ["rl", 3]}, command=True)
 
 
@@ -186,6 +196,7 @@ def test_a_critic_and_a_controller_go_on_after_a_kill(tmp_path):
         "stages.rl.critic.warmup_steps=1",
         "stages.rl.regularizers.entropy_window={weight: 0.5, low: 0.999, high: 1.001}",
         "stages.warm_start.training.steps=2",
+        *OTHERS,
     )
     kill = {"place": "loss", "after": ["rl", 3], "count": 2}
     runs = assert_a_kill_changes_nothing(tmp_path, settings, kill)
