@@ -14,7 +14,7 @@ from typing import Any
 import actor_critic_cases as actor_critic
 import pytest
 import torch
-from preference_cases import moved
+from preference_cases import moved, scored
 from training_cases import (
     GRPO,
     GSPO_KL,
@@ -138,6 +138,34 @@ def test_dpo_with_a_reference_that_moves_is_that_of_one_process(case, ranks):
         assert largest_difference(rank[case]["trained"], expected["trained"]) < 1e-4
     assert ranks[0][case]["metrics"] == ranks[1][case]["metrics"]
     assert largest_difference(ranks[0][case]["reference"], ranks[1][case]["reference"]) == 0.0
+
+
+@pytest.fixture(scope="module")
+def scored_alone() -> dict[str, dict[str, Any]]:
+    """A reward model in this process, with plain torch."""
+    found = {case: scored(lora=case == "scored_lora") for case in ("scored", "scored_lora")}
+    return found | {"scored_bf16": scored(lora=False, dtype="bf16")}
+
+
+@pytest.mark.parametrize("case", ["scored", "scored_lora", "scored_bf16"])
+def test_a_reward_model_is_that_of_one_process(case, ranks, scored_alone):
+    """In bf16 engines sum gradients in other orders and dtypes; see below."""
+    if case not in ranks[0]:
+        pytest.skip("not run with this engine")
+    expected, exact = scored_alone[case], case != "scored_bf16"
+    for rank in ranks:
+        for gradients, others in zip(rank[case]["gradients"], expected["gradients"], strict=True):
+            largest = max(float(gradient.abs().max()) for gradient in others.values())
+            assert largest > 0.5 and any("score" in name for name in others)
+            assert largest_difference(gradients, others) < (1e-5 if exact else 0.05) * max(1.0, largest)
+        for row, other in zip(rank[case]["metrics"], expected["metrics"], strict=True):
+            assert row == pytest.approx(other, **({"rel": 1e-4, "abs": 1e-5} if exact else {"rel": 0.05, "abs": 0.1}))
+        assert largest_difference(rank[case]["trained"], expected["trained"]) < (1e-4 if exact else 0.03)
+        assert largest_difference(rank[case]["weights"], expected["weights"]) < (1e-4 if exact else 0.03)
+        tolerance = {"abs": 1e-4 if exact else 0.05}
+        assert rank[case]["held_out"] == pytest.approx(expected["held_out"], **tolerance)
+    assert ranks[0][case]["metrics"] == ranks[1][case]["metrics"]
+    assert ranks[0][case]["held_out"] == ranks[1][case]["held_out"]
 
 
 def test_the_weights_are_whole_and_the_same_on_every_rank(ranks, alone):

@@ -14,7 +14,7 @@ from typing import Any
 
 import actor_critic_cases as actor_critic
 import torch
-from preference_cases import moved
+from preference_cases import moved, scored
 from training_cases import (
     GRPO,
     GSPO_KL,
@@ -45,8 +45,8 @@ ACTOR_CRITIC = {
 }
 
 
-MOVED = {"zero2", "zero3", "ddp", "fsdp"}
-"""The engines that train DPO with a reference that moves."""
+COMPARED = {"zero2", "zero3", "ddp", "fsdp"}
+"""The engines that train DPO with a reference that moves, and reward models."""
 
 
 def one_step(role: Any) -> dict[str, Any]:
@@ -119,10 +119,12 @@ def run_policy(name: str, ranks: Ranks) -> dict[str, Any]:
         "nan": refuses_nan(role(GRPO)),
         "bf16_nan": refuses_nan(role(GRPO, **bf16)),
     }
-    if name in MOVED:
-        found |= {
-            case: moved(lora=case == "moved_lora", ranks=ranks, **STRATEGIES[name]) for case in ("moved", "moved_lora")
-        }
+    if name in COMPARED:
+        of_rank = {"ranks": ranks, **STRATEGIES[name]}
+        for lora, ending in ((False, ""), (True, "_lora")):
+            found[f"moved{ending}"] = moved(lora=lora, **of_rank)
+            found[f"scored{ending}"] = scored(lora=lora, **of_rank)
+        found["scored_bf16"] = scored(lora=False, **of_rank, **bf16)
     if STRATEGIES[name]["strategy"] == "accelerate":
         pair = role(GRPO, **warm, **bf16), role(GRPO, **warm, **bf16)
         found["bf16_continued"] = continued(*pair, FOLDER / f"{name}-bf16")

@@ -7,35 +7,13 @@ from typing import Any
 import pytest
 import torch
 from by_hand import log_p_of
-from preference_cases import DPO, OFFLINE
+from preference_cases import ASKED, DPO, OFFLINE, REWARD_MODEL, ROWS, held_out
 from training_cases import make_algorithm, role_of, tiny_lm, tiny_scorer
 
 from llmrl.algorithm import ImplicitReward
-from llmrl.data.written import Span, Written
-from llmrl.train.held_out import HeldOut, compare
-from llmrl.train.sources import compared_group
-from llmrl.types import ACTOR, Prompt
+from llmrl.train.held_out import compare
 
-ROWS: dict[str, list[tuple[list[int], float]]] = {
-    "a": [([5, 6, 7], 1.0), ([8, 9], 0.0)],
-    "b": [([10, 4], 1.0), ([12, 13, 14, 3], 0.0)],
-    "c": [([20], 2.0), ([21, 22], 1.0), ([23, 24, 25], 0.0)],
-    "d": [([30, 31], 1.0)],
-    "e": [([32, 33, 34], 0.0)],
-}
-ASKED = {name: (2, 3 + place) for place, name in enumerate(ROWS)}
-CATEGORIES = {"a": "chat", "b": "chat", "c": "code", "d": "code"}
 PAIRS = [("a", 0, 1), ("b", 0, 1), ("c", 0, 1), ("c", 0, 2), ("c", 1, 2)]
-
-
-def held_out(at_once: int = 2) -> HeldOut:
-    groups = [
-        compared_group(
-            Prompt(name, ASKED[name], "", {}), [Written([Span(tokens)], reward) for tokens, reward in rows], ACTOR
-        )
-        for name, rows in ROWS.items()
-    ]
-    return HeldOut(groups, CATEGORIES, at_once)
 
 
 def log_p(lm: Any, name: str, number: int, *, mean: bool = False) -> float:
@@ -90,7 +68,7 @@ def test_a_reward_model_prefers_by_its_scores():
         return float(model(input_ids=torch.tensor([[*ASKED[name], *ROWS[name][number][0]]])).logits[0, 0].detach())
 
     margins = {(name, w, l): score(name, w) - score(name, l) for name, w, l in PAIRS}
-    role = role_of(OFFLINE | {"preference_loss": {"bradley_terry": {"weight": 1.0}}})
+    role = role_of(REWARD_MODEL)
     found = compare(role, held_out())
     assert found["eval/preference_margin"] == pytest.approx(sum(margins.values()) / 5, abs=1e-5)
     assert found["eval/preference_accuracy"] == pytest.approx(expected(margins))

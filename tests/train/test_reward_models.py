@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from by_hand import assert_close, naive_gradients, tokens_of
-from test_preferences import OFFLINE, PAIRS, preference_batch
+from preference_cases import OFFLINE, REWARD_MODEL, preference_batch
+from test_preferences import PAIRS
 from torch.nn.functional import logsigmoid
 from training_cases import LAYOUTS, make_recipe, record_gradients, role_of, tiny_scorer
 
@@ -16,8 +17,6 @@ from llmrl.marks import compares_all
 from llmrl.resolve import resolve_pieces
 from llmrl.train.provide import provide
 from llmrl.train.step import update
-
-REWARD_MODEL = OFFLINE | {"preference_loss": {"bradley_terry": {"weight": 1.0, "centring": 0.1}}}
 
 
 def score_of(model: Any, row: int) -> torch.Tensor:
