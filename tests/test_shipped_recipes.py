@@ -14,8 +14,10 @@ from reasoning_gym import create_dataset
 
 from llmrl.check import verifier
 from llmrl.recipe_file import load_plan
+from llmrl.run_folder.reader import RunReader
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+REWARD_MODELS = RECIPES.parent / "reward_models"
 NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"))
 FEWER = ["data.train.size=600"]  # all rows of a task are made by one rule, and to make them takes a while
 OFFLINE = {
@@ -24,6 +26,8 @@ OFFLINE = {
     "preference/generative_reward_model.yaml": FEWER,
     "preference/pairwise_judge.yaml": FEWER,
     "preference/self_judge.yaml": FEWER,
+    "preference/rlhf.yaml": [f"stages.{stage}.data.train.size=600" for stage in ("sft", "samples")],
+    "preference/smollm2_dpo.yaml": [],
     "quickstart.yaml": FEWER,
     "quickstart_dpo.yaml": FEWER,
     "rlvr_code/reasoning_gym_bf_grpo.yaml": [f"stages.{stage}.data.train.size=600" for stage in ("warm_start", "rl")],
@@ -44,6 +48,14 @@ GSM8K = [
     {"question": "A van costs $1,200, half off. What is paid?", "answer": "1200/2 = 600.\n#### 600"},
     {"question": "He sells 1,500 eggs twice. How many?", "answer": "1,500*2 = 3,000\n#### 3,000"},
 ]
+ULTRAFEEDBACK = {
+    "source": "sharegpt",
+    "prompt": "1+1?",
+    "chosen": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}],
+    "chosen-rating": 5.0,
+    "rejected": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "3"}],
+    "rejected-rating": 1.0,
+}
 CATS = {"question": "How many legs have 2 cats?", "answer": "#### 8"}
 MBPP = [
     {
@@ -112,6 +124,49 @@ def test_the_mbpp_recipe_passes_with_another_model_and_file():
     # the first assert, and no other, is shown to the model
     assert "tests such as:" in report
     assert "assert add(0)" not in report
+
+
+class TestRewardModels:
+    """The training recipes in reward_models/, and the card of what they train."""
+
+    def test_the_tiny_one_passes(self):
+        faults, report = checked(load_plan(REWARD_MODELS / "sums.yaml", FEWER), width=400)
+        assert faults == [] and "no faults, 0 warnings" in report
+
+    def test_the_one_of_a_hub_s_pairs_passes_with_another_model_and_file(self):
+        other = {**ULTRAFEEDBACK, "prompt": "2?", "source": "flan"}
+        other |= {side: [{"role": "user", "content": "2?"}, other[side][1]] for side in ("chosen", "rejected")}
+        overrides = elsewhere([ULTRAFEEDBACK] * 64, [other], chat=True)
+        overrides += ["rollout.max_prompt_tokens=512", "rollout.max_completion_tokens=512"]
+        faults, report = checked(load_plan(REWARD_MODELS / "ultrafeedback.yaml", overrides), width=400)
+        assert faults == []
+        assert "form: TRL conversational, explicit prompt" in report
+        assert "'[user]1+1?<eos>[assistant]'" in report and "'2<eos>' (2 tokens, reward 1)" in report  # asked once
+
+    def test_a_card_has_a_line_for_each_source(self, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(str(RECIPES.parent / "scripts"))
+        from reward_model_card import card  # pyright: ignore[reportMissingImports]
+
+        plan = load_plan(REWARD_MODELS / "sums.yaml", [f"run_dir={tmp_path}"])
+        (tmp_path / "recipe.yaml").write_text(plan.dump())
+        start = {
+            "started": "2026-01-01 00:00:00",
+            "command": ["llmrl", "train", "sums.yaml"],
+            "packages": {"torch": "2"},
+        }
+        (tmp_path / "environment.json").write_text(json.dumps({"starts": [start]}))
+        all_pairs = {"eval/pairs": 8.0, "eval/preference_accuracy": 0.75, "eval/brier_score": 0.2}
+        near = {"eval/near/pairs": 4.0, "eval/near/preference_accuracy": 0.5}
+        rows = [
+            {"stage": "train", "step": 100, "eval/pairs": 9.0},
+            {"stage": "train", "step": 400, **all_pairs, **near},
+        ]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        text = card(RunReader(tmp_path))
+        assert text.startswith("# sums\n") and "`llmrl train sums.yaml` on 2026-01-01" in text
+        assert "| loss | bradley_terry (margin 0, centring 0.01, label_smoothing 0) |" in text
+        assert "| budget | 400 steps of 64 prompts, learning rate 0.003, fp32, seed 0 |" in text
+        assert "| all | 8 | 0.750 | - | - | 0.200 | - |\n| near | 4 | 0.500 | - | - | - | - |" in text
 
 
 class TestBf:

@@ -188,7 +188,9 @@ class _Checker:
                 check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts)
             if recipe.training.steps != 0:
                 check_overlap(recipe.data, prompts, self.asked, report)
-                self.asked[name] = Asked.of(recipe.data, prompts)
+                read = any(self._writer_of(stage, later) == name for later, stage in self.plan.stages.items())
+                if recipe.trained or read:
+                    self.asked[name] = Asked.of(recipe.data, prompts)
         return prompts
 
     def _model(self, name: str, role: str, recipe: Recipe, pieces: Pieces | None, report: Report) -> ModelFound | None:
