@@ -96,6 +96,22 @@ def test_a_reference_costs_its_weights_unless_lora_has_its_base():
         assert [i.bytes for i in machine.reference(recipe, resolve_pieces(recipe).algorithm, SHAPE)] == expected
 
 
+def test_earlier_policies_cost_their_weights_and_a_model_that_computes_with_them():
+    anchored = {"regularizers": {"past_kl": {"weight": 0.1}}, "history": {"kept": 3}}
+    momentum = {"regularizers": {"kl_k3": {"weight": 0.1}}, "reference": {"every": 1, "momentum": 0.5}}
+    lora = {"model": {"path": "m", "lora": {}}}
+    parameters, trained = SHAPE.parameters * 4, SHAPE.trained * 4
+    for changes, expected in (
+        ({}, []),
+        (anchored, [4 * parameters]),
+        (anchored | lora, [3 * trained]),
+        (momentum, [2 * parameters]),  # besides the reference, which computes with them
+    ):
+        recipe = machine_recipe(**changes)
+        found = machine.earlier_policies(recipe, resolve_pieces(recipe).algorithm, SHAPE)
+        assert [item.bytes for item in found] == expected
+
+
 def test_activations_of_a_micro_batch():
     # a layer keeps 2 x (4 + 4 + 4) x 10 + 4 x 4 x (6 + 20) = 656 bytes a token, of 100 tokens in 3 layers
     # all logits, 100 x 2^20 x 4 bytes, are more than the 32 MiB that are kept and than a block of 4 MiB

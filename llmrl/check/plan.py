@@ -300,6 +300,9 @@ def _say_arithmetic(recipe: Recipe, samples: bool, prompts_in_train: int | None,
         steps = training.steps * training.updates_per_step * training.epochs_per_step
         text += f"; {training.steps} steps = {steps} optimizer steps"
     report.say("batch", text)
+    if samples and rollout.written_by:
+        others = ", ".join(f"{writer.count} by {name}" for name, writer in rollout.written_by.items())
+        report.say("", f"a prompt's {group} completions: {rollout.own_completions} by the policy, {others}")
     if not prompts_in_train:
         return
     more = "" if recipe.keep == "everything" else " or more, as `keep` drops some"
