@@ -33,12 +33,20 @@ def refused(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     return [fault for rule in (*RULES, momentum_faults) for fault in rule(recipe, algorithm)]
 
 
-def check_rows(recipe: Recipe, algorithm: Algorithm, rows: int, completions: Collection[int]) -> None:
-    """Raises RecipeError if no row has the pair that a preference loss compares, or if the last step of an epoch is too
-    small for a piece that compares its prompts.
+def check_rows(
+    recipe: Recipe, algorithm: Algorithm, rows: int, completions: Collection[int], components: int = 0
+) -> None:
+    """Raises RecipeError if no row has the pair that a preference loss compares, if rows lack a component for each head
+    of a loss of components, or if the last step of an epoch is too small for a piece that compares its prompts.
 
     rows: how many there are to train on. completions: how many written ones each has; none if nothing is written.
+    components: of each written completion's reward.
     """
+    if "reward_components" in algorithm.needs and not algorithm.samples and components != recipe.model.heads:
+        raise RecipeError(
+            f"model.heads: {recipe.model.heads}, but the rows say how good a completion is in {components} respects "
+            f"(data.train.components); give a head for each"
+        )
     pairless = [one.piece.name for one in algorithm.preference_loss if of_pairs(one.piece)]
     if pairless and completions and max(completions) < 2:
         raise RecipeError(

@@ -53,7 +53,7 @@ RowText = Annotated[str, AfterValidator(_no_lost_command)]
 
 QUESTION = "question"
 """The default column of what is asked."""
-COMPARED = ("chosen", "label", "completions")
+COMPARED = ("chosen", "label", "completions", "components")
 """The keys of which one says how the completions of a row are rewarded."""
 
 
@@ -120,6 +120,11 @@ class Rows(Strict):
         default=None, description="a list of completions, for learn_from: preferences; needs scores"
     )
     scores: RowText | None = Field(default=None, description="their scores, more is better; needs completions")
+    components: Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
+        default=None,
+        description="columns of numbers that say how good the completion is in several respects, or null; one for each "
+        "of model.heads",
+    )
     steps: RowText | None = Field(
         default=None, description="a list of a solution's steps, for learn_from: step_labels; needs step_labels"
     )
@@ -178,6 +183,8 @@ class Rows(Strict):
             raise ValueError("steps and step_labels need each other: a solution has a label for each step")
         if self.label is not None and self.completion is None:
             raise ValueError("label needs completion: it says whether that one is good")
+        if self.components is not None and self.completion is None:
+            raise ValueError("components needs completion: they say how good that one is")
         compared = [name for name in COMPARED if getattr(self, name) is not None]
         if len(compared) > 1:
             raise ValueError(f"{' and '.join(compared)} exclude each other: name the completions in one way")

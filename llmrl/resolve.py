@@ -87,7 +87,9 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     own = providers.keys() - BY_NAME.keys()
     brought = own | (algorithm.controllers.keys() - BY_KEY["controllers"].pieces.keys())
     tried = {name: piece for name, piece in algorithm.controllers.items() if name in algorithm.needs | brought}
-    sizes = {"outputs": recipe.critic.outputs, "rewards": len(trained_on(recipe)), "heads": recipe.model.heads}
+    written = recipe.data.train.components or range(recipe.model.heads)
+    parts = len(trained_on(recipe) if algorithm.samples else written)
+    sizes = {"outputs": recipe.critic.outputs, "rewards": parts, "heads": recipe.model.heads}
     sizes |= {"past": recipe.history.kept}
     faults += probe(algorithm.placed(), **sizes, provided=brought)
     faults += [fault for piece in tried.values() for fault in probe_controller(piece)]

@@ -185,7 +185,7 @@ class _Checker:
         with gathered(report.faults):
             prompts = check_data(recipe, found.origin, report)
             if pieces:
-                check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts)
+                check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts, prompts.components)
             if recipe.training.steps != 0:
                 check_overlap(recipe.data, prompts, self.asked, report)
                 read = any(self._writer_of(stage, later) == name for later, stage in self.plan.stages.items())

@@ -99,7 +99,7 @@ READERS = (
     Reader(("checkpoint.metric",), lambda r, p: r.checkpoint.keep_best and _evaluates(r, p),
            "no best checkpoint is kept"),
     Reader(("data.train.completion",), _reads_completion, "nothing imitates it"),
-    Reader(tuple(f"data.train.{name}" for name in ("chosen", "rejected", "label", "completions", "scores")),
+    Reader(tuple(f"data.train.{n}" for n in ("chosen", "rejected", "label", "completions", "scores", "components")),
            _reads_comparisons, "nothing compares them"),
     Reader(tuple(f"data.eval.{name}" for name in ("chosen", "rejected", "label", "completions", "scores")),
            lambda r, p: p.algorithm.compares or (r.data.eval is not None and r.data.eval.transform is not None),

@@ -37,6 +37,7 @@ class Form:
     gives: what its rows can be read for. columns: those that a row has; absent: those that make it another form.
     read: row -> the columns that the recipe's keys read; raises ValueError for a row that is not of the form.
     gathered: rows -> the rows that `read` takes, for forms in which an example is several rows.
+    components: the columns that say how good the completion is in several respects.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Form:
     read: Callable[[Row], Example]
     absent: tuple[str, ...] = ()
     gathered: Callable[[Sequence[Row]], list[Row]] = list
+    components: tuple[str, ...] = ()
 
     def fits(self, columns: Collection[str]) -> bool:
         return set(self.columns) <= set(columns) and not set(self.absent) & set(columns)
@@ -244,6 +246,7 @@ def _with_tools(row: Row, example: Example) -> Example:
 
 
 _PAIR = ("chosen", "rejected")
+_ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 FORMS = (
     Form("TRL messages", DEMONSTRATIONS, ("messages",), _conversation("messages"), ("label", "prompt")),
     Form("UltraChat, a prompt and the messages that begin with it", DEMONSTRATIONS, ("prompt", "messages"),
@@ -281,6 +284,8 @@ FORMS = (
          _help_steer("context", ("response1", "response2"), "overall_preference"), _PAIR),
     Form("llmrl's rollouts", COMPARISONS, ("prompt_id", "completion", "reward", "turns", "stop_reason"), _ranked,
          gathered=_sampled_groups),
+    Form("HelpSteer attributes", COMPARISONS, ("prompt", "response", *_ATTRIBUTES), _completion("prompt", "response"),
+         (*_PAIR, "completion"), components=_ATTRIBUTES),
     Form("verl", QUESTIONS, ("prompt", "reward_model"), _verl),
     Form("TRL {shape}, stepwise", SOLUTIONS, ("prompt", "completions", "labels"), stepwise),
     Form("PRM800K", SOLUTIONS, ("question", "label"), prm800k, ("prompt", "input")),

@@ -9,6 +9,7 @@ stop token included:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -73,6 +74,7 @@ class PromptBuilder:
         self._may_lack_answer = source.answer == DEFAULT_ANSWER and source.answer_after is None
         has_answer = source.answer is not None and (source.answer in columns or not self._may_lack_answer)
         self._answer = RowValue(cast(str, source.answer), columns, f"{key}.answer") if has_answer else None
+        self._components = {name: RowValue(name, columns, f"{key}.components") for name in source.components or ()}
         self._ends = [cast(str, tokenizer.decode([token])) for token in self.stop_token_ids]
         self._asked = of_every_row(rows, self._question, part, f"{key}.prompt")
         self.questions = [asked if isinstance(asked, str) else transcript(asked) for asked in self._asked]
@@ -115,6 +117,11 @@ class PromptBuilder:
         if "label" in values:
             reward = self._reward("label", reward_of_label, row, prompt.id)
             return [Written(self._following(prompt, values["completion"]), reward)]
+        if self._components:
+            parts = {name: self._component(value, row, prompt.id) for name, value in self._components.items()}
+            known = [part for part in parts.values() if not math.isnan(part)]
+            reward = sum(known) / len(known) if known else 0.0
+            return [Written(self._following(prompt, values["completion"]), reward, parts)]
         completions = self._list("completions", row, prompt.id)
         scores = self._reward("scores", lambda given: [reward_of_score(score) for score in given], row, prompt.id)
         if len(scores) != len(completions):
@@ -150,6 +157,14 @@ class PromptBuilder:
         if not isinstance(value, Sequence) or isinstance(value, str) or (len(value) == 0 and not empty):
             raise RecipeError(f"{self.key}.{name}: {place}: expected a list, got {short(value)}")
         return list(value)
+
+    def _component(self, value: RowValue, row: Row, place: str) -> float:
+        """A part of the row's reward; nan for null."""
+        found = value.value(row, place)
+        try:
+            return math.nan if found is None else reward_of_score(found)
+        except ValueError as error:
+            raise RecipeError(f"{value.key}: {place}: {error}") from None
 
     def _reward(self, name: str, read: Callable[[Any], Found], row: Row, place: str) -> Found:
         """The value that `read` gives for a column of labels or scores."""

@@ -62,6 +62,11 @@ class LoadedPrompts:
         return [len(self.comparisons[prompt.id]) for prompt in self.train if prompt.id in self.comparisons]
 
     @property
+    def components(self) -> int:
+        """In how many respects the training rows say how good a completion is."""
+        return len(self.sources["train"].components or ()) if "train" in self.sources else 0
+
+    @property
     def labels(self) -> dict[str, float]:
         """The rewards of rows with a single completion, by prompt id."""
         return {name: written[0].reward for name, written in self.comparisons.items() if len(written) == 1}
@@ -147,7 +152,7 @@ class _Part:
         if self.builder.question(prompt).strip() in self.asked_in_eval:
             return OVERLAP
         compared = self.builder.comparison(prompt) if self.source.compares else []
-        imitates = self.source.completion is not None and self.source.label is None
+        imitates = self.source.completion is not None and not (self.source.label or self.source.components)
         imitated = [self.builder.demonstration(prompt)] if imitates else []
         solved = self.builder.solutions(prompt) if self.source.steps is not None else []
         limit = self.max_completion_tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from llmrl.data.faulty_rows import of_every_row
 from llmrl.data.files import Row
@@ -47,7 +48,8 @@ def formed(source: Rows, rows: list[Row], part: str, gives: str | None) -> Forme
         raise RecipeError(f"{key}: none of the rows makes an example of {form.title}")
     examples = of_every_row(rows, partial(_example, form, key), part, key)
     held = dict.fromkeys(name for example in examples for name in example)
-    keys = {name: name if name in held else None for name in COLUMN_KEYS}
+    keys: dict[str, Any] = {name: name if name in held else None for name in COLUMN_KEYS}
+    keys["components"] = list(form.components) or None
     chat = source.chat or any(are_messages(value) for example in examples for value in example.values())
     if chat and "prompt" not in held:
         raise RecipeError(f"{key}.chat: true, but {form.title} of texts has no prompt to render")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmrl.errors import short
@@ -29,10 +29,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Written:
-    """A completion that a row brings: its spans of tokens, and its reward where it is compared."""
+    """A completion that a row brings: its spans of tokens, and its reward where it is compared, with the parts that it
+    is made of by name; nan for a part that is not known."""
 
     spans: list[Span]
     reward: float = 0.0
+    components: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def token_ids(self) -> list[int]:
@@ -44,7 +46,8 @@ class Written:
         turns = [
             Turn(author if span.trained else ENVIRONMENT, span.token_ids, reward=span.reward) for span in self.spans
         ]
-        return Trajectory(prompt, turns, reward=self.reward, stop_reason="stop", author=author, writer=DATASET)
+        known = {"reward": self.reward, "components": dict(self.components)}
+        return Trajectory(prompt, turns, "stop", author=author, writer=DATASET, **known)
 
 
 def reward_of_label(label: Any) -> float:

@@ -354,7 +354,7 @@ def _only_writer(folder: RunFolder, ranks: Ranks, *, overwrite: bool) -> Iterato
 def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -> LoadedPrompts:
     """The stage's prompts; raises RecipeError if a reward cannot score one that is graded, or use its gold answer."""
     prompts = load_stage_prompts(recipe, origin)
-    check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts)
+    check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts, prompts.components)
     for view in recipe.by_role.values():
         if view.rewards:
             rewards = Rewards.from_specs(view.rewards, workers=workers)

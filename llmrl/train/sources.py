@@ -75,7 +75,7 @@ def demonstrations(
     return Demonstrations(stream, demonstrations, rollout.prompts_per_step, author)
 
 
-@brings("rewards")
+@brings("rewards", "reward_components")
 def preferences(
     stream: PromptStream, comparisons: Mapping[str, list[Written]], rollout: Rollout, author: str
 ) -> Source:

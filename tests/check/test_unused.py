@@ -12,7 +12,7 @@ from rich.console import Console
 
 from llmrl.check.report import Report
 from llmrl.check.unused import READERS, ROWS_OF, Unused
-from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS
+from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, SOLUTIONS
 from llmrl.engines.catalogue import OWN_KEYS
 from llmrl.recipe import Training
 from llmrl.recipe_file import load_plan, method_recipe, methods
@@ -104,13 +104,19 @@ def test_a_setting_that_one_stage_reads_is_in_use(tmp_path):
     assert warnings_of(tmp_path, alone) == ["rollout.max_mismatch has no effect: it trains on no samples"]
 
 
+COLUMNS = {
+    DEMONSTRATIONS: {"completion"},
+    COMPARISONS: {"chosen", "rejected"},
+    SOLUTIONS: {"steps", "step_labels"},
+}
+
+
 def test_shipped_recipes_and_methods_set_nothing_in_vain():
     assert {str(path): warned(path) for path in RECIPES.rglob("*.yaml") if warned(path)} == {}
     found = {}
     for name in methods():
         unused, report, recipe = Unused(), Report(Console(file=io.StringIO())), method_recipe(name)
-        read = {DEMONSTRATIONS: {"completion"}, COMPARISONS: {"chosen", "rejected"}}.get(read_for(recipe) or "", set())
-        unread = dict.fromkeys({"completion", "chosen", "rejected"} - read)
+        unread = dict.fromkeys(set().union(*COLUMNS.values()) - COLUMNS.get(read_for(recipe) or "", set()))
         needed = recipe.data.train.model_copy(update=unread)
         data, rewards = (
             recipe.data.model_copy(update={"train": needed}),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 
 from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, FORMS, QUESTIONS, recognised
+from llmrl.data.packing import pack
 from llmrl.data.prompts import EQUAL, LONG_COMPLETION, LONG_PROMPT, LoadedPrompts, load_prompts
 from llmrl.errors import RecipeError
 from llmrl.models.loading import character_tokenizer
 from llmrl.recipe_rows import Data, Rows
+from llmrl.types import Group
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}"
@@ -136,6 +139,8 @@ ASKED = "<u>q<eos>\n<a>"
         ({"messages": QA, "label": 1}, "messages with label", ASKED, [("a<eos>", 1.0)]),
         ({"prompt": "q", "completions": ["a", "b", "c"], "scores": [1, 0.5, -2]}, "ranked completions", "q",
          [("a<eos>", 1.0), ("b<eos>", 0.5), ("c<eos>", -2.0)]),
+        ({"prompt": "q", "response": "a", "helpfulness": 4, "correctness": None, "coherence": 3, "complexity": 1,
+          "verbosity": 0}, "HelpSteer attributes", "q", [("a<eos>", 2.0)]),
         # a positive strength says that the second response is better
         ({"prompt": "q", "response_1": "bad", "response_2": "good", "preference_strength": 2}, "HelpSteer2 preference",
          "q", [("bad<eos>", 0.0), ("good<eos>", 2.0)]),
@@ -147,6 +152,17 @@ def test_comparisons(load, row, form, prompt, completions):
     loaded = load([row], COMPARISONS)
     assert loaded.forms == {"train": form}
     assert shown(loaded) == (prompt, completions)
+
+
+def test_components_of_a_completion(load):
+    rows = [{"prompt": "q", "response": "a", "help": {"score": 2}, "brief": None}]
+    loaded = load(rows, COMPARISONS, prompt="prompt", completion="response", components=["help.score", "brief"])
+    [written] = loaded.comparisons["train:0"]
+    assert written.components["help.score"] == written.reward == 2 and math.isnan(written.components["brief"])
+    batch = pack([Group(loaded.train[0], [written.trajectory(loaded.train[0], "actor")])], "actor")
+    assert batch.reward_components.nan_to_num(nan=9).tolist() == [[2, 9]] and loaded.components == 2
+    with pytest.raises(RecipeError, match=r"train.components: train:0: expected a finite number as score, got 'x'"):
+        load([rows[0] | {"brief": "x"}], COMPARISONS, prompt="prompt", completion="response", components=["brief"])
 
 
 def test_a_text_without_a_prompt_begins_with_the_tokenizer_s_own_first_token(load):

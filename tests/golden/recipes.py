@@ -76,6 +76,10 @@ OWN: dict[str, dict[str, Any]] = {
     "onpo": WINS,
     "spin": {"rewards": {"golden.pieces:low_digits": {"weight": 0.0}}, "reference": {"every": 2}},
     "spo_minimax": WINS,
+    "multi_objective_reward_model": {
+        "model": {"path": "start", "heads": 2},
+        "data": {"train": {**dict.fromkeys(WRITTEN[1:]), "components": ["size", "parity"]}},
+    },
     "process_reward_model": {
         "data": {
             "train": {
@@ -153,6 +157,8 @@ def lay_out(folder: Path) -> Path:
             "question": f"{a}+{b}=",
             "answer": str(a + b),
             "wrong": f"{b}{a}",  # of another length
+            "size": (a + b) / 10,
+            "parity": None if a == 3 else (a + b) % 2,
             "steps": [f"{b}+{a}", str(a + b if a < b else a)],
             "labels": [0.75, a < b],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -90,3 +91,25 @@ def test_in_bf16_scores_are_computed_in_fp32():
 def test_a_policy_and_a_reward_model_are_not_trained_at_once(change, fault):
     with pytest.raises(RecipeError, match=fault):
         resolve_pieces(make_recipe(**(REWARD_MODEL | change)))
+
+
+NAN = math.nan
+COMPONENTS = torch.tensor([[0.5, 1.0], [NAN, 0.0], [2.0, NAN], [1.0, 1.0], [0.0, 2.0], [9.0, 9.0], [1.0, 0.0]])
+
+
+def test_each_head_learns_its_component_where_it_is_known():
+    """The mean over the six completions that have tokens; the row without tokens has none."""
+    data = {"train": {"path": "unused", "completion": "good", "components": ["a", "b"]}}
+    pieces = {"learn_from": "preferences", "data": data, "model": {"path": "unused", "heads": 2}}
+    role = role_of(pieces | {"preference_loss": {"component_regression": {"weight": 1.0}}, "rewards": {}})
+    gradients = record_gradients(role.learner.engine)
+    batch = preference_batch().with_(reward_components=COMPONENTS)
+    metrics = update(role, provide(role, batch), seed=0)
+    model = tiny_scorer(2)
+    expected = torch.zeros(())
+    for row in (0, 1, 2, 3, 4, 6):
+        token_ids = batch.token_ids[row : row + 1, : tokens_of(LAYOUTS[row])[-1] + 1]
+        known = COMPONENTS[row].isfinite()
+        expected = expected + (model(input_ids=token_ids).logits[0] - COMPONENTS[row])[known].square().sum() / 6
+    assert_close(gradients[-1], naive_gradients(model, expected))
+    assert metrics["loss"] == pytest.approx(expected.item(), rel=1e-5)
