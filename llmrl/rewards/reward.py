@@ -46,9 +46,10 @@ def _run_settings(
     retries: NonNegativeInt = 1,
     rows: dict[str, Any] | None = None,
     columns: dict[str, str] | None = None,
+    function: str | None = None,
 ) -> dict[str, Any]:
     """The settings that every reward has in addition to its function's own, as fields of a Reward."""
-    run = {"weight": weight, "deadline_seconds": deadline_seconds, "retries": retries}
+    run = {"weight": weight, "deadline_seconds": deadline_seconds, "retries": retries, "function": function}
     return run | {"rows": rows or {}, "column_of": columns or {}}
 
 
@@ -62,6 +63,7 @@ RUN_SETTINGS = tuple(inspect.signature(_run_settings).parameters)
 class Reward:
     """A reward function with its settings, and how it is run: `retries` more attempts after a failed one.
 
+    name: the recipe's, which metrics have; function: the name of the function, where that is another one.
     rows: by column, or path into one, the value or the list of values of the rows that it scores; default: all rows.
     column_of: by parameter the column, or path into one, that it stands for; default: the column of its name.
     """
@@ -73,6 +75,7 @@ class Reward:
     retries: int = 1
     rows: Mapping[str, Any] = field(default_factory=dict)
     column_of: Mapping[str, str] = field(default_factory=dict)
+    function: str | None = None
 
     @functools.cached_property
     def convention(self) -> Convention:
@@ -116,7 +119,8 @@ class Reward:
     @property
     def module(self) -> str:
         """The module that a process must import to run the function."""
-        return self.name.partition(":")[0] if ":" in self.name else self.piece.function.__module__
+        called = self.function or self.name
+        return called.partition(":")[0] if ":" in called else self.piece.function.__module__
 
     @property
     def of_rows(self) -> tuple[str, ...]:
@@ -240,10 +244,11 @@ class Reward:
         """The reward that a recipe's line names; raises RecipeError naming the key and the nearest valid one."""
         own = {key: value for key, value in settings.items() if key not in RUN_SETTINGS}
         run = {key: value for key, value in settings.items() if key in RUN_SETTINGS}
-        _check_names(name, own)
-        function = find(name, REWARDS, key=KEY, what="reward")
-        piece = bind(name, function, own, key=KEY, data=data_of(function, own))
         common = bind(name, _run_settings, run, key=KEY).settings
+        called = _function_of(name, common.get("function"))
+        _check_names(name, called, own)
+        function = find(called, REWARDS, key=KEY if called == name else f"{KEY}.{name}.function", what="reward")
+        piece = bind(name, function, own, key=KEY, data=data_of(function, own))
         default = {
             "deadline_seconds": getattr(piece.function, "deadline_seconds", cls.deadline_seconds),
             "retries": 0 if piece.mark("service") else cls.retries,
@@ -258,10 +263,23 @@ class Reward:
         return reward
 
 
-def _check_names(name: str, own: Mapping[str, Any]) -> None:
+def _function_of(name: str, function: str | None) -> str:
+    """The function of a reward; raises RecipeError for a name of the recipe's own that metrics cannot have, or that is
+    another function's."""
+    if function is None or function == name:
+        return name
+    if name in REWARDS or not name.strip() or set(":/") & set(name):
+        raise RecipeError(
+            f"{KEY}.{name}.function: {function}, but '{name}' is no name of your own: expected one that no reward has, "
+            f"without ':' and '/'"
+        )
+    return function
+
+
+def _check_names(name: str, called: str, own: Mapping[str, Any]) -> None:
     """Raises RecipeError for a misspelt common setting, and for a setting with the name of a common one."""
     try:
-        function = pkgutil.resolve_name(name) if ":" in name else REWARDS[name]
+        function = pkgutil.resolve_name(called) if ":" in called else REWARDS[called]
         parameters = inspect.signature(function).parameters.values()
         data = data_of(function, own)
     except Exception:  # a user's module may raise anything; find says what is wrong

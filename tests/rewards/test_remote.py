@@ -55,6 +55,21 @@ async def failure(workers, url: str, **settings) -> Failure:
     return found
 
 
+def test_two_servers_are_two_rewards(workers):
+    async def main() -> list[float]:
+        async with (
+            scripted(status(200, {"scores": [1.0, 2.0]})) as helpful,
+            scripted(status(200, {"scores": [-1.0, 4.0]})) as harmless,
+        ):
+            specs = {
+                "helpful": {"function": "remote_score", "url": helpful.url},
+                "harmless": {"function": "remote_score", "url": harmless.url, "weight": 0.5},
+            }
+            return await scored(workers, group("3", "4"), **specs)
+
+    assert asyncio.run(main()) == [0.5, 4.0]
+
+
 def test_the_served_models_scores_reach_the_trajectories(workers, tmp_path):
     folder = make_reward_model(tmp_path)
     model = ServedModel(folder)

@@ -72,6 +72,20 @@ def test_weighted_sum_of_values(workers):
     assert rewards.weights == {HOSTILE + "length": 0.5, HOSTILE + "is_yes": 10.0}
 
 
+def test_one_function_may_be_several_rewards_with_names_of_their_own(workers):
+    specs = {
+        "brackets": {"function": "format_pattern", "pattern": "<.*>"},
+        "digits": {"function": "format_pattern", "pattern": r"\d+", "weight": 0.5},
+        "length": {"function": HOSTILE + "length", "weight": 0.1},
+        HOSTILE + "length": {"weight": 0.0},
+    }
+    rewards, one = Rewards.from_specs(specs, workers=workers), group("<1>", "23")
+    score(rewards, one)
+    assert [list(trajectory.scores) for trajectory in one.trajectories] == [list(specs)] * 2
+    assert [trajectory.reward for trajectory in one.trajectories] == pytest.approx([1 + 0.3, 0.5 + 0.2])
+    assert rewards.weights == {"brackets": 1.0, "digits": 0.5, "length": 0.1, HOSTILE + "length": 0.0}
+
+
 def test_weight_zero_is_scored_and_counts_nothing(workers):
     rewards = from_specs(workers, length={"weight": 0}, is_yes=None)
     one = group("yes")
@@ -303,6 +317,16 @@ def test_required_columns_and_a_missing_one(workers):
         ({"no_such_module:f": None}, "cannot import 'no_such_module:f'"),
         ({HOSTILE + "takes_weight": {"weight": 1}}, "its setting 'weight' has the name of one that every reward"),
         ({HOSTILE + "group_and_more": None}, "group must be alone"),
+        (
+            {"mine": {"function": "math_verifyer"}},
+            "rewards.mine.function: no reward named 'math_verifyer'; did you mean 'math_verifier'?",
+        ),
+        ({"mine": {"function": "math_verifier", "extrct": "boxed"}}, "rewards.mine: no setting 'extrct'"),
+        (
+            {"format_pattern": {"function": "math_verifier"}},
+            "rewards.format_pattern.function: math_verifier, but 'format_pattern' is no name of your own",
+        ),
+        ({"a/b": {"function": "math_verifier"}}, "expected one that no reward has, without ':' and '/'"),
     ],
 )
 def test_faults_name_the_key_and_the_nearest(workers, specs, expected):
