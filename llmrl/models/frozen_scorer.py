@@ -54,20 +54,21 @@ class FrozenScorer:
         """The tokens of a prompt and its completion, and the number of the prompt's.
 
         They are the policy's own tokens, as in training, if this tokenizer gives the same to the same texts; else the
-        prompt's messages, or its text, and the completion are rendered anew and closed by the end-of-sequence token.
+        prompt's messages, or its text, and the completion are rendered anew. A completion that was cut short, or ended
+        by a stop string, is closed as those are that the model was trained on: by the token that ends a turn.
 
         text: None for an episode of several turns, of which there is no other rendering than its tokens. Raises
         ValueError if such an episode was told in another tokenizer's tokens.
         """
         if self.speaks(prompt, token_ids, text):
-            return [*prompt.token_ids, *token_ids], len(prompt.token_ids)
+            ended = bool(token_ids) and token_ids[-1] in self._stops
+            closing = [] if ended else [self._closing(prompt)]
+            return [*prompt.token_ids, *token_ids, *closing], len(prompt.token_ids)
         if text is None:
             raise ValueError("an episode of several turns is scored by its tokens, which this model reads otherwise")
         conversation, before = self._asked(prompt)
         said = text if conversation is None else conversation.answer({"role": "assistant", "content": text})
-        after = self.tokenizer.encode(said, add_special_tokens=False)
-        ends = [place for place, token in enumerate(after) if token in self._stops]
-        return before + (after[: ends[0] + 1] if ends else [*after, self.tokenizer.eos_token_id]), len(before)
+        return before + self._ended(said), len(before)
 
     def step_row(self, prompt: Prompt, steps: Sequence[str], separator: str) -> tuple[list[int], list[int]]:
         """The tokens of a prompt and the steps of its answer, as in training, and the place of each step's end."""
@@ -104,6 +105,19 @@ class FrozenScorer:
             wanted[row, own] = True
         found = self._model(token_ids, mask.to(self._device), wanted.to(self._device))["scores"]
         return [found[row, own].tolist() for row, own in enumerate(places)]
+
+    def _ended(self, said: str) -> list[int]:
+        """The tokens of an answer up to the first that ends a turn, which is added if there is none."""
+        after = self.tokenizer.encode(said, add_special_tokens=False)
+        ends = [place for place, token in enumerate(after) if token in self._stops]
+        return after[: ends[0] + 1] if ends else [*after, self.tokenizer.eos_token_id]
+
+    def _closing(self, prompt: Prompt) -> int:
+        """The token that ends an answer to the prompt."""
+        conversation, _ = self._asked(prompt)
+        return self._ended("" if conversation is None else conversation.answer({"role": "assistant", "content": "0"}))[
+            -1
+        ]
 
     def _asked(self, prompt: Prompt) -> tuple[Conversation | None, list[int]]:
         """The prompt in this tokenizer's own tokens, and its conversation if it is one."""

@@ -71,6 +71,21 @@ def test_tokens_that_the_model_reads_otherwise_are_rendered_anew(folders):
     assert scored(chat, path=str(folders[0])) == pytest.approx(by_transformers(folders[0], told), abs=1e-4)
 
 
+def test_a_completion_that_was_cut_short_is_closed_before_it_is_scored(folders):
+    """As one in another tokenizer's tokens is, and by `llmrl serve`; an answer that ends is left as it is."""
+    tokenizer = frozen_scorer(folders[0]).tokenizer
+    cut = group_of(tokenizer, ANSWERS)
+    for one in cut.trajectories[:2]:
+        one.turns[0].token_ids.pop()
+        one.stop_reason = "length"
+    expected = by_transformers(folders[0], [f"1+2={one}<eos>" for one in ANSWERS])
+    assert scored(cut, path=str(folders[0])) == pytest.approx(expected, abs=1e-4)
+    chat = group_of(tokenizer, ["3"], messages=MESSAGES, text="<user>1+2=<assistant>")
+    chat.trajectories[0].turns[0].token_ids.pop()
+    told = by_transformers(folders[0], ["<user>1+2=<assistant>3<eos>"])
+    assert scored(chat, path=str(folders[0])) == pytest.approx(told, abs=1e-4)
+
+
 def test_several_models_are_made_into_one_reward(folders):
     tokenizer = frozen_scorer(folders[0]).tokenizer
     paths = [str(folder) for folder in folders]
