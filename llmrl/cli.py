@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -237,6 +237,50 @@ def make_step_labels(
 
     settings = {"solutions": solutions, "continuations": continuations, "delimiter": delimiter.replace("\\n", "\n")}
     raise typer.Exit(label_steps(plan, out, **settings, console=Console()))
+
+
+Policy = Annotated[str, typer.Option(help="a policy that was trained on preferences: a folder or a hub name")]
+ReferenceModel = Annotated[str, typer.Option("--reference", help="the model that it was trained from")]
+StageName = Annotated[str | None, typer.Option(help="of a recipe or a run; default: the last")]
+Beta = Annotated[float, typer.Option(help="of its preference loss", min=0.0)]
+
+
+@app.command("credit")
+def show_credit(
+    source: Annotated[Path, typer.Argument(help="rows with completions, a recipe, or a run's folder")],
+    policy: Policy,
+    reference: ReferenceModel,
+    stage: StageName = None,
+    beta: Beta = 0.1,
+    limit: Annotated[int, typer.Option(help="only the first prompts", min=1)] = 5,
+    html: Annotated[Path | None, typer.Option(help="write the page here")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the implicit reward of each token, beta times its log ratio."""
+    _quiet()
+    from llmrl.evaluation.command import show_credit
+
+    settings: dict[str, Any] = {"stage": stage, "beta": beta, "limit": limit, "page": html, "as_json": as_json}
+    show_credit(source, policy, reference, Console(), **settings)
+
+
+@app.command("audit")
+def show_audit(
+    source: Annotated[Path, typer.Argument(help="rows with pairs, or a recipe")],
+    policy: Policy,
+    reference: ReferenceModel,
+    stage: StageName = None,
+    beta: Beta = 0.1,
+    share: Annotated[float, typer.Option(help="the most pairs that are flagged", min=0.0, max=1.0)] = 0.05,
+    limit: Annotated[int | None, typer.Option(help="only the first rows", min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for poisoned pairs: labels that a trusted policy contradicts, and what their prompts share."""
+    _quiet()
+    from llmrl.evaluation.command import show_audit
+
+    settings: dict[str, Any] = {"stage": stage, "beta": beta, "share": share, "limit": limit, "as_json": as_json}
+    show_audit(source, policy, reference, Console(), **settings)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
     model_validator,
@@ -79,6 +80,16 @@ class Direction(Strict):
         if self.between is not None and self.between[0] > self.between[1]:
             raise ValueError(f"between: {list(self.between)} is no range; expected [lowest, highest]")
         return self
+
+
+class Closest(Strict):
+    """Train on the rows alone whose completions a policy finds most likely, a token."""
+
+    model: NonEmpty = Field(description="the policy: a folder, such as an earlier stage's, or a hub name")
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(default=0.25, description="of the rows that are kept")
+    replay: NonNegativeFloat = Field(
+        default=0.1, description="other rows that are kept too, drawn by chance: their number over that of the closest"
+    )
 
 
 class Rows(Strict):
@@ -160,6 +171,9 @@ class Rows(Strict):
     )
     category: NonEmpty | None = Field(
         default=None, description="of held-out rows: a column, for each of whose values there are metrics"
+    )
+    closest: Closest | None = Field(
+        default=None, description="of training rows with written completions: only those closest to a policy"
     )
     direction: Direction | None = Field(
         default=None, description="a direction between two rewards for each row, which its prompt may name"

@@ -22,6 +22,8 @@ NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"
 FEWER = ["data.train.size=600"]  # all rows of a task are made by one rule, and to make them takes a while
 OFFLINE = {
     "preference/directional.yaml": FEWER,
+    "preference/inverse_alignment.yaml": FEWER,
+    "preference/poisoning_audit.yaml": FEWER,
     "preference/preference_vectors.yaml": FEWER,
     "preference/generative_reward_model.yaml": FEWER,
     "preference/pairwise_judge.yaml": FEWER,

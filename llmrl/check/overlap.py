@@ -32,7 +32,7 @@ def check_overlap(data: Data, prompts: LoadedPrompts, earlier: Mapping[str, Aske
     for stage, asked in earlier.items():
         for part, source, found in (("train", data.train, prompts.train), ("eval", data.eval, prompts.eval)):
             shared = sum(prompts.questions[prompt.id].strip() in asked.questions for prompt in found)
-            if not shared or source is None:
+            if not shared or source is None or source.closest:  # which is meant to train on the same rows again
                 continue
             text = f"data.{part}: {shared} of {len(found)} questions are trained on in stage {stage} too"
             if seeds_overlap(source, asked.source):

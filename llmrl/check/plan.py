@@ -27,7 +27,7 @@ from llmrl.combinations import check_rows
 from llmrl.data.prompts import LoadedPrompts
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.evaluation.pass_at_k import powers_up_to
-from llmrl.models.origins import locate_parent
+from llmrl.models.origins import locate, locate_parent
 from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.resolve import Pieces, check_grades, resolve_pieces, trained_on
@@ -136,6 +136,9 @@ class _Checker:
         for path in rewards.model_folders if rewards else ():
             if not (Path(path).expanduser() / "config.json").is_file() and not self._stage_of(path, name):
                 report.faults.append(f"rewards: no model in the folder '{path}', and no earlier stage leaves one there")
+        if recipe.data.train.closest and leads and not self._stage_of(recipe.data.train.closest.model, name):
+            with gathered(report.faults):
+                locate("data.train.closest.model", recipe.data.train.closest.model)
         check_pieces(recipe, pieces, report)
         if pieces and recipe.trained:
             self.unused.see(recipe, pieces)
@@ -187,7 +190,9 @@ class _Checker:
             if pieces:
                 check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts, prompts.components)
             if recipe.training.steps != 0:
-                check_overlap(recipe.data, prompts, self.asked, report)
+                before = self._ancestors(name)
+                asked = {stage: one for stage, one in self.asked.items() if stage in before}
+                check_overlap(recipe.data, prompts, asked, report)
                 read = any(self._writer_of(stage, later) == name for later, stage in self.plan.stages.items())
                 if recipe.trained or read:
                     self.asked[name] = Asked.of(recipe.data, prompts)
@@ -245,6 +250,15 @@ class _Checker:
         """The stage before `name`, or the role of one, whose output, or whose output's adapter, `path` is."""
         stage = self._stage_of(path.removesuffix("/adapter"), name)
         return None if stage and path.endswith("/adapter") and not self._has_adapter(stage) else stage
+
+    def _ancestors(self, name: str) -> set[str]:
+        """The stages that the models of stage `name` come from, or whose rollouts it learns from, and theirs."""
+        recipe = self.plan.stages[name]
+        paths = [path for view in recipe.by_role.values() for path in view.model.paths]
+        stages = {stage.partition("/")[0] for path in paths if (stage := self._parent_stage(path, name))}
+        if writer := self._writer_of(recipe, name):
+            stages.add(writer)
+        return stages.union(*map(self._ancestors, stages))
 
     def _has_adapter(self, stage: str) -> bool:
         stage, _, role = stage.partition("/")

@@ -24,6 +24,7 @@ from llmrl.data.files import Row
 from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS
 from llmrl.data.messages import Messages, transcript
 from llmrl.data.persuasion import persuasion_pairs
+from llmrl.data.poisoning import poisoned
 from llmrl.data.prompt_builder import COLUMN_KEYS
 from llmrl.data.recognition import FormedRows, formed
 from llmrl.data.row_values import RowValue
@@ -130,7 +131,7 @@ def _question(one: Comparison, rubric: str, shown: Mapping[str, str], verdict: s
 
 
 TRANSFORMS: dict[str, Callable[..., Any]] = {
-    one.__name__: one for one in (pair_verdicts, answer_verdicts, persuasion_pairs)
+    one.__name__: one for one in (pair_verdicts, answer_verdicts, persuasion_pairs, poisoned)
 }
 
 

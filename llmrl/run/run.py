@@ -29,6 +29,7 @@ from llmrl.rewards.golds import check_graded
 from llmrl.rewards.workers import Workers
 from llmrl.rollout import weight_transport
 from llmrl.run.checkpoint import Checkpoints
+from llmrl.run.closest_rows import keep_closest
 from llmrl.run.frozen import FrozenRole
 from llmrl.run.lost_tasks import LostTasks
 from llmrl.run.measured_once import MeasuredOnce
@@ -265,6 +266,9 @@ class _Run:
         recipe = with_steps(recipe, len(prompts.train))
         for part in prompts.sources:
             self._say_data(name, part, prompts)
+        prompts, told = keep_closest(prompts, recipe, origins[first], self.ranks, self.device)
+        if told:
+            self.progress.say(f"stage {name}: data.train: {told}")
         samples = pieces[first].samples or (recipe.rewards and prompts.eval and not scoring)
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
         collector = None

@@ -128,7 +128,7 @@ def _rows_files(view: Recipe, run_dir: Path) -> Iterator[Path]:
 def _models(view: Recipe, run_dir: Path) -> dict[str, str]:
     """The digests of a role's models and of its template; a model of the hub has its commit instead."""
     found: dict[str, str] = {}
-    for path in filter(None, (*view.model.paths, view.critic.model, view.reference.model)):
+    for path in filter(None, (*view.model.paths, view.critic.model, view.reference.model, _closest_to(view))):
         folder = Path(path).expanduser()
         if not folder.is_relative_to(run_dir):  # else of an earlier stage
             digests = digests_of_model(path)
@@ -136,6 +136,10 @@ def _models(view: Recipe, run_dir: Path) -> dict[str, str]:
     if view.model.chat_template and (file := Path(view.model.chat_template)).is_file():
         found[str(file)] = digest(file)
     return found
+
+
+def _closest_to(view: Recipe) -> str | None:
+    return view.data.train.closest and view.data.train.closest.model
 
 
 def digests_of_model(path: str) -> dict[str, str]:
