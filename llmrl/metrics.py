@@ -319,6 +319,12 @@ PENALTIES = (
         "nats per token",
         format=".4f",
     ),
+    Metric(
+        "kl_full",
+        "The regularizer's mean: KL(policy || reference) over the whole vocabulary.",
+        "nats per token",
+        format=".4f",
+    ),
     Metric("proximal_kl", "The regularizer's mean: the distance to the old policy.", "nats per token", format=".4f"),
     Metric("<file>:<function>", "The mean of a regularizer of your own."),
     Metric("control/<controller>", "The number that a controller gives the next step."),

@@ -12,6 +12,8 @@ from llmrl.types import REFERENCE
 
 OF_PAST = frozenset(field.name for field in FIELDS if field.by == PAST)
 """Fields that only earlier policies give."""
+OF_HIDDEN = frozenset(field.name for field in FIELDS if "ref_hidden" in field.compared_with)
+"""Fields that are made of a reference's hidden states."""
 NO_MIXTURE = "{engine} computes with one model at each token; use rollout.engine: transformers, or leave share out"
 
 
@@ -59,5 +61,5 @@ def momentum_faults(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         )
     if settings.model is not None:
         yield "reference.momentum: the policy's moves alone are extrapolated; leave reference.model out"
-    if "ref_kl" in algorithm.needs:
-        yield "reference.momentum: extrapolates log-probabilities, but a piece reads ref_kl; leave one of the two out"
+    for name in sorted(OF_HIDDEN & algorithm.needs):
+        yield f"reference.momentum: extrapolates log-probabilities, but a piece reads {name}; leave one of the two out"

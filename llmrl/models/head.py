@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,8 @@ from llmrl.ops.shared.logprobs import divergences, entropies, log_probabilities,
 LOGIT_BYTES_PER_SLICE = 64 * 2**20
 TOP_TOKENS = 8
 TOP = frozenset({"old_top_ids", "old_top_logprobs"})
+REF_KL, POLICY_KL = "ref_kl", "policy_kl"
+DIVERGENCES = frozenset({REF_KL, POLICY_KL})
 
 
 def scaling_of(config: Any, temperature: float) -> Scaling:
@@ -45,18 +47,19 @@ class Head:
         self, hidden: Tensor, targets: Tensor, wanted: frozenset[str], reference: Predictor | None = None
     ) -> dict[str, Tensor]:
         """hidden [R, d] to log-probabilities of targets [R, 1 + K], of the token itself, then others: the outputs of
-        `Policy.forward`, [R, ...] each. reference: of the same tokens, for `ref_kl`.
+        `Policy.forward`, [R, ...] each. reference: of the same tokens, for DIVERGENCES.
 
         A plain linear layer is called once, with `head_logprobs` for its forward: engines that divide its weights
         collect them in its call. Any other, such as one with an adapter, runs in slices of tokens, and again in the
         backward pass.
         """
-        settings = {"entropy": "entropy" in wanted, "most_likely": TOP_TOKENS if wanted & TOP else 0}
+        settings: dict[str, Any] = {"entropy": "entropy" in wanted, "most_likely": TOP_TOKENS if wanted & TOP else 0}
+        kls = sorted(wanted & DIVERGENCES) if reference is not None else []
         if getattr(self.module.forward, "__func__", None) is nn.Linear.forward:
-            with self._forward_is(lambda h, t: self._fused(h, t, reference, **settings)):
+            with self._forward_is(lambda h, t: self._fused(h, t, reference, kls, **settings)):
                 found = self.module(hidden, targets)
         else:
-            found = self._sliced(hidden, targets, reference, **settings)
+            found = self._sliced(hidden, targets, reference, kls, **settings)
         asked = found.pop("logprobs")
         return found | {"logprobs": asked[:, 0]} | ({"top_logprobs": asked[:, 1:]} if asked.shape[1] > 1 else {})
 
@@ -99,23 +102,34 @@ class Head:
             del self.module.forward  # its class's is seen again
 
     def _fused(
-        self, hidden: Tensor, targets: Tensor, reference: Predictor | None, **settings: Any
+        self, hidden: Tensor, targets: Tensor, reference: Predictor | None, kls: Sequence[str], **settings: Any
     ) -> dict[str, Tensor]:
         weight, bias = self.module.weight, self.module.bias
         found = head_logprobs(hidden, weight, bias, targets, scaling=self.scaling, **settings)
-        if reference is not None:
-            found["ref_kl"] = head_kl(Predictor(hidden, weight, bias), reference, self.scaling)
+        for name in kls:
+            assert reference is not None
+            policy = Predictor(hidden, weight, bias)
+            found[name] = head_kl(policy, reference, self.scaling, reverse=name == POLICY_KL)
         return found
 
     def _sliced(
-        self, hidden: Tensor, targets: Tensor, reference: Predictor | None, *, entropy: bool, most_likely: int
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        reference: Predictor | None,
+        kls: Sequence[str],
+        *,
+        entropy: bool,
+        most_likely: int,
     ) -> dict[str, Tensor]:
         def of_slice(hidden: Tensor, targets: Tensor, ref_hidden: Tensor) -> dict[str, Tensor]:
             log_p = log_probabilities(self.logits(hidden))
             found = {"logprobs": log_p.gather(-1, targets)}
             if reference is not None:
                 of_reference = self.scaling(nn.functional.linear(ref_hidden, reference.weight, reference.bias))
-                found["ref_kl"] = divergences(log_probabilities(of_reference), log_p)
+                log_q = log_probabilities(of_reference)
+                both = {REF_KL: (log_q, log_p), POLICY_KL: (log_p, log_q)}
+                found |= {name: divergences(*both[name]) for name in kls}
             if entropy:
                 found["entropy"] = entropies(log_p)
             if most_likely:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from llmrl.errors import RecipeError
 from llmrl.models.critic import ValueHead
-from llmrl.models.head import TOP, Head, scaling_of
+from llmrl.models.head import DIVERGENCES, TOP, Head, scaling_of
 from llmrl.models.outputs import Places, backbone_of, run_backbone, without_peft
 from llmrl.models.padding_free import choose_packing
 from llmrl.models.routing import require_routers, router_choices, router_drift
@@ -26,7 +26,7 @@ _CHOICES = {"old_router_ids", "old_router_logprobs"}
 _ROUTING = _CHOICES | {"router_drift"}
 _OUTPUTS = (
     {"logprobs", "entropy", "top_logprobs", "value_outputs", "head_gradient_norms", "head_gradients"}
-    | ({"hidden", "ref_kl"})
+    | ({"hidden"} | DIVERGENCES)
     | (TOP | _ROUTING)
 )
 
@@ -105,6 +105,7 @@ class Policy(nn.Module):
             router_drift [N, T]                          from known["old_router_ids"], known["old_router_logprobs"]
             hidden [N, T, d]                             the hidden state that predicts token t
             ref_kl [N, T]                                KL(reference || policy) by known["ref_hidden"]; with gradient
+            policy_kl [N, T]                             KL(policy || reference), of the same; with gradient
             value_outputs [N, T, H]                      the value head's, of the prefix before t; with gradient
             head_gradient_norms [N]                      || d(sum_t logprobs) / dW ||_F, W the LM head's weight
             head_gradients [K, V, d]                     d(sum_nt c logprobs) / dW for known["coefficients"] [N, T, K]
@@ -141,7 +142,7 @@ class Policy(nn.Module):
         return outputs
 
     def _reference(self, wanted: frozenset[str], known: Mapping[str, Tensor], places: Places) -> Predictor | None:
-        if "ref_kl" not in wanted or "ref_hidden" not in known:
+        if not wanted & DIVERGENCES or "ref_hidden" not in known:
             return None
         assert self._head_of_reference is not None, "compare_with comes first"
         head: Any = self._head_of_reference()

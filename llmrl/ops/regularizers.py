@@ -66,6 +66,17 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return torch.expm1(log_ref_ratio) - log_ref_ratio  # expm1: exp(x) - 1 loses all digits for small x
 
 
+def kl_full(policy_kl: Tensor) -> Tensor:
+    """KL(pi || ref) of each token's whole distribution, in place of an estimate by the token that was sampled.
+
+        penalty_t = sum over v of pi(v) (log pi(v) - log ref(v))
+
+    policy_kl: [N, T]. Its gradient is exact at each token; like that of kl_k2, it leaves out how a token changes the
+    divergence of later ones. Source: Nash learning from human feedback, arXiv 2312.00886.
+    """
+    return policy_kl.float()
+
+
 @reward_only(_NO_GRADIENT)
 def adaptive_kl_k1(logprobs: Tensor, ref_logprobs: Tensor, adaptive_kl: Tensor) -> Tensor:
     """kl_k1 under a coefficient that the controller adaptive_kl steers; for token rewards only.

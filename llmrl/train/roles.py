@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llmrl.fields import BY_NAME
+from llmrl.models.head import DIVERGENCES
 from llmrl.models.policy import Policy
 from llmrl.models.weights import Weights
 from llmrl.probe import control_output, start
@@ -54,7 +55,7 @@ class Role:
         self.algorithm = self.pieces.algorithm
         # also in passes without a loss, so that equal models give a pair equal numbers
         self.learner.whole_groups |= self.algorithm.compares
-        if "ref_kl" in self.algorithm.wanted:
+        if DIVERGENCES & self.algorithm.wanted:
             self.learner.engine.model.compare_with(self.reference)
         for name, piece in self.algorithm.running_controllers.items():
             self.controllers.setdefault(name, start(piece))

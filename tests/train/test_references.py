@@ -8,9 +8,20 @@ import pytest
 import torch
 from preference_cases import DPO, MOVING, preference_batch
 from safetensors.torch import load_file, save_file
-from training_cases import fixed_batch, identical, role_of, tiny_lm, tiny_policy, train, weights_of, with_lora
+from training_cases import (
+    TEMPERATURE,
+    fixed_batch,
+    identical,
+    role_of,
+    tiny_lm,
+    tiny_policy,
+    train,
+    weights_of,
+    with_lora,
+)
 
 from llmrl.errors import RecipeError, RunStopped
+from llmrl.ops.shared.head_kl import Predictor
 from llmrl.train.measured_rows import MeasuredRows
 from llmrl.train.references import MovingWeights
 
@@ -144,3 +155,30 @@ def test_stale_foreign_and_damaged_files_are_refused_by_name(tmp_path):
     save_file(tensors, file)  # as another program writes it
     with pytest.raises(RecipeError, match=r"rows\.safetensors: is no file of a reference's log-probabilities"):
         MeasuredRows(MADE_WITH).load(file)
+
+
+def test_both_divergences_from_a_reference_are_those_of_all_logits():
+    """Blocks of the vocabulary for a plain head, slices of tokens for any other; column t speaks of token t."""
+    policy, reference, batch = tiny_policy().eval(), tiny_policy(tiny_lm(seed=3)).eval(), fixed_batch()
+    inputs = batch.token_ids, batch.attention_mask, batch.response_mask
+    hidden = reference(*inputs, wanted=frozenset({"hidden"}))["hidden"].detach()
+    policy.compare_with(reference)
+    asked = frozenset({"ref_kl", "policy_kl"})
+    found = policy(*inputs, wanted=asked, known={"ref_hidden": hidden})
+    both = [one.lm(*inputs[:2]).logits.float() / TEMPERATURE for one in (policy, reference)]
+    log_p, log_q = (logits.log_softmax(-1).detach() for logits in both)
+    expected = {
+        "policy_kl": (log_p.exp() * (log_p - log_q)).sum(-1),
+        "ref_kl": (log_q.exp() * (log_q - log_p)).sum(-1),
+    }
+    mask = batch.response_mask[:, 1:]
+    for name, values in expected.items():
+        assert torch.allclose(found[name][:, 1:][mask], values[:, :-1][mask], atol=1e-5), name
+        assert (found[name][~batch.response_mask] == 0).all() and found[name].requires_grad
+    rows = policy(*inputs, wanted=frozenset({"hidden"}))["hidden"][batch.response_mask]
+    head = reference.lm.get_output_embeddings()
+    predictor = Predictor(hidden[batch.response_mask], head.weight.detach(), None)
+    targets = batch.token_ids[batch.response_mask][:, None]
+    sliced = policy._head._sliced(rows, targets, predictor, sorted(asked), entropy=False, most_likely=0)
+    for name in asked:
+        assert torch.allclose(sliced[name], found[name][batch.response_mask], atol=1e-5), name
