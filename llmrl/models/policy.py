@@ -104,8 +104,7 @@ class Policy(nn.Module):
             old_router_ids, old_router_logprobs          [N, T, L, k], the experts chosen in each of L layers
             router_drift [N, T]                          from known["old_router_ids"], known["old_router_logprobs"]
             hidden [N, T, d]                             the hidden state that predicts token t
-            ref_kl [N, T]                                KL(reference || policy) by known["ref_hidden"]; with gradient
-            policy_kl [N, T]                             KL(policy || reference), of the same; with gradient
+            ref_kl, policy_kl [N, T]                     KL(q || p), KL(p || q), q of known["ref_hidden"]; with gradient
             value_outputs [N, T, H]                      the value head's, of the prefix before t; with gradient
             head_gradient_norms [N]                      || d(sum_t logprobs) / dW ||_F, W the LM head's weight
             head_gradients [K, V, d]                     d(sum_nt c logprobs) / dW for known["coefficients"] [N, T, K]
