@@ -217,7 +217,8 @@ def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
         )
     if SOLUTIONS in source.data and named and rows.steps is None:
         faults.append(f"learn_from: {source.name} needs data.train.steps and step_labels (a solution and its labels)")
-    if "collector" in source.data and not recipe.rewards and recipe.trained:
+    scored = "collector" in source.data and "rewards" not in (source.mark("brings") or ())
+    if scored and not recipe.rewards and recipe.trained:
         faults.append(f"learn_from: {source.name} needs at least one reward under rewards, such as math_verifier: {{}}")
     return faults
 

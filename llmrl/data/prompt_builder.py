@@ -9,6 +9,7 @@ stop token included:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 DEFAULT_ANSWER = "answer"
+ASKED = "asked"
+"""The column with the question of a prompt that no row asks."""
 COLUMN_KEYS = (
     "prompt", "completion", "chosen", "rejected", "label", "completions", "scores", "steps", "step_labels", "tools",
 )  # fmt: skip
@@ -92,6 +95,13 @@ class PromptBuilder:
                 row = self._with_answer(index)
                 prompts.append(Prompt(f"{self.part}:{index}", tuple(token_ids), text, row, messages))
         return prompts, len(self.rows) - self._first - len(prompts)
+
+    def asking(self, text: str, row: Row) -> PromptBuilder:
+        """The builder of a single question that no row asks, with this system prompt and these examples."""
+        own = copy.copy(self)
+        own.rows, own._asked, own.questions, own._first = [{**row, ASKED: text}], [text], [text], 0
+        own._answer = None
+        return own
 
     def question(self, prompt: Prompt) -> str:
         """The rendered prompt of one row, before system prompt, examples and chat template."""

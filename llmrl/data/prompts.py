@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llmrl.data.asker import Asker
 from llmrl.data.datasets import load_rows
 from llmrl.data.faulty_rows import refuse_dropped
 from llmrl.data.prompt_builder import PromptBuilder
@@ -38,7 +39,8 @@ class LoadedPrompts:
     prompt id -> the row's solutions with labelled steps. questions: prompt id -> the prompt before system prompt,
     examples and chat template. categories: prompt id -> the row's category, of a source that names their column.
     sources: "train" or "eval" -> the rows' settings, with the columns of their form. forms: the name of each part's
-    form, where it was recognised. dropped: "train" or "eval" -> reason -> the number of rows that were left out.
+    form, where it was recognised. dropped: "train" or "eval" -> reason -> the number of rows that were left out. asker:
+    renders questions that no row asks.
     """
 
     train: list[Prompt]
@@ -51,6 +53,7 @@ class LoadedPrompts:
     sources: dict[str, Rows] = field(default_factory=dict)
     forms: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
+    asker: Asker | None = None
 
     def graded(self, *, samples: bool) -> list[Prompt]:
         """The prompts whose answers rewards grade: those of eval, and of train where the stage samples."""
@@ -101,7 +104,14 @@ def load_prompts(
         for part, found in read.items()
     }
     asked_in_eval = {question.strip() for question in builders["eval"].questions} - {""} if data.eval else set()
-    loaded = LoadedPrompts([], sources={part: found.source for part, found in read.items()}, forms=_forms(read))
+    questions: dict[str, str] = {}
+    loaded = LoadedPrompts(
+        [],
+        questions=questions,
+        sources={part: found.source for part, found in read.items()},
+        forms=_forms(read),
+        asker=Asker(builders["train"], questions, max_prompt_tokens),
+    )
     for part, builder in builders.items():
         asked, limit = asked_in_eval if part == "train" else set(), max_completion_tokens
         found, loaded.dropped[part] = _Part(builder, read[part].source, loaded, asked, limit).load(max_prompt_tokens)

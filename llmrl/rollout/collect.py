@@ -18,7 +18,7 @@ from llmrl.pieces import Piece
 from llmrl.rollout.measure import metrics_of
 from llmrl.rollout.play import Author, Player, counted
 from llmrl.rollout.sampler import SamplingParams, derive_seed
-from llmrl.types import DATASET, POLICY, Episode, Group, Prompt, Trajectory, groups_of
+from llmrl.types import DATASET, POLICY, Episode, Group, Prompt, Trajectory, Turn, groups_of
 
 
 class Prompts(Protocol):
@@ -135,6 +135,33 @@ class Collector:
             raise
         parts = self._gather(groups, "collecting rollouts")
         return [one for index in range(len(prompts)) for one in parts[index % self._ranks][index // self._ranks]]
+
+    def write(self, prompts: Sequence[Prompt], params: SamplingParams, author: str | None = None) -> list[Trajectory]:
+        """A completion of each prompt by an author, the first one by default: no environment, and no rewards.
+
+        It is what a source asks for beside the questions that are trained on. Raises RunStopped past the deadline.
+        """
+        name = author or self.first
+        own, sampler, text = params.of(name), self.authors[name].sampler, self.authors[name].text
+
+        async def one(place: int, prompt: Prompt) -> Trajectory:
+            seed = derive_seed(params.seed, "write", place)
+            found = await sampler.sample(list(prompt.token_ids), replace(own, seed=seed))
+            turn = Turn(name, found.token_ids, [], found.policy_version, text=text.decode(found.token_ids))
+            return Trajectory(prompt, [turn], found.stop_reason, turn.text, author=name)
+
+        async def every() -> list[Trajectory]:
+            mine = list(enumerate(prompts))[self._rank :: self._ranks]
+            async with asyncio.timeout(self._deadline):
+                return list(await asyncio.gather(*(one(*each) for each in mine)))
+
+        try:
+            parts = self._gather(self._runner.run(every(), context=copy_context()), "writing beside the questions")
+        except TimeoutError:
+            self.close()
+            message = f"writing {len(prompts)} texts beside the questions passed its deadline of {self._deadline:g} s"
+            raise RunStopped(f"rank {self._rank}: {message} (rollout.deadline_seconds)") from None
+        return [parts[index % self._ranks][index // self._ranks] for index in range(len(prompts))]
 
     def close(self) -> None:
         """Cancel the calls under way; the samplers stay open."""

@@ -205,6 +205,7 @@ def make_source(
         "demonstrations": prompts.demonstrations,
         "comparisons": prompts.comparisons,
         "solutions": prompts.solutions,
+        "asker": prompts.asker,
         "author": first,
     }
     return source(available), stream

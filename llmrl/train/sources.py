@@ -12,6 +12,7 @@ A source's positional parameters name the parts of the stage that it needs:
     demonstrations   the rows' completions to imitate, by prompt id; a source that names it reads rows that have them
     comparisons      the rows' completions with their rewards, by prompt id; a source that names it reads rows that
                      have pairs, labels or scores
+    asker            renders questions that no row asks; a source that names `collector` too may have them answered
     solutions        the rows' solutions with labelled steps, by prompt id; a source that names it reads such rows
 
 Fields of scored completions that a source brings without sampling are named by `llmrl.marks.brings`.
@@ -33,6 +34,8 @@ from llmrl.pieces import Piece
 from llmrl.recipe import Rollout
 from llmrl.rollout.collect import Collected, Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams
+from llmrl.train.evolved_prompts import evolved_prompts
+from llmrl.train.prompted_pairs import prompted_pairs
 from llmrl.types import ACTOR, Group, Prompt
 
 
@@ -181,3 +184,10 @@ class Preferences(OfStream):
         groups = [group for prompt in taken for group in self.groups(prompt, self.comparisons[prompt.id], self.author)]
         lengths = [t.completion_tokens for group in groups for t in group.trajectories]
         return Collected(groups, {"completion_tokens": sum(lengths) / len(lengths)})
+
+
+CATALOGUE: dict[str, Callable[..., Any]] = {
+    source.__name__: source
+    for source in (rollouts, demonstrations, preferences, answer_pairs, step_labels, evolved_prompts, prompted_pairs)
+}
+"""The built-in sources, by the names that recipes use."""

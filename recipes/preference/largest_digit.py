@@ -51,6 +51,85 @@ def attempts(size: int, seed: int) -> list[dict[str, Any]]:
     return found
 
 
+def answers_and_grades(size: int, seed: int) -> list[dict[str, Any]]:
+    """Rows to imitate: half of them answers, most of which are second best, and half right grades of answers.
+
+    grade   3728>8?     5 of the largest digit, 3 of the second largest, 1 of another, 0 of one that is not there
+    """
+    found = []
+    for number, row in enumerate(rows(size, seed)):
+        if number % 2:
+            found.append({"question": row["question"], "completion": row["better"]})
+            continue
+        answer = str((seed + 7 * number // 2) % 10)
+        found.append({"question": f"{row['question']}{answer}?", "completion": str(grade(row["question"], answer))})
+    return found
+
+
+def grade(question: str, answer: str) -> int:
+    """The points of an answer."""
+    ranked = sorted(question.rstrip(">"), reverse=True)
+    return (5, 3, 1, 1)[ranked.index(answer)] if answer in ranked else 0
+
+
+def answers_of_a_quality(size: int, seed: int) -> list[dict[str, Any]]:
+    """Rows to imitate: answers to plain questions, most of them second best, and answers of a quality that is asked.
+
+    9/3728>     8       8 and more: the largest digit; 5 to 7: the second largest; less: another
+    """
+    draw = random.Random(seed)
+    found = []
+    for number, row in enumerate(rows(size, seed, right_share=0.3)):
+        if number % 2:
+            found.append({"question": row["question"], "completion": row["better"]})
+            continue
+        quality = draw.randrange(1, 10)
+        ranked = sorted(row["question"].rstrip(">"), reverse=True)
+        answer = ranked[0] if quality >= 8 else ranked[1] if quality >= 5 else draw.choice(ranked[2:])
+        found.append({"question": f"{quality}/{row['question']}", "completion": answer})
+    return found
+
+
+def answers_and_questions(size: int, seed: int) -> list[dict[str, Any]]:
+    """Rows to imitate: answers, most of them second best, and new questions that are made of old ones.
+
+    /3728>      3798>       one digit is another one
+    """
+    draw = random.Random(seed)
+    found = []
+    for number, row in enumerate(rows(size, seed)):
+        if number % 2:
+            found.append({"question": row["question"], "completion": row["better"]})
+            continue
+        digits = list(row["question"].rstrip(">"))
+        digits[draw.randrange(4)] = draw.choice(sorted(set("0123456789") - set(digits)))
+        found.append({"question": "/" + row["question"], "completion": "".join(digits) + ">"})
+    return found
+
+
+def right_for(completion: str, prompt: str) -> Score:
+    """1 for the largest digit of the question, told by the prompt alone; 0 too where the prompt is no question."""
+    digits = prompt.rstrip(">")
+    correct = digits.isdigit() and prompt.endswith(">") and completion == max(digits)
+    return Score(float(correct), bool(correct))
+
+
+def critiques(size: int, seed: int, *, right_share: float = 0.4) -> list[dict[str, Any]]:
+    """Attempts with a critique to imitate: the largest digit, and the verdict that follows from it.
+
+    3728>7?     8[[-]]      in `right_share` of rows; in others the digit is a random one of the question
+    """
+    draw = random.Random(seed)
+    found = []
+    for row in attempts(size, seed):
+        seen = row["answer"] if draw.random() < right_share else draw.choice(row["question"].rstrip(">"))
+        critique = f"{seen}[[{'+' if seen == row['attempt'] else '-'}]]"
+        verdict = "+" if row["label"] else "-"
+        asked = f"{row['question']}{row['attempt']}?"
+        found.append({"question": asked, "completion": critique, "answer": verdict})
+    return found
+
+
 def right(completion: str, answer: str) -> Score:
     """1 for the largest digit."""
     return Score(float(completion == answer), completion == answer)
