@@ -113,7 +113,16 @@ BEYOND: dict[str, dict[str, Any]] = {
         "model": {"path": "start", "lora": {"rank": 4, "dropout": 0.1}},
         "training": {"epochs_per_step": 2},
     },
+    "dpo-prompted-pairs": {
+        "method": "dpo",
+        "learn_from": {"prompted_pairs": {"rubric": "{quality}{prompt}", "best": 9, "gap": 6, "shrinks_over": 2}},
+        "rollout": {"max_completion_tokens": 24},  # or most answers would be cut short
+    },
     "grpo-padding-free": {"method": "grpo", "training": {"padding_free": True}},
+    "online_dpo-evolved-prompts": {
+        "method": "online_dpo",
+        "learn_from": {"evolved_prompts": {"rubric": "{prompt}", "parents": 4, "children": 2}},
+    },
     "grpo-shaped-sampling": {
         "method": "grpo",
         "rollout": {"temperature": 0.7, "top_p": 0.9, "top_k": 8, "stop": ["="]},
