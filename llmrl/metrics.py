@@ -130,11 +130,8 @@ SAMPLES = (
     Metric("outcome/<name>/<outcome>", "The share of trajectories that a verifier says ended in this way.", "share"),
     Metric("turn_reward", "The mean reward that the environment gave for a turn."),
     Metric("rewarded_turns", "The turns of a trajectory that the environment rewarded, on average.", "turns"),
-    Metric("evolved/<entry>", "Of prompts that evolve: the share of the asked ones (asked), those made and refused "
-           "after the step (made, refused), those that wait (waiting), and the mean informativeness."),
-    Metric("prompted_gap", "By how much the rejected answers of prompted pairs were asked to be worse."),
-    Metric("prompted_pairs", "The share of prompts that a prompted pair was made of.", "share", "near 1",
-           "Answers are cut short or equal: raise rollout.max_completion_tokens, or the gap.", format=".1%"),
+    Metric("evolved/<entry>", "Of prompts that evolve: the share asked, and how many are made, refused or waiting."),
+    Metric("prompted/<entry>", "Of prompted pairs: the gap that was asked for, and the share of prompts with a pair."),
     Metric("completion_tokens", "The mean length of a trajectory, without prompt and environment.", "tokens",
            "changes slowly", "A climb without a gain in accuracy is padding: add overlong_penalty, or set `reduce`.",
            format=".1f", heading="length",

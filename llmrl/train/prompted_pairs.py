@@ -87,8 +87,8 @@ class PromptedPairs:
             )
         lengths = [one.completion_tokens for group in groups for one in group.trajectories]
         metrics = {
-            "prompted_gap": gap,
-            "prompted_pairs": len(groups) / len(prompts),
+            "prompted/gap": gap,
+            "prompted/pairs": len(groups) / len(prompts),
             "completion_tokens": sum(lengths) / len(lengths),
         }
         return Collected(groups, metrics, groups)

@@ -231,7 +231,7 @@ def test_an_answer_that_was_asked_to_be_better_is_chosen_for_the_plain_question(
         assert [(t.text, t.reward, t.prompt) for t in group.trajectories] == [
             ("9", 1.0, group.prompt), ("1", 0.0, group.prompt),
         ]  # fmt: skip
-    assert found.metrics == {"prompted_gap": 8, "prompted_pairs": 0.5, "completion_tokens": 2}
+    assert found.metrics == {"prompted/gap": 8, "prompted/pairs": 0.5, "completion_tokens": 2}
     packed = pack(found.groups, ACTOR)
     assert not packed.rollout_logprobs.any()  # nobody sampled them after this prompt
     assert TOKENIZER.decode(packed.token_ids[0][:3]) == "12>"
@@ -246,7 +246,7 @@ def test_the_gap_goes_on_where_it_was():
     again = prompting(collector(of_quality))
     again.load_state_dict(saved(one))
     found = again.collect(8)
-    assert found.metrics["prompted_gap"] == 6
+    assert found.metrics["prompted/gap"] == 6
     assert found.groups[0].prompt.text == "14>"
     assert [t.text for t in found.groups[0].trajectories] == ["9", "3"]
 
