@@ -91,6 +91,13 @@ ORIGINS = ("path", "build", "gguf", "merge", "role")
 """The keys of a model of which one says where its weights come from."""
 
 
+class GateSettings(Strict):
+    """A network that weighs the heads of a trained reward model by the prompt; it alone is trained."""
+
+    layers: list[PositiveInt] = Field(default=[1024, 1024, 1024], description="sizes of its hidden layers")
+    temperature: PositiveFloat = Field(default=10.0, description="of the softmax over heads")
+
+
 class Model(Strict):
     """Where the weights come from: exactly one of path, build, gguf, merge and role. A plain string is a path.
 
@@ -104,6 +111,9 @@ class Model(Strict):
     role: str | None = Field(default=None, description="the weights of that role: shared, or adapted with lora")
     lora: Lora | None = Field(default=None, description="train adapters instead of all weights")
     heads: PositiveInt = Field(default=1, description="of a reward model: the numbers that it gives a completion")
+    gate: GateSettings | None = Field(
+        default=None, description="of a reward model of several heads: train how much each head counts for a prompt"
+    )
     chat_template: str | None = Field(default=None, description="a Jinja file that replaces the tokenizer's own")
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="values that the chat template reads, such as enable_thinking: false"

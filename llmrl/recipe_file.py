@@ -126,7 +126,8 @@ def _role_names(fragment: Any, common: Layer) -> list[str]:
 def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, roles_before: list[str]) -> Recipe:
     """A stage's recipe. before: the folder of the stage before, whose weights it starts from if it names no model;
     roles_before: the roles that have their own folders in it."""
-    names_model = "model" in fragment
+    named = fragment.get("model")
+    names_model = isinstance(named, str) or (isinstance(named, dict) and any(named.get(key) for key in ORIGINS))
     layer = _with_method(under, merge(common, fragment))
     roles = layer.pop("roles", None) or {}
     if not isinstance(roles, dict) or not all(isinstance(part, dict | None) for part in roles.values()):

@@ -89,7 +89,11 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     tried = {name: piece for name, piece in algorithm.controllers.items() if name in algorithm.needs | brought}
     written = recipe.data.train.components or range(recipe.model.heads)
     parts = len(trained_on(recipe) if algorithm.samples else written)
-    sizes = {"outputs": recipe.critic.outputs, "rewards": parts, "heads": recipe.model.heads}
+    sizes = {
+        "outputs": recipe.critic.outputs,
+        "rewards": parts,
+        "heads": 1 if recipe.model.gate else recipe.model.heads,
+    }
     sizes |= {"past": recipe.history.kept}
     faults += probe(algorithm.placed(), **sizes, provided=brought)
     faults += [fault for piece in tried.values() for fault in probe_controller(piece)]

@@ -209,6 +209,11 @@ def test_lora_settings_reach_later_stages_but_the_build_does_not(load):
     assert (later.path, later.build, later.lora.rank) == ("out/stages/warm", None, 3)
 
 
+def test_a_stage_that_changes_settings_of_its_model_still_starts_from_the_one_before(load):
+    later = load(TWO.replace("{method: grpo}", "{method: grpo, model: {lora: {rank: 2}}}")).stages["rl"].model
+    assert (later.path, later.lora.rank) == ("out/stages/warm", 2)
+
+
 def test_a_stage_may_name_its_own_model(load):
     assert load(TWO.replace("{method: grpo}", "{method: grpo, model: a/b}")).stages["rl"].model.path == "a/b"
 

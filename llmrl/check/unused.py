@@ -65,7 +65,7 @@ def _reads_comparisons(recipe: Recipe, pieces: Pieces) -> bool:
 
 def _reads_completion(recipe: Recipe, pieces: Pieces) -> bool:
     rows = recipe.data.train
-    used = "demonstrations" in pieces.source.data or rows.few_shot != 0 or rows.label is not None
+    used = "demonstrations" in pieces.source.data or rows.few_shot != 0 or bool(rows.label or rows.components)
     return used or rows.transform is not None
 
 

@@ -15,6 +15,7 @@ from llmrl.data.chat import Conversation
 from llmrl.data.schedule import schedule
 from llmrl.data.steps import step_tokens
 from llmrl.errors import RecipeError
+from llmrl.models.gate import load_gate
 from llmrl.models.loading import is_reward_model, load_tokenizer, scores_tokens, stop_token_ids
 from llmrl.models.scorer import Scorer, load_reward_model
 from llmrl.models.text import decoder
@@ -44,10 +45,11 @@ class FrozenScorer:
         self.separator: str | None = getattr(config, "step_separator", None)
         self._stops = stop_token_ids(self.tokenizer, config)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.heads: int = config.num_labels or 1
+        heads, gate = config.num_labels or 1, load_gate(folder)
+        self.heads = heads if gate is None else 1
         dtype = "bf16" if config.dtype == torch.bfloat16 else "fp32"
-        lm = load_reward_model(folder, self.tokenizer, dtype, heads=self.heads, of_tokens=of_tokens)
-        self._model = Scorer(lm).to(self._device).eval().requires_grad_(False)
+        lm = load_reward_model(folder, self.tokenizer, dtype, heads=heads, of_tokens=of_tokens)
+        self._model = Scorer(lm, gate=gate).to(self._device).eval().requires_grad_(False)
         self._lock = threading.Lock()
 
     def row(self, prompt: Prompt, token_ids: Sequence[int], text: str | None) -> tuple[list[int], int]:
@@ -81,30 +83,37 @@ class FrozenScorer:
 
     def scores(self, rows: Sequence[tuple[list[int], int]]) -> list[list[float]]:
         """The score of each row at its last token, by each head: [N][H]."""
-        return [found[0] for found in self.scores_at([(tokens, [len(tokens) - 1]) for tokens, _ in rows])]
+        starts = [start for _, start in rows]
+        return [found[0] for found in self.scores_at([(tokens, [len(tokens) - 1]) for tokens, _ in rows], starts)]
 
-    def scores_at(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[list[list[float]]]:
-        """The scores of each row at its places, in order, by each head: [N][places][H]."""
+    def scores_at(
+        self, rows: Sequence[tuple[list[int], list[int]]], starts: Sequence[int] | None = None
+    ) -> list[list[list[float]]]:
+        """The scores of each row at its places, in order, by each head: [N][places][H].
+
+        starts: the place after each prompt, where a gate is to read it; default: the first of the places.
+        """
+        begins = starts or [places[0] for _, places in rows]
         found: dict[int, list[list[float]]] = {}
         arrays = [torch.tensor(tokens).numpy() for tokens, _ in rows]
         with self._lock, torch.inference_mode():
             packed = self._model.packs
             for cut in schedule(arrays, ranks=1, max_tokens=TOKENS_AT_ONCE, packed=packed)[0] if rows else ():
                 chosen = cut.tolist()
-                scores = self._forward([rows[index][0] for index in chosen], [rows[index][1] for index in chosen])
+                scores = self._forward([(*rows[index], begins[index]) for index in chosen])
                 found |= dict(zip(chosen, scores, strict=True))
         return [found[index] for index in range(len(rows))]
 
-    def _forward(self, rows: Sequence[list[int]], places: Sequence[list[int]]) -> list[list[list[float]]]:
-        lengths = torch.tensor([len(row) for row in rows])
+    def _forward(self, rows: Sequence[tuple[list[int], list[int], int]]) -> list[list[list[float]]]:
+        lengths = torch.tensor([len(tokens) for tokens, _, _ in rows])
         width = int(lengths.max())
-        token_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self._device)
+        token_ids = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens, _, _ in rows], device=self._device)
         mask = torch.arange(width)[None, :] < lengths[:, None]
         wanted = torch.zeros_like(mask)
-        for row, own in enumerate(places):
-            wanted[row, own] = True
+        for row, (_, own, start) in enumerate(rows):
+            wanted[row, [min(start, own[0]), *own]] = True
         found = self._model(token_ids, mask.to(self._device), wanted.to(self._device))["scores"]
-        return [found[row, own].tolist() for row, own in enumerate(places)]
+        return [found[row, own].tolist() for row, (_, own, _) in enumerate(rows)]
 
     def _ended(self, said: str) -> list[int]:
         """The tokens of an answer up to the first that ends a turn, which is added if there is none."""

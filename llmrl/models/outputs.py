@@ -56,6 +56,13 @@ class Places:
         """Each row's number of response tokens."""
         return torch.bincount(self.rows, minlength=self.shape[0]).tolist()
 
+    @property
+    def first(self) -> Places:
+        """The first response token of each row that has one."""
+        begins = torch.ones_like(self.rows, dtype=torch.bool)
+        begins[1:] = self.rows[1:] != self.rows[:-1]
+        return Places(self.rows[begins], self.columns[begins], self.shape)
+
     def at(self, values: Tensor) -> Tensor:
         """The values at each response token: [N, T, ...] to [R, ...]."""
         return values[self.rows, self.columns]

@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from llmrl.errors import RecipeError, first_line
 from llmrl.models.chat_template import ending_at
+from llmrl.models.gate import Gate
 from llmrl.models.loading import DTYPES, attention_of, for_training, is_reward_model, scores_tokens, training_config
 from llmrl.models.outputs import Places, backbone_of, run_backbone, without_peft
 from llmrl.models.padding_free import choose_packing
@@ -50,12 +51,14 @@ class ScoreHead(nn.Linear):
 class Scorer(nn.Module):
     """A sequence or token classifier, plain or with a LoRA adapter; its forward gives scores.
 
-    padding_free: as in a recipe's training. Raises RecipeError if it is True and packed rows would see each other.
+    gate: weighs the heads by the prompt, so that they are one score. padding_free: as in a recipe's training. Raises
+    RecipeError if it is True and packed rows would see each other.
     """
 
-    def __init__(self, lm: nn.Module, *, padding_free: bool | None = None):
+    def __init__(self, lm: nn.Module, *, padding_free: bool | None = None, gate: Gate | None = None):
         super().__init__()
         self.lm = lm
+        self.gate = gate
         self.packs = choose_packing(backbone_of(lm), padding_free)
 
     def activate(self) -> None:
@@ -75,7 +78,8 @@ class Scorer(nn.Module):
         wanted: frozenset[str] = frozenset(),
         known: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """scores [N, T, H] fp32: at each response token the head's output of the hidden state AT that token.
+        """scores [N, T, H] fp32: at each response token the head's output of the hidden state AT that token, H = 1 with
+        a gate.
 
             token_ids        P0 P1 A0 <eos>
             response_mask     0  0  1  1
@@ -85,8 +89,14 @@ class Scorer(nn.Module):
         """
         self.check(wanted)
         places = Places.of(response_mask)
-        hidden = run_backbone(backbone_of(self.lm), token_ids, attention_mask, packed=self.packs).at(places)
-        return {"scores": places.spread(self.inner.score(hidden.states))}
+        hidden = run_backbone(backbone_of(self.lm), token_ids, attention_mask, packed=self.packs)
+        scores = self.inner.score(hidden.at(places).states)
+        if self.gate is not None:
+            first = places.first
+            weights = self.gate(hidden.before(first).states)
+            of_row = weights.new_zeros(places.shape[0], weights.shape[1]).index_put((first.rows,), weights)
+            scores = (scores * of_row[places.rows]).sum(dim=-1, keepdim=True)
+        return {"scores": places.spread(scores)}
 
     def check(self, wanted: frozenset[str]) -> None:
         """Raises ValueError if `wanted` names an output that a reward model does not have."""

@@ -17,7 +17,9 @@ from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError
 from llmrl.fields import BY_NAME, CURRENT, PROVIDED, names
 from llmrl.models.critic import Critic, ValueHead
+from llmrl.models.gate import Gate
 from llmrl.models.loading import (
+    is_reward_model,
     load_language_model,
     load_tokenizer,
     stop_token_ids,
@@ -223,8 +225,24 @@ def _scorer_learner(
         seed=recipe.seed,
         gradient_checkpointing=training.gradient_checkpointing,
     )
-    scorer = Scorer(lm, padding_free=training.padding_free).train()
+    scorer = Scorer(lm, padding_free=training.padding_free, gate=_gate(lm, recipe, origin)).train()
     return Learner(name, make_engine(training.strategy, scorer, training, device), training, ranks, loss_metric="loss")
+
+
+def _gate(lm: Any, recipe: Recipe, origin: Origin) -> Gate | None:
+    """The gate that the recipe asks for, on frozen weights of a reward model; None if it asks for none."""
+    settings = recipe.model.gate
+    if settings is None:
+        return None
+    if not is_reward_model(AutoConfig.from_pretrained(str(origin.folder))):
+        raise RecipeError(
+            f"model.gate: '{origin.folder}' is no reward model, so it has no heads to weigh; train one with "
+            "several heads first"
+        )
+    lm.requires_grad_(False)
+    size = lm.config.get_text_config().hidden_size
+    made = {"layers": settings.layers, "temperature": settings.temperature, "seed": recipe.seed}
+    return Gate(size, recipe.model.heads, **made)
 
 
 def _note_use(config: Any, recipe: Recipe, pieces: Pieces) -> None:

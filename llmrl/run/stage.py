@@ -17,6 +17,7 @@ from llmrl.data.packing import pack
 from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.evaluation.evaluate import evaluate
+from llmrl.models.gate import save_gate
 from llmrl.models.loading import export
 from llmrl.models.weights import Rounding, adapter_weights, merged_weights
 from llmrl.recipe import Recipe
@@ -123,8 +124,13 @@ class Stage:
             merged = learner.weights(partial(merged_weights, rounding=rounding))
             weights = [(key, weight.cpu()) for key, weight in merged if writes]
             adapter = {key: weight.cpu() for key, weight in learner.weights(adapter_weights)}
+            gate = getattr(learner.engine.model, "gate", None)
+            trained = learner.engine.trained_weights() if gate is not None else {}
             if writes:
                 export(learner.engine.model.lm, self.origins[name].tokenizer, target, weights, adapter, rounding)
+            if writes and gate is not None:
+                own = {key.removeprefix("gate."): value for key, value in trained.items() if key.startswith("gate.")}
+                save_gate(target, own, gate.temperature)
         return {name: rounding for name, rounding in roundings.items() if rounding.wanted}
 
     def resume(self, checkpoint: Path) -> None:

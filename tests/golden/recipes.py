@@ -137,6 +137,24 @@ BEYOND: dict[str, dict[str, Any]] = {
         "controllers": {"kl_gate": {"threshold": 0.01}},
         "training": {"learning_rate": 0.01, "steps": 5},
     },
+    "heads-then-gate": {
+        "data": {"train": {"completion": None, "chosen": "answer", "rejected": "wrong"}},
+        "model": {"path": "start", "heads": 2},
+        "stages": {
+            "heads": {
+                "method": "multi_objective_reward_model",
+                "data": {
+                    "train": {
+                        "completion": "answer",
+                        "chosen": None,
+                        "rejected": None,
+                        "components": ["size", "parity"],
+                    },
+                },
+            },
+            "gate": {"method": "reward_model", "model": {"gate": {"layers": [8], "temperature": 2.0}}},
+        },
+    },
     "sft-then-grpo": {
         "stages": {
             "warm_start": {

@@ -21,6 +21,7 @@ from llmrl.batch import Batch
 from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
 from llmrl.models.critic import Critic, ValueHead
+from llmrl.models.gate import Gate
 from llmrl.models.policy import Policy
 from llmrl.models.scorer import ScoreHead, Scorer, draw_head
 from llmrl.other_policies import needs_past
@@ -155,7 +156,11 @@ def role_of(
 
     if algorithm.scores:
         made = lm or tiny_scorer(recipe.model.heads, of_tokens=algorithm.scores_tokens)
-        scorer = Scorer(made, padding_free=padding_free).train()
+        gate = recipe.model.gate
+        if gate is not None:
+            made.requires_grad_(False)
+            gate = Gate(32, recipe.model.heads, layers=gate.layers, temperature=gate.temperature)
+        scorer = Scorer(made, padding_free=padding_free, gate=gate).train()
         return Role("actor", resolved, learner("actor", scorer, "loss"))
     shared = algorithm.has_critic and recipe.critic.backbone == "shared"
     head = value_head(outputs) if shared else None
