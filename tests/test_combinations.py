@@ -170,6 +170,12 @@ def test_an_advantage_for_stale_samples_lets_a_plain_loss_take_several(advantage
     assert faults(policy_loss="reinforce", advantage=advantage, **FOUR_UPDATES) == []
 
 
+def test_only_the_sampler_of_transformers_searches_with_beams():
+    message = "evaluation.beams: 4, but rollout.engine vllm has no beam search; use transformers"
+    assert faults(evaluation={"beams": 4}) == [message]
+    assert faults(evaluation={"beams": 4}, rollout={"engine": "transformers"}) == []
+
+
 def test_the_baseline_of_opo_takes_one_update_under_any_loss():
     message = (
         "advantage: opo: its baseline is optimal only for the policy that sampled, "

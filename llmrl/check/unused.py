@@ -107,6 +107,7 @@ READERS = (
     Reader(("data.train.category",), lambda r, p: False, "metrics of held-out rows alone are told by category"),
     Reader(tuple(f"data.train.{name}" for name in ("steps", "step_labels", "separator", "neutral", "last_step_only")),
            lambda r, p: "solutions" in p.source.data, "nothing learns from steps"),
+    Reader(("data.eval.closest.",), lambda r, p: False, "only training rows are chosen by a policy"),
     Reader(("data.eval.shuffle",), lambda r, p: False, "held-out rows keep their order"),
 )  # fmt: skip
 ROWS_OF = {"task": ("settings", "size", "seed"), "dataset": ("subset", "split")}
