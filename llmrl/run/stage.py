@@ -93,7 +93,7 @@ class Stage:
         self.progress.stage(self.name, steps=steps, done=self.step)
         if self.step == 0:
             set_seed(derive_seed(self.recipe.seed, self.name, self.ranks.rank) % 2**32)
-        for prepare in self.prepare if self.step < steps else ():
+        for prepare in self.prepare if self.step < max(steps, 1) else ():  # evaluations may read what they measure
             prepare(self)
         if self.step == 0:
             self._log({"step": 0} | self._evaluate())

@@ -111,3 +111,12 @@ def test_epochs_make_as_many_steps_as_it_takes_to_see_every_row():
 
     assert [steps(rows, epochs=2) for rows in (1, 3, 4, 7)] == [2, 2, 4, 6]
     assert steps(7, steps=5) == 5
+
+
+def test_without_steps_held_out_pairs_are_measured_alone(folder):
+    """By a reference that was measured beforehand too, which is the policy: all pairs are ties."""
+    Path("held.jsonl").write_text("".join(json.dumps(ROWS["dpo"](n)) + "\n" for n in range(7, 10)))
+    settings = ("training.epochs=null", "training.steps=0", "model.lora=null", "reference.precompute=true")
+    assert run("dpo", "measured", *settings, "data.eval.path=held.jsonl") == 0
+    [row] = metrics(folder / "measured")
+    assert (row["step"], row["eval/pairs"], row["eval/preference_ties"], row["eval/brier_score"]) == (0, 3, 1.0, 0.25)
