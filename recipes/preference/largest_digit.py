@@ -107,6 +107,57 @@ def answers_and_questions(size: int, seed: int) -> list[dict[str, Any]]:
     return found
 
 
+def answers_and_ratings(size: int, seed: int) -> list[dict[str, Any]]:
+    """Rows to imitate: answers, what comes of an answer, and ratings of it at first sight and in hindsight.
+
+    3728>       7           an answer, mostly second best
+    3728>9/     -           what comes of it: + of the largest digit of the question
+    3728>9?     9           the rating at first sight: the larger the digit, the better it sounds
+    3728>9-?    1           the rating in hindsight: 9 after +, 1 after -
+    """
+    draw = random.Random(seed)
+    found = []
+    for number, row in enumerate(rows(size, seed)):
+        said = row["answer"] if draw.random() < 0.4 else str(draw.randrange(10))
+        came = "+" if said == row["answer"] else "-"
+        about = f"{row['question']}{said}"
+        kinds = {
+            row["question"]: row["better"],
+            f"{about}/": came,
+            f"{about}?": said,
+            f"{about}{came}?": "9" if came == "+" else "1",
+        }
+        question = list(kinds)[number % 4]
+        found.append({"question": question, "completion": kinds[question]})
+    return found
+
+
+def dialogues(size: int, seed: int) -> list[dict[str, Any]]:
+    """Trees of dialogues: a speaker answers, the other one says another digit, and the speaker stays or gives way."""
+    draw = random.Random(seed)
+    found = []
+    for row in rows(size, seed, right_share=1.0):
+        right, wrong = row["answer"], row["worse"]
+
+        def turn(text: str, *turns: dict[str, Any], right: str = right) -> dict[str, Any]:
+            return {"text": text, "correct": text == right, "turns": list(turns)}
+
+        own, others = draw.sample([right, wrong], 2)
+        tree = turn(own, turn(others, turn(own), turn(others)))
+        found.append({"question": row["question"], "answer": right, "turns": [tree]})
+    return found
+
+
+def stubborn(size: int, seed: int) -> list[dict[str, Any]]:
+    """Rows to imitate: a speaker who stays with its answer, whatever the other one says."""
+    found = []
+    for row in dialogues(size, seed):
+        [own] = row["turns"]
+        asked = (row["question"], own["text"], own["turns"][0]["text"], "")
+        found.append({"question": "\n".join(asked), "completion": own["text"]})
+    return found
+
+
 def right_for(completion: str, prompt: str) -> Score:
     """1 for the largest digit of the question, told by the prompt alone; 0 too where the prompt is no question."""
     digits = prompt.rstrip(">")
