@@ -73,7 +73,7 @@ class StepLabeller:
         whole = await self._continued(prompt, [], seed, places)
         token_ids = whole.turns[0].token_ids
         steps = split_steps(whole.text, self.delimiter)
-        ends = step_ends(self.author.text.decode, token_ids, whole.text, steps, self.delimiter)
+        ends = step_ends(lambda ids: self.author.text.decode(list(ids)), token_ids, whole.text, steps, self.delimiter)
         numbers = [(place, number) for place in range(len(steps) - 1) for number in range(self.continuations)]
         continued = await asyncio.gather(
             *(
