@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from llmrl.errors import RecipeError, unknown_name
+from llmrl.other_policies import needs_past
 from llmrl.recipe_file import method_recipe
 from llmrl.resolve import resolve_pieces
 
@@ -55,13 +56,19 @@ def suits(method: str, task: str) -> bool:
 
 
 def tasks_of(method: str) -> tuple[str, ...]:
-    """The tasks that have what a method reads: pairs, routers, grades of programs, a tool, or nothing special."""
+    """The tasks that have what a method reads: pairs, routers, grades of programs, a tool, or nothing special.
+
+    Labels of steps and several objectives are in no task. The table has no other writers of completions than the policy
+    and no opinions, so methods that need these are measured on sampled text alone.
+    """
     recipe = method_recipe(method)
     algorithm = resolve_pieces(recipe).algorithm
     if algorithm.scores:
-        return ("scored_pairs",)
-    if algorithm.compares:
-        return ("online_pairs", "table") if algorithm.samples else ("pairs", "table")
+        return () if {"turn_rewards", "reward_components"} & algorithm.needs else ("scored_pairs",)
+    beyond = needs_past(recipe, algorithm) or bool(recipe.rollout.written_by) or "win_rate" in recipe.rewards
+    if algorithm.compares or beyond:
+        on_samples = ("online_pairs",) if beyond else ("online_pairs", "table")
+        return on_samples if algorithm.samples else ("pairs", "table")
     if "router_drift" in algorithm.needs:
         return ("experts",)
     if "grades" in algorithm.needs:

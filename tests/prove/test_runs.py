@@ -113,7 +113,9 @@ def test_tasks_share_the_settings_of_their_start(task):
         ("grpo", ["arithmetic", "sparse", "noisy", "experts", "programs", "tools"]),  # the yardstick
         ("dpo", ["table", "pairs"]),
         ("online_dpo", ["table", "online_pairs"]),
+        ("xpo", ["online_pairs"]),
         ("reward_model", ["scored_pairs"]),
+        ("process_reward_model", []),
     ],
 )
 def test_a_method_is_measured_on_the_tasks_that_have_what_it_reads(method, tasks):
