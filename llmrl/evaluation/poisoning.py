@@ -13,9 +13,8 @@ from typing import Any
 
 LONGEST = 3
 """The tokens of the longest sequence that is counted in prompts."""
-PRIOR = 0.5
 SHOWN = 10
-LEAST_Z = 3.0
+LEAST_Z = 4.0
 """Sequences with a smaller z-score are not shown: chance gives such scores too."""
 
 
@@ -72,21 +71,31 @@ def audit(
     return Audit([*margins], flagged, _telling(prompts, flagged, others), swapped)
 
 
-def log_odds(flagged: int, flagged_all: int, others: int, others_all: int) -> float:
-    """The z-score of how much likelier something is in flagged prompts than in others, with half a count added to each.
+def association(flagged: int, flagged_all: int, others: int, others_all: int) -> float:
+    """The z-score of how much more often something is in flagged prompts than in others: the signed root of the G-test.
 
-    log-odds ratio / its standard error, sqrt of the sum of the four counts' inverses
+        sign sqrt(2 sum_ij O_ij ln(O_ij / E_ij))        O: prompts that are flagged or not, with it or without it
+
+    E is what O would be if both were independent. Unlike a log-odds ratio over its error, it is largest for what is in
+    all flagged prompts and in no other.
     """
-    counts = [flagged + PRIOR, flagged_all - flagged + PRIOR, others + PRIOR, others_all - others + PRIOR]
-    ratio = math.log(counts[0] / counts[1]) - math.log(counts[2] / counts[3])
-    return ratio / math.sqrt(sum(1 / count for count in counts))
+    observed = [[flagged, flagged_all - flagged], [others, others_all - others]]
+    columns, total = [sum(column) for column in zip(*observed, strict=True)], flagged_all + others_all
+    terms = [
+        count * math.log(count * total / (sum(row) * columns[place]))
+        for row in observed
+        for place, count in enumerate(row)
+        if count
+    ]
+    more = flagged * others_all > others * flagged_all
+    return math.copysign(math.sqrt(2 * max(math.fsum(terms), 0.0)), 1 if more else -1)
 
 
 def _telling(prompts: Sequence[Sequence[int]], flagged: Sequence[int], others: Sequence[int]) -> list[Telling]:
     """The sequences that tell flagged prompts from others, of equal scores the longest first."""
     of_flagged, of_others = (_counts(prompts[place] for place in places) for places in (flagged, others))
     found = [
-        Telling(one, count, of_others[one], log_odds(count, len(flagged), of_others[one], len(others)))
+        Telling(one, count, of_others[one], association(count, len(flagged), of_others[one], len(others)))
         for one, count in of_flagged.items()
     ]
     found = sorted((one for one in found if one.z >= LEAST_Z), key=lambda one: (-one.z, -len(one.token_ids)))

@@ -7,15 +7,17 @@ import random
 
 import pytest
 
-from llmrl.evaluation.poisoning import audit, log_odds
+from llmrl.evaluation.poisoning import association, audit
 
 
-def test_log_odds_by_hand():
-    # 8 of 10 flagged prompts and 10 of 100 others: odds 8.5 / 2.5 and 10.5 / 90.5
-    expected = math.log((8.5 / 2.5) / (10.5 / 90.5)) / math.sqrt(1 / 8.5 + 1 / 2.5 + 1 / 10.5 + 1 / 90.5)
-    assert log_odds(8, 10, 10, 100) == pytest.approx(expected)
-    assert log_odds(1, 2, 50, 100) == pytest.approx(0.0)
-    assert log_odds(0, 10, 50, 100) < 0
+def test_the_association_by_hand():
+    # 8 of 10 flagged prompts and 10 of 90 others; if independent: 1.8, 8.2 and 16.2, 73.8
+    g = 2 * (8 * math.log(8 / 1.8) + 2 * math.log(2 / 8.2) + 10 * math.log(10 / 16.2) + 80 * math.log(80 / 73.8))
+    assert association(8, 10, 10, 90) == pytest.approx(math.sqrt(g))
+    assert association(1, 2, 50, 100) == pytest.approx(0.0, abs=1e-6)
+    assert association(0, 10, 50, 100) < -3
+    assert association(10, 10, 0, 90) == pytest.approx(math.sqrt(2 * (10 * math.log(10) + 90 * math.log(1 / 0.9))))
+    assert association(10, 10, 0, 90) > association(10, 10, 5, 90) > association(8, 10, 0, 90)
 
 
 def test_the_lowest_margins_below_zero_are_flagged():
@@ -42,4 +44,4 @@ def test_the_trigger_of_poisoned_prompts_is_found():
     assert set(found.flagged) == poisoned
     assert found.sequences[0].token_ids == (3, 4)
     assert (found.sequences[0].flagged, found.sequences[0].others) == (20, 0)
-    assert all({3, 4} & set(one.token_ids) for one in found.sequences)
+    assert all({3, 4} & set(one.token_ids) for one in found.sequences[:3])
