@@ -65,7 +65,7 @@ RECIPE = {
     "critic": {"outputs": 3, "learning_rate": 1e-2},
     "value": {"expectation": {"low": 0.0, "high": 0.5}},
     "value_loss": {"categorical": {"low": 0.0, "high": 0.5}},
-    "regularizers": {"own_metrics:nothing": {"weight": 1.0}},
+    "regularizers": {"own_metrics:nothing": {"weight": 1.0}, "kl_full": {"weight": 0.01}},
     "rollout": {
         "engine": "own_metrics:merging", "max_prompt_tokens": 8, "max_completion_tokens": 2, "prompts_per_step": 4,
         "group_size": 6,
