@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeFloat
 
 from llmrl.marks import reads_rewards
-from llmrl.types import Failure, Group, Score, Trajectory
+from llmrl.types import Group, Score, Trajectory
 
 Payoffs = Mapping[str, Mapping[str, tuple[float, float]]]
 """A game: the user's action -> the model's action -> (payoff of the user, payoff of the model)."""
@@ -75,7 +75,7 @@ def social_welfare(
     token_cost: NonNegativeFloat = 0.0,
     user_share: Share = 0.5,
     rationality: NonNegativeFloat = 0.0,
-) -> list[Score | Failure]:
+) -> list[Score]:
     """The welfare of user and model together: U ** s * M ** (1 - s), U and M being sums of other rewards' values.
 
         U = sum over `user` of weight * value        M = sum over `model` of weight * value - token_cost * tokens

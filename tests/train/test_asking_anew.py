@@ -35,7 +35,7 @@ from llmrl.train.sources import CATALOGUE
 from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
 TOKENIZER = character_tokenizer("0123456789>/+ \n")
-EOS = TOKENIZER.eos_token_id
+EOS: Any = TOKENIZER.eos_token_id
 Rule = Callable[[str, int], str]
 
 
@@ -52,12 +52,14 @@ class Scripted:
     """Replies to a text by a rule, which also gets the seed."""
 
     policy_version = 3
+    takes_adapter = False
 
     def __init__(self, rule: Rule):
-        self.rule, self.asked = rule, []
+        self.rule = rule
+        self.asked: list[tuple[str, SamplingParams]] = []
 
     async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
-        text = TOKENIZER.decode(token_ids)
+        text = str(TOKENIZER.decode(token_ids))
         self.asked.append((text, params))
         reply = TOKENIZER.encode(self.rule(text, params.seed), add_special_tokens=False)
         ended = len(reply) < params.max_tokens
