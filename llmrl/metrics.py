@@ -221,8 +221,8 @@ EVALUATION = (
     Metric("eval/labels", "The held-out completions with a label that were judged.", "completions", format=".0f"),
     Metric("eval/label_auroc", "The chance that a good held-out completion has a higher implicit reward than a bad "
            "one; a tie counts as half.", "share", "rises", "See eval/preference_accuracy."),
-    Metric("eval/<category>/<metric>", "The metric eval/<metric> of the held-out rows of one category, which "
-           "data.eval.category names."),
+    Metric("eval/<category>/<metric>", "The same of the held-out rows of one category (data.eval.category)."),
+    Metric("eval/<category>/reward/<name>", "The metric eval/reward/<name> of the held-out rows of one category."),
 )  # fmt: skip
 POLICY = (
     Metric("trajectories", "The trajectories that were trained on.", "trajectories", format=".0f"),

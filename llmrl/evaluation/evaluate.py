@@ -61,7 +61,8 @@ def evaluate(
             )
             found = _of_author(own, several, settings, len(asked), voted)
             if category:
-                metrics |= {f"{prefix}{category}/{name}": value for name, value in found.items() if "/" not in name}
+                kept = {name: value for name, value in found.items() if "/" not in name or name.startswith("reward/")}
+                metrics |= {f"{prefix}{category}/{name}": value for name, value in kept.items()}
                 continue
             scored = [replace(group, trajectories=_answered([group])) for group in several]
             if (divergence := (divergences or {}).get(author)) and any(group.trajectories for group in scored):

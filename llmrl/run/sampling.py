@@ -215,7 +215,7 @@ def make_held_out(recipe: Recipe, prompts: LoadedPrompts, roles: Mapping[str, Ro
     """The held-out completions that the first role judges, if it is trained to prefer some or to tell steps apart."""
     first = next(iter(recipe.by_role))
     if first not in roles or not roles[first].algorithm.compares:
-        return HeldOut()
+        return HeldOut(categories=prompts.categories)
     written = prompts.solutions if roles[first].algorithm.scores_tokens else prompts.comparisons
     held = [one for one in prompts.eval if one.id in written][: recipe.evaluation.limit]
     grouped = roles[first].pieces.source.mark("groups") or compared_groups

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from llmrl.data.directions import with_directions
-from llmrl.data.prompts import load_prompts
+from llmrl.data.prompts import LoadedPrompts, load_prompts
 from llmrl.errors import RecipeError
 from llmrl.models.loading import character_tokenizer
 from llmrl.recipe import Recipe
@@ -17,6 +19,7 @@ from llmrl.recipe_rows import Data, Direction
 from llmrl.resolve import resolve_pieces
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
+from llmrl.run.sampling import make_held_out
 from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
 REWARDS = ("helpful", "brief")
@@ -78,6 +81,12 @@ def marks(completion):
 
 def letters(completion):
     return float(len(completion))
+
+
+def test_angles_are_categories_in_a_stage_that_compares_nothing_too():
+    recipe: Any = SimpleNamespace(by_role={ACTOR: None})
+    found = make_held_out(recipe, LoadedPrompts([], categories={"eval:0": "45"}), {})
+    assert (found.categories, found.groups) == ({"eval:0": "45"}, ())
 
 
 def test_faults():

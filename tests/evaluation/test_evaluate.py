@@ -67,7 +67,9 @@ def test_each_of_several_reward_functions_has_its_mean():
                 group.trajectories[0].components["length"] = 0.5 * place
             return groups
 
-    metrics, _ = evaluate(Rated([[("abc", RIGHT)], [("a", WRONG)], [("ab", FAILED)]]), PROMPTS, Evaluation(), PARAMS)
+    script = Rated([[("abc", RIGHT)], [("a", WRONG)], [("ab", FAILED)]])
+    metrics, _ = evaluate(script, PROMPTS, Evaluation(), PARAMS, categories={"p1": "45"})
+    assert (metrics["eval/45/reward/reward"], metrics["eval/45/reward/length"]) == (0.0, 1.0)
     assert (metrics["eval/reward/reward"], metrics["eval/reward/length"]) == (0.5, 0.5)  # the failed one is left out
 
 
