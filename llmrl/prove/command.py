@@ -74,13 +74,10 @@ def summary(results: Sequence[Result]) -> Proofs:
 
 
 def merged(known: Proofs, found: Proofs) -> Proofs:
-    """Return the known proofs, those of the tasks that were measured replaced."""
-    measured = {task for own in found.values() for task in own}
-    kept = {
-        method: {task: proof for task, proof in own.items() if task not in measured} for method, own in known.items()
+    """Return the known proofs of methods that there are, with what was found in place of what it measured anew."""
+    return {
+        name: {**known.get(name, {}), **found.get(name, {})} for name in sorted(methods()) if name in {*known, *found}
     }
-    both = {method: {**kept.get(method, {}), **found.get(method, {})} for method in kept.keys() | found.keys()}
-    return {method: own for method, own in sorted(both.items()) if own}
 
 
 def _numbers(text: str) -> list[int]:

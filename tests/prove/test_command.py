@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from llmrl.errors import RecipeError
-from llmrl.prove.command import QUICK, run, summary
+from llmrl.prove.command import QUICK, merged, run, summary
 from llmrl.prove.results import Result, Run, write_result
 from llmrl.recipe_file import methods
 
@@ -49,3 +49,15 @@ def test_seeds_that_are_no_numbers_are_a_fault(tmp_path):
 
 def test_the_quick_subset_exists():
     assert set(QUICK) <= set(methods())
+
+
+def test_new_proofs_take_the_place_of_older_ones_of_the_same_task():
+    known = {
+        "grpo": {"arithmetic": {"gains": True}, "sparse": {"gains": True}},
+        "gone_since": {"sparse": {"gains": True}},
+    }
+    found = {"grpo": {"sparse": {"gains": False}}, "dpo": {"pairs": {"gains": True}}}
+    assert merged(known, found) == {
+        "dpo": {"pairs": {"gains": True}},
+        "grpo": {"arithmetic": {"gains": True}, "sparse": {"gains": False}},
+    }
