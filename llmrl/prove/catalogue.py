@@ -58,14 +58,16 @@ def suits(method: str, task: str) -> bool:
 def tasks_of(method: str) -> tuple[str, ...]:
     """The tasks that have what a method reads: pairs, routers, grades of programs, a tool, or nothing special.
 
-    Labels of steps and several objectives are in no task. The table has no other writers of completions than the policy
-    and no opinions, so methods that need these are measured on sampled text alone.
+    Labels of steps and several objectives are in no task. The table has no other writers of completions than the policy,
+    so methods that need some are measured on sampled text alone.
     """
     recipe = method_recipe(method)
     algorithm = resolve_pieces(recipe).algorithm
     if algorithm.scores:
         return () if {"turn_rewards", "reward_components"} & algorithm.needs else ("scored_pairs",)
-    beyond = needs_past(recipe, algorithm) or bool(recipe.rollout.written_by) or "win_rate" in recipe.rewards
+    if "win_rate" in recipe.rewards:
+        return ("opinions",)
+    beyond = needs_past(recipe, algorithm) or bool(recipe.rollout.written_by)
     if algorithm.compares or beyond:
         on_samples = ("online_pairs",) if beyond else ("online_pairs", "table")
         return on_samples if algorithm.samples else ("pairs", "table")

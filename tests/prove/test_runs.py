@@ -114,6 +114,7 @@ def test_tasks_share_the_settings_of_their_start(task):
         ("dpo", ["table", "pairs"]),
         ("online_dpo", ["table", "online_pairs"]),
         ("xpo", ["online_pairs"]),
+        ("nash_md", ["opinions"]),
         ("reward_model", ["scored_pairs"]),
         ("process_reward_model", []),
     ],
@@ -123,7 +124,7 @@ def test_a_method_is_measured_on_the_tasks_that_have_what_it_reads(method, tasks
 
 
 def test_tasks_are_named_alone_or_by_their_family():
-    assert tasks_named(["preference"]) == ["table", "pairs", "online_pairs", "scored_pairs"]
+    assert tasks_named(["preference"]) == ["table", "pairs", "online_pairs", "opinions", "scored_pairs"]
     assert tasks_named(["pairs", "noisy"]) == ["noisy", "pairs"]
     with pytest.raises(RecipeError, match="no task named 'pair'; did you mean 'pairs'"):
         tasks_named(["pair"])
