@@ -58,8 +58,8 @@ def suits(method: str, task: str) -> bool:
 def tasks_of(method: str) -> tuple[str, ...]:
     """The tasks that have what a method reads: pairs, routers, grades of programs, a tool, or nothing special.
 
-    Labels of steps and several objectives are in no task. The table has no other writers of completions than the policy,
-    so methods that need some are measured on sampled text alone.
+    Labels of steps and several objectives are in no task. In the table the policy alone writes completions, so methods
+    with other writers are measured on sampled text.
     """
     recipe = method_recipe(method)
     algorithm = resolve_pieces(recipe).algorithm
