@@ -93,7 +93,14 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "decoupled_ppo": MISMATCH,
     "dpa": {
-        "data": {"train": {"prompt": "{percent.0}{question}", "direction": {"rewards": REWARDS, "between": [0, 90]}}},
+        "data": {
+            "train": {"prompt": "{percent.0}{question}", "direction": {"rewards": REWARDS, "between": [0, 90]}},
+            "eval": {
+                "prompt": "{percent.0}{question}",
+                "direction": {"rewards": REWARDS, "among": [0, 90]},
+                "category": "angle",
+            },
+        },
         "rewards": {REWARDS[1]: {"max_tokens": 6, "buffer_tokens": 4}},
     },
     "icepop": MISMATCH,
