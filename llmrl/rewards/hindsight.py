@@ -67,9 +67,10 @@ def hindsight_gap(immediate: Sequence[float], hindsight: Sequence[float]) -> dic
 
 
 def _with_both(before: Score | Failure, after: Score | Failure, shared: Mapping[str, float]) -> Score | Failure:
-    failed = next((one for one in (after, before) if isinstance(one, Failure)), None)
-    if failed is not None:
-        return failed
+    if isinstance(after, Failure):
+        return after
+    if isinstance(before, Failure):
+        return before
     metrics: dict[str, Any] = {name: value for name, value in shared.items() if not math.isnan(value)}
     unreadable = sum(one.metrics.get("parse_failures", 0.0) for one in (before, after))
     return Score(after.value, metrics={"immediate": before.value, **metrics, "parse_failures": unreadable})

@@ -28,7 +28,8 @@ def welfare(user: float, model: float, *, user_share: float = 0.5) -> float:
 
 def best_actions(payoffs: Payoffs, *, situation: str | None = None, user_share: float = 0.5) -> set[str]:
     """The model's actions in the cells of highest welfare, of all rows or of the row that the situation names."""
-    rows = [payoffs[situation]] if situation in payoffs else list(payoffs.values())
+    row = payoffs.get(situation) if situation is not None else None
+    rows = list(payoffs.values()) if row is None else [row]
     worth = [(welfare(*cell, user_share=user_share), action) for row in rows for action, cell in row.items()]
     highest = max(value for value, _ in worth)
     return {action for value, action in worth if math.isclose(value, highest, abs_tol=1e-9)}
@@ -49,7 +50,7 @@ def payoffs_in(text: str) -> Payoffs | None:
     """The game that a text writes between <payoffs> and </payoffs>, as JSON of Payoffs; None without one."""
     written = re.findall(r"<payoffs>(.*?)</payoffs>", text, re.DOTALL)
     try:
-        rows = json.loads(written[-1]) if written else None
+        rows: Any = json.loads(written[-1]) if written else None
         found = {
             str(situation): {str(action): (float(user), float(model)) for action, (user, model) in row.items()}
             for situation, row in rows.items()
