@@ -11,7 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from llmrl.models.lora import adapted_outline
 from llmrl.models.weights import base_parameters
 from llmrl.recipe import Lora
+from llmrl.rollout import vllm_shared_state
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.rollout.vllm_adapter import (
     adapter_options,
@@ -87,7 +88,6 @@ class VllmSampler:
         self._adapter_request: Any = None
         self._adapter_folder: tempfile.TemporaryDirectory[str] | None = None
         self._versions = itertools.count(1)
-        self._made_process_group = not dist.is_initialized()
         arguments: dict[str, Any] = {
             "model": str(folder),
             "load_format": "dummy",
@@ -111,7 +111,7 @@ class VllmSampler:
             arguments |= adapter_options(self._adapter, lora)
         if dist.is_initialized() and dist.get_world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"
-        with _left_as_it_was(), _quiet():
+        with _left_as_it_was(), _quiet(), vllm_shared_state.begins(self):
             from vllm import LLM
 
             self._llm: Any = LLM(**(arguments | options))
@@ -187,7 +187,7 @@ class VllmSampler:
             return
         engine_core = self._engine.engine_core
         self._llm = self._engine = self._adapter_folder = None
-        with nullcontext() if self._made_process_group else _process_group_kept():
+        with vllm_shared_state.ends(self):
             engine_core.shutdown()
         del engine_core
         gc.collect()
@@ -357,17 +357,6 @@ def _left_as_it_was() -> Iterator[None]:
         torch.set_num_threads(threads)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-
-
-@contextmanager
-def _process_group_kept() -> Iterator[None]:
-    """Keeps the default process group, which is the trainer's, from being destroyed with an engine."""
-    destroy = dist.destroy_process_group
-    dist.destroy_process_group = lambda group=None: None if group is None else destroy(group)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group = destroy
 
 
 @contextmanager

@@ -148,14 +148,11 @@ def test_a_build_that_fails_is_not_quiet(capfd, monkeypatch):
     assert capfd.readouterr().err == "from C\nasked for\n"
 
 
-# From here on the module's engine is closed, and others are made in its place.
+# From here on the module's engine is closed, and others are made.
 
 
-def test_another_sampler_after_close_and_the_process_is_left_as_it_was(sampler, folder, tokenizer, lm, capfd):
+def test_another_sampler_outlives_the_first_and_the_process_is_left_as_it_was(sampler, folder, tokenizer, lm, capfd):
     [expected] = sample_before_closing(sampler, lm)
-    sampler.close()
-    sampler.close()  # twice is once
-    assert not dist.is_initialized()
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     capfd.readouterr()
@@ -163,9 +160,13 @@ def test_another_sampler_after_close_and_the_process_is_left_as_it_was(sampler, 
     assert capfd.readouterr().err == ""
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
     assert (torch.set_num_threads, torch.get_num_threads()) == (set_threads, threads)
+    sampler.close()
+    sampler.close()  # twice is once
+    assert dist.is_initialized()
     [found] = sample_before_closing(second, lm)
     assert (found.token_ids, found.logprobs) == (expected.token_ids, pytest.approx(expected.logprobs, abs=TOLERANCE))
     second.close()
+    assert not dist.is_initialized()
 
 
 @pytest.mark.parametrize(
