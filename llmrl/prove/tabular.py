@@ -83,9 +83,10 @@ def make(run: Run) -> Result:
     start, _ = probabilities(role, prompts, answers)
     table = Table(prompts, answers, rewards, start)
     draw.manual_seed(run.seed)
-    entropies = [entropy(start)]
     for step in range(recipe.training.known_steps):
         groups = _groups(table, role, recipe, pieces, draw)
+        if not any(group.trajectories for group in groups):
+            continue  # each prompt's samples are one and the same answer, so nothing is left to compare
         batch = provide(role, pack(groups, ACTOR), groups=groups, tokenizer=tokenizer, seed=step)
         metrics = update(role, batch, seed=step)
         if role.moving:
@@ -96,7 +97,7 @@ def make(run: Run) -> Result:
         run,
         before=table.measured(start),
         after=table.measured(trained),
-        entropy=(entropies[0], entropy(trained)),
+        entropy=(entropy(start), entropy(trained)),
         kl=divergence(trained, start),
     )
 
