@@ -71,16 +71,19 @@ def _dpo(case: Case, lengths: Lengths, setting: Setting) -> list[Figure]:
         {
             "llmrl": lambda: ours(folder, setting),
             "TRL": lambda: trl("DPO", model, folder, setting, **PAIRED),
+            "llmrl, its reference measured beforehand": lambda: ours(folder, setting, "reference.precompute=true"),
             "the same tokens imitated": lambda: ours(folder, setting, *IMITATED),
         },
         setting.rounds,
     )
-    alone = _seconds(runs["llmrl"], runs["the same tokens imitated"])
+    imitated = runs["the same tokens imitated"]
+    beforehand = _seconds(runs["llmrl, its reference measured beforehand"], imitated)
     gap = [abs(a.losses[1] - b.losses[1]) for a, b in zip(runs["llmrl"], runs["TRL"], strict=True)]
     return [
         Figure("DPO: speed over TRL's", _seconds(runs["TRL"], runs["llmrl"]), "x", _bar(setting, FASTER)),
         Figure("DPO: difference of the losses after one update", gap, "nats", _bar(setting, SAME_LOSS)),
-        Figure("DPO: step over imitating the same tokens", alone, "x"),
+        Figure("DPO: step over imitating the same tokens", _seconds(runs["llmrl"], imitated), "x"),
+        Figure("DPO, its reference measured beforehand: the same", beforehand, "x", _bar(setting, AS_SFT)),
         *(Figure(f"DPO: {who}, a step", [second for ran in of for second in ran.seconds], "s")
           for who, of in runs.items()),
     ]  # fmt: skip
