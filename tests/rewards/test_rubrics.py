@@ -12,7 +12,7 @@ from llmrl.rewards.rubric import FENCE, rubric_of
 from llmrl.rewards.workers import Workers
 
 FOLDER = Path(__file__).parents[2] / "reward_models"
-RUBRICS = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem != "README")
+RUBRICS = sorted(path.stem for path in FOLDER.glob("*.md") if not path.stem.upper().endswith(("README", "CARD")))
 
 
 @pytest.fixture(scope="module")
