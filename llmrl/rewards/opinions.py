@@ -11,13 +11,13 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, PositiveFloat
 
-from llmrl.errors import short
+from llmrl.errors import RecipeError, short
 from llmrl.marks import asks_service
 from llmrl.pieces import Piece, PieceSpec, resolve
 from llmrl.rewards.remote import remote_score, vllm_score
 from llmrl.rewards.respondents import Respondent
 from llmrl.rewards.reward_model import reward_model
-from llmrl.types import Failure, Group
+from llmrl.types import Failure, Group, Score
 
 
 class Pair(NamedTuple):
@@ -34,6 +34,8 @@ class Opinion:
     value: float
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+
+Scored = Score | Failure | float
 
 PAIR_DATA = frozenset({"a", "b", "prompt", "row"})
 """What an opinion of one pair may read: both answers, the prompt's text, and the data row."""
@@ -75,7 +77,11 @@ async def _of_pair(opinion: Piece, group: Group, pair: Pair) -> Opinion:
 
 def _scores(spec: PieceSpec) -> Any:
     scoring = {function.__name__: function for function in (reward_model, remote_score, vllm_score)}
-    return resolve(spec, scoring, key="rewards.win_rate.opinion.score_difference.scores", what="reward model")
+    key = "rewards.win_rate.opinion.score_difference.scores"
+    piece = resolve(spec, scoring, key=key, what="reward model")
+    if piece.data != ("group",):
+        raise RecipeError(f"{key}: {piece.name} takes {', '.join(piece.data) or 'nothing'}; expected group alone")
+    return piece
 
 
 @asks_service("/health", seconds=600.0)
@@ -85,11 +91,26 @@ async def score_difference(
     *,
     scores: Annotated[PieceSpec, AfterValidator(_scores)],
     scale: PositiveFloat = 1.0,
-) -> list[Opinion]:
+) -> list[Opinion | Failure]:
     """The opinion of a reward model (Bradley-Terry): sigmoid(scale * (score of a - score of b)).
 
-    scores: reward_model, remote_score or vllm_score with its settings, which is asked once for the whole group.
+    scores: reward_model, remote_score or vllm_score with its settings, or `module:function` of a group, plain or async,
+    that returns a number or a Score for each completion. It is asked once for the whole group. A completion that it
+    cannot score has no opinions.
     """
     assert isinstance(scores, Piece)
-    found = await scores({"group": group})
-    return [Opinion(0.5 * (1 + math.tanh(0.5 * scale * (found[pair.a] - found[pair.b])))) for pair in pairs]
+    data = {"group": group}
+    is_async = inspect.iscoroutinefunction(scores.function)
+    found = await scores(data) if is_async else await asyncio.to_thread(scores, data)
+    return [_compared(found[pair.a], found[pair.b], scale) for pair in pairs]
+
+
+def _compared(a: Scored, b: Scored, scale: float) -> Opinion | Failure:
+    if isinstance(a, Failure) or isinstance(b, Failure):
+        return a if isinstance(a, Failure) else b
+    difference = _number(a) - _number(b)
+    return Opinion(0.5 * (1 + math.tanh(0.5 * scale * difference)))
+
+
+def _number(scored: Score | float) -> float:
+    return scored.value if isinstance(scored, Score) else scored

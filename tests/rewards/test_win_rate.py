@@ -25,6 +25,18 @@ async def chance(a: str, b: str) -> float:
     return 0.5 + (int(a) - int(b)) / 20
 
 
+def verdicts(group: Group) -> list[Score | Failure]:
+    """A plain verifier of a group: 1 for an answer below 5, 0 for others, a failure for a word."""
+    return [
+        Score(float(int(one.text) < 5)) if one.text.isdigit() else Failure("verdicts", "crash", "no number")
+        for one in group.trajectories
+    ]
+
+
+def of_one(a: str) -> float:
+    return float(a)
+
+
 def group(*written: tuple[str, str]) -> Group:
     """Trajectories of (writer, text)."""
     return Group(PROMPT, [Trajectory(PROMPT, [Turn(ACTOR, [5])], "stop", text, writer=who) for who, text in written])
@@ -38,6 +50,18 @@ def rates(one: Group, **settings: Any) -> list[Score | Failure | None]:
 
 def values(one: Group, **settings: Any) -> list[float | None]:
     return [found.value if isinstance(found, Score) else None for found in rates(one, **settings)]
+
+
+def test_a_verifier_of_the_group_gives_opinions_by_its_scores():
+    """sigmoid(1) = .731 for right over wrong; a completion that it cannot score has no opinions."""
+    one = group(("policy", "3"), ("policy", "7"), ("policy", "4"), ("policy", "word"))
+    spec = {"score_difference": {"scores": f"{__name__}:verdicts"}}
+    found = rates(one, opinion=spec)
+    values = [score.value if isinstance(score, Score) else None for score in found]
+    assert values == [pytest.approx((0.7310586 + 0.5) / 2), pytest.approx(0.2689414), values[0], None]
+    assert isinstance(found[3], Failure) and "no number" in found[3].message
+    with pytest.raises(RecipeError, match=r"of_one takes a; expected group alone"):
+        rates(one, opinion={"score_difference": {"scores": f"{__name__}:of_one"}})
 
 
 MIXED = group(("policy", "6"), ("reference", "4"), ("policy", "2"), ("past_2", "0"))
