@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed as dist
 
@@ -34,7 +35,7 @@ def begins(engine: object) -> Iterator[None]:
 def ends(engine: object) -> Iterator[None]:
     """Inside this context an engine is shut down, which takes from others neither their groups nor the default one."""
     _open.discard(id(engine))
-    core = sys.modules["vllm.v1.engine.core"]
+    core: Any = sys.modules["vllm.v1.engine.core"]
     clean_up, destroy = core.cleanup_dist_env_and_memory, dist.destroy_process_group
     if _open:
         core.cleanup_dist_env_and_memory = lambda: None
