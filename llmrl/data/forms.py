@@ -16,7 +16,7 @@ from llmrl.columns import as_json, column
 from llmrl.data.files import Row
 from llmrl.data.messages import SYSTEM, Messages, are_messages, messages_of
 from llmrl.data.step_forms import math_shepherd, prm800k, process_bench, stepwise
-from llmrl.errors import short
+from llmrl.errors import nearest, short
 
 Example = dict[str, Any]
 
@@ -74,9 +74,19 @@ def recognised(columns: Collection[str], gives: str) -> Form:
         raise ValueError(f"the columns {listed} fit several forms: {names}; name the columns with {KEYS[gives]}")
     known = "; ".join(dict.fromkeys(", ".join(form.columns) for form in possible))
     raise ValueError(
-        f"the columns {listed} are of no form that is known for {gives}; name the columns with {KEYS[gives]}, or "
-        f"bring one of these sets of columns: {known}"
+        f"the columns {listed} are of no form that is known for {gives}{_misspelt(columns, possible)}; name the "
+        f"columns with {KEYS[gives]}, or bring one of these sets of columns: {known}"
     )
+
+
+def _misspelt(columns: Collection[str], possible: Sequence[Form]) -> str:
+    """A hint at a form of which the rows lack one column alone, and have one that is spelt alike."""
+    for form in possible:
+        lacking = [name for name in form.columns if name not in columns]
+        other = [name for name in columns if name not in form.columns]
+        if len(lacking) == 1 and (found := nearest(lacking[0], other)):
+            return f" (did you mean '{lacking[0]}' by '{found}'?)"
+    return ""
 
 
 def _conversation(name: str) -> Callable[[Row], Example]:

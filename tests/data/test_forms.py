@@ -192,6 +192,8 @@ def test_no_form_and_several_forms(load):
         "prompt and completion, or bring one of these sets of columns: messages; prompt, messages; prompt, completion; "
         "instruction, output; conversations; input, output"
     )
+    with pytest.raises(RecipeError, match=r"known for comparisons \(did you mean 'rejected' by 'reject'\?\); name the"):
+        load([{"prompt": "q", "chosen": "a", "reject": "b"}], COMPARISONS)
     with pytest.raises(RecipeError) as caught:
         load([{"messages": QA, "conversations": SHARE}], DEMONSTRATIONS)
     assert str(caught.value) == (
