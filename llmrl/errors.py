@@ -47,6 +47,15 @@ def gathered(faults: list[str]) -> Iterator[None]:
         faults += error.faults
 
 
+@contextmanager
+def faults_at(key: str) -> Iterator[None]:
+    """Puts the key of a recipe before each fault of a RecipeError."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(*(f"{key}: {fault}" for fault in error.faults)) from None
+
+
 class RunStopped(Exception):
     """A run that cannot go on (bad numbers, full disk, mismatch): the last good checkpoint is kept."""
 

@@ -133,15 +133,22 @@ def asks_service(health: str, *, seconds: float) -> Callable[[Function], Functio
 @dataclass(frozen=True)
 class LoadsModels:
     """A function's dependence on models in folders. settings: those with their folders, each one or a list of them.
-    load: loads them, given the function's settings, or raises RecipeError."""
+    load: loads them, given the function's settings, or raises RecipeError. look: raises RecipeError for a folder whose
+    config is of another kind of model."""
 
     settings: tuple[str, ...]
     load: Callable[..., None]
+    look: Callable[[str], None]
 
 
-def loads_models(*settings: str, load: Callable[..., None]) -> Callable[[Function], Function]:
-    """Marks a reward that needs models of folders; they are loaded when a stage begins, before its sampler."""
-    return lambda function: _marked(function, "models", LoadsModels(settings, load))
+def loads_models(
+    *settings: str, load: Callable[..., None], look: Callable[[str], None]
+) -> Callable[[Function], Function]:
+    """Marks a reward that needs models of folders; they are loaded when a stage begins, before its sampler.
+
+    The check looks at each folder's config.
+    """
+    return lambda function: _marked(function, "models", LoadsModels(settings, load, look))
 
 
 def runs_programs(function: Function) -> Function:

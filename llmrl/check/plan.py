@@ -133,9 +133,9 @@ class _Checker:
             if pieces and rewards:
                 check_grades(recipe, pieces.algorithm)
                 _say_isolation(check_isolation(recipe, pieces.env), report)
-        for path in rewards.model_folders if rewards else ():
-            if not (Path(path).expanduser() / "config.json").is_file() and not self._stage_of(path, name):
-                report.faults.append(f"rewards: no model in the folder '{path}', and no earlier stage leaves one there")
+        with gathered(report.faults):
+            if rewards:
+                rewards.check_folders(lambda path: self._stage_of(path, name) is not None)
         if recipe.data.train.closest and leads and not self._stage_of(recipe.data.train.closest.model, name):
             with gathered(report.faults):
                 locate("data.train.closest.model", recipe.data.train.closest.model)

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoConfig
 
 from llmrl.data.schedule import schedule
-from llmrl.errors import RecipeError
 from llmrl.models.frozen_scorer import TOKENS_AT_ONCE
-from llmrl.models.loading import is_reward_model, load_language_model, load_tokenizer, stop_token_ids
+from llmrl.models.kinds import LANGUAGE_MODEL, expect
+from llmrl.models.loading import load_language_model, load_tokenizer, stop_token_ids
 from llmrl.models.policy import Policy
 
 Row = tuple[list[int], list[bool]]
@@ -29,11 +29,8 @@ class FrozenPolicy:
     """
 
     def __init__(self, folder: Path, *, temperature: float = 1.0):
-        if not (folder / "config.json").is_file():
-            raise RecipeError(f"'{folder}' has no config.json; expected the folder of a language model")
+        expect(folder, LANGUAGE_MODEL)
         config = AutoConfig.from_pretrained(str(folder))
-        if is_reward_model(config):
-            raise RecipeError(f"'{folder}' holds {', '.join(config.architectures or ['none'])}, no language model")
         self.tokenizer: Any = load_tokenizer(folder)
         self.stops = stop_token_ids(self.tokenizer, config)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

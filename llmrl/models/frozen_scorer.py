@@ -14,9 +14,9 @@ from transformers import AutoConfig
 from llmrl.data.chat import Conversation
 from llmrl.data.schedule import schedule
 from llmrl.data.steps import step_tokens
-from llmrl.errors import RecipeError
 from llmrl.models.gate import load_gate
-from llmrl.models.loading import is_reward_model, load_tokenizer, scores_tokens, stop_token_ids
+from llmrl.models.kinds import REWARD_MODEL, Kind, expect
+from llmrl.models.loading import load_tokenizer, scores_tokens, stop_token_ids
 from llmrl.models.scorer import Scorer, load_reward_model
 from llmrl.models.text import decoder
 from llmrl.types import Prompt
@@ -27,20 +27,12 @@ TOKENS_AT_ONCE = 8192
 class FrozenScorer:
     """The reward model in a folder, on a GPU if there is one; several threads may call it.
 
-    of_tokens: it scores places within a text, such as the ends of steps. of_pairs: it compares the two answers of a
-    text. Raises RecipeError if the folder holds no such reward model.
+    kind: of llmrl.models.kinds. Raises RecipeError if the folder holds no such model.
     """
 
-    def __init__(self, folder: Path, *, of_tokens: bool = False, of_pairs: bool = False):
-        if not (folder / "config.json").is_file():
-            raise RecipeError(f"'{folder}' has no config.json; expected the folder of a trained reward model")
+    def __init__(self, folder: Path, kind: Kind = REWARD_MODEL):
+        expect(folder, kind)
         config = AutoConfig.from_pretrained(str(folder))
-        if not is_reward_model(config) or scores_tokens(config) != of_tokens:
-            kind = "reward model of steps (a token classifier)" if of_tokens else "reward model of completions"
-            raise RecipeError(f"'{folder}' holds {', '.join(config.architectures or ['none'])}, no {kind}")
-        if getattr(config, "compares_answers", False) != of_pairs:
-            found, wanted = [("scores single answers", "compares two answers")[n] for n in (not of_pairs, of_pairs)]
-            raise RecipeError(f"'{folder}' holds a model that {found}, expected one that {wanted}")
         self.tokenizer: Any = load_tokenizer(folder)
         self.separator: str | None = getattr(config, "step_separator", None)
         self._stops = stop_token_ids(self.tokenizer, config)
@@ -48,7 +40,7 @@ class FrozenScorer:
         heads, gate = config.num_labels or 1, load_gate(folder)
         self.heads = heads if gate is None else 1
         dtype = "bf16" if config.dtype == torch.bfloat16 else "fp32"
-        lm = load_reward_model(folder, self.tokenizer, dtype, heads=heads, of_tokens=of_tokens)
+        lm = load_reward_model(folder, self.tokenizer, dtype, heads=heads, of_tokens=scores_tokens(config))
         self._model = Scorer(lm, gate=gate).to(self._device).eval().requires_grad_(False)
         self._lock = threading.Lock()
 
@@ -154,6 +146,6 @@ def speaks(tokenizer: Any, stops: Sequence[int], prompt: Prompt, token_ids: Sequ
 
 
 @lru_cache(maxsize=8)
-def frozen_scorer(folder: Path, *, of_tokens: bool = False, of_pairs: bool = False) -> FrozenScorer:
+def frozen_scorer(folder: Path, kind: Kind = REWARD_MODEL) -> FrozenScorer:
     """The one FrozenScorer of a folder in this process."""
-    return FrozenScorer(folder, of_tokens=of_tokens, of_pairs=of_pairs)
+    return FrozenScorer(folder, kind)

@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from llmrl.errors import RecipeError, first_line
 from llmrl.models.chat_template import from_file, with_defaults
+from llmrl.models.kinds import CLASSIFIERS
 from llmrl.models.lora import add_lora
 from llmrl.models.weights import Rounding, adapter_weights, merged_weights
 from llmrl.recipe import Lora
@@ -101,8 +102,7 @@ def load_language_model(
 
 def is_reward_model(config: PretrainedConfig) -> bool:
     """Whether a folder's config is of a sequence classifier or of a token classifier."""
-    kinds = ("ForSequenceClassification", "ForTokenClassification")
-    return any(name.endswith(kinds) for name in config.architectures or ())
+    return any(name.endswith(CLASSIFIERS) for name in config.architectures or ())
 
 
 def scores_tokens(config: PretrainedConfig) -> bool:

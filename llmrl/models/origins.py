@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.hub import cached_file
 
 from llmrl.errors import RecipeError, first_line, nearest, unknown_name
+from llmrl.models.kinds import nearest_folder
 from llmrl.models.loading import character_tokenizer, export, load_tokenizer
 from llmrl.models.merging import Locate, Sum, check_alike, is_adapter, parts_of
 from llmrl.recipe import Build, Gguf, Merge, Model
@@ -63,8 +64,9 @@ def locate(key: str, path: str, *, adapters: bool = False) -> Path:
     if folder.is_dir():
         if (folder / "config.json").is_file() or (adapters and is_adapter(folder)):
             return folder
-        adapter = " (it is a LoRA adapter; give the merged folder above it)"
-        hint = adapter if is_adapter(folder) else ""
+        guess = nearest_folder(folder)
+        hint = f"; did you mean '{guess}'?" if guess else ""
+        hint = " (it is a LoRA adapter; give the merged folder above it)" if is_adapter(folder) else hint
         raise RecipeError(f"{key}: folder '{path}' has no config.json{hint}")
     if HUB_NAME.fullmatch(path) and not (folder.parent.name and folder.parent.is_dir()):
         try:

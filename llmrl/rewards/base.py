@@ -25,12 +25,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
-from llmrl.errors import RecipeError, gathered, unknown_name
+from llmrl.errors import RecipeError, faults_at, gathered, unknown_name
 from llmrl.recipe_rows import DIRECTION
 from llmrl.rewards.cache import ResultCache, cache_key
 from llmrl.rewards.respondents import Respondent, roles_asked_by
@@ -79,11 +79,31 @@ class Rewards:
     @property
     def model_folders(self) -> list[str]:
         """The folders of the models that rewards load."""
-        found: list[str] = []
-        for piece in (piece for reward in self.rewards for piece in reward.loading):
-            for given in (piece.settings[name] for name in piece.mark("models").settings):
-                found += [given] if isinstance(given, str) else given
-        return found
+        return [folder for _, folder, _ in self._model_folders()]
+
+    def check_folders(self, coming: Callable[[str], bool]) -> None:
+        """Look at the folders of the models that rewards load, but for those that are `coming` from an earlier stage.
+
+        Raises RecipeError for folders without a model, or with one of another kind.
+        """
+        faults: list[str] = []
+        for key, folder, look in self._model_folders():
+            if not coming(folder):
+                with gathered(faults), faults_at(key):
+                    look(folder)
+        if faults:
+            raise RecipeError(*faults)
+
+    def _model_folders(self) -> Iterator[tuple[str, str, Callable[[str], None]]]:
+        """The key of each folder, the folder, and what looks at it."""
+        for reward in self.rewards:
+            for piece in reward.loading:
+                mark = piece.mark("models")
+                key = f"{KEY}.{reward.name}" + ("" if piece is reward.piece else f" ({piece.name})")
+                for name in mark.settings:
+                    given = piece.settings[name]
+                    for folder in [given] if isinstance(given, str) else given:
+                        yield f"{key}.{name}", folder, mark.look
 
     def load_models(self) -> None:
         """Load the models that rewards need; raises RecipeError with every fault."""

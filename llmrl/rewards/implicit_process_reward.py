@@ -12,6 +12,7 @@ from pydantic import PositiveFloat
 from llmrl.data.steps import split_steps
 from llmrl.errors import RecipeError
 from llmrl.marks import loads_models, takes_seconds
+from llmrl.models.kinds import LANGUAGE_MODEL, expect
 from llmrl.models.text import as_written, step_ends
 from llmrl.types import Failure, Group, Score, Trajectory
 
@@ -26,7 +27,7 @@ def load(*, path: str, reference: str, temperature: float = 1.0, **settings: Any
 
 
 @takes_seconds(300.0)
-@loads_models("path", "reference", load=load)
+@loads_models("path", "reference", load=load, look=partial(expect, kind=LANGUAGE_MODEL))
 async def implicit_process_reward(
     group: Group,
     *,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llmrl.errors import RecipeError
 from llmrl.marks import loads_models, takes_seconds
+from llmrl.models.kinds import PREFERENCE_MODEL, expect
 from llmrl.rewards.opinions import Opinion, Pair
 from llmrl.types import Group, Trajectory
 
@@ -22,7 +24,7 @@ def load(*, path: str) -> None:
 
 
 @takes_seconds(300.0)
-@loads_models("path", load=load)
+@loads_models("path", load=load, look=partial(expect, kind=PREFERENCE_MODEL))
 async def preference_model(group: Group, pairs: Sequence[Pair], *, path: str) -> list[Opinion]:
     """The opinion of a pairwise preference model, the same in both orders: P(a, b) = 1 - P(b, a).
 
@@ -57,6 +59,6 @@ def _model(path: str) -> Any:
     from llmrl.models.frozen_scorer import frozen_scorer  # late: most recipes load no reward model
 
     try:
-        return frozen_scorer(Path(path).expanduser().resolve(), of_pairs=True)
+        return frozen_scorer(Path(path).expanduser().resolve(), PREFERENCE_MODEL)
     except RecipeError as error:
         raise RecipeError(*(f"{KEY}.path: {fault}" for fault in error.faults)) from None

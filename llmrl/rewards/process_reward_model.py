@@ -12,6 +12,7 @@ from typing import Any, Literal
 from llmrl.data.steps import split_steps
 from llmrl.errors import RecipeError
 from llmrl.marks import loads_models, takes_seconds
+from llmrl.models.kinds import STEP_REWARD_MODEL, expect
 from llmrl.models.text import as_written, step_ends
 from llmrl.types import Failure, Group, Score, Trajectory
 
@@ -38,7 +39,7 @@ def load(*, path: str, separator: str | None = None, **settings: Any) -> None:
 
 
 @takes_seconds(300.0)
-@loads_models("path", load=load)
+@loads_models("path", load=load, look=partial(expect, kind=STEP_REWARD_MODEL))
 async def process_reward_model(
     group: Group,
     *,
@@ -110,6 +111,6 @@ def _model(path: str) -> Any:
     from llmrl.models.frozen_scorer import frozen_scorer  # late: most recipes load no reward model
 
     try:
-        return frozen_scorer(Path(path).expanduser().resolve(), of_tokens=True)
+        return frozen_scorer(Path(path).expanduser().resolve(), STEP_REWARD_MODEL)
     except RecipeError as error:
         raise RecipeError(*(f"{KEY}.path: {fault}" for fault in error.faults)) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 
 from llmrl.errors import RecipeError
 from llmrl.marks import loads_models, takes_seconds
+from llmrl.models.kinds import REWARD_MODEL, expect
 from llmrl.types import Group
 
 
@@ -23,7 +25,7 @@ def load(*, path: str | list[str], head: int = 0, **settings: Any) -> None:
 
 
 @takes_seconds(300.0)
-@loads_models("path", load=load)
+@loads_models("path", load=load, look=partial(expect, kind=REWARD_MODEL))
 async def reward_model(
     group: Group,
     *,
@@ -65,7 +67,7 @@ def _models(path: str | list[str]) -> list[Any]:
     found = []
     for one in [path] if isinstance(path, str) else path:
         try:
-            found.append(frozen_scorer(Path(one).expanduser().resolve()))
+            found.append(frozen_scorer(Path(one).expanduser().resolve(), REWARD_MODEL))
         except RecipeError as error:
             raise RecipeError(*(f"rewards.reward_model.path: {fault}" for fault in error.faults)) from None
     return found

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from llmrl.data.chat import Conversation
 from llmrl.data.messages import Messages
 from llmrl.errors import RecipeError, first_line
+from llmrl.models.kinds import nearest_folder
 from llmrl.models.loading import DTYPES, load_tokenizer, stop_token_ids
 
 KIND = "ForSequenceClassification"
@@ -99,7 +100,9 @@ class ServedModel:
 def _config(folder: Path) -> Any:
     """The folder's config; raises RecipeError unless it says that the model is a sequence classifier."""
     if not (folder / "config.json").is_file():
-        raise RecipeError(f"FOLDER: '{folder}' has no config.json; expected the folder of a trained reward model")
+        guess = nearest_folder(folder)
+        hint = f"; did you mean '{guess}'?" if guess else ""
+        raise RecipeError(f"FOLDER: '{folder}' has no config.json; expected the folder of a trained reward model{hint}")
     try:
         config = AutoConfig.from_pretrained(str(folder))
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from llmrl.data.stream import PromptStream
 from llmrl.data.written import Span, Written
 from llmrl.errors import RecipeError
 from llmrl.models.frozen_scorer import frozen_scorer
+from llmrl.models.kinds import PREFERENCE_MODEL
 from llmrl.ops.preference_losses.reward_models import bradley_terry
 from llmrl.recipe import Recipe, Rollout
 from llmrl.resolve import resolve_pieces
@@ -41,7 +42,7 @@ def score(folder: Path, prompt: str, *answers: str) -> float:
     """transformers' score of a prompt and answers, each of which ends with <eos>."""
     model = AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
     text = prompt + "".join(f"{answer}<eos>" for answer in answers)
-    tokens = frozen_scorer(folder, of_pairs=True).tokenizer.encode(text)
+    tokens = frozen_scorer(folder, PREFERENCE_MODEL).tokenizer.encode(text)
     return float(model(input_ids=torch.tensor([tokens])).logits[0, 0].detach())
 
 
@@ -50,7 +51,7 @@ def sigmoid(x: float) -> float:
 
 
 def test_a_completion_s_reward_is_its_chance_against_the_others_in_both_orders(folder):
-    tokenizer = frozen_scorer(folder, of_pairs=True).tokenizer
+    tokenizer = frozen_scorer(folder, PREFERENCE_MODEL).tokenizer
     prompt = Prompt("train:0", tuple(tokenizer.encode("1+2=")), "1+2=", {})
     made = [Trajectory(prompt, [Turn("actor", [*tokenizer.encode(one), 1])], "stop", text=one) for one in ANSWERS]
     group = Group(prompt, made, "actor")

@@ -16,6 +16,7 @@ from llmrl.data.packing import pack
 from llmrl.data.steps import split_steps
 from llmrl.errors import RecipeError
 from llmrl.models.frozen_scorer import frozen_scorer
+from llmrl.models.kinds import STEP_REWARD_MODEL
 from llmrl.models.loading import character_tokenizer
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
@@ -59,7 +60,7 @@ def group_of(tokenizer: Any, *, shift: int = 0) -> Group:
 
 
 def scored(folder: Path, *, shift: int = 0, **settings: Any) -> Group:
-    group = group_of(frozen_scorer(folder, of_tokens=True).tokenizer, shift=shift)
+    group = group_of(frozen_scorer(folder, STEP_REWARD_MODEL).tokenizer, shift=shift)
     given = {"path": str(folder), "delimiter": "\n\n"} | settings
     rewards = Rewards.from_specs({"process_reward_model": given}, workers=Workers(1))
     rewards.load_models()
@@ -70,7 +71,7 @@ def scored(folder: Path, *, shift: int = 0, **settings: Any) -> Group:
 def chances(folder: Path, steps: list[str], separator: str = "\n") -> list[float]:
     """The chances by transformers' own forward: each step with the separator behind it, tokenized alone."""
     model = LlamaForTokenClassification.from_pretrained(str(folder)).eval()
-    tokenizer = frozen_scorer(folder, of_tokens=True).tokenizer
+    tokenizer = frozen_scorer(folder, STEP_REWARD_MODEL).tokenizer
     token_ids, places = tokenizer.encode("1+2=", add_special_tokens=False), []
     for step in steps:
         token_ids = token_ids + tokenizer.encode(step, add_special_tokens=False) + tokenizer.encode(separator)
@@ -123,7 +124,7 @@ def test_two_classes_of_which_the_second_is_right(tmp_path):
 def test_other_models_are_refused(tmp_path):
     whole = make_reward_model(tmp_path / "whole")
     with pytest.raises(RecipeError, match="holds LlamaForSequenceClassification, no reward model of steps"):
-        frozen_scorer(whole, of_tokens=True)
+        frozen_scorer(whole, STEP_REWARD_MODEL)
     with pytest.raises(RecipeError, match="has 3 classes of steps, expected one head or two classes"):
         scored(make_model(tmp_path / "steps", labels=3))
 

@@ -117,6 +117,19 @@ def test_a_wrong_folder_or_head_is_told_before_the_stage_begins(folders, tmp_pat
             Rewards.from_specs({"reward_model": settings}, workers=Workers(1)).load_models()
 
 
+def test_the_check_looks_at_the_folders_without_loading_them(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
+    settings = {"path": [str(tmp_path), "runs/rm/stages/reward"]}
+    rewards = Rewards.from_specs({"reward_model": settings}, workers=Workers(1))
+    fault = rf"^rewards\.reward_model\.path: '{tmp_path}' holds Qwen3ForCausalLM, no reward model of completions$"
+    with pytest.raises(RecipeError, match=fault):
+        rewards.check_folders(lambda path: path == "runs/rm/stages/reward")
+    opinion = {"score_difference": {"scores": {"reward_model": {"path": str(tmp_path)}}}}
+    rewards = Rewards.from_specs({"win_rate": {"opinion": opinion}}, workers=Workers(1))
+    with pytest.raises(RecipeError, match=r"^rewards\.win_rate \(reward_model\)\.path: .* holds Qwen3ForCausalLM"):
+        rewards.check_folders(lambda path: False)
+
+
 def test_a_model_is_an_opinion_on_pairs(folders):
     """Its folder is loaded and checked like a reward's own; the chance is a sigmoid of the difference of scores."""
     group = group_of(frozen_scorer(folders[0]).tokenizer, ANSWERS[:2])
@@ -124,6 +137,7 @@ def test_a_model_is_an_opinion_on_pairs(folders):
     opinion = {"score_difference": {"scores": {"reward_model": {"path": str(folders[0])}}, "scale": 2.0}}
     rewards = Rewards.from_specs({"win_rate": {"opinion": opinion}}, workers=Workers(1))
     assert rewards.model_folders == [str(folders[0])]
+    rewards.check_folders(lambda path: False)
     rewards.load_models()
     asyncio.run(rewards.score(group))
     chance = 1 / (1 + math.exp(-2 * (first - second)))
