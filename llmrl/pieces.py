@@ -120,7 +120,8 @@ def bind(
         try:
             checked[setting] = TypeAdapter(hints.get(setting, Any)).validate_python(value)
         except ValidationError as error:
-            faults.append(f"{key}.{name}.{setting}: {value!r} is not valid: {error.errors()[0]['msg']}")
+            told = error.errors()[0]["msg"].removeprefix("Value error, ")
+            faults.append(f"{key}.{name}.{setting}: {value!r} is not valid: {told}")
     for setting, parameter in allowed.items():
         if parameter.default is parameter.empty and setting not in settings:
             faults.append(f"{key}.{name}: setting '{setting}' has no default and must be given")

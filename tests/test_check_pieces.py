@@ -307,7 +307,7 @@ def test_a_gold_answer_that_is_no_template_is_refused_before_the_data_is_read():
     with pytest.raises(RecipeError) as caught:
         resolve_pieces(wrong)
     assert caught.value.faults == [
-        "providers.answer_logprobs.answer: '\\\\boxed{answer' is not valid: Value error, single '{' at character 6 of "
+        "providers.answer_logprobs.answer: '\\\\boxed{answer' is not valid: single '{' at character 6 of "
         "'\\\\boxed{answer'; double it to mean a brace"
     ]
 

@@ -19,7 +19,7 @@ from llmrl.data.chat import Conversation
 from llmrl.data.faulty_rows import of_every_row
 from llmrl.data.files import Row
 from llmrl.data.messages import SYSTEM, Messages, transcript
-from llmrl.data.row_values import RowValue
+from llmrl.data.row_values import RowValue, row_values
 from llmrl.data.steps import solution_of
 from llmrl.data.written import Span, Written, reward_of_label, reward_of_score
 from llmrl.errors import RecipeError, short
@@ -69,8 +69,7 @@ class PromptBuilder:
         if source.chat and tokenizer.chat_template is None:
             raise RecipeError(f"{key}.chat: true, but the tokenizer has no chat template; set model.chat_template")
         columns = {column: None for row in rows for column in row}
-        named = {name: cast("str | None", getattr(source, name)) for name in COLUMN_KEYS}
-        self._values = {name: RowValue(spec, columns, f"{key}.{name}") for name, spec in named.items() if spec}
+        self._values = row_values(source, COLUMN_KEYS, columns, key)
         self._system = _system_prompt(source, columns, key)
         self._category = RowValue(source.category, columns, f"{key}.category") if source.category else None
         # the default column may be absent: from rows to imitate, or from rows of a task whose reward reads others

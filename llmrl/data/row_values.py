@@ -10,9 +10,13 @@ from typing import Any
 from llmrl.columns import NoColumnError, column
 from llmrl.data.files import Row
 from llmrl.data.messages import Messages, are_messages, messages_of
-from llmrl.errors import RecipeError
+from llmrl.errors import RecipeError, gathered
 from llmrl.pieces import resolve
+from llmrl.recipe_rows import QUESTION, Rows
 from llmrl.templates import RowTemplate, text_of
+
+ASKED_COLUMNS = ("prompt", "messages", "conversations", "instruction", "input", "problem")
+"""The columns that public data has what is asked in, where it is not the default."""
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -71,3 +75,21 @@ class RowValue:
                 raise ValueError(f"{spec} raised {type(error).__name__}: {error}") from error
 
         return call
+
+
+def row_values(source: Rows, keys: Collection[str], columns: Collection[str], key: str) -> dict[str, RowValue]:
+    """The value that each of these keys names, but for keys that name none; raises RecipeError with every fault."""
+    faults: list[str] = []
+    values: dict[str, RowValue] = {}
+    for name in keys:
+        spec: str | None = getattr(source, name)
+        if name == "prompt" and spec == QUESTION and QUESTION not in columns:
+            guess = next((column for column in ASKED_COLUMNS if column in columns), None)
+            hint = f"; did you mean '{guess}'?" if guess else ""
+            faults.append(f"{key}.prompt: no column '{QUESTION}', the default{hint} (columns: {', '.join(columns)})")
+        elif spec:
+            with gathered(faults):
+                values[name] = RowValue(spec, columns, f"{key}.{name}")
+    if faults:
+        raise RecipeError(*faults)
+    return values

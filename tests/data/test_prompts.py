@@ -98,10 +98,18 @@ def test_each_key_takes_a_path_into_a_column(tokenizer):
     )
 
 
+def test_every_misspelt_column_is_named_at_once_and_what_is_probably_asked(tokenizer):
+    rows, held = [{"prompt": "1", "chosen": "2", "rejected": "3"}], "(columns: prompt, chosen, rejected)"
+    assert fault(tokenizer, rows, prompt="question", chosen="choosen", rejected="rejected") == (
+        f"data.train.prompt: no column 'question', the default; did you mean 'prompt'? {held}\n"
+        f"data.train.chosen: no column 'choosen'; did you mean 'chosen'? {held}"
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"prompt": "question"}, "data.train.prompt: no column 'question' (columns: q, a)"),
+        ({"prompt": "question"}, "data.train.prompt: no column 'question', the default (columns: q, a)"),
         ({"prompt": "{qq}="}, "data.train.prompt: no column 'qq'; did you mean 'q'? (columns: q, a)"),
         ({"prompt": "{q.upper}"}, "data.train.prompt: train:0: no column 'q.upper' (columns: q, a)"),
         ({"prompt": "{q!r}"}, "data.train.prompt: no column 'q!r' (columns: q, a)"),
