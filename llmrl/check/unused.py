@@ -91,6 +91,8 @@ READERS = (
             "rollout.stop", "rollout.engine_options"), _collects, "nothing is sampled"),
     Reader(("rollout.engine_options",), _sampler_has_options, "rollout.engine {rollout.engine} takes no options"),
     Reader(("evaluation.",), _evaluates, "nothing is evaluated, for want of data.eval or rewards"),
+    Reader(tuple(f"data.eval.{name}" for name in ("path", "task", "dataset")), _evaluates,
+           "nothing is measured on held-out rows, without rewards or a preference_loss"),
     Reader(("evaluation.temperature", "evaluation.answer_pattern"), lambda r, p: r.evaluation.samples > 0,
            "evaluation.samples is 0"),
     Reader(("evaluation.samples", "evaluation.temperature", "evaluation.answer_pattern"), _asks,

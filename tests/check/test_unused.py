@@ -89,6 +89,10 @@ def warnings_of(folder: Path, changes: dict[str, Any]) -> list[str]:
          ["rewards.math_verifier has no effect: nothing is sampled",
           "rollout.engine has no effect: nothing is sampled",
           "rollout.top_p has no effect: nothing is sampled"]),
+        ({"method": "sft", "data": {"train": {"completion": "answer"}}, "rewards": None, "rollout": {"engine": None}},
+         ["data.eval.path has no effect: nothing is measured on held-out rows, without rewards or a preference_loss"]),
+        ({"method": "dpo", "data": {"train": {"chosen": "a", "rejected": "b"}}, "rewards": None,
+          "rollout": {"engine": None}}, []),
         ({"policy_loss": "nll", "regularizers": None}, ["advantage has no effect: no piece reads advantages"]),
     ],
 )  # fmt: skip
