@@ -8,7 +8,7 @@ from llmrl.algorithm import Algorithm
 from llmrl.fields import FIELDS, PAST
 from llmrl.pieces import Piece
 from llmrl.recipe import Recipe
-from llmrl.types import REFERENCE
+from llmrl.types import POLICY, REFERENCE
 
 OF_PAST = frozenset(field.name for field in FIELDS if field.by == PAST)
 """Fields that only earlier policies give."""
@@ -30,6 +30,10 @@ def needs_past(recipe: Recipe, algorithm: Algorithm) -> bool:
 def written_by_faults(recipe: Recipe, algorithm: Algorithm, keep: Piece, allocate: Piece | None) -> Iterator[str]:
     """The faults of a recipe in which others write some of a group's completions."""
     writers = recipe.rollout.written_by
+    for name, settings in recipe.rewards.items():
+        against = (settings.get("against") if isinstance(settings, dict) else None) or {}
+        for absent in set(against) - {POLICY, *writers}:
+            yield f"rewards.{name}.against.{absent}: writes no completion here; add rollout.written_by.{absent}"
     if not writers or not algorithm.samples:
         return
     if allocate is not None:

@@ -61,9 +61,12 @@ async def win_rate(
     of these writers alone (rollout.written_by), and r is the sum of their win rates by these weights; a completion of
     another writer competes with the policy's. counts_itself: j = i is among the opponents, with P = 1/2. A comparison
     without an opinion is left out of the mean; a completion that lacks more than half of its comparisons fails. None
-    for a completion without others.
+    for a completion without others, and where none of the writers in `against` wrote, as on held-out prompts.
     """
     assert isinstance(opinion, Piece)
+    writers = {one.writer for one in group.trajectories}
+    if writers == {POLICY} and set(against or ()) - writers:
+        return [None] * len(group.trajectories)
     texts = [one.text for one in group.trajectories]
     pools = _pools([one.writer for one in group.trajectories], chunk, against)
     pairs = _pairs(pools)

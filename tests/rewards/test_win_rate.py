@@ -101,6 +101,8 @@ def test_an_absent_writer_and_an_absent_opinion_are_failures():
     found = rates(group(("policy", "6"), ("policy", "2")), against={"reference": 1.0})
     assert found == [None, None]  # no others at all
     found = rates(group(("policy", "6"), ("policy", "2")), against={"policy": 1.0, "reference": 1.0})
+    assert found == [None, None]  # a held-out prompt, which the policy alone answers
+    found = rates(group(("policy", "6"), ("past_2", "2")), against={"past_2": 1.0, "reference": 1.0})
     assert isinstance(found[0], Failure) and "reference wrote no opponent" in found[0].message
     with pytest.raises(RecipeError, match="no writer of completions named 'referense'; did you mean 'reference'"):
         rates(MIXED, against={"referense": 1.0})

@@ -10,7 +10,10 @@ from scripted import PARAMS, PROMPTS, EchoSampler, Verdicts, author, make, piece
 from llmrl.data.packing import pack
 from llmrl.data.written import Span, Written
 from llmrl.envs.single_turn import single_turn
+from llmrl.errors import RecipeError
 from llmrl.recipe import Rollout
+from llmrl.recipe_file import method_recipe
+from llmrl.resolve import resolve_pieces
 from llmrl.rollout.collect import Collector
 from llmrl.rollout.group_sampling import Evenly
 from llmrl.rollout.sampler import Completion, SamplingParams
@@ -127,3 +130,10 @@ def test_what_each_writes_is_counted():
     rollout = Rollout.model_validate({"group_size": 5, "written_by": {"reference": 2, "past_2": {"count": 1}}})
     assert (rollout.own_completions, rollout.writers) == (2, ["reference", "reference", "past_2"])
     assert rollout.past_writers == [2]
+
+
+def test_an_opponent_that_nobody_writes_is_a_fault_before_anything_runs():
+    settings = {"opinion": "llmrl.tasks.duels:prefers", "against": {"policy": 1.0, "past_2": 1.0}}
+    fragment = {"rewards": {"win_rate": settings}}
+    with pytest.raises(RecipeError, match=r"rewards\.win_rate\.against\.past_2: .* add rollout\.written_by\.past_2"):
+        resolve_pieces(method_recipe("online_dpo").model_copy(update=fragment))
