@@ -29,7 +29,8 @@ MUST_BE_GIVEN = {  # settings without a default
     "categorical": {"low": -1.0, "high": 1.0},
 }
 SET_SIZE = {"polychromic": {"set_size": 2}}
-OF_THE_LOSS = ("entropy", "log_ratio")  # a penalty of the rewards cannot read them: the batch is not cut yet
+# a penalty of the rewards cannot read them: the batch is not cut yet
+OF_THE_LOSS = ("entropy", "log_ratio", "policy_kl")
 EVERYTHING = [
     (axis.key, name, piece)
     for axis in AXES

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from llmrl.axes import BY_KEY
 from llmrl.check.report import Report
+from llmrl.data.forms import DEMONSTRATIONS
 from llmrl.engines.catalogue import OWN_KEYS, engine_kind
 from llmrl.other_policies import needs_past, needs_reference
 from llmrl.pieces import resolve
@@ -43,7 +44,11 @@ def _asks(recipe: Recipe, pieces: Pieces) -> bool:
 
 
 def _evaluates(recipe: Recipe, pieces: Pieces) -> bool:
-    return bool(recipe.data.eval and (recipe.rewards or pieces.algorithm.compares))
+    held_out = recipe.data.eval
+    if held_out is None:
+        return False
+    imitated = DEMONSTRATIONS in pieces.source.data and (held_out.completion or not held_out.names_columns)
+    return bool(recipe.rewards or pieces.algorithm.compares or imitated)
 
 
 def _has_critic(recipe: Recipe, pieces: Pieces) -> bool:
@@ -92,7 +97,7 @@ READERS = (
     Reader(("rollout.engine_options",), _sampler_has_options, "rollout.engine {rollout.engine} takes no options"),
     Reader(("evaluation.",), _evaluates, "nothing is evaluated, for want of data.eval or rewards"),
     Reader(tuple(f"data.eval.{name}" for name in ("path", "task", "dataset")), _evaluates,
-           "nothing is measured on held-out rows, without rewards or a preference_loss"),
+           "nothing is measured on held-out rows, without rewards, a preference_loss or completions to imitate"),
     Reader(("evaluation.temperature", "evaluation.answer_pattern"), lambda r, p: r.evaluation.samples > 0,
            "evaluation.samples is 0"),
     Reader(("evaluation.samples", "evaluation.temperature", "evaluation.answer_pattern"), _asks,

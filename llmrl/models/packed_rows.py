@@ -27,7 +27,7 @@ IMPLEMENTATION = "llmrl"
 """Attention's name in a model's config: packed rows where they are given, else padded ones as sdpa."""
 CALL_COST = 10_000
 """Pairs of a query and a key that attention computes in the time that one more call of it takes."""
-MOST_KEYS_KEPT = 2.5
+MOST_KEYS_KEPT = 3.0
 """Gathered keys for each token up to which they are kept for the backward pass; more are gathered anew."""
 
 

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig
 
 from llmrl.data.chat import Conversation
+from llmrl.data.forms import DEMONSTRATIONS
 from llmrl.data.messages import messages_of
 from llmrl.data.prompts import LoadedPrompts, load_prompts
 from llmrl.data.stream import PromptStream
@@ -211,12 +212,21 @@ def make_source(
     return source(available), stream
 
 
+def _held_out_written(prompts: LoadedPrompts, role: Role) -> Mapping[str, list[Written]]:
+    """The completions of rows, by prompt id, that a role's evaluation reads."""
+    if role.algorithm.compares:
+        return prompts.solutions if role.algorithm.scores_tokens else prompts.comparisons
+    imitates = DEMONSTRATIONS in role.pieces.source.data
+    return {name: [one] for name, one in prompts.demonstrations.items()} if imitates else {}
+
+
 def make_held_out(recipe: Recipe, prompts: LoadedPrompts, roles: Mapping[str, Role]) -> HeldOut:
-    """The held-out completions that the first role judges, if it is trained to prefer some or to tell steps apart."""
+    """The held-out completions that the first role judges, if it is trained to prefer some or to tell steps apart, or
+    whose likelihood is measured, if it imitates."""
     first = next(iter(recipe.by_role))
-    if first not in roles or not roles[first].algorithm.compares:
+    if first not in roles:
         return HeldOut(categories=prompts.categories)
-    written = prompts.solutions if roles[first].algorithm.scores_tokens else prompts.comparisons
+    written = _held_out_written(prompts, roles[first])
     held = [one for one in prompts.eval if one.id in written][: recipe.evaluation.limit]
     grouped = roles[first].pieces.source.mark("groups") or compared_groups
     groups = [group for prompt in held for group in grouped(prompt, written[prompt.id], first)]

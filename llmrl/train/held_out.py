@@ -42,10 +42,12 @@ def compare(role: Role, held_out: HeldOut) -> dict[str, float]:
     """Metrics under eval/ of the role's implicit reward, for all rows and for each category; every rank calls it.
 
     Completions of a row with different rewards are pairs; rows of a single one are compared with each other. Of a
-    reward model of steps, its verdicts on the steps.
+    reward model of steps, its verdicts on the steps. Of a role that compares nothing, how likely the completions are.
     """
     if role.algorithm.scores_tokens:
         return _of_steps(role, held_out)
+    if not role.algorithm.compares:
+        return _of_demonstrations(role, held_out)
     reward = role.algorithm.implicit_reward
     pairs: dict[str, list[dict[str, Tensor]]] = defaultdict(list)
     singles: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
@@ -73,6 +75,23 @@ def compare(role: Role, held_out: HeldOut) -> dict[str, float]:
         prefix = f"eval/{name}/" if name else "eval/"
         metrics |= {prefix + key: value for key, value in found.items()}
     return metrics
+
+
+def _of_demonstrations(role: Role, held_out: HeldOut) -> dict[str, float]:
+    """eval/nll, the mean negative log-probability of a token in nats, for all rows and for each category."""
+    sums: dict[str, tuple[float, float]] = {}
+    for groups, batch in held_out.batches(role.name):
+        logprobs = role.learner.measure(batch, "logprobs")["logprobs"]
+        of_rows = -torch.where(batch.response_mask, logprobs, 0.0).double().sum(dim=1)
+        parts = [held_out.categories.get(group.prompt.id, "") for group in groups]
+        for name in dict.fromkeys(("", *parts)):
+            own = torch.tensor([not name or part == name for part in parts])[batch.group_ids]
+            total, tokens = sums.get(name, (0.0, 0.0))
+            found = float(of_rows[own].sum()), float(batch.response_mask[own].sum())
+            sums[name] = total + found[0], tokens + found[1]
+    return {
+        f"eval/{name}/nll" if name else "eval/nll": total / tokens for name, (total, tokens) in sums.items() if tokens
+    }
 
 
 def _of_steps(role: Role, held_out: HeldOut) -> dict[str, float]:

@@ -166,6 +166,7 @@ BEYOND: dict[str, dict[str, Any]] = {
         "stages": {
             "warm_start": {
                 "method": "sft",
+                "data": {"eval": {"completion": "answer"}},
                 "rollout": {"prompts_per_step": 8, "group_size": 1},
                 "training": {"schedule": "cosine", "warmup_steps": 1, "weight_decay": 0.1},
             },

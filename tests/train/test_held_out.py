@@ -49,6 +49,19 @@ def test_a_policy_prefers_by_its_log_ratios(at_once):
     assert "eval/code/label_auroc" not in found and "eval/chat/labels" not in found
 
 
+@pytest.mark.parametrize("at_once", [1, 64])
+def test_imitation_is_measured_by_the_likelihood_of_a_token(at_once):
+    lm = tiny_lm()
+    sums = {name: -sum(log_p(lm, name, number) for number in range(len(rows))) for name, rows in ROWS.items()}
+    tokens = {name: sum(len(row[0]) for row in rows) for name, rows in ROWS.items()}
+    found = compare(role_of({"policy_loss": "nll", "reduce": "token_mean"}), held_out(at_once))
+    assert found == {
+        "eval/nll": pytest.approx(sum(sums.values()) / sum(tokens.values()), abs=1e-5),
+        "eval/chat/nll": pytest.approx((sums["a"] + sums["b"]) / (tokens["a"] + tokens["b"]), abs=1e-5),
+        "eval/code/nll": pytest.approx((sums["c"] + sums["d"]) / (tokens["c"] + tokens["d"]), abs=1e-5),
+    }
+
+
 def test_without_a_reference_a_policy_prefers_by_what_its_loss_reads():
     simpo = OFFLINE | {"preference_loss": {"simpo": {"weight": 1.0}}}
     lm = tiny_lm()
