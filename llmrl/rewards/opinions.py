@@ -106,8 +106,10 @@ async def score_difference(
 
 
 def _compared(a: Scored, b: Scored, scale: float) -> Opinion | Failure:
-    if isinstance(a, Failure) or isinstance(b, Failure):
-        return a if isinstance(a, Failure) else b
+    if isinstance(a, Failure):
+        return a
+    if isinstance(b, Failure):
+        return b
     difference = _number(a) - _number(b)
     return Opinion(0.5 * (1 + math.tanh(0.5 * scale * difference)))
 
