@@ -22,7 +22,7 @@ class Asker:
     max_prompt_tokens: int
 
     def question(self, prompt: Prompt) -> str:
-        """What a prompt asks, before system prompt, examples and chat template."""
+        """A prompt's question, before system prompt, examples and chat template."""
         return str(prompt.row[ASKED]) if ASKED in prompt.row else self.questions[prompt.id]
 
     def ask(self, text: str, prompt: Prompt, name: str) -> Prompt | None:

@@ -62,7 +62,7 @@ def payoffs_in(text: str) -> Payoffs | None:
 
 
 def action_in(text: str, tag: str = "action") -> str | None:
-    """What a text writes between the tags, the last time."""
+    """The last text between the tags, None if there is none."""
     found = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
     return found[-1].strip() if found else None
 
