@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from llmrl.axes import AXES
 from llmrl.errors import RecipeError, gathered, short, unknown_name
-from llmrl.metrics import METRICS
+from llmrl.metrics.table import METRICS
 from llmrl.recipe import ORIGINS, Recipe
 from llmrl.recipe_faults import faults_of
 from llmrl.recipe_layers import (

@@ -1,4 +1,4 @@
-"""Write docs/metrics.md from llmrl/metrics.py.
+"""Write docs/metrics.md from llmrl/metrics/table.py.
 
 python scripts/metrics_table.py
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from llmrl.metrics import NEVER_ZERO, SECTIONS, Metric
+from llmrl.metrics.metric import NEVER_ZERO, Metric
+from llmrl.metrics.table import SECTIONS
 from llmrl.troubles import RECENT, Drifted, Exploited, Fallen, Outside, Trouble
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 INTRODUCTION = """\
-<!-- written by scripts/metrics_table.py from llmrl/metrics.py -->
+<!-- written by scripts/metrics_table.py from llmrl/metrics/table.py -->
 
 # Metrics
 

@@ -128,7 +128,13 @@ def test_no_modules_import_each_other():
 
 @pytest.mark.parametrize(
     "module",
-    ["llmrl.rewards.math_verifier", "llmrl.rewards.workers", "llmrl.cli", "llmrl.metrics", "llmrl.run_folder.reader"],
+    [
+        "llmrl.rewards.math_verifier",
+        "llmrl.rewards.workers",
+        "llmrl.cli",
+        "llmrl.metrics.table",
+        "llmrl.run_folder.reader",
+    ],
 )
 def test_start_up_is_light(module):
     """Each grading process imports its reward, and every command imports cli: neither may wait for torch."""

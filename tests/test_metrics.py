@@ -11,7 +11,7 @@ import torch
 from judge_server import judging_in_thread
 from rich.console import Console
 
-from llmrl.metrics import METRICS, metric_of
+from llmrl.metrics.table import METRICS, metric_of
 from llmrl.run_folder.reader import RunReader
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from llmrl.metrics import METRICS, Metric
+from llmrl.metrics.metric import Metric
+from llmrl.metrics.table import METRICS
 
 COLUMNS = tuple(metric for metric in METRICS if metric.heading)
 ROWS_SHOWN = 12

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmrl.metrics import Metric, metric_of
+from llmrl.metrics.metric import Metric
+from llmrl.metrics.table import metric_of
 from llmrl.troubles import Point, Row, Trouble
 
 

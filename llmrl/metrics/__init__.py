@@ -1,0 +1,1 @@
+"""The metrics of runs; llmrl/metrics/table.py has them all."""
