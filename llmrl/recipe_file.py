@@ -36,6 +36,7 @@ from llmrl.recipe_layers import (
     without_nulls,
     yaml_value,
 )
+from llmrl.recipe_products import missing_products
 from llmrl.types import ENVIRONMENT
 
 ROLE_KEYS = (
@@ -46,6 +47,8 @@ ROLE_KEYS = (
     "rewards",
     "trained",
     "critic",
+    "reference",
+    "history",
     "training",
     "rollout",
 )
@@ -111,6 +114,10 @@ def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
             fragment = dict(fragment or {})
             below = under if "method" in merge(own, fragment) else _under_without_a_method(files)
             recipes[name] = _stage(below, own, fragment, before, roles)
+    if not any(faults.values()):
+        for name, recipe in recipes.items():
+            views = recipe.by_role.items()
+            faults[name] += of_roles({role: missing_products(recipes, name, view) for role, view in views})
     if any(faults.values()):
         raise RecipeError(*of_stages(faults))
     first = next(iter(recipes.values()))
@@ -126,8 +133,7 @@ def _role_names(fragment: Any, common: Layer) -> list[str]:
 def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, roles_before: list[str]) -> Recipe:
     """A stage's recipe. before: the folder of the stage before, whose weights it starts from if it names no model;
     roles_before: the roles that have their own folders in it."""
-    named = fragment.get("model")
-    names_model = isinstance(named, str) or (isinstance(named, dict) and any(named.get(key) for key in ORIGINS))
+    names_model = _names_origin(fragment)
     layer = _with_method(under, merge(common, fragment))
     roles = layer.pop("roles", None) or {}
     if not isinstance(roles, dict) or not all(isinstance(part, dict | None) for part in roles.values()):
@@ -143,7 +149,7 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
         part = dict(part or {})
         with gathered(of_each[name]):
             view = _with_method(_without_origin(layer, part), part)
-            if "model" not in part and start:
+            if start and not _names_origin(part):
                 view = _started(view, f"{start}/{name}" if name in roles_before else folder)
             views[name] = _recipe(view)
     faults += of_roles(of_each)
@@ -152,6 +158,12 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
     if faults:
         raise RecipeError(*faults)
     return next(iter(views.values())).model_copy(update={"roles": views})
+
+
+def _names_origin(part: Layer) -> bool:
+    """Whether a stage or a role says itself where its weights come from."""
+    model = part.get("model")
+    return isinstance(model, str) or (isinstance(model, dict) and any(model.get(key) for key in ORIGINS))
 
 
 def _without_origin(layer: Layer, part: Layer) -> Layer:

@@ -27,6 +27,7 @@ FLOORS = (
         "recipe",
         "recipe_faults",
         "recipe_layers",
+        "recipe_products",
         "recipe_file",
         "probe",
     ),

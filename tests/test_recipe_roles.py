@@ -283,6 +283,54 @@ def test_a_role_of_a_later_stage_may_name_its_own_model_or_share_one(load):
     assert shared.stages["two"].by_role["critiquer"].model.role == "actor"
 
 
+APART = """
+model: some/model
+data: {train: {path: rows.jsonl}}
+rewards: {math_verifier: {}}
+method: grpo
+run_dir: out
+stages:
+  first: {}
+  second: {model: {path: some/model, lora: {rank: 3}}}
+  pair: {roles: {actor: {}, critiquer: {}}}
+  last:
+    roles:
+      actor: {model: "${run_dir}/stages/first", reference: {model: "${run_dir}/stages/second/adapter", every: 2}}
+      critiquer: {model: {path: "${run_dir}/stages/pair/critiquer", lora: {rank: 2}}}
+"""
+
+
+def test_roles_start_from_products_of_different_stages(load):
+    plan = load(APART)
+    assert paths(plan, "last") == {"actor": "out/stages/first", "critiquer": "out/stages/pair/critiquer"}
+    actor, critiquer = plan.stages["last"].by_role.values()
+    assert (actor.reference.every, critiquer.reference.every) == (2, None)
+    assert load(plan.dump(), name="dumped.yaml") == plan
+    # a run folder that was moved holds the same products
+    assert continued(plan.dump(), load(APART, "run_dir=elsewhere"), [])[1] == []
+
+
+def test_settings_of_a_roles_model_leave_its_start_alone(load):
+    view = load(STAGES.replace("two: {}", "two: {roles: {critiquer: {model: {lora: {rank: 4}}}}}")).stages["two"]
+    assert view.by_role["critiquer"].model.lora.rank == 4
+    assert view.by_role["critiquer"].model.path == "out/stages/one/critiquer"
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "hint"),
+    [
+        ("roles.actor.model.path", "frist", "did you mean 'out/stages/first'?"),
+        ("roles.critiquer.model.path", "pair", "of its roles it has out/stages/pair/actor, out/stages/pair/critiquer"),
+        ("roles.critiquer.model.path", "pair/actr", "did you mean 'out/stages/pair/actor'?"),
+        ("roles.actor.reference.model", "last", "they leave first, second, pair/actor, pair/critiquer"),
+    ],
+)
+def test_a_product_that_no_earlier_stage_leaves(faults, key, path, hint):
+    assert faults(APART, f"stages.last.{key}=out/stages/{path}") == [
+        f"stage last: {key}: no stage before 'last' leaves the model 'out/stages/{path}'; {hint}"
+    ]
+
+
 def test_what_a_checkpoint_depends_on_is_fixed_for_every_role(load):
     recorded = load().dump()
     for override, key in (

@@ -30,6 +30,7 @@ from llmrl.evaluation.pass_at_k import powers_up_to
 from llmrl.models.origins import locate, locate_parent
 from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
+from llmrl.recipe_products import product_of
 from llmrl.resolve import Pieces, check_grades, resolve_pieces, trained_on
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.golds import check_graded
@@ -276,10 +277,7 @@ class _Checker:
 
     def _stage_of(self, path: str | None, name: str) -> str | None:
         """The stage before `name`, or the role of one, whose output `path` is."""
-        before = list(self.plan.stages)[: list(self.plan.stages).index(name)]
-        folders = [f"{stage}/{role}" for stage in before for role in self.plan.stages[stage].roles] + before
-        run_dir = self.plan.stages[name].run_dir
-        return next((folder for folder in folders if path == f"{run_dir}/stages/{folder}"), None)
+        return product_of(path, self.plan.stages, name)
 
 
 def _kind(view: Recipe) -> str:

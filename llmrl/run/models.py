@@ -14,7 +14,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 from llmrl.algorithm import Algorithm
 from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
-from llmrl.errors import RecipeError
+from llmrl.errors import RecipeError, gathered
 from llmrl.fields import BY_NAME, CURRENT, PROVIDED, names
 from llmrl.models.critic import Critic, ValueHead
 from llmrl.models.gate import Gate
@@ -31,6 +31,7 @@ from llmrl.models.policy import Policy
 from llmrl.models.scorer import Scorer, load_reward_model, scoring_tokenizer
 from llmrl.other_policies import needs_past, needs_reference
 from llmrl.recipe import Model, Recipe
+from llmrl.recipe_file import of_roles
 from llmrl.resolve import Pieces, check_grades
 from llmrl.train.learner import Learner
 from llmrl.train.past import Extrapolated, Past
@@ -51,10 +52,14 @@ def prepare_origins(recipe: Recipe, run_dir: Path, ranks: Ranks, *, scoring: Col
     """Every role's starting point; a model that has to be made is made by rank 0. scoring: the roles that train a
     reward model."""
     origins: dict[str, Origin] = {}
+    faults: dict[str, list[str]] = {name: [] for name in recipe.by_role}
     for name, view in recipe.by_role.items():
         if view.model.role is None:
             target = run_dir / "origin" / name if recipe.roles else run_dir / "origin"
-            origins[name] = _prepare_origin(view, target, ranks, scores=name in scoring)
+            with gathered(faults[name]):
+                origins[name] = _prepare_origin(view, target, ranks, scores=name in scoring)
+    if any(faults.values()):
+        raise RecipeError(*of_roles(faults))
     return {name: origins[view.model.role or name] for name, view in recipe.by_role.items()}
 
 

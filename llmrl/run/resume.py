@@ -147,18 +147,13 @@ def refuse_unfit(checkpoint: Path, stage: str, recipe: Recipe, ranks: int) -> No
 _ADVICE = "a run that goes on keeps it: give it its old value, or start another run with run_dir=..."
 
 
-def _portable(stage: dict[str, Any], run_dir: str) -> dict[str, Any]:
-    """The stage with its model's paths relative to the run folder, which may have been moved."""
-    if "roles" in stage:
-        return stage | {"roles": {name: _portable(role, run_dir) for name, role in stage["roles"].items()}}
-    return stage | {"model": _relative(stage["model"], run_dir)}
-
-
-def _relative(value: Any, run_dir: str) -> Any:
-    """The value with every text in it without the run folder that it begins with."""
+def _portable(value: Any, run_dir: str) -> Any:
+    """The value with the paths in it relative to the run folder, which may have been moved."""
     if isinstance(value, dict):
-        return {key: _relative(inner, run_dir) for key, inner in value.items()}
-    return value.removeprefix(run_dir) if isinstance(value, str) else value
+        return {key: _portable(inner, run_dir) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_portable(inner, run_dir) for inner in value]
+    return value.removeprefix(f"{run_dir}/") if isinstance(value, str) else value
 
 
 def _without_role(key: str) -> str:

@@ -40,7 +40,7 @@ def plan(tmp_path):
         ("stages.rl.seed=8", "stage rl: seed: 8, but this run was started with 7"),
         (
             "stages.rl.model={path: x, build: null}",
-            "stage rl: model.path: 'x', but this run was started with '/stages/",
+            "stage rl: model.path: 'x', but this run was started with 'stages/",
         ),
     ],
 )
