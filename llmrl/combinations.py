@@ -121,7 +121,7 @@ def _advantage_is_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
 
 
 def _groups_are_there(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
-    if recipe.rollout.group_size > 1:
+    if recipe.rollout.group_size > 1 or recipe.moves:  # the groups of moves have sizes of their own
         return
     for key, piece in algorithm.placed():
         if "group_ids" in piece.data:

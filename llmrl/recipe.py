@@ -24,6 +24,7 @@ from pydantic import (
 from llmrl.axes import AXES, ONE, Axis
 from llmrl.errors import RecipeError
 from llmrl.pieces import PieceSpec
+from llmrl.recipe_moves import Move, most_texts
 from llmrl.recipe_rollout import MAX_PAST, Fraction, Rollout
 from llmrl.recipe_rows import Data, Strict, exactly_one
 from llmrl.recipe_training import Training
@@ -261,6 +262,9 @@ class Recipe(Axes):
         description="reward functions; their weighted sum counts, and those of weight 0 are only measured",
     )
     trained: bool = Field(default=True, description="false: the role, or the stage, samples and is never updated")
+    moves: dict[str, Move] = Field(
+        default_factory=dict, description="the texts that roles write for a question, in trees; none: the env's answers"
+    )
     roles: dict[str, Recipe] = Field(
         default_factory=dict, description="several models in one stage, each with what it changes; the first one leads"
     )
@@ -275,6 +279,12 @@ class Recipe(Axes):
     @property
     def trajectories_per_step(self) -> int:
         return self.rollout.prompts_per_step * self.rollout.group_size
+
+    def in_flight(self, ranks: int) -> int:
+        """The most completions of one role that a rank samples at once."""
+        rollout = self.rollout
+        most = max(most_texts(self.moves, rollout.group_size).values()) if self.moves else rollout.group_size
+        return -(-rollout.prompts_per_step // ranks) * (rollout.micro_group or most)
 
     @property
     def by_role(self) -> dict[str, Recipe]:

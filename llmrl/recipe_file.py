@@ -36,6 +36,7 @@ from llmrl.recipe_layers import (
     without_nulls,
     yaml_value,
 )
+from llmrl.recipe_moves import move_faults
 from llmrl.recipe_products import missing_products
 from llmrl.types import ENVIRONMENT
 
@@ -141,7 +142,10 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
     start = None if before is None or names_model else before
     folder = f"{start}/{roles_before[0]}" if start and roles_before else start  # for a role that was not there before
     if not roles:
-        return _recipe(_started(layer, folder))
+        recipe = _recipe(_started(layer, folder))
+        if faults := move_faults(recipe.moves, recipe.by_role):
+            raise RecipeError(*faults)
+        return recipe
     views: dict[str, Recipe] = {}
     faults = [fault for name, part in roles.items() for fault in _role_faults(name, dict(part or {}))]
     of_each: dict[str, list[str]] = {name: [] for name in roles}
@@ -155,6 +159,7 @@ def _stage(under: Layer, common: Layer, fragment: Layer, before: str | None, rol
     faults += of_roles(of_each)
     if not faults:
         faults = [fault for name, view in views.items() for fault in _disagreements(name, view, views)]
+        faults += move_faults(next(iter(views.values())).moves, views)
     if faults:
         raise RecipeError(*faults)
     return next(iter(views.values())).model_copy(update={"roles": views})

@@ -95,7 +95,3 @@ class Rollout(Strict):
         if self.written_by.get(DATASET, Writer()).share != 1:
             raise ValueError("written_by.dataset.share: a row has no distribution to mix with the policy's")
         return self
-
-    def in_flight(self, ranks: int) -> int:
-        """The most completions that a rank samples at once."""
-        return -(-self.prompts_per_step // ranks) * (self.micro_group or self.group_size)

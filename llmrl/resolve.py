@@ -21,10 +21,12 @@ from llmrl.other_policies import written_by_faults
 from llmrl.pieces import Piece, bind, catalogue, resolve
 from llmrl.probe import probe, probe_allocation, probe_controller, unread
 from llmrl.recipe import Recipe
+from llmrl.recipe_moves import compared_texts
 from llmrl.rewards.catalogue import CATALOGUE as REWARDS
 from llmrl.rewards.reward import Reward, verdict_faults
 from llmrl.rollout import weight_transport
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
+from llmrl.rollout.moves import Asked
 from llmrl.types import DATASET
 
 
@@ -110,6 +112,38 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     if faults:
         raise RecipeError(*faults)
     return Pieces(algorithm, providers=providers, **outside)
+
+
+def resolve_moves(recipe: Recipe) -> list[Asked]:
+    """The moves of a stage as they are played; raises RecipeError for a `choose` that is no function of a group."""
+    axis = BY_KEY["keep"]
+    found: list[Asked] = []
+    faults: list[str] = []
+    for name, move in recipe.moves.items():
+        key, piece = f"moves.{name}.choose", None
+        with gathered(faults):
+            piece = None if move.choose is None else resolve(move.choose, axis.pieces, key=key, what=axis.what)
+        if piece and set(piece.data) != {"group"}:
+            faults.append(f"{key}: {piece.name} reads {', '.join(piece.data)}; expected a function of the group alone")
+        found.append(Asked(name, move, piece))
+    if faults:
+        raise RecipeError(*faults)
+    return found
+
+
+def moves_without_company(pieces: Mapping[str, Pieces], recipe: Recipe) -> list[str]:
+    """The faults of trained moves whose texts are compared with each other, and of which there is only one."""
+    faults = []
+    for name, move in recipe.moves.items():
+        if not recipe.by_role[move.by].trained or not move.learned_from:
+            continue
+        if compared_texts(name, recipe.moves, recipe.rollout.group_size) > 1:
+            continue
+        for key, piece in pieces[move.by].algorithm.placed() if move.by in pieces else ():
+            if "group_ids" in piece.data:
+                more = "rollout.group_size" if name == next(iter(recipe.moves)) else f"moves.{name}.samples"
+                faults.append(f"{more}: 1, but {key} of {move.by} compares its texts ({piece.name}); give at least 2")
+    return faults
 
 
 def _of_axis(axis: Axis, spec: Any) -> Any:

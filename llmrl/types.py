@@ -8,7 +8,8 @@ tensors (llmrl/batch.py), and only a Batch reaches the trainer.
     question ──> Episode(Trajectory(author=actor), Trajectory(author=critiquer)) ──> Group of the actor's     ──> Batch
             └──> Episode(Trajectory(author=actor), Trajectory(author=critiquer)) ──> Group of the critiquer's ──> Batch
 
-One question answered once by one model is an Episode of one Trajectory.
+One question answered once by one model is an Episode of one Trajectory. Where a recipe names moves, the trajectories of
+an episode are a tree: a draft, the critiques of the draft, the refinements after each critique.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class Score:
     tokens. outcome: a verifier's name for the outcome, such as "timeout", which metrics count. grade: the outcome's
     rank among the verifier's ordered outcomes, 0 the worst, which a critic may predict. metrics: further numbers by
     name, whose means over the trajectories are metrics of the run. token_values: numbers for some of the author's
-    tokens, by their places among these, such as one for each step on its last token.
+    tokens, by their places among these, such as one for each step on its last token. verdict: what a critique says of
+    the trajectory that it follows, one of VERDICTS; None for a score of anything else.
     """
 
     value: float
@@ -84,6 +86,11 @@ class Score:
     grade: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     token_values: Mapping[int, float] = field(default_factory=dict, hash=False)
+    verdict: str | None = None
+
+
+RIGHT, WRONG, UNREADABLE = VERDICTS = ("right", "wrong", "unreadable")
+"""What a critique may say of an answer; unreadable: neither could be read in it."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,10 @@ class Trajectory:
     value times its weight, without those of weight 0, which nothing is trained on; reward: their sum; turn_rewards,
     token_rewards: the weighted sums of the scores' turn values, one per turn of the author, and of their token values.
     compared: trajectories of one author and question with equal `compared` are compared with each other. writer: who
-    wrote the author's turns, the author's own policy unless `rollout.written_by` names another.
+    wrote the author's turns, the author's own policy unless `rollout.written_by` or a move's column names another.
+    move: its name among the recipe's moves; node: its place in the question's trees, such as 0/critique.2; parent,
+    children: the trajectory that it follows, and those that follow it. judged: whether the rewards that read no other
+    verdict were asked.
     """
 
     prompt: Prompt
@@ -120,6 +130,21 @@ class Trajectory:
     compared: str = ""
     writer: str = POLICY
     episode: Episode | None = field(default=None, repr=False, compare=False)
+    move: str = ""
+    node: str = ""
+    parent: Trajectory | None = field(default=None, repr=False, compare=False)
+    children: list[Trajectory] = field(default_factory=list, repr=False, compare=False)
+    judged: bool = field(default=False, repr=False, compare=False)
+
+    @property
+    def path(self) -> list[Trajectory]:
+        """The trajectories from the question's first answer to this one."""
+        return [*(self.parent.path if self.parent else []), self]
+
+    @property
+    def below(self) -> list[Trajectory]:
+        """This trajectory and all that follow it, each before those that follow it."""
+        return [self, *(one for child in self.children for one in child.below)]
 
     @property
     def own_turns(self) -> list[Turn]:

@@ -22,6 +22,7 @@ FLOORS = (
     ("axes", "templates", "run_folder"),
     (
         "recipe_rows",
+        "recipe_moves",
         "recipe_rollout",
         "recipe_training",
         "recipe",

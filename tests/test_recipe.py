@@ -61,8 +61,8 @@ def test_the_longest_trajectory_must_fit_a_micro_batch():
 
 def test_a_micro_group_is_a_part_of_the_group():
     rollout = {"prompts_per_step": 6, "group_size": 4}
-    assert recipe(rollout=rollout | {"micro_group": 3}).rollout.in_flight(4) == 2 * 3
-    assert recipe(rollout=rollout).rollout.in_flight(1) == 24
+    assert recipe(rollout=rollout | {"micro_group": 3}).in_flight(4) == 2 * 3
+    assert recipe(rollout=rollout).in_flight(1) == 24
     message = fault(recipe, rollout=rollout | {"micro_group": 5})
     assert "rollout.micro_group 5 is more than rollout.group_size 4" in message
     assert "rollout.micro_group" in fault(recipe, rollout=rollout | {"micro_group": 0})

@@ -226,7 +226,7 @@ def sampler(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
     rollout, width = recipe.rollout, WIDTH[recipe.training.dtype]
     weights = Item("sampler", f"{count_text(shape.parameters)} x {width} bytes", shape.parameters * width)
     length = rollout.max_prompt_tokens + rollout.max_completion_tokens
-    rows = rollout.in_flight(ranks)
+    rows = recipe.in_flight(ranks)
     rows = min(rows, 256) if rollout.engine == "vllm" else rows
     cache = rows * length * shape.layers * shape.key_value * width
     text = f"{rows} completions x {length} tokens x {shape.layers} layers x {shape.key_value} x {width} bytes"

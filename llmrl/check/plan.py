@@ -30,6 +30,7 @@ from llmrl.evaluation.pass_at_k import powers_up_to
 from llmrl.models.origins import locate, locate_parent
 from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
+from llmrl.recipe_moves import check_columns
 from llmrl.recipe_products import product_of
 from llmrl.resolve import Pieces, check_grades, resolve_pieces, trained_on
 from llmrl.rewards.base import Rewards
@@ -190,6 +191,7 @@ class _Checker:
             prompts = check_data(recipe, found.origin, report)
             if pieces:
                 check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts, prompts.components)
+            check_columns(recipe.moves, prompts.train + prompts.eval)
             if recipe.training.steps != 0:
                 before = self._ancestors(name)
                 asked = {stage: one for stage, one in self.asked.items() if stage in before}

@@ -15,7 +15,7 @@ from llmrl.check.report import Report
 from llmrl.check.writing import GARBAGE, golds_of
 from llmrl.errors import RunStopped
 from llmrl.recipe import Recipe
-from llmrl.resolve import Pieces, trained_on
+from llmrl.resolve import Pieces, resolve_moves, trained_on
 from llmrl.rollout.collect import Collector, kept
 from llmrl.rollout.play import Author
 from llmrl.rollout.sampler import Completion, SamplingParams
@@ -78,6 +78,7 @@ def _played(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt) -> list[
         deadline_seconds=SECONDS,
         env_retries=0,
         max_prompt_tokens=recipe.rollout.max_prompt_tokens,
+        moves=resolve_moves(recipe),
     )
     params = params_of(recipe, {name: role.origin for name, role in roles.items()})(recipe.seed)
     try:
@@ -114,6 +115,8 @@ class _Verdicts:
 
     def __init__(self, recipe: Recipe):
         self._names, self._trained_on = list(recipe.rewards), trained_on(recipe)
+
+    async def begin(self, group: Group) -> None: ...
 
     async def score(self, group: Group) -> None:
         for place, trajectory in enumerate(group.trajectories):

@@ -16,6 +16,10 @@ class Encode(Protocol):
     def __call__(self, text: str, *, special: bool = False) -> list[int]: ...
 
 
+def _no_prompts(text: str) -> list[int]:
+    raise ValueError("this author reads no plain prompts")
+
+
 def _no_template(messages: Sequence[Mapping[str, Any]]) -> list[int]:
     raise ValueError("this author's tokenizer has no chat template")
 
@@ -25,7 +29,7 @@ class AuthorText:
     """The conversions between one author's tokens and text.
 
     decode: token ids -> text, special tokens included, without the stop token that ends it (llmrl/models/text.py).
-    chat: messages -> the tokens of a prompt that asks for an answer.
+    chat: messages -> the tokens of a prompt that asks for an answer. plain: the same of a text that is no chat.
     vocabulary: how many tokens there are, where that is known.
     """
 
@@ -33,6 +37,7 @@ class AuthorText:
     decode: Callable[[list[int]], str]
     chat: Callable[[Sequence[Mapping[str, Any]]], list[int]] = _no_template
     vocabulary: int | None = None
+    plain: Callable[[str], list[int]] = _no_prompts
 
 
 @dataclass(frozen=True)

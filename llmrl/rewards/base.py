@@ -10,6 +10,7 @@ A reward function's positional parameters are its data, taken by name for one tr
     completion_ids     these tokens, a list of integers
     episode            the trajectories of every author
     correct            the verdict of the other rewards: True, False, or None if none of them gives one
+    trajectory         the llmrl.types.Trajectory itself, with those before and after it in the tree of a recipe's moves
     <column>           any column of the data row, by its name
     group              alone: the function is called once per group and returns a list, one result each
     authors            beside group, of an async function: the roles of the recipe that it may ask, as Respondents
@@ -17,8 +18,8 @@ A reward function's positional parameters are its data, taken by name for one tr
 Its keyword-only parameters are its settings. It returns a number, a bool (a verdict), a Score, a Failure, or None for a
 row of another task, whose sum it then leaves alone. Functions written for TRL, verl or OpenRLHF are called as they
 expect (llmrl/rewards/conventions.py). Plain functions run in killable processes; `async def` functions run in the event
-loop. Both have a deadline. Functions that take `correct` or `group` are called after the others, on trajectories that
-these scored.
+loop. Both have a deadline. Functions that take `correct`, `group` or `trajectory` are called once the others have
+scored every trajectory of the question.
 """
 
 from __future__ import annotations
@@ -171,26 +172,43 @@ class Rewards:
             *(answers_of(r.piece, group.trajectories, self._workers, r.deadline_seconds) for r, group in pairs)
         )
 
-    async def score(self, group: Group) -> None:
-        """Fill in every trajectory's scores and reward, concurrently; rewards that read verdicts come last.
+    async def begin(self, group: Group) -> None:
+        """Fill in the scores of the rewards that read no other verdict; a trajectory that has them is left as it is.
 
-        reward = sum over rewards of weight * value, where the row's direction is a factor of the weights that it names;
-        turn_rewards and token_rewards are the same sums of turn and token values. A reward that is not of this row, or
-        returns None, has no score and adds nothing. A trajectory on which a reward failed, retries
-        included, or that no reward scored, gets `failure` and the reward nan; one that had failed before stays as it
-        was. Raises RecipeError for a column that the row lacks.
+        Raises RecipeError for a column that the row lacks.
         """
         faults = [fault for reward in self.rewards for fault in reward.faults([group.prompt.row])]
         if faults:
             raise RecipeError(*faults)
-        scoring = [reward for reward in self.rewards if reward.scores(group.prompt.row)]
-        fresh = [trajectory for trajectory in group.trajectories if trajectory.failure is None]
-        for later in (False, True):
-            live = replace(group, trajectories=[one for one in fresh if one.failure is None])
-            if live.trajectories:
-                await self._score([reward for reward in scoring if reward.reads_verdicts is later], live)
+        fresh = [one for one in group.trajectories if one.failure is None and not one.judged]
         for trajectory in fresh:
+            trajectory.judged = True
+        if fresh:
+            live = replace(group, trajectories=fresh)
+            await self._score([reward for reward in self._scoring(group) if not reward.reads_verdicts], live)
+
+    async def score(self, group: Group) -> None:
+        """Fill in every trajectory's scores and reward, concurrently; rewards that read verdicts come last.
+
+        reward = sum over rewards of weight * value, where the row's direction is a factor of the weights that it names;
+        turn_rewards and token_rewards are the same sums of turn and token values. A reward that is not of this row or
+        move, or returns None, has no score and adds nothing. A trajectory on which a reward failed, retries
+        included, or that no reward scored, gets `failure` and the reward nan; one that had failed before stays as it
+        was, and so does one of a move that no reward is of. Raises RecipeError for a column that the row lacks.
+        """
+        fresh = [trajectory for trajectory in group.trajectories if trajectory.failure is None]
+        await self.begin(replace(group, trajectories=fresh))
+        scoring = self._scoring(group)
+        live = replace(group, trajectories=[one for one in fresh if one.failure is None])
+        if live.trajectories:
+            await self._score([reward for reward in scoring if reward.reads_verdicts], live)
+        for trajectory in fresh if scoring or not _of_move(group) else ():
             self._add_up(trajectory)
+
+    def _scoring(self, group: Group) -> list[Reward]:
+        """The rewards of the group's row and move."""
+        move = _of_move(group)
+        return [one for one in self.rewards if one.scores(group.prompt.row) and one.scores_move(move)]
 
     async def _score(self, rewards: Sequence[Reward], live: Group) -> None:
         calls = [(reward, part) for reward in rewards for part in _parts(reward, live)]
@@ -293,6 +311,11 @@ def _unread(reward: Reward, others: Sequence[str]) -> list[str]:
     read = {key: reward.piece.settings[key] for key in reward.piece.mark("reads_rewards") or ()}
     unknown = [(key, name) for key, names in read.items() for name in names if name not in others]
     return [unknown_name(f"{KEY}.{reward.name}.{key}", name, others, "reward") for key, name in unknown]
+
+
+def _of_move(group: Group) -> str:
+    """The move of a group's trajectories; empty without one."""
+    return group.trajectories[0].move if group.trajectories else ""
 
 
 def _parts(reward: Reward, group: Group) -> list[Group]:

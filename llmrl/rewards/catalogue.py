@@ -7,6 +7,7 @@ from typing import Any
 
 from llmrl.rewards.choice_letter import choice_letter
 from llmrl.rewards.code.verifier import code_verifier
+from llmrl.rewards.critiques import discrimination, refined
 from llmrl.rewards.hindsight import hindsight
 from llmrl.rewards.implicit_process_reward import implicit_process_reward
 from llmrl.rewards.instruction_following import instruction_following
@@ -50,6 +51,8 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         *VERIFIERS,
+        discrimination,
+        refined,
         reward_model,
         process_reward_model,
         implicit_process_reward,

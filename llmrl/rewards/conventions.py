@@ -92,6 +92,7 @@ NATIVE = Convention(
         "completion_ids": _token_ids,
         "episode": lambda trajectory: trajectory.episode,
         "correct": lambda trajectory: trajectory.correct,
+        "trajectory": lambda trajectory: trajectory,
     },
 )
 TRL = Convention(

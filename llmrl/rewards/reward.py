@@ -46,11 +46,13 @@ def _run_settings(
     retries: NonNegativeInt = 1,
     rows: dict[str, Any] | None = None,
     columns: dict[str, str] | None = None,
+    moves: str | list[str] | None = None,
     function: str | None = None,
 ) -> dict[str, Any]:
     """The settings that every reward has in addition to its function's own, as fields of a Reward."""
     run = {"weight": weight, "deadline_seconds": deadline_seconds, "retries": retries, "function": function}
-    return run | {"rows": rows or {}, "column_of": columns or {}}
+    named = (moves,) if isinstance(moves, str) else tuple(moves or ())
+    return run | {"rows": rows or {}, "column_of": columns or {}, "moves": named}
 
 
 OF_GROUP = ("group", "authors")
@@ -66,6 +68,7 @@ class Reward:
     name: the recipe's, which metrics have; function: the name of the function, where that is another one.
     rows: by column, or path into one, the value or the list of values of the rows that it scores; default: all rows.
     column_of: by parameter the column, or path into one, that it stands for; default: the column of its name.
+    moves: those whose trajectories it scores; default: all of them.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Reward:
     retries: int = 1
     rows: Mapping[str, Any] = field(default_factory=dict)
     column_of: Mapping[str, str] = field(default_factory=dict)
+    moves: tuple[str, ...] = ()
     function: str | None = None
 
     @functools.cached_property
@@ -98,12 +102,13 @@ class Reward:
     @property
     def reads_verdicts(self) -> bool:
         """Whether the function may read what other rewards say."""
-        return self.convention is NATIVE and bool({"group", "correct"} & set(self.piece.data))
+        return self.convention is NATIVE and bool({"group", "correct", "trajectory"} & set(self.piece.data))
 
     @property
     def reads_tokens(self) -> bool:
         """Whether the function may read sampled tokens."""
-        return self.per_group or bool({"completion_tokens", "completion_ids", "episode"} & set(self.piece.data))
+        tokens = {"completion_tokens", "completion_ids", "episode", "trajectory"}
+        return self.per_group or bool(tokens & set(self.piece.data))
 
     @property
     def needs_verdicts(self) -> bool:
@@ -146,6 +151,10 @@ class Reward:
     def scores(self, row: Mapping[str, Any]) -> bool:
         """Whether the row is one of those that `rows` names."""
         return all(value_at(row, name) in _listed(values) for name, values in self.rows.items())
+
+    def scores_move(self, move: str) -> bool:
+        """Whether the trajectories of a move are among those that `moves` names."""
+        return not self.moves or move in self.moves
 
     def faults(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """A sentence for each column that the function takes and that some row it scores lacks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from llmrl.data.written import Written
 from llmrl.errors import RunStopped
 from llmrl.pieces import Piece
 from llmrl.rollout.measure import metrics_of
+from llmrl.rollout.moves import Asked, Asking, Moves
 from llmrl.rollout.play import Author, Player, counted
 from llmrl.rollout.sampler import SamplingParams, derive_seed
 from llmrl.types import DATASET, POLICY, Episode, Group, Prompt, Trajectory, Turn, groups_of
@@ -47,7 +49,8 @@ class Collector:
 
     authors: the roles that write, by name; the first one answers the question. deadline_seconds: for one call of
     `sample`, scoring included. env_retries: how often an episode whose environment failed is started anew. micro_group:
-    the most episodes of a prompt that are played at once. written: the completions of rows by prompt id, for groups in
+    the most completions of a prompt that are sampled at once. moves: the recipe's, which are played in place of the
+    environment. written: the completions of rows by prompt id, for groups in
     which the dataset writes. gather: returns every rank's object, in rank order.
     """
 
@@ -60,6 +63,7 @@ class Collector:
         env_retries: int = 1,
         max_prompt_tokens: int | None = None,
         micro_group: int | None = None,
+        moves: Sequence[Asked] = (),
         written: Mapping[str, Sequence[Written]] | None = None,
         rank: int = 0,
         ranks: int = 1,
@@ -68,6 +72,7 @@ class Collector:
         self.authors = dict(authors)
         self.first = next(iter(authors))
         self._player = Player(self.authors, make_env, retries=env_retries, max_prompt_tokens=max_prompt_tokens)
+        self._moves = Moves(self.authors, moves, max_prompt_tokens=max_prompt_tokens) if moves else None
         self._deadline = deadline_seconds
         self._micro_group = micro_group
         self._written = written or {}
@@ -98,7 +103,7 @@ class Collector:
             groups = sample_groups(asked, replace(params, seed=derive_seed(params.seed, refill)))
             sampled += groups
             for _, of_question in itertools.groupby(groups, key=lambda group: group.place):
-                chosen = [left for group in of_question if (left := kept(group, keep)).trajectories]
+                chosen = [left for group in of_question if (left := self._learned(group, keep)).trajectories]
                 if chosen:
                     questions.append(chosen)
             if len(questions) >= count:
@@ -109,6 +114,12 @@ class Collector:
             )
         seconds, groups = time.monotonic() - started, [group for chosen in questions for group in chosen]
         return Collected(groups, metrics_of(sampled, groups, list(self.authors), seconds), sampled)
+
+    def _learned(self, group: Group, keep: Mapping[str, Piece]) -> Group:
+        """What is trained on of a group: nothing of a move that is not learned from."""
+        if self._moves is not None and group.trajectories and not self._moves.learned_from(group.trajectories[0]):
+            return replace(group, trajectories=[])
+        return kept(group, keep)
 
     def sample(
         self,
@@ -191,6 +202,10 @@ class Collector:
         self, place: int, prompt: Prompt, writers: Sequence[str], params: SamplingParams, waiting: Counter[str]
     ) -> list[Group]:
         sampling = [writer for writer in writers if writer != DATASET]
+        if self._moves is not None:
+            places = asyncio.Semaphore(self._micro_group or sys.maxsize)
+            episodes = await self._moves.episodes(Asking(prompt, params, waiting, places), len(sampling))
+            return await self._scored(prompt, episodes, place, waiting)
         places = asyncio.Semaphore(self._micro_group or max(len(sampling), 1))
 
         async def episode(number: int, writer: str) -> Episode:
@@ -200,10 +215,17 @@ class Collector:
 
         episodes = await asyncio.gather(*itertools.starmap(episode, enumerate(sampling)))
         episodes += self._of_row(prompt, writers.count(DATASET), len(sampling))
+        return await self._scored(prompt, episodes, place, waiting)
+
+    async def _scored(
+        self, prompt: Prompt, episodes: Sequence[Episode], place: int, waiting: Counter[str]
+    ) -> list[Group]:
+        """The groups of a question's episodes; rewards that read verdicts are asked once all others have answered."""
         groups = [group for name in self.authors for group in groups_of(prompt, episodes, name, place)]
         if not any(group.author == self.first for group in groups):
             groups.insert(0, Group(prompt, [], self.first, place))
-        await asyncio.gather(*(self._score(group, waiting) for group in groups))
+        for begins in (True, False):
+            await asyncio.gather(*(self._score(group, waiting, begins=begins) for group in groups))
         return groups
 
     def _of_row(self, prompt: Prompt, count: int, first: int) -> list[Episode]:
@@ -219,11 +241,11 @@ class Collector:
             episodes.append(episode)
         return episodes
 
-    async def _score(self, group: Group, waiting: Counter[str]) -> None:
+    async def _score(self, group: Group, waiting: Counter[str], *, begins: bool) -> None:
         scorer = self.authors[group.author].scorer
         scorable = replace(group, trajectories=[t for t in group.trajectories if not t.failure])
         if scorer and scorable.trajectories:
-            await counted(waiting, "rewards", scorer.score(scorable))
+            await counted(waiting, "rewards", scorer.begin(scorable) if begins else scorer.score(scorable))
 
 
 def kept(group: Group, keep: Mapping[str, Piece]) -> Group:

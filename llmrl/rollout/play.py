@@ -24,7 +24,13 @@ CLOSE_SECONDS = 10.0
 class Scorer(Protocol):
     """Fills in a group's scores, rewards and failures."""
 
-    async def score(self, group: Group) -> None: ...
+    async def begin(self, group: Group) -> None:
+        """The scores for which no other trajectory's are needed; what has them is left as it is."""
+        ...
+
+    async def score(self, group: Group) -> None:
+        """All scores, after `begin` of all groups of the question."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class SamplingParams:
 
     alternatives: how many of the likeliest tokens are reported in the place of each sampled one. beams,
     length_exponent: of the search for a greedy completion, see llmrl.rollout.beams; some samplers cannot search.
-    others: the parameters of all authors but the first.
+    others: the parameters of all authors but the first. evaluating: held-out prompts are answered.
     """
 
     max_tokens: int
@@ -32,6 +32,7 @@ class SamplingParams:
     alternatives: int = 0
     beams: int = 1
     length_exponent: float = 0.0
+    evaluating: bool = False
     others: Mapping[str, SamplingParams] = field(default_factory=dict)
 
     def of(self, author: str) -> SamplingParams:

@@ -44,7 +44,7 @@ def label_steps(plan: Plan, out: Path, *, solutions: int, continuations: int, de
     check_place(out.parent.absolute(), "--out")
     ranks, device = Ranks(deadline_seconds=recipe.rollout.deadline_seconds), _device()
     with ExitStack() as parts:
-        in_flight = recipe.rollout.in_flight(1)
+        in_flight = recipe.in_flight(1)
         samplers = parts.enter_context(closing(Samplers(max_concurrent=in_flight)))
         workers = parts.enter_context(closing(reward_workers(1)))
         origins = prepare_origins(recipe, plan.run_dir, ranks)

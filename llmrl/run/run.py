@@ -23,7 +23,8 @@ from llmrl.errors import RecipeError, RunStopped, gathered
 from llmrl.pieces import catalogue, resolve
 from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
-from llmrl.resolve import Pieces, resolve_pieces
+from llmrl.recipe_moves import check_columns
+from llmrl.resolve import Pieces, moves_without_company, resolve_moves, resolve_pieces
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.golds import check_graded
 from llmrl.rewards.workers import Workers
@@ -114,7 +115,7 @@ def run_plan(
     others = dict.fromkeys(role for recipe in plan.stages.values() for role in list(recipe.roles)[1:])
     progress = RunProgress(console, shown=ranks.is_first, roles=tuple(others))
     signals = Signals()
-    concurrent = max(recipe.rollout.in_flight(ranks.size) for recipe in plan.stages.values())
+    concurrent = max(recipe.in_flight(ranks.size) for recipe in plan.stages.values())
     with ExitStack() as parts:
         if made_group:
             parts.callback(_leave_group)
@@ -145,7 +146,9 @@ def resolve_plan(plan: Plan) -> PiecesOf:
         for role, view in recipe.by_role.items():
             with gathered(own[role]):
                 found[name][role] = resolve_pieces(view)
-        faults[name] += of_roles(own)
+        faults[name] += of_roles(own) or moves_without_company(found[name], recipe)
+        with gathered(faults[name]):
+            resolve_moves(recipe)
     if any(faults.values()):
         raise RecipeError(*of_stages(faults))
     return found
@@ -359,6 +362,7 @@ def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -
     """The stage's prompts; raises RecipeError if a reward cannot score one that is graded, or use its gold answer."""
     prompts = load_stage_prompts(recipe, origin)
     check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts, prompts.components)
+    check_columns(recipe.moves, prompts.train + prompts.eval)
     for view in recipe.by_role.values():
         if view.rewards:
             rewards = Rewards.from_specs(view.rewards, workers=workers)

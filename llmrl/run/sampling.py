@@ -27,7 +27,7 @@ from llmrl.models.text import decoder, prompt_tokens
 from llmrl.other_policies import NO_MIXTURE
 from llmrl.pieces import Piece, resolve
 from llmrl.recipe import Recipe
-from llmrl.resolve import Pieces, read_for
+from llmrl.resolve import Pieces, read_for, resolve_moves
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
@@ -135,6 +135,7 @@ def make_collector(
         deadline_seconds=recipe.rollout.deadline_seconds,
         max_prompt_tokens=recipe.rollout.max_prompt_tokens,
         micro_group=recipe.rollout.micro_group,
+        moves=resolve_moves(recipe),
         written=written,
         rank=ranks.rank,
         ranks=ranks.size,
@@ -283,7 +284,10 @@ def author_text(origin: Origin) -> AuthorText:
         prompt = Conversation(tokenizer, messages_of(messages)).prompt
         return list(tokenizer.encode(prompt, add_special_tokens=False))
 
-    return AuthorText(encoder(tokenizer), decoder(tokenizer, origin.stop_token_ids), chat, len(tokenizer))
+    def plain(text: str) -> list[int]:
+        return prompt_tokens(tokenizer, text, chat=False)
+
+    return AuthorText(encoder(tokenizer), decoder(tokenizer, origin.stop_token_ids), chat, len(tokenizer), plain)
 
 
 def encoder(tokenizer: Any) -> Encode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -282,7 +282,7 @@ class Stage:
         self.sync_weights()
         settings = self.recipe.evaluation
         # one seed for every evaluation, so that evaluations differ by the weights alone
-        params = self.params(derive_seed(self.recipe.seed, self.name, "eval"))
+        params = replace(self.params(derive_seed(self.recipe.seed, self.name, "eval")), evaluating=True)
         prompts = self.eval_prompts[: settings.limit]
         answers = {name: rewards.answers for name, rewards in rewards_of(self.collector).items()}
         categories = self.held_out.categories

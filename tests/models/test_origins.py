@@ -125,9 +125,10 @@ def test_missing_folder_names_the_nearest(built):
 
 
 def test_folder_without_a_model(tmp_path):
-    assert fault(Model(path=str(tmp_path))) == f"model.path: folder '{tmp_path}' has no config.json"
-    (tmp_path / "adapter_config.json").write_text("{}")
-    assert fault(Model(path=str(tmp_path))).endswith("(it is a LoRA adapter; give the merged folder above it)")
+    (folder := tmp_path / "mine").mkdir()
+    assert fault(Model(path=str(folder))) == f"model.path: folder '{folder}' has no config.json"
+    (folder / "adapter_config.json").write_text("{}")
+    assert fault(Model(path=str(folder))).endswith("(it is a LoRA adapter; give the merged folder above it)")
 
 
 def test_hub_name_that_cannot_be_had(monkeypatch):

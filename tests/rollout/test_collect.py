@@ -48,6 +48,8 @@ def test_rewards_run_while_others_are_sampled():
             return await super().sample(token_ids, params)
 
     class Tells(Verdicts):
+        async def begin(self, group: Group) -> None: ...
+
         async def score(self, group: Group) -> None:
             await super().score(group)
             scored.set()
@@ -160,6 +162,8 @@ def test_outcomes_are_shares_of_the_trajectories_that_have_one():
     ends = ["passed", "timeout", "timeout", None]
 
     class Told(Verdicts):
+        async def begin(self, group: Group) -> None: ...
+
         async def score(self, group: Group) -> None:
             await super().score(group)
             for trajectory, outcome in zip(group.trajectories, ends, strict=True):
@@ -208,6 +212,8 @@ class Hangs(EchoSampler):
 
 
 class HangingVerdicts(Verdicts):
+    async def begin(self, group: Group) -> None: ...
+
     async def score(self, group: Group) -> None:
         if group.prompt.id in {"p2", "p3"}:
             await asyncio.sleep(3600)

@@ -77,6 +77,8 @@ class Names:
         self.name, self.value = name, value
         self.seen: list[list[str]] = []
 
+    async def begin(self, group: Group) -> None: ...
+
     async def score(self, group: Group) -> None:
         self.seen.append([trajectory.text for trajectory in group.trajectories])
         for trajectory in group.trajectories:

@@ -39,6 +39,8 @@ class Script:
 class EndsWithOne:
     """Right if the whole completion ends with 1; a completion that ends with x cannot be judged."""
 
+    async def begin(self, group: Group) -> None: ...
+
     async def score(self, group: Group) -> None:
         for one in group.trajectories:
             assert one.text.startswith("ab;") and one.prompt is PROMPT  # the whole answer, not its end

@@ -30,6 +30,8 @@ class SaysNine(EchoSampler):
 
 
 class ByPlace(Verdicts):
+    async def begin(self, group: Group) -> None: ...
+
     async def score(self, group: Group) -> None:
         for place, trajectory in enumerate(group.trajectories):
             trajectory.reward = float(place)

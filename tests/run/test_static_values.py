@@ -50,6 +50,8 @@ class SeedSampler:
 class TokenReward:
     """The reward is the prompt's number plus a hundredth of the sampled token; multiples of 7, and prompt 3, fail."""
 
+    async def begin(self, group: Group) -> None: ...
+
     async def score(self, group: Group) -> None:
         n = group.prompt.row["n"]
         for trajectory in group.trajectories:

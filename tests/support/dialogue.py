@@ -71,6 +71,8 @@ class Says:
 class Right:
     """Scores 1 what ends with the answer."""
 
+    async def begin(self, group: Group) -> None: ...
+
     async def score(self, group: Group) -> None:
         for one in group.trajectories:
             correct = one.text.strip().endswith("42")

@@ -53,6 +53,8 @@ class Verdicts:
     def __init__(self, verdict: Callable[[int, int], bool | Failure] = lambda n, place: place % 2 == 0):
         self._verdict = verdict
 
+    async def begin(self, group: Group) -> None: ...
+
     async def score(self, group: Group) -> None:
         for place, trajectory in enumerate(group.trajectories):
             found = self._verdict(group.prompt.row["n"], place)
@@ -70,6 +72,8 @@ class ByRound(Verdicts):
     def __init__(self, verdict: Callable[[int, int, int], bool | Failure]):
         self._by_round = verdict
         self._scored: Counter[int] = Counter()
+
+    async def begin(self, group: Group) -> None: ...
 
     async def score(self, group: Group) -> None:
         n = group.prompt.row["n"]

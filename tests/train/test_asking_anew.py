@@ -74,6 +74,8 @@ class Scripted:
 class BySeed:
     """Rewards the answers whose text is even."""
 
+    async def begin(self, group: Group) -> None: ...
+
     async def score(self, group: Group) -> None:
         for one in group.trajectories:
             one.reward = float(one.text.strip() in ("0", "2", "4", "6", "8"))

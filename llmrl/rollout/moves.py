@@ -1,0 +1,232 @@
+"""Playing the moves of a recipe: trees of texts, each sampled in a context that the texts before it make.
+
+question ──> draft ──> critique ──> refinement
+        │         └──> critique ──> refinement
+        └──> draft ──> critique ──> ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmrl.columns import column
+from llmrl.errors import RunStopped, short
+from llmrl.pieces import Piece
+from llmrl.recipe_moves import ABOVE, PROMPT, Move
+from llmrl.rewards.thoughts import after_thoughts
+from llmrl.rollout.play import Author, counted
+from llmrl.rollout.sampler import SamplingParams, derive_seed
+from llmrl.templates import RowTemplate, text_of
+from llmrl.types import DATASET, Episode, Failure, Group, Prompt, Trajectory, Turn
+
+NO_THOUGHTS = ""
+"""The end of thoughts for a move whose whole text is read; see llmrl.rewards.thoughts.after_thoughts."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A move as it is played. choose: the piece that chooses which of a group of siblings the move follows."""
+
+    name: str
+    move: Move
+    choose: Piece | None = None
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One question being played. waiting: running calls by kind. places: of the completions in flight."""
+
+    prompt: Prompt
+    params: SamplingParams
+    waiting: Counter[str]
+    places: asyncio.Semaphore
+
+
+class Moves:
+    """Plays questions: every answer to the first move begins an episode, whose trajectories are a tree.
+
+    authors: the roles, by name. moves: in the recipe's order. max_prompt_tokens: of every context.
+    """
+
+    def __init__(self, authors: Mapping[str, Author], moves: Sequence[Asked], *, max_prompt_tokens: int | None = None):
+        self._authors = authors
+        self._moves = {asked.name: asked for asked in moves}
+        self._first = next(iter(moves))
+        self._max_prompt_tokens = max_prompt_tokens
+
+    def learned_from(self, trajectory: Trajectory) -> bool:
+        """Whether a trajectory may be trained on."""
+        return self._moves[trajectory.move].move.learned_from
+
+    async def episodes(self, asking: Asking, count: int) -> list[Episode]:
+        """`count` answers to the question, each with all that follows it; of rows' texts as many as there are.
+
+        Raises RunStopped if a `choose` function raises, or gives anything but siblings.
+        """
+        roots = await self._follow(asking, self._first, None, count)
+        episodes = [Episode(asking.prompt, root.below, number) for number, root in enumerate(roots)]
+        for episode in episodes:
+            for trajectory in episode.trajectories:
+                trajectory.episode = episode
+        return episodes
+
+    async def _follow(self, asking: Asking, asked: Asked, parent: Trajectory | None, count: int) -> list[Trajectory]:
+        """A move's texts after a trajectory, or after the question, each with all that follows it."""
+        place = f"{parent.node}/{asked.name}." if parent else ""
+        begun = [self._begun(asked, parent, f"{place}{number}", asking.prompt) for number in range(count)]
+        if asked.move.column is not None:
+            begun = self._given(asked, begun, asking)
+        waits = not asking.params.evaluating and any(
+            one.choose for one in self._moves.values() if asked.name in one.move.follows
+        )
+
+        async def one(trajectory: Trajectory) -> None:
+            if asked.move.column is None:
+                await self._sample(asking, asked, trajectory)
+            if not waits:
+                await self._go_on(asking, [trajectory])
+
+        await asyncio.gather(*map(one, begun))
+        if waits:
+            await self._go_on(asking, begun)
+        return begun
+
+    async def _go_on(self, asking: Asking, siblings: Sequence[Trajectory]) -> None:
+        """Play all that follows these siblings."""
+        live = [one for one in siblings if one.failure is None]
+        following: list[tuple[Trajectory, Asked]] = []
+        for asked in self._following(live[0]) if live else ():
+            choose = None if asking.params.evaluating else asked.choose
+            chosen = live if choose is None else await self._chosen(asking, f"moves.{asked.name}.choose", choose, live)
+            following += [(parent, asked) for parent in chosen]
+        found = await asyncio.gather(
+            *(self._follow(asking, asked, one, _count(asking, asked)) for one, asked in following)
+        )
+        for (parent, _), children in zip(following, found, strict=True):
+            parent.children += children
+
+    def _following(self, trajectory: Trajectory) -> list[Asked]:
+        """The moves that follow a trajectory."""
+        path = Counter(one.move for one in trajectory.path)
+        return [
+            asked
+            for name, asked in self._moves.items()
+            if trajectory.move in asked.move.follows and path[name] < asked.move.rounds
+        ]
+
+    async def _chosen(
+        self, asking: Asking, key: str, choose: Piece, siblings: Sequence[Trajectory]
+    ) -> list[Trajectory]:
+        """The siblings that a function chooses, once the rewards that read no other verdict have scored them."""
+        author = siblings[0].author
+        group = Group(asking.prompt, list(siblings), author)
+        if (scorer := self._authors[author].scorer) is not None:
+            await counted(asking.waiting, "rewards", scorer.begin(group))
+        group = replace(group, trajectories=[one for one in siblings if one.failure is None])
+        if not group.trajectories:
+            return []
+        try:
+            given = choose({"group": group})
+            left = list(given) if isinstance(given, Iterable) else None
+        except Exception as error:  # a user's function may raise anything
+            raise RunStopped(f"{key}: {choose.name}: {type(error).__name__}: {error}") from error
+        if left is None or not all(any(one is own for own in group.trajectories) for one in left):
+            raise RunStopped(f"{key}: {choose.name}: gave {short(given)}, expected trajectories of the group")
+        return left
+
+    def _begun(self, asked: Asked, parent: Trajectory | None, node: str, prompt: Prompt) -> Trajectory:
+        """A trajectory that nobody has written yet."""
+        author = asked.move.by
+        begun = Trajectory(prompt, [Turn(author, [])], "stop", author=author, move=asked.name, node=node, parent=parent)
+        if parent is None:
+            return begun
+        within = asked.move.compared_within
+        above = next((one for one in reversed(begun.path[:-1]) if one.move == within), parent)
+        begun.compared = asked.name if within == PROMPT else f"{asked.name} of {above.node}"
+        return begun
+
+    def _given(self, asked: Asked, begun: Sequence[Trajectory], asking: Asking) -> list[Trajectory]:
+        """The trajectories with the row's texts; where there are more texts, some are drawn."""
+        assert asked.move.column is not None
+        found = column(asking.prompt.row, asked.move.column)
+        texts = [text_of(one) for one in (found if isinstance(found, list) else [found])]
+        if len(texts) > len(begun):
+            draw = random.Random(derive_seed(asking.params.seed, "given", begun[0].node))
+            texts = [texts[place] for place in sorted(draw.sample(range(len(texts)), len(begun)))]
+        given = list(begun[: len(texts)])
+        for trajectory, text in zip(given, texts, strict=True):
+            [turn] = trajectory.turns
+            turn.token_ids = self._authors[asked.move.by].text.encode(text)
+            turn.text = trajectory.text = text
+            trajectory.writer = DATASET
+        return given
+
+    async def _sample(self, asking: Asking, asked: Asked, trajectory: Trajectory) -> None:
+        """Let the move's author write; a context that cannot be made, or is too long, is the trajectory's failure."""
+        author, [turn] = self._authors[asked.move.by], trajectory.turns
+        try:
+            context = self._context(asked, trajectory, asking.prompt)
+        except ValueError as error:
+            trajectory.failure = Failure(f"moves.{asked.name}", "invalid", str(error))
+            return
+        if tuple(context) != asking.prompt.token_ids:
+            text = author.text.decode(context)
+            trajectory.prompt = replace(asking.prompt, token_ids=tuple(context), text=text)
+        async with asking.places:
+            sampled = author.sampler.sample(context, _params(asking, asked, trajectory))
+            found = await counted(asking.waiting, "sampler", sampled)
+        turn.token_ids, turn.rollout_logprobs = found.token_ids, found.logprobs
+        turn.policy_version, trajectory.stop_reason = found.policy_version, found.stop_reason
+        turn.text = trajectory.text = author.text.decode(found.token_ids)
+
+    def _context(self, asked: Asked, trajectory: Trajectory, prompt: Prompt) -> list[int]:
+        """The tokens that a move's author reads; raises ValueError for a missing value, and for too many tokens."""
+        text, ask = self._authors[asked.move.by].text, asked.move.ask
+        values = self._values(trajectory.path[:-1], prompt)
+        if ask is None:
+            context = list(prompt.token_ids)
+        elif isinstance(ask, str):
+            filled = RowTemplate(ask).fill(values)
+            chat = prompt.messages is not None
+            context = text.chat([{"role": "user", "content": filled}]) if chat else text.plain(filled)
+        else:
+            messages: list[Mapping[str, Any]] = []
+            for item in ask:
+                if isinstance(item, str):
+                    messages += prompt.messages or [{"role": "user", "content": prompt.text}]
+                else:
+                    messages += [{"role": who, "content": RowTemplate(said).fill(values)} for who, said in item.items()]
+            context = text.chat(messages)
+        limit = self._max_prompt_tokens
+        if limit is not None and len(context) > limit:
+            raise ValueError(
+                f"gave {asked.move.by} a context of {len(context)} tokens, more than rollout.max_prompt_tokens {limit}"
+            )
+        return context
+
+    def _values(self, path: Sequence[Trajectory], prompt: Prompt) -> dict[str, Any]:
+        """The values of a template's names after a path."""
+        asked = [one["content"] for one in prompt.messages or () if one["role"] == "user"]
+        values = dict(prompt.row) | {PROMPT: asked[-1] if asked else prompt.text}
+        for one in path:
+            end = self._moves[one.move].move.thoughts_end or NO_THOUGHTS
+            values[one.move] = values[ABOVE] = after_thoughts(one.text, one.prompt.text, thoughts_end=end) or ""
+        return values
+
+
+def _count(asking: Asking, asked: Asked) -> int:
+    """How many texts of a move follow one; greedy ones would be equal."""
+    move = asked.move
+    return 1 if move.greedy or not asking.params.of(move.by).temperature else move.samples
+
+
+def _params(asking: Asking, asked: Asked, trajectory: Trajectory) -> SamplingParams:
+    move, own = asked.move, asking.params.of(asked.move.by)
+    most = min(own.max_tokens, move.max_completion_tokens or own.max_tokens)
+    params = replace(own, max_tokens=most, seed=derive_seed(asking.params.seed, trajectory.node))
+    return replace(params, temperature=0.0, top_p=1.0, top_k=None) if move.greedy else params
