@@ -153,7 +153,8 @@ class Rows(Strict):
     transform: PieceSpec | None = Field(
         default=None,
         description="what is made of the rows before they are read: a judge's questions (pair_verdicts, "
-        "answer_verdicts), pairs of a dialogue's turns (persuasion_pairs), or by module:function",
+        "answer_verdicts), pairs of a dialogue's turns (persuasion_pairs), critiques to imitate (critiques_of_drafts, "
+        "merged_critiques), or by module:function",
     )
     turns: Literal["last", "all"] = Field(
         default="last",

@@ -19,6 +19,7 @@ from itertools import permutations
 from typing import Any
 
 from llmrl.columns import as_json
+from llmrl.data.critiques import critiques_of_drafts, merged_critiques
 from llmrl.data.faulty_rows import of_every_row
 from llmrl.data.files import Row
 from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS
@@ -131,7 +132,15 @@ def _question(one: Comparison, rubric: str, shown: Mapping[str, str], verdict: s
 
 
 TRANSFORMS: dict[str, Callable[..., Any]] = {
-    one.__name__: one for one in (pair_verdicts, answer_verdicts, persuasion_pairs, poisoned)
+    one.__name__: one
+    for one in (
+        pair_verdicts,
+        answer_verdicts,
+        persuasion_pairs,
+        poisoned,
+        critiques_of_drafts,
+        merged_critiques,
+    )
 }
 
 

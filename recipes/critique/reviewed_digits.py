@@ -1,0 +1,36 @@
+"""Reviews of noisy answers to a small question: which is the largest digit?
+
+question    3728>           8
+review      7?3728>         8-              the right answer, and whether the draft before the question is it
+            8?3728>         8+
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from llmrl.types import Score
+
+
+def questions(size: int, seed: int) -> list[dict[str, Any]]:
+    """Rows with question and answer."""
+    draw = random.Random(seed)
+    digits = [draw.sample(range(10), 4) for _ in range(size)]
+    return [{"question": "".join(map(str, four)) + ">", "answer": str(max(four))} for four in digits]
+
+
+def reviewed(size: int, seed: int) -> list[dict[str, Any]]:
+    """Rows with two drafts each and one critique of each draft."""
+    draw = random.Random(seed)
+    found = []
+    for row in questions(size, seed):
+        drafts = draw.sample(row["question"][:-1], 2)
+        critiques = [row["answer"] + ("+" if draft == row["answer"] else "-") for draft in drafts]
+        found.append({**row, "drafts": drafts, "critiques": critiques})
+    return found
+
+
+def right(completion: str, answer: str) -> Score:
+    """1 for a completion that begins with the answer; a verdict on nothing may follow."""
+    return Score(float(completion[:1] == answer), completion[:1] == answer)
