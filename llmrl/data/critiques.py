@@ -65,9 +65,9 @@ def merged_critiques(
     A row's units are a list of {"text", "critiquer", "quality", "severity"}: one flaw that a critiquer found, the class
     that the meta-critiquer gave it, and how severe the flaw is. The merged critique has the units of the classes
     `good`, the severest first, in the order that they had where equally severe, and of units with one text the severest
-    alone; most: at most so many. unit: how a unit is written, a template of its entries. A row without a good unit makes no
-    demonstration. ask: the prompt, a template of the row's columns. Raises ValueError for a unit of another form.
-    Source: MultiCritique, arXiv 2410.15287.
+    alone; most: at most so many. unit: how a unit is written, a template of its entries. A row without a good unit
+    makes no demonstration. ask: the prompt, a template of the row's columns. Raises ValueError for a unit of another
+    form. Source: MultiCritique, arXiv 2410.15287.
     """
     asked, written = RowTemplate(ask), RowTemplate(unit)
     made: list[Row] = []

@@ -43,7 +43,7 @@ class TestCritiquesOfDrafts:
             critiques_of_drafts([{"question": "q", "drafts": ["x", "y"], "critiques": critiques}], ask=ASK)
 
     def test_a_recipe_reads_them_to_imitate(self):
-        transform = {"critiques_of_drafts": {"ask": "{question}{draft}?"}}
+        transform: dict = {"critiques_of_drafts": {"ask": "{question}{draft}?"}}
         source = Rows(path="rows.jsonl", transform=transform)
         rows = [{"question": "1+1=", "answer": "2", "drafts": ["3"], "critiques": ["no"]}]
         found = read_rows(source, rows, "train", DEMONSTRATIONS)
