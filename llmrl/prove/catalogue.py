@@ -11,8 +11,9 @@ import yaml
 
 from llmrl.errors import RecipeError, unknown_name
 from llmrl.other_policies import needs_past
-from llmrl.recipe_file import method_recipe
+from llmrl.recipe_file import method_recipe, methods
 from llmrl.resolve import resolve_pieces
+from llmrl.rewards.reward import Reward
 
 HERE = resources.files("llmrl.prove")
 
@@ -58,8 +59,9 @@ def suits(method: str, task: str) -> bool:
 def tasks_of(method: str) -> tuple[str, ...]:
     """The tasks that have what a method reads: pairs, routers, grades of programs, a tool, or nothing special.
 
-    Labels of steps and several objectives are in no task. In the table the policy alone writes completions, so methods
-    with other writers are measured on sampled text.
+    Labels of steps, several objectives and verdicts on answers are in no task, so neither are methods that bring a
+    verifier or a reward that reads other texts. In the table the policy alone writes completions, so methods with other
+    writers are measured on sampled text.
     """
     recipe = method_recipe(method)
     algorithm = resolve_pieces(recipe).algorithm
@@ -67,6 +69,10 @@ def tasks_of(method: str) -> tuple[str, ...]:
         return () if {"turn_rewards", "reward_components"} & algorithm.needs else ("scored_pairs",)
     if "win_rate" in recipe.rewards:
         return ("opinions",)
+    own = methods()[method].get("rewards") or {}
+    rewards = [Reward.from_spec(name, recipe.rewards[name] or {}) for name in own if name in recipe.rewards]
+    if any(one.may_give_verdicts or "trajectory" in one.piece.data for one in rewards):
+        return ()
     beyond = needs_past(recipe, algorithm) or bool(recipe.rollout.written_by)
     if algorithm.compares or beyond:
         on_samples = ("online_pairs",) if beyond else ("online_pairs", "table")

@@ -32,6 +32,7 @@ from llmrl.rewards.shaping import (
     think_format,
     token_repetition_penalty,
 )
+from llmrl.rewards.similarity import edit_similarity, rouge
 from llmrl.rewards.text_answers import exact_match, f1
 from llmrl.rewards.welfare import social_welfare
 from llmrl.rewards.win_rate import win_rate
@@ -57,6 +58,8 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         process_reward_model,
         implicit_process_reward,
         f1,
+        rouge,
+        edit_similarity,
         format_pattern,
         think_format,
         think_answer_format,

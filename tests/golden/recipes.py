@@ -92,6 +92,17 @@ OWN: dict[str, dict[str, Any]] = {
         },
     },
     "decoupled_ppo": MISMATCH,
+    # labels and a form that the model's characters can make
+    "gui_critic_r1": {
+        "rewards": {
+            "right_verdict": {"labels": [*"0123456789"]},
+            "format_pattern": {"pattern": "[0-9]+"},
+            "suggestion": {"tag": None, "columns": {"answer": "answer"}},
+        },
+    },
+    "llava_critic_r1": {
+        "rewards": {"right_verdict": {"labels": [*"0123456789"]}, "format_pattern": {"pattern": "[0-9]+"}},
+    },
     "dpa": {
         "data": {
             "train": {"prompt": "{percent.0}{question}", "direction": {"rewards": REWARDS, "between": [0, 90]}},
