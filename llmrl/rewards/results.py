@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmrl.rewards.conventions import Logged
-from llmrl.types import Failure, Score
+from llmrl.types import VERDICTS, Failure, Score
 
 NO_REWARD = Failure(
     "rewards", "invalid", "no reward applies to this row: each returned None or is limited to other rows"
@@ -56,9 +56,11 @@ def _plain(score: Score, turns: int, grades: float) -> Score:
         raise _Unexpected(f"the verdict {shown(score.correct)}, expected a bool or None")
     if turn_values and turns and len(turn_values) != turns:
         raise _Unexpected(f"{len(turn_values)} turn values, expected {turns}, one per actor turn")
+    if score.verdict is not None and score.verdict not in VERDICTS:
+        raise _Unexpected(f"the verdict {shown(score.verdict)}, expected one of {', '.join(VERDICTS)}")
     metrics = {str(name): number for name, one in score.metrics.items() if (number := _finite(one)) is not None}
     grade = _grade(score.grade, grades)
-    return Score(value, correct, turn_values, score.outcome, grade, metrics, token_values)
+    return Score(value, correct, turn_values, score.outcome, grade, metrics, token_values, score.verdict)
 
 
 def _grade(grade: Any, grades: float) -> int | None:

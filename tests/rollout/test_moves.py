@@ -1,0 +1,376 @@
+"""Moves: trees of texts that several roles write, their contexts, groups, scores and failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from scripted import piece
+
+from llmrl.data.packing import pack
+from llmrl.envs.base import AuthorText
+from llmrl.envs.single_turn import single_turn
+from llmrl.errors import RunStopped
+from llmrl.recipe_moves import Move
+from llmrl.rewards.base import Rewards
+from llmrl.rewards.workers import Workers
+from llmrl.rollout.collect import Collector
+from llmrl.rollout.group_sampling import Evenly
+from llmrl.rollout.moves import Asked
+from llmrl.rollout.play import Author
+from llmrl.rollout.sampler import Completion, SamplingParams, derive_seed
+from llmrl.types import DATASET, Group, Prompt, Score, Trajectory
+
+Said = Callable[[str, int], str]
+"""The answer to a context, by the number of times that the context was asked before."""
+
+
+def encode(text: str, *, special: bool = False) -> list[int]:
+    return list(text.encode())
+
+
+TEXT = AuthorText(
+    encode,
+    lambda tokens: bytes(tokens).decode(),
+    lambda messages: encode("|".join(f"{one['role'][0]}:{one['content']}" for one in messages) + "|a:"),
+    256,
+    encode,
+)
+
+
+class Speaker:
+    """Says what a function makes of the context, and notes what it was asked."""
+
+    policy_version = 3
+    takes_adapter = False
+
+    def __init__(self, says: Said):
+        self.says = says
+        self.asked: list[tuple[str, SamplingParams]] = []
+
+    async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
+        context = bytes(token_ids).decode()
+        before = sum(context == one for one, _ in self.asked)
+        self.asked.append((context, params))
+        await asyncio.sleep((derive_seed(context, before) % 5) / 1000)
+        tokens = encode(self.says(context, before))[: params.max_tokens]
+        return Completion(tokens, [-0.5] * len(tokens), "stop", 3)
+
+    def load_weights(self, weights: Any, policy_version: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def workers():
+    found = Workers(1)
+    yield found
+    found.close()
+
+
+class Exact:
+    """The verdict of a text: whether the gold answer is its last character. All others wait for `begin`."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    async def begin(self, group: Group) -> None:
+        for trajectory in group.trajectories:
+            if trajectory.judged:
+                continue
+            trajectory.judged = True
+            self.begun.append(trajectory.node)
+            right = trajectory.text[-1:] == trajectory.prompt.row["answer"]
+            trajectory.scores["exact"] = Score(float(right), right)
+
+    async def score(self, group: Group) -> None:
+        for trajectory in group.trajectories:
+            trajectory.reward = trajectory.scores["exact"].value
+
+
+PLAIN = Prompt("train:0", tuple(encode("3+4=")), "3+4=", {"question": "3+4=", "answer": "7", "drafts": ["6", "7", "5"]})
+CHAT = Prompt("train:1", tuple(encode("u:3+4=|a:")), "u:3+4=|a:", PLAIN.row, ({"role": "user", "content": "3+4="},))
+REFINE: dict[str, dict[str, Any]] = {
+    "draft": {"by": "actor"},
+    "critique": {"by": "critiquer", "of": "draft", "samples": 2, "ask": "{question}{draft}?"},
+    "refinement": {"by": "actor", "of": "critique", "ask": "{prompt}{draft}?{critique}>"},
+}
+
+
+def collector(
+    moves: Mapping[str, Mapping[str, Any]],
+    actor: Said,
+    critiquer: Said,
+    *,
+    scorers: Mapping[str, Any] | None = None,
+    choose: Callable[..., Any] | None = None,
+    **settings: Any,
+) -> Collector:
+    scorers = {"actor": Exact()} if scorers is None else scorers
+    authors = {
+        name: Author(Speaker(says), scorers.get(name), TEXT)
+        for name, says in (("actor", actor), ("critiquer", critiquer))
+    }
+    asked = [
+        Asked(name, Move.model_validate(spec), piece(choose) if choose and spec.get("choose") else None)
+        for name, spec in moves.items()
+    ]
+    return Collector(authors, make_env=piece(single_turn), deadline_seconds=20.0, moves=asked, **settings)
+
+
+def sample(found: Collector, prompt: Prompt = PLAIN, size: int = 2, **params: Any) -> list[Group]:
+    groups = found.sample([prompt], group_size=size, params=SamplingParams(**({"max_tokens": 20, "seed": 5} | params)))
+    found.close()
+    return groups
+
+
+def by_node(groups: Sequence[Group]) -> dict[str, Trajectory]:
+    return {one.node: one for group in groups for one in group.trajectories}
+
+
+def asked_of(found: Collector, name: str) -> list[tuple[str, SamplingParams]]:
+    sampler = found.authors[name].sampler
+    assert isinstance(sampler, Speaker)
+    return sampler.asked
+
+
+def actor(context: str, before: int) -> str:
+    """Drafts 6, then 7; refines to 7 after a critique that says no."""
+    return str(7 if "no" in context else 6 + before % 2)
+
+
+def critiquer(context: str, before: int) -> str:
+    return ("no", "ok")[before % 2]
+
+
+def test_a_question_is_answered_by_trees_and_every_text_keeps_the_context_it_was_sampled_in():
+    found = collector(REFINE, actor, critiquer)
+    groups = sample(found)
+    nodes = by_node(groups)
+    assert {node: one.text for node, one in nodes.items()} == {
+        "0": "6", "0/critique.0": "no", "0/critique.1": "ok",
+        "0/critique.0/refinement.0": "7", "0/critique.1/refinement.0": "6",
+        "1": "7", "1/critique.0": "no", "1/critique.1": "ok",
+        "1/critique.0/refinement.0": "7", "1/critique.1/refinement.0": "6",
+    }  # fmt: skip
+    assert {node: one.prompt.text for node, one in nodes.items() if node.startswith("0")} == {
+        "0": "3+4=",
+        "0/critique.0": "3+4=6?", "0/critique.1": "3+4=6?",
+        "0/critique.0/refinement.0": "3+4=6?no>", "0/critique.1/refinement.0": "3+4=6?ok>",
+    }  # fmt: skip
+    assert all(bytes(one.prompt.token_ids).decode() == one.prompt.text for one in nodes.values())
+    leaf = nodes["1/critique.1/refinement.0"]
+    assert [one.node for one in leaf.path] == ["1", "1/critique.1", "1/critique.1/refinement.0"]
+    assert [one.move for one in nodes["0"].below] == ["draft", "critique", "refinement", "critique", "refinement"]
+    assert leaf.episode is not None and leaf.episode.number == 1
+    assert [one.node for one in leaf.episode.of("critiquer")] == ["1/critique.0", "1/critique.1"]
+    assert leaf.turns[0].rollout_logprobs == [-0.5] and leaf.turns[0].policy_version == 3
+    assert leaf.prompt.row is PLAIN.row and leaf.prompt.id == PLAIN.id
+
+
+def compared(groups: Sequence[Group]) -> list[list[str]]:
+    return [[one.node for one in group.trajectories] for group in groups]
+
+
+def test_siblings_are_compared_and_a_move_may_name_a_wider_set():
+    assert compared(sample(collector(REFINE, actor, critiquer))) == [
+        ["0", "1"],
+        ["0/critique.0/refinement.0"], ["0/critique.1/refinement.0"],
+        ["1/critique.0/refinement.0"], ["1/critique.1/refinement.0"],
+        ["0/critique.0", "0/critique.1"], ["1/critique.0", "1/critique.1"],
+    ]  # fmt: skip
+    of_draft = REFINE | {"refinement": REFINE["refinement"] | {"compared_within": "draft"}}
+    assert compared(sample(collector(of_draft, actor, critiquer)))[1:3] == [
+        ["0/critique.0/refinement.0", "0/critique.1/refinement.0"],
+        ["1/critique.0/refinement.0", "1/critique.1/refinement.0"],
+    ]
+    of_all = REFINE | {"refinement": REFINE["refinement"] | {"compared_within": "prompt"}}
+    assert len(compared(sample(collector(of_all, actor, critiquer)))[1]) == 4
+
+
+def test_a_role_is_trained_on_its_own_tokens_in_its_own_contexts():
+    groups = sample(collector(REFINE, actor, critiquer))
+    batch = pack([group for group in groups if group.author == "critiquer"], "critiquer")
+    assert [len(batch.group_ids), len(set(batch.group_ids.tolist()))] == [4, 2]
+    own = batch.response_mask.bool()
+    assert [bytes(row[mask].tolist()).decode() for row, mask in zip(batch.token_ids, own, strict=True)] == [
+        "no", "ok", "no", "ok",
+    ]  # fmt: skip
+
+
+def test_seeds_depend_on_the_place_alone():
+    found = collector(REFINE, actor, critiquer)
+    sample(found, size=2)
+    seeds = [params.seed for _, params in (*asked_of(found, "actor"), *asked_of(found, "critiquer"))]
+    assert len(set(seeds)) == 10
+    again = collector(REFINE, actor, critiquer, micro_group=1)
+    sample(again, size=2)
+    both = (*asked_of(again, "actor"), *asked_of(again, "critiquer"))
+    assert sorted(params.seed for _, params in both) == sorted(seeds)
+
+
+def test_conversations_hold_the_question_and_earlier_texts():
+    talk = REFINE | {
+        "critique": REFINE["critique"] | {"ask": [{"system": "Judge."}, "prompt", {"assistant": "{draft}"}]},
+        "refinement": REFINE["refinement"]
+        | {"ask": ["prompt", {"assistant": "{draft}"}, {"user": "{critique} {above}"}]},
+    }
+    nodes = by_node(sample(collector(talk, actor, critiquer), CHAT))
+    assert nodes["0"].prompt is CHAT
+    assert nodes["0/critique.0"].prompt.text == "s:Judge.|u:3+4=|a:6|a:"
+    assert nodes["0/critique.0/refinement.0"].prompt.text == "u:3+4=|a:6|u:no no|a:"
+    plain = by_node(
+        sample(collector(talk, actor, critiquer), PLAIN)
+    )  # a question that is no chat becomes one's first turn
+    assert plain["0/critique.0"].prompt.text == "s:Judge.|u:3+4=|a:6|a:"
+    text = by_node(sample(collector(REFINE, actor, critiquer), CHAT))
+    assert text["0/critique.0/refinement.0"].prompt.text == "u:3+4=6?no>|a:"  # {prompt} is what the user said
+
+
+def test_rounds_go_on_with_what_came_last():
+    critique = {"of": ["draft", "refinement"], "samples": 1, "rounds": 2, "ask": "{question}{above}?"}
+    rounds = REFINE | {
+        "critique": REFINE["critique"] | critique,
+        "refinement": REFINE["refinement"] | {"rounds": 2, "ask": "{question}{critique}>"},
+    }
+    nodes = by_node(sample(collector(rounds, actor, critiquer), size=1))
+    last = nodes["0/critique.0/refinement.0/critique.0/refinement.0"]
+    assert [one.text for one in last.path] == ["6", "no", "7", "no", "7"]
+    assert last.path[3].prompt.text == "3+4=7?" and not last.children
+
+
+def test_texts_of_rows_are_not_sampled_and_not_learned_from():
+    given = REFINE | {"draft": {"by": "actor", "column": "drafts"}}
+    found = collector(given, actor, critiquer)
+    groups = sample(found, size=2)
+    drafts = [one for one in by_node(groups).values() if one.move == "draft"]
+    assert len(drafts) == 2 and {one.text for one in drafts} < {"5", "6", "7"}
+    assert all(one.writer == DATASET and one.turns[0].token_ids == encode(one.text) for one in drafts)
+    assert [one.scores["exact"].correct for one in drafts] == [one.text == "7" for one in drafts]
+    assert all("?" in context for context, _ in asked_of(found, "actor"))  # the drafts were not asked for
+    assert (
+        len([one for one in by_node(sample(collector(given, actor, critiquer), size=9)).values() if not one.parent])
+        == 3
+    )
+
+
+def test_greedy_moves_and_greedy_evaluations_write_one_text_each():
+    greedy = REFINE | {"refinement": REFINE["refinement"] | {"greedy": True, "samples": 3, "max_completion_tokens": 1}}
+    found = collector(greedy, actor, critiquer)
+    nodes = by_node(sample(found))
+    assert len(nodes) == 10
+    asked = [params for context, params in asked_of(found, "actor") if ">" in context]
+    assert {(params.temperature, params.max_tokens) for params in asked} == {(0.0, 1)}
+    assert {params.temperature for context, params in asked_of(found, "actor") if ">" not in context} == {1.0}
+    evaluated = by_node(sample(collector(REFINE, actor, critiquer), size=1, temperature=0.0, evaluating=True))
+    assert list(evaluated) == ["0", "0/critique.0/refinement.0", "0/critique.0"]
+
+
+def wrong(group: Group) -> list[Trajectory]:
+    return [one for one in group.trajectories if not one.correct]
+
+
+def test_a_move_follows_the_siblings_that_are_chosen_by_their_verdicts():
+    chosen = REFINE | {"critique": REFINE["critique"] | {"choose": "wrong"}}
+    scorer = Exact()
+    nodes = by_node(sample(collector(chosen, actor, critiquer, choose=wrong, scorers={"actor": scorer})))
+    assert [node for node in nodes if "critique" in node and nodes[node].author == "critiquer"] == [
+        "0/critique.0", "0/critique.1",
+    ]  # fmt: skip
+    assert scorer.begun[:2] == ["0", "1"] and len(scorer.begun) == len(set(scorer.begun)) == 4  # none is scored twice
+    everywhere = sample(collector(chosen, actor, critiquer, choose=wrong), evaluating=True)
+    assert len(by_node(everywhere)) == 10  # an evaluation follows all
+
+    def broken(group: Group) -> list[Trajectory]:
+        raise KeyError("x")
+
+    with pytest.raises(RunStopped, match=r"moves.critique.choose: broken: KeyError: 'x'"):
+        sample(collector(chosen, actor, critiquer, choose=broken))
+    with pytest.raises(
+        RunStopped, match=r"moves.critique.choose: strange: gave .*, expected trajectories of the group"
+    ):
+
+        def strange(group: Group) -> list[int]:
+            return [1]
+
+        sample(collector(chosen, actor, critiquer, choose=strange))
+
+
+def test_thoughts_are_not_read_by_others():
+    thinking = REFINE | {"critique": REFINE["critique"] | {"thoughts_end": "</t>"}}
+    nodes = by_node(
+        sample(collector(thinking, actor, lambda context, before: "hm</t>no" if before else "never"), size=1)
+    )
+    assert nodes["0/critique.1/refinement.0"].prompt.text == "3+4=6?no>"
+    assert nodes["0/critique.0/refinement.0"].prompt.text == "3+4=6?never>"  # no thought was begun
+
+
+def test_a_context_that_is_too_long_is_the_failure_of_its_text_and_of_what_needs_it():
+    """The draft 6666 makes contexts of 9 and more; the critiques of the other draft are as they were."""
+    found = collector(REFINE, lambda context, before: "6666" if not before and ">" not in context else "7", critiquer,
+                      max_prompt_tokens=8)  # fmt: skip
+    nodes = by_node(sample(found))
+    failure = nodes["0/critique.0"].failure
+    assert failure is not None
+    assert (failure.source, failure.kind) == ("moves.critique", "invalid")
+    assert failure.message == "gave critiquer a context of 9 tokens, more than rollout.max_prompt_tokens 8"
+    assert not nodes["0/critique.0"].children and nodes["1/critique.0"].failure is None
+    lacking = REFINE | {"critique": REFINE["critique"] | {"ask": "{nothing}"}}
+    failure = by_node(sample(collector(lacking, actor, critiquer)))["0/critique.0"].failure
+    assert failure is not None and "no column 'nothing'" in failure.message
+
+
+def test_only_trained_moves_are_learned_from():
+    found = collector(REFINE | {"draft": {"by": "actor", "trained": False}}, actor, critiquer,
+                      scorers={"actor": Exact(), "critiquer": Exact()})  # fmt: skip
+
+    class Prompts:
+        def take(self, n: int) -> list[Prompt]:
+            return [PLAIN] * n
+
+    collected = found.collect(
+        Prompts(), sample_groups=Evenly(found, 2), keep={name: piece(_all) for name in ("actor", "critiquer")}, count=1,
+        max_refills=0, params=SamplingParams(max_tokens=20, seed=5),
+    )  # fmt: skip
+    found.close()
+    assert {one.move for group in collected.groups for one in group.trajectories} == {"critique", "refinement"}
+    assert {one.move for group in collected.sampled for one in group.trajectories} == {
+        "draft",
+        "critique",
+        "refinement",
+    }
+
+
+def _all(group: Group) -> list[Trajectory]:
+    return group.trajectories
+
+
+def test_a_critique_is_scored_by_its_verdict_and_by_what_follows(workers):
+    """
+    draft 6 (wrong): no -> 7    agrees 1, refined 1        ok -> 6    disagrees -1, refined 0
+    draft 7 (right): no -> 7    disagrees -1, refined 1    ok -> 6    agrees 1, refined 0
+    """
+    rewards = {
+        "discrimination": {"right": "ok", "wrong": "no", "disagree": -1.0, "weight": 0.2},
+        "refined": {},
+    }
+    scorers = {
+        "actor": Rewards.from_specs({"exact_match": {}}, workers=workers),
+        "critiquer": Rewards.from_specs(rewards, workers=workers),
+    }
+    nodes = by_node(sample(collector(REFINE, actor, critiquer, scorers=scorers)))
+    critiques = [nodes[f"{draft}/critique.{place}"] for draft in (0, 1) for place in (0, 1)]
+    assert [one.reward for one in critiques] == pytest.approx([0.2 + 1, -0.2, -0.2 + 1, 0.2])
+    assert [one.correct for one in critiques] == [True, False, False, True]
+    assert [one.scores["discrimination"].verdict for one in critiques] == ["wrong", "right", "wrong", "right"]
+    assert [one.scores["discrimination"].outcome for one in critiques] == ["wrong", "right", "wrong", "right"]
+    assert nodes["0/critique.0/refinement.0"].reward == 1.0
+
+
+def test_rewards_of_some_moves_leave_the_others_alone(workers):
+    scorers = {"actor": Rewards.from_specs({"exact_match": {"moves": "refinement"}}, workers=workers)}
+    nodes = by_node(sample(collector(REFINE, actor, critiquer, scorers=scorers)))
+    assert nodes["0/critique.0/refinement.0"].correct is True
+    assert nodes["0"].scores == {} and nodes["0"].failure is None
