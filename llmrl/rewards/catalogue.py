@@ -8,6 +8,7 @@ from typing import Any
 from llmrl.rewards.choice_letter import choice_letter
 from llmrl.rewards.code.verifier import code_verifier
 from llmrl.rewards.critiques import discrimination, refined
+from llmrl.rewards.found_faults import found_faults
 from llmrl.rewards.hindsight import hindsight
 from llmrl.rewards.implicit_process_reward import implicit_process_reward
 from llmrl.rewards.instruction_following import instruction_following
@@ -75,6 +76,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         remote_score,
         vllm_score,
         judge_pointwise,
+        found_faults,
         hindsight,
         win_rate,
         social_welfare,

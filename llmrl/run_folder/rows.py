@@ -29,6 +29,8 @@ SCHEMA = pa.schema(
         "episode": pa.int64(),
         "author": pa.string(),
         "compared": pa.string(),
+        "move": pa.string(),
+        "node": pa.string(),
         "writer": pa.string(),
         "prompt": pa.string(),
         "prompt_token_ids": pa.list_(pa.int64()),
@@ -59,7 +61,8 @@ def table_of(groups: Sequence[Group], *, stage: str, step: int, kind: Kind) -> p
 
 
 def row_of(group: Group, trajectory: Trajectory, *, stage: str, step: int, kind: Kind) -> dict[str, Any]:
-    """A trajectory's row. episode: the episode's number, -1 for a trajectory of `besides`.
+    """A trajectory's row. episode: the episode's number, -1 for a trajectory of `besides`. node: its place in the
+    question's trees; that of the text which it follows stands before its last slash.
 
     scores and outcomes are JSON, since reward functions differ between runs. policy_version is the oldest turn's.
     """
@@ -72,6 +75,8 @@ def row_of(group: Group, trajectory: Trajectory, *, stage: str, step: int, kind:
         "episode": _place(group, trajectory),
         "author": trajectory.author,
         "compared": trajectory.compared,
+        "move": trajectory.move,
+        "node": trajectory.node,
         "writer": trajectory.writer,
         "prompt": trajectory.prompt.text,
         "prompt_token_ids": list(trajectory.prompt.token_ids),

@@ -57,17 +57,17 @@ def test_authors_of_one_episode_have_rows_with_contexts_of_their_own():
     for number in (0, 1):
         answer = Trajectory(question, [Turn("actor", [8], [-0.5])], "stop", "8")
         critique = Trajectory(context, [Turn("critiquer", [1], [-0.1])], "stop", "!", author="critiquer")
-        critique.compared = f"answer {number}"
+        critique.compared, critique.move, critique.node = f"answer {number}", "critique", f"{number}/critique.0"
         answer.episode = critique.episode = Episode(question, [answer, critique], number)
         episodes.append(answer.episode)
     groups = [group for author in ("actor", "critiquer") for group in groups_of(question, episodes, author)]
-    columns = ["prompt_id", "author", "episode", "compared", "prompt", "prompt_token_ids", "answer"]
+    columns = ["prompt_id", "author", "episode", "compared", "move", "node", "prompt", "prompt_token_ids", "answer"]
     table = table_of(groups, stage="rl", step=1, kind="train").select(columns)
     assert [tuple(row.values()) for row in table.to_pylist()] == [
-        ("train:1", "actor", 0, "", "7+", [4], "9"),
-        ("train:1", "actor", 1, "", "7+", [4], "9"),
-        ("train:1", "critiquer", 0, "answer 0", "7+8?", [4, 8], "9"),
-        ("train:1", "critiquer", 1, "answer 1", "7+8?", [4, 8], "9"),
+        ("train:1", "actor", 0, "", "", "", "7+", [4], "9"),
+        ("train:1", "actor", 1, "", "", "", "7+", [4], "9"),
+        ("train:1", "critiquer", 0, "answer 0", "critique", "0/critique.0", "7+8?", [4, 8], "9"),
+        ("train:1", "critiquer", 1, "answer 1", "critique", "1/critique.0", "7+8?", [4, 8], "9"),
     ]
 
 
