@@ -7,6 +7,7 @@ into `updates_per_step` optimizer steps; `tokens_per_micro_batch` limits the tok
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -265,6 +266,11 @@ class Recipe(Axes):
     moves: dict[str, Move] = Field(
         default_factory=dict, description="the texts that roles write for a question, in trees; none: the env's answers"
     )
+    trained_every: PositiveInt = Field(
+        default=1,
+        description="the role learns in every so many steps; in the others it only samples, and its schedule of the "
+        "learning rate counts those in which it learns",
+    )
     roles: dict[str, Recipe] = Field(
         default_factory=dict, description="several models in one stage, each with what it changes; the first one leads"
     )
@@ -322,6 +328,15 @@ class Recipe(Axes):
             raise ValueError(f"rollout.micro_group {micro_group} is more than rollout.group_size {group}")
         self.training.refuse_endless_warmup()
         return self
+
+
+def updating(views: Mapping[str, Recipe], role: str) -> Training:
+    """A role's `training` with the number of the steps in which it learns, or a role that shares its weights does."""
+    owner, training = views[role], views[role].training
+    sharing = [owner, *(view for view in views.values() if view.trained and view.shares_with == role)]
+    every = {view.trained_every for view in sharing}
+    steps = sum(any(step % one == 0 for one in every) for step in range(1, training.known_steps + 1))
+    return training if 1 in every else training.model_copy(update={"steps": steps})
 
 
 def with_steps(recipe: Recipe, rows: int) -> Recipe:

@@ -47,6 +47,7 @@ ROLE_KEYS = (
     "model",
     "rewards",
     "trained",
+    "trained_every",
     "critic",
     "reference",
     "history",

@@ -30,7 +30,7 @@ from llmrl.models.padding_free import try_padding_free
 from llmrl.models.policy import Policy
 from llmrl.models.scorer import Scorer, load_reward_model, scoring_tokenizer
 from llmrl.other_policies import needs_past, needs_reference
-from llmrl.recipe import Model, Recipe
+from llmrl.recipe import Model, Recipe, updating
 from llmrl.recipe_file import of_roles
 from llmrl.resolve import Pieces, check_grades
 from llmrl.train.learner import Learner
@@ -87,7 +87,8 @@ def make_roles(
     for name in sorted(views, key=lambda name: views[name].model.role is not None):  # owners before roles that share
         if views[name].trained:
             owner = roles.get(views[name].model.role or "")
-            roles[name] = make_role(views[name], name, pieces[name], origins[name], ranks, device, owner)
+            view = views[name].model_copy(update={"training": updating(views, name)})
+            roles[name] = make_role(view, name, pieces[name], origins[name], ranks, device, owner)
     return {name: roles[name] for name in views if name in roles}
 
 

@@ -196,7 +196,8 @@ class Stage:
             with span("evaluate"):
                 row |= self._evaluate()
         for name, role in self.roles.items():
-            role.control(self._of_role(row, name))
+            if self._learns(name, self.step):
+                role.control(self._of_role(row, name))
             row |= self._prefixed(role.controller_metrics(), name)
         self._log(row)
         return row
@@ -215,7 +216,7 @@ class Stage:
         tokens = 0.0
         for name, role in self.roles.items():
             groups = [group for group in collected.groups if group.author == name and group.trajectories]
-            if not groups:
+            if not groups or not self._learns(name, self.step + 1):
                 continue
             own = seed if name == self.first else derive_seed(seed, name)
             tokenizer = self.origins[name].tokenizer
@@ -231,6 +232,10 @@ class Stage:
             for (role, _), own_metrics in zip(together, found, strict=True):
                 metrics |= self._prefixed(own_metrics, role.name)
         return metrics, tokens
+
+    def _learns(self, role: str, step: int) -> bool:
+        """Whether a role is trained in a step, counted from 1."""
+        return step % self.recipe.by_role[role].trained_every == 0
 
     def _prefixed(self, metrics: Metrics, name: str) -> Metrics:
         return metrics if name == self.first else {f"{name}/{key}": value for key, value in metrics.items()}

@@ -106,6 +106,24 @@ def test_roles_that_share_weights_take_their_steps_together(tmp_path):
     assert last["grad_norm"] == last["checker/grad_norm"]  # one gradient, the sum of both roles'
 
 
+def test_a_role_may_learn_in_every_second_step_alone(tmp_path):
+    run = train(tmp_path / "run", "roles.checker.trained_every=2", "roles.checker.training.schedule=linear")
+    learnt = [row for row in rows(run) if row["step"]]
+    assert ["checker/grad_norm" in row for row in learnt] == [False, True, False, True]
+    assert all("grad_norm" in row and "checker/reward" in row for row in learnt)
+    rates = [row["checker/learning_rate"] for row in learnt if row["step"] % 2 == 0]
+    assert rates == pytest.approx([3e-3, 1.5e-3])  # of two updates in all
+
+
+def test_roles_that_share_weights_may_learn_at_times_of_their_own(tmp_path):
+    run = train(tmp_path / "run", SHARED, "training.schedule=linear", "roles.actor.trained_every=4")
+    learnt = [row for row in rows(run) if row["step"]]
+    assert ["grad_norm" in row for row in learnt] == [False, False, False, True]
+    assert learnt[3]["grad_norm"] == learnt[3]["checker/grad_norm"]
+    rates = [row["checker/learning_rate"] for row in learnt]  # the checker learns in all of the four steps
+    assert rates == pytest.approx([3e-3, 2.25e-3, 1.5e-3, 0.75e-3])
+
+
 def test_an_untrained_role_uses_the_weights_that_another_trains(tmp_path):
     run = train(tmp_path / "run", SHARED, "roles.checker.trained=false", "training.steps=2")
     actor, checker = weights(run / "final" / "actor"), weights(run / "final" / "checker")
