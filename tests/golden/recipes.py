@@ -119,6 +119,7 @@ OWN: dict[str, dict[str, Any]] = {
     "tis": MISMATCH,
     "repro": {"providers": {"answer_logprobs": {"delimiter": "+"}}},
     "router_aware": {"model": "experts"},
+    "spc": {"rollout": {"written_by": {"dataset": 1}}},
     # its own environment runs programs, which takes a sandbox
     "thor": TURNS | {"advantage": {"turn_grpo": {"min_turn_reward": 1.0}}},
 }

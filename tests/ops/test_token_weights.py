@@ -10,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrl.ops import token_weights
+from llmrl.ops.advantages.returns import reinforce
+from llmrl.ops.log_ratios import sequence
+from llmrl.ops.policy_losses.clipped import ppo_clip
 from llmrl.ops.reductions import fixed_length, sequence_mean, token_mean
 from llmrl.ops.token_weights.mismatch import drop_stale_negatives, icepop, masked_is, sequence_is, truncated_is
 from llmrl.ops.token_weights.selection import (
@@ -28,6 +31,7 @@ from llmrl.ops.token_weights.verdicts import (
     difficulty,
     positive_advantage,
 )
+from llmrl.ops.token_weights.writers import other_completions, policy_completions
 from llmrl.pieces import catalogue
 
 PIECES = catalogue(token_weights)
@@ -65,6 +69,7 @@ def random_data(rows):
         "uniform_noise": torch.rand(rows.mask.shape, generator=rows.generator),
         "progress": torch.tensor(0.3),
         "rewards": rows.noise(),
+        "from_policy": torch.rand(n, generator=rows.generator) < 0.7,
     }
 
 
@@ -85,6 +90,7 @@ def test_what_the_catalogue_holds():
         *("truncated_is", "sequence_is", "masked_is", "icepop", "drop_stale_negatives", "difficulty"),
         *("correct_tokens", "top_entropy", "low_entropy", "entropy_ratio", "drop_covariant", "top_covariant"),
         *("surrogate_dropout", "most_varied", "positive_advantage", "chosen_tokens", "chosen_completions"),
+        *("policy_completions", "other_completions"),
     }
 
 
@@ -218,6 +224,24 @@ def test_correct_tokens_turn_a_mean_over_all_into_one_over_the_correct():
     penalty = torch.tensor([[2.0, 4.0, 9.0], [7.0, 7.0, 7.0], [7.0, 7.0, 7.0]])
     assert (penalty * weights * mask / mask.sum()).sum().item() == pytest.approx(3.0)  # (2 + 4) / 2
     assert not correct_tokens(torch.zeros(3), mask).any()
+
+
+def test_played_and_replayed_completions_have_means_of_their_own():
+    # SPC: two answers of the policy with rewards 1 and -1, and a demonstration, which is only imitated
+    mask = torch.tensor([[1, 1], [1, 0], [1, 1]]).bool()
+    from_policy = torch.tensor([True, True, False])
+    old = torch.tensor([[-1.0, -1.0], [-1.0, 0.0], [-2.0, -4.0]])
+    new = torch.tensor([[-0.5, -1.1], [-1.3, 0.0], [-2.0, -4.0]])
+    rewards = torch.tensor([[0.0, 1.0], [-1.0, 0.0], [0.0, 5.0]])
+    credit = reinforce(rewards, mask, baseline="none").advantages
+    played = ppo_clip(sequence(new, old, mask), credit).loss * policy_completions(from_policy, mask)
+    replayed = -new * other_completions(from_policy, mask)
+    shares = sequence_mean(mask)
+    # ratios exp(.2), held at 1.2, and exp(-.3), held at .8
+    expected = -(1.2 * 1 + 0.8 * -1) / 2
+    assert float((played * shares).sum()) == pytest.approx(expected)
+    assert float((replayed * shares).sum()) == pytest.approx((2 + 4) / 2)
+    assert not other_completions(torch.ones(3).bool(), mask).any()
 
 
 def test_imitating_chosen_completions_under_each_reduction():
