@@ -54,6 +54,11 @@ def takes_all_writers(function: Function) -> Function:
     return _marked(function, "takes_all_writers", True)
 
 
+def drops_other_writers(function: Function) -> Function:
+    """Marks a token weight that is 0 on completions of which another than the policy is the writer."""
+    return _marked(function, "drops_other_writers", True)
+
+
 def compares_all(function: Function) -> Function:
     """Marks a preference loss that compares the completions of different groups, so that it needs a whole update."""
     return _marked(function, "compares_all", True)

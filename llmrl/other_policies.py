@@ -46,10 +46,11 @@ def written_by_faults(recipe: Recipe, algorithm: Algorithm, keep: Piece, allocat
     if REFERENCE in writers and recipe.reference.momentum:
         yield "rollout.written_by.reference: with reference.momentum the reference has no weights that could write"
     loss = algorithm.policy_loss
-    if loss and "advantages" in loss.data and keep.mark("takes_all_writers"):
+    masked = any(weight.mark("drops_other_writers") for weight in algorithm.token_weights)
+    if loss and "advantages" in loss.data and keep.mark("takes_all_writers") and not masked:
         yield (
             f"keep: {keep.name} leaves {', '.join(writers)} among the completions that policy_loss {loss.name} takes "
-            "for the policy's own; use keep: own_completions"
+            "for the policy's own; use keep: own_completions, or token_weights: {policy_completions: {}}"
         )
 
 

@@ -65,6 +65,7 @@ def test_refused(change, words):
         MIXED | {"rollout": {"engine": "transformers"}},
         {"rollout": {"written_by": {"past_2": 1}}, "history": {"kept": 2}},
         GRADIENT | {"keep": "own_completions"},
+        GRADIENT | {"token_weights": {"policy_completions": {}}},
         {"rollout": {"written_by": {"dataset": 1}}},  # rows are told by their columns
         MOMENTUM,
     ],

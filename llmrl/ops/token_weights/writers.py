@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from llmrl.marks import drops_other_writers
 
+
+@drops_other_writers
 def policy_completions(from_policy: Tensor, response_mask: Tensor) -> Tensor:
     """Turns a mean over all completions into the mean over those that the policy wrote.
 
         weight_t = N / N_policy on completions of the policy, else 0
 
     from_policy: [N] bool; response_mask: [N, T]; N, N_policy: completions with response tokens, and the policy's among
-    them. Meant for sequence_mean. Source: the self-play loss of SPC, beside a replay of demonstrations, arXiv 2504.19162.
+    them. Meant for sequence_mean. Source: SPC, with a replay of demonstrations beside, arXiv 2504.19162.
     """
     return _mean_over(from_policy, response_mask)
 
