@@ -158,6 +158,11 @@ class Trajectory:
         return all(verdicts) if verdicts else None
 
     @property
+    def verdict(self) -> str | None:
+        """What the trajectory says of the one that it follows, one of VERDICTS; None for what is no critique."""
+        return next((score.verdict for score in self.scores.values() if score.verdict is not None), None)
+
+    @property
     def audits(self) -> dict[str, float]:
         """The values of the rewards of weight 0, by name: what is measured and not trained on."""
         return {name: score.value for name, score in self.scores.items() if name not in self.components}

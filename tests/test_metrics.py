@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import trees
 from judge_server import judging_in_thread
 from rich.console import Console
 
+from llmrl.evaluation.critique import rates, total
+from llmrl.evaluation.trees import tallies
 from llmrl.metrics.table import METRICS, metric_of
+from llmrl.rollout.measure import metrics_of
 from llmrl.run_folder.reader import RunReader
+from llmrl.types import Group
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
@@ -88,6 +93,17 @@ PAIRS = {
 """Held-out rows of pairs and of single answers, by category, with a reference that is measured beforehand."""
 
 
+def names_of_trees() -> set[str]:
+    """Every metric of drafts, critiques and refinements."""
+    draft = trees.answer("8")
+    trees.answer("7", parent=trees.critique("wrong", draft))
+    trees.answer("9", parent=draft)
+    tree = trees.all_of(draft)
+    measured = metrics_of([Group(draft.prompt, tree)], [], ["actor"], seconds=1.0)
+    held_out = rates(total(tallies([Group(draft.prompt, tree)])))
+    return {*measured, *(f"eval/{name}" for name in held_out)}
+
+
 def golden_names() -> set[str]:
     """Every metric of three steps of every method; what is about time is not recorded there."""
     runs = json.loads(GOLDEN.read_text(encoding="utf-8"))["runs"]
@@ -131,7 +147,7 @@ def row(tmp_path_factory) -> dict:
 
 def test_the_table_knows_every_metric_of_a_run(row):
     assert row["failures/own_metrics:low_digit/invalid"] > 0 and "own_metrics:nothing" in row
-    assert [name for name in row if name != "stage" and metric_of(name) is None] == []
+    assert [name for name in {*row, *names_of_trees()} if name != "stage" and metric_of(name) is None] == []
 
 
 def test_the_table_knows_every_metric_of_every_method():
@@ -139,7 +155,7 @@ def test_the_table_knows_every_metric_of_every_method():
 
 
 def test_the_table_has_no_metric_that_nobody_writes(row):
-    written = {metric_of(name) for name in golden_names() | row.keys()}
+    written = {metric_of(name) for name in golden_names() | row.keys() | names_of_trees()}
     assert [metric.name for metric in METRICS if metric not in written] == []
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from llmrl.evaluation.critique import rates, total
 from llmrl.evaluation.pass_at_k import maj_at_k, pass_at_k, powers_up_to
+from llmrl.evaluation.trees import Answers, final, tallies, voted
 from llmrl.recipe import Evaluation
 from llmrl.rollout.sampler import SamplingParams
 from llmrl.types import Group, Prompt, Trajectory
@@ -20,8 +21,6 @@ class GroupSampler(Protocol):
     def sample(self, prompts: Sequence[Prompt], *, group_size: int, params: SamplingParams) -> list[Group]: ...
 
 
-Answers = Callable[[Sequence[Group]], list[list[int | None]] | None]
-"""The numbers of each group's answers; see llmrl.rewards.base.Rewards.answers."""
 Divergence = Callable[[Sequence[Group]], float]
 """KL(policy || reference) of sampled groups, in nats a completion; see llmrl.train.divergence."""
 
@@ -86,7 +85,7 @@ def _of_author(
     answered, drawn = _answered(greedy), _answered(sampled)
     failures = [t for group in (*greedy, *sampled) for t in group.trajectories if t.failure]
     found = {
-        "accuracy": [float(t.correct) for t in answered if t.correct is not None],
+        "accuracy": [float(t.correct) for t in final(answered) if t.correct is not None],
         "reward": [t.reward for t in answered],
         "completion_tokens": [float(t.completion_tokens) for t in answered],
         "prompts": [float(prompts)],
@@ -96,7 +95,7 @@ def _of_author(
     if len(rewards) > 1:
         found |= {f"reward/{name}": [t.scores[name].value for t in answered if name in t.scores] for name in rewards}
     if settings.samples:
-        found |= _over_samples([_judged(group) for group in sampled], settings, answers)
+        found |= _over_samples([_judged(group) for group in sampled if _is_first(group)], settings, answers)
     audits = _audits(answered)
     found |= {f"audit/{name}": values for name, values in audits.items()}
     found |= {"sampled_reward": [t.reward for t in drawn]}
@@ -104,6 +103,9 @@ def _of_author(
     errors = {"reward_error": found["reward"]} if audits else {}
     errors |= {f"audit_error/{name}": values for name, values in audits.items()}
     means = {name: sum(values) / len(values) for name, values in found.items() if values}
+    for groups, votes in ((greedy, False), (sampled, True)):
+        of_trees = rates(total(tallies(groups, answers, settings.answer_pattern)))
+        means |= {name: value for name, value in of_trees.items() if ("maj@" in name) is votes}
     return means | {name: _error(values) for name, values in errors.items() if len(values) > 1}
 
 
@@ -129,20 +131,16 @@ def _over_samples(groups: list[Group], settings: Evaluation, answers: Answers | 
     verdicts = [[bool(t.correct) for t in group.trajectories] for group in groups]
     for k in powers_up_to(settings.samples):
         found[f"pass@{k}"] = [pass_at_k(correct, k) for correct in verdicts if len(correct) >= k]
-    numbers = answers(groups) if answers and settings.answer_pattern is None else None
-    votes = numbers or [[_text(t, settings.answer_pattern) for t in group.trajectories] for group in groups]
-    voted = [maj_at_k(given, correct) for given, correct in zip(votes, verdicts, strict=True) if given]
-    return found | {f"maj@{settings.samples}": voted}
+    votes = voted(groups, answers, settings.answer_pattern)
+    most = [maj_at_k(given, correct) for given, correct in zip(votes, verdicts, strict=True) if given]
+    return found | {f"maj@{settings.samples}": most}
+
+
+def _is_first(group: Group) -> bool:
+    """Whether the group's trajectories follow no other ones."""
+    return all(one.parent is None for one in group.trajectories)
 
 
 def _judged(group: Group) -> Group:
     judged = [t for t in group.trajectories if t.failure is None and t.correct is not None]
     return replace(group, trajectories=judged)
-
-
-def _text(trajectory: Trajectory, pattern: str | None) -> Hashable | None:
-    """The text to vote on, if there is one: the first group of the pattern's last match, or the whole match."""
-    if pattern is None:
-        return trajectory.text.strip() or None
-    matches = list(re.finditer(pattern, trajectory.text))
-    return matches[-1][1 if matches[-1].re.groups else 0] if matches else None

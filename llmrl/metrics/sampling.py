@@ -79,7 +79,8 @@ SAMPLES = (
            format=".0f", troubles=(Outside("trajectories fail", high=0.0),)),
 )  # fmt: skip
 EVALUATION = (
-    Metric("eval/accuracy", "The share of held-out prompts whose greedy answer is correct.", "share", "rises",
+    Metric("eval/accuracy", "The share of held-out prompts whose greedy answer is correct, refined if the recipe has "
+           "moves that do so.", "share", "rises",
            f"{LOWER_RATE}; if `accuracy` still rises, the model remembers its training data or exploits the reward.",
            troubles=(Fallen("held-out accuracy has fallen below its start", draws="eval/prompts"),),
            heading="eval acc"),

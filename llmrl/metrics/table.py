@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection
 
+from llmrl.metrics.critiques import CRITIQUES, HELD_OUT
 from llmrl.metrics.metric import Metric
 from llmrl.metrics.sampling import EVALUATION, SAMPLES
 from llmrl.metrics.training import CRITIC, MISMATCH, PENALTIES, POLICY
@@ -36,7 +37,8 @@ MEMORY = (
 SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Progress": PROGRESS,
     "What was sampled": SAMPLES,
-    "Evaluation": EVALUATION,
+    "Critiques and refinements": CRITIQUES,
+    "Evaluation": (*EVALUATION, *HELD_OUT),
     "Policy": POLICY,
     "Regularizers and controllers": PENALTIES,
     "Trainer against sampler": MISMATCH,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from llmrl.evaluation.critique import rates, tally
 from llmrl.types import CUT_SHORT, POLICY, Group, Score, Trajectory
 
 
@@ -52,6 +53,7 @@ def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[
     }
     if verdicts:
         metrics["accuracy"] = _mean(verdicts)
+    metrics |= rates(tally(scored))
     turn_rewards = [turn.reward for t in scored for turn in t.turns if turn.reward is not None]
     if turn_rewards:
         metrics["turn_reward"] = _mean(turn_rewards)

@@ -17,20 +17,22 @@ from llmrl.metrics.metric import Metric
 from llmrl.metrics.table import METRICS
 
 COLUMNS = tuple(metric for metric in METRICS if metric.heading)
+OF_ROLES = ("reward", "verdict_accuracy")
+"""The columns of roles after the first."""
 ROWS_SHOWN = 12
 
 
 class RunProgress:
     """Shows a run's rows as they come, as a context around the run.
 
-    roles: the roles whose metrics begin with `<role>/`; the table shows their rewards.
+    roles: the roles whose metrics begin with `<role>/`; the table shows their rewards, and how well they judge.
     """
 
     def __init__(self, console: Console, *, shown: bool, roles: Sequence[str] = ()):
         self._console = console
         self._shown = shown
         self.roles = tuple(roles)
-        self._columns = (*COLUMNS, *(_of_role(c, role) for role in roles for c in COLUMNS if c.name == "reward"))
+        self._columns = (*COLUMNS, *(_of_role(c, role) for role in roles for c in COLUMNS if c.name in OF_ROLES))
         self._rows: list[dict[str, Any]] = []
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),

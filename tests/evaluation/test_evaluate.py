@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import trees
 
 from llmrl.evaluation.evaluate import evaluate
 from llmrl.recipe import Evaluation
@@ -228,3 +229,51 @@ def test_a_reward_of_weight_0_is_measured_apart_with_the_errors_of_both():
     assert (metrics["eval/sampled_reward"], metrics["eval/sampled_audit/length"]) == (0.5, 3.0)
     assert metrics["eval/kl"] == 1.5 and asked == [[1, 1, 0]]
     assert "eval/audit/reward" not in metrics
+
+
+class Trees:
+    """Answers greedily with one tree, and then with the drafts of several samples."""
+
+    def __init__(self, greedy: list[Trajectory], sampled: list[Trajectory]):
+        self.trees = [greedy, sampled]
+
+    def sample(self, prompts: Sequence[Prompt], *, group_size: int, params: SamplingParams) -> list[Group]:
+        groups: dict[tuple[str, int], list[Trajectory]] = {}
+        for one in trees.all_of(*self.trees.pop(0)):
+            groups.setdefault((one.author, id(one.parent)), []).append(one)
+        return [Group(trees.PROMPT, own, author) for (author, _), own in sorted(groups.items(), key=lambda e: e[0][0])]
+
+
+def test_trees_are_measured_by_author_and_votes_on_their_drafts():
+    greedy = trees.answer("8")
+    trees.answer("7", parent=trees.critique("wrong", greedy))
+    drafts = [trees.answer(text) for text in ("8", "8", "7", "9")]
+    for draft in drafts:
+        said = trees.critique("right" if draft.text == "7" else "wrong", draft)
+        trees.answer("9", parent=said)
+    metrics, groups = evaluate(Trees([greedy], drafts), [trees.PROMPT], Evaluation(samples=4), PARAMS)
+    assert len(groups) == 3 + 9
+    expected = {
+        "eval/accuracy": 1.0,  # of the refinement; the draft's is accuracy_before
+        "eval/accuracy_before": 0.0,
+        "eval/accuracy_after": 1.0,
+        "eval/wrong_to_right": 1.0,
+        "eval/refinements_changed": 1.0,
+        "eval/pass@4": 1.0,  # of drafts
+        "eval/maj@4": 0.0,
+        "eval/filtered_maj@4": 1.0,
+        "critiquer/eval/verdict_accuracy": 1.0,
+        "critiquer/eval/verdict_recall": 1.0,
+        "critiquer/eval/verdicts_alike": 1.0,
+    }
+    assert {name: metrics.get(name) for name in expected} == expected
+    assert not [name for name in metrics if "verdict" in name and not name.startswith("critiquer/")]
+
+
+def test_votes_of_drafts_are_on_the_answers_that_a_pattern_reads():
+    drafts = [trees.answer(text) for text in ("7", "7")]
+    drafts[0].text, drafts[1].text = "it is 7", "so 7"
+    trees.answer("7", parent=trees.critique("right", drafts[0]))
+    settings = Evaluation(samples=2, answer_pattern=r"(\d)")
+    metrics, _ = evaluate(Trees([trees.answer("8")], drafts), [trees.PROMPT], settings, PARAMS)
+    assert metrics["eval/filtered_maj@2"] == 1.0 and "eval/refinements_changed" not in metrics

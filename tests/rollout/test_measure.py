@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trees
 
 from llmrl.rollout.measure import metrics_of
 from llmrl.types import ACTOR, Failure, Group, Prompt, Score, StopReason, Trajectory, Turn
@@ -100,3 +101,14 @@ def test_other_writers_count_only_where_the_policy_writes_nothing():
     assert (found["reward"], found["completion_tokens"]) == (1.0, 2.0)
     alone = metrics_of([Group(PROMPT, [other])], [], [ACTOR], seconds=1.0)
     assert (alone["reward"], alone["completion_tokens"]) == (0.0, 6.0)
+
+
+def test_each_author_of_a_tree_has_the_metrics_of_what_it_wrote():
+    draft = trees.answer("8")
+    critiques = [trees.critique(verdict, draft) for verdict in ("wrong", "right", "unreadable")]
+    refinements = [trees.answer(text, parent=critiques[0]) for text in ("7", "9")]
+    groups = [Group(PROMPT, [draft]), Group(PROMPT, refinements), Group(PROMPT, critiques, trees.CRITIQUER)]
+    found = metrics_of(groups, groups, [ACTOR, trees.CRITIQUER], seconds=1.0)
+    assert (found["accuracy"], found["accuracy_before"], found["accuracy_after"]) == (pytest.approx(1 / 3), 0.0, 0.5)
+    assert found["critiquer/verdict_accuracy"] == found["critiquer/verdicts_unreadable"] == pytest.approx(1 / 3)
+    assert not [name for name in found if name.startswith("verdict")] and "critiquer/accuracy_after" not in found
