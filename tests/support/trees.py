@@ -30,12 +30,13 @@ def critique(verdict: str, draft: Trajectory, author: str = CRITIQUER) -> Trajec
 def _made(text: str, author: str, move: str, parent: Trajectory | None, prompt: Prompt) -> Trajectory:
     turn = Turn(author, [5] * len(text), [-0.5] * len(text), text=text)
     made = Trajectory(prompt, [turn], "stop", text, author=author)
-    made.move, made.parent = move, parent
+    made.move, made.parent, made.node = move, parent, "0"
     if parent is not None:
+        made.node = f"{parent.node}/{move}.{sum(one.move == move for one in parent.children)}"
         parent.children.append(made)
     return made
 
 
 def all_of(*roots: Trajectory) -> list[Trajectory]:
     """The roots and all that is below them."""
-    return [one for root in roots for one in (root, *all_of(*root.children))]
+    return [one for root in roots for one in root.below]
