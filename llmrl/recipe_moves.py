@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, PositiveInt
 
+from llmrl.columns import column
 from llmrl.errors import RecipeError, unknown_name
 from llmrl.pieces import PieceSpec
 from llmrl.recipe_rows import Strict
-from llmrl.templates import RowTemplate, Template
+from llmrl.templates import RowTemplate, Template, text_of
 from llmrl.types import Prompt
 
 if TYPE_CHECKING:
@@ -173,6 +174,15 @@ def most_texts(moves: Mapping[str, Move], group_size: int) -> dict[str, int]:
     return most
 
 
+def tree_in_words(moves: Mapping[str, Move], group_size: int) -> str:
+    """The moves of a question, with their authors and the most texts of each."""
+    most, told = most_texts(moves, group_size), []
+    for name, move in moves.items():
+        after = f" after {' or '.join(move.follows)}" if move.follows else ""
+        told.append(f"{name} ({'rows' if move.column else move.by}) x {most[name]}{after}")
+    return ", ".join(told)
+
+
 def compared_texts(name: str, moves: Mapping[str, Move], group_size: int) -> int:
     """The most texts of a move that are compared with each other, where it follows a first text."""
     move, first = moves[name], next(iter(moves))
@@ -201,5 +211,22 @@ def check_columns(moves: Mapping[str, Move], prompts: Sequence[Prompt]) -> None:
                     RowTemplate(template).check([*columns, *moves, PROMPT, ABOVE])
                 except ValueError as error:
                     faults[f"moves.{name}.ask: {error}"] = None
+    for name, move in moves.items() if not faults else ():
+        for prompt in prompts if move.column else ():
+            try:
+                texts_of(move, prompt.row)
+            except ValueError as error:
+                faults[f"moves.{name}.column: {prompt.id}: {error}"] = None
+                break
     if faults:
         raise RecipeError(*faults)
+
+
+def texts_of(move: Move, row: Mapping[str, Any]) -> list[str]:
+    """The row's texts of a move; raises ValueError for no text, and for what is none."""
+    assert move.column is not None
+    found = column(row, move.column)
+    texts = [text_of(one) for one in (found if isinstance(found, list) else [found])]
+    if not texts:
+        raise ValueError(f"column '{move.column}' holds no text")
+    return texts

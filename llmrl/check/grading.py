@@ -31,7 +31,7 @@ async def score_within(reward: Reward, groups: Sequence[Group], workers: Workers
 
     The first group is always scored, and none after a round that `all_failed`. No call is repeated.
     """
-    rewards = Rewards([replace(reward, retries=0)], workers=Batched(workers))
+    rewards = Rewards([replace(reward, retries=0, moves=())], workers=Batched(workers))
     return len(await _within(seconds, groups, rewards.score, all_failed))
 
 

@@ -30,7 +30,7 @@ from llmrl.evaluation.pass_at_k import powers_up_to
 from llmrl.models.origins import locate, locate_parent
 from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
-from llmrl.recipe_moves import check_columns
+from llmrl.recipe_moves import check_columns, tree_in_words
 from llmrl.recipe_products import product_of
 from llmrl.resolve import Pieces, check_grades, resolve_pieces, trained_on
 from llmrl.rewards.base import Rewards
@@ -116,7 +116,9 @@ class _Checker:
             sized += [found] if found else []
         report.faults += of_roles(faults)
         if self.prompts and len(self.tried) == len(views) and self.tried[first].pieces.samples:
-            check_by_trial(recipe, self.tried, self.prompts.train[0], report)
+            with gathered(report.faults):
+                check_columns(recipe.moves, self.prompts.train + self.prompts.eval)
+                check_by_trial(recipe, self.tried, self.prompts.train[0], report)
         if len(sized) < len(views):
             report.skipped("memory", "the model or the algorithm is not known")
             return None
@@ -191,7 +193,6 @@ class _Checker:
             prompts = check_data(recipe, found.origin, report)
             if pieces:
                 check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts, prompts.components)
-            check_columns(recipe.moves, prompts.train + prompts.eval)
             if recipe.training.steps != 0:
                 before = self._ancestors(name)
                 asked = {stage: one for stage, one in self.asked.items() if stage in before}
@@ -314,6 +315,8 @@ def _say_arithmetic(recipe: Recipe, samples: bool, prompts_in_train: int | None,
         steps = training.steps * training.updates_per_step * training.epochs_per_step
         text += f"; {training.steps} steps = {steps} optimizer steps"
     report.say("batch", text)
+    if samples and recipe.moves:
+        report.say("moves", tree_in_words(recipe.moves, group))
     if samples and rollout.written_by:
         others = ", ".join(f"{writer.count} by {name}" for name, writer in rollout.written_by.items())
         report.say("", f"a prompt's {group} completions: {rollout.own_completions} by the policy, {others}")

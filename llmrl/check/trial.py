@@ -39,24 +39,24 @@ class Tried:
 
 def check_by_trial(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt, report: Report) -> None:
     """Play episodes of one question with scripted answers, and let every trained role's `keep` choose from them."""
-    env = next(iter(roles.values())).pieces.env
+    played = "moves" if recipe.moves else f"env: {next(iter(roles.values())).pieces.env.name}"
     ended: list[list[Group] | Exception] = []
     play = threading.Thread(target=lambda: ended.append(_played(recipe, roles, prompt)), daemon=True)
     play.start()  # a thread can be left behind, should the environment never give the event loop back
     play.join(SECONDS + GRACE)
     if not ended:
-        report.faults.append(f"env: {env.name}: a trial episode holds up the event loop for more than {SECONDS:g} s")
+        report.faults.append(f"{played}: a trial episode holds up the event loop for more than {SECONDS:g} s")
         return
     groups = ended[0]
     if isinstance(groups, Exception):
-        report.faults.append(f"env: {env.name}: in a trial episode: {groups}")
+        report.faults.append(f"{played}: in a trial episode: {groups}")
         return
     failures = {id(t.episode): t.failure for group in groups for t in group.trajectories if t.failure}
     if len(failures) == EPISODES:
-        report.faults.append(f"env: {env.name}: {next(iter(failures.values())).message}, in a trial episode")
+        report.faults.append(f"{played}: {next(iter(failures.values())).message}, in a trial episode")
         return
     for failure in failures.values():
-        report.warn(f"env: {env.name}: {failure.message}, in one of {EPISODES} trial episodes")
+        report.warn(f"{played}: {failure.message}, in one of {EPISODES} trial episodes")
     keep = {name: role.pieces.keep for name, role in roles.items() if role.recipe.trained}
     for group in groups:
         try:

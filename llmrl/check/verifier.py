@@ -60,8 +60,8 @@ def check_rewards(
     decode = decoder(origin.tokenizer, origin.stop_token_ids)
     gave: dict[str, bool | None] = {}
     for reward in rewards.rewards:
-        if "episode" in reward.piece.data:
-            report.skipped(f"rewards.{reward.name}", "it reads the episode, which a gold answer alone does not make")
+        if told := sorted({"episode", "trajectory"} & set(reward.piece.data)):
+            report.skipped(f"rewards.{reward.name}", f"it reads the {told[0]}, which a gold answer alone does not make")
             continue
         if roles := roles_asked_by(reward.piece):
             report.skipped(f"rewards.{reward.name}", f"it asks {', '.join(sorted(roles))}, who samples in a run alone")

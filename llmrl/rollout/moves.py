@@ -14,14 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmrl.columns import column
 from llmrl.errors import RunStopped, short
 from llmrl.pieces import Piece
-from llmrl.recipe_moves import ABOVE, PROMPT, Move
+from llmrl.recipe_moves import ABOVE, PROMPT, Move, texts_of
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.rollout.play import Author, counted
 from llmrl.rollout.sampler import SamplingParams, derive_seed
-from llmrl.templates import RowTemplate, text_of
+from llmrl.templates import RowTemplate
 from llmrl.types import DATASET, Episode, Failure, Group, Prompt, Trajectory, Turn
 
 NO_THOUGHTS = ""
@@ -152,9 +151,7 @@ class Moves:
 
     def _given(self, asked: Asked, begun: Sequence[Trajectory], asking: Asking) -> list[Trajectory]:
         """The trajectories with the row's texts; where there are more texts, some are drawn."""
-        assert asked.move.column is not None
-        found = column(asking.prompt.row, asked.move.column)
-        texts = [text_of(one) for one in (found if isinstance(found, list) else [found])]
+        texts = texts_of(asked.move, asking.prompt.row)
         if len(texts) > len(begun):
             draw = random.Random(derive_seed(asking.params.seed, "given", begun[0].node))
             texts = [texts[place] for place in sorted(draw.sample(range(len(texts)), len(begun)))]
