@@ -263,7 +263,8 @@ def test_router_drift_needs_a_mixture_of_experts(folder):
 
 def test_a_critics_hub_name_asks_for_the_hub(monkeypatch):
     def needs_hub(**critic: Any) -> bool:
-        Path("recipe.yaml").write_text(json.dumps(merge(SOUND, {"critic": critic})))
+        stages = {"warm": {}, "train": {"critic": critic}}
+        Path("recipe.yaml").write_text(json.dumps(merge(SOUND, {"stages": stages})))
         return hub._needs_hub(load_plan("recipe.yaml"))
 
     assert not needs_hub()
