@@ -116,6 +116,11 @@ class Rows(Strict):
     seed: NonNegativeInt = Field(default=0, description="of the task's rows")
     limit: PositiveInt | None = Field(default=None, description="use only the first rows")
     shuffle: bool = Field(default=True, description="a new order each epoch, from the recipe's seed")
+    balanced_by: NonEmpty | None = Field(
+        default=None,
+        description="of training rows: a column, or path into one, of whose values each step has equally many, such as "
+        "whether a given draft is right; an epoch has as many rows of each as the rarest value has",
+    )
     prompt: RowText | None = Field(
         default=QUESTION, description="what the model is asked; null: nothing, the completion is the whole text"
     )

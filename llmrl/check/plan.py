@@ -160,7 +160,7 @@ class _Checker:
         prompts = self.prompts
         if leads:
             with gathered(report.faults):
-                _say_arithmetic(recipe, samples, len(prompts.train) if prompts else None, report)
+                _say_arithmetic(recipe, samples, prompts.in_an_epoch if prompts else None, report)
         if found and prompts and rewards:
             with gathered(report.faults):
                 check_graded(rewards, prompts.graded(samples=samples))
@@ -192,7 +192,7 @@ class _Checker:
         with gathered(report.faults):
             prompts = check_data(recipe, found.origin, report)
             if pieces:
-                check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts, prompts.components)
+                check_rows(recipe, pieces.algorithm, *prompts.counts)
             if recipe.training.steps != 0:
                 before = self._ancestors(name)
                 asked = {stage: one for stage, one in self.asked.items() if stage in before}

@@ -115,6 +115,7 @@ READERS = (
     Reader(tuple(f"data.train.{name}" for name in ("steps", "step_labels", "separator", "neutral", "last_step_only")),
            lambda r, p: "solutions" in p.source.data, "nothing learns from steps"),
     Reader(("data.eval.closest.",), lambda r, p: False, "only training rows are chosen by a policy"),
+    Reader(("data.eval.balanced_by",), lambda r, p: False, "only training rows are balanced"),
     Reader(("data.eval.shuffle",), lambda r, p: False, "held-out rows keep their order"),
 )  # fmt: skip
 ROWS_OF = {"task": ("settings", "size", "seed"), "dataset": ("subset", "split")}

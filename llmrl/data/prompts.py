@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from llmrl.columns import NoColumnError, column
 from llmrl.data.asker import Asker
 from llmrl.data.datasets import load_rows
 from llmrl.data.faulty_rows import refuse_dropped
 from llmrl.data.prompt_builder import PromptBuilder
 from llmrl.data.recognition import FormedRows
+from llmrl.data.stream import balanced_epoch
 from llmrl.data.transforms import read_rows
 from llmrl.data.written import Written
-from llmrl.errors import RecipeError
+from llmrl.errors import RecipeError, short
 from llmrl.recipe_rows import Data, Rows
 from llmrl.types import Prompt
 
@@ -27,6 +29,7 @@ OVERLAP = "the question is in eval too"
 EQUAL = "the completions are equal"
 TIED = "no completion is better than another"
 MOST_CATEGORIES = 100
+MOST_LABELS = 20
 UNLABELLED = "no step has a label"
 
 
@@ -70,8 +73,28 @@ class LoadedPrompts:
         return len(self.sources["train"].components or ()) if "train" in self.sources else 0
 
     @property
-    def labels(self) -> dict[str, float]:
-        """The rewards of rows with a single completion, by prompt id."""
+    def counts(self) -> tuple[int, list[int], int, set[Any]]:
+        """How many training prompts an epoch has, how many completions are written in each row and in how many respects
+        these are rewarded, and the labels that rows are balanced by."""
+        labels = set(self.labels.values()) if self.balanced else set()
+        return self.in_an_epoch, self.written_counts, self.components, labels
+
+    @property
+    def balanced(self) -> bool:
+        """Whether each step has equally many training prompts of each label."""
+        return "train" in self.sources and self.sources["train"].balanced_by is not None
+
+    @property
+    def in_an_epoch(self) -> int:
+        """How many training prompts an epoch has."""
+        return balanced_epoch(list(self.labels.values())) if self.balanced else len(self.train)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What training prompts are spread evenly by, by prompt id: the values of the column that they are balanced by,
+        else the rewards of rows with a single completion."""
+        if self.balanced:
+            return {prompt.id: _label(prompt, self.sources["train"]) for prompt in self.train}
         return {name: written[0].reward for name, written in self.comparisons.items() if len(written) == 1}
 
     def told_dropped(self, part: str) -> str:
@@ -121,6 +144,8 @@ def load_prompts(
         loaded.questions.update({prompt.id: builder.question(prompt) for prompt in found})
         refuse_dropped(found, loaded.questions, f"data.{part}")
         named = {loaded.categories[prompt.id] for prompt in found if prompt.id in loaded.categories}
+        if part == "train" and loaded.balanced:
+            _check_labels(loaded)
         if len(named) > MOST_CATEGORIES:
             column = builder.source.category
             raise RecipeError(
@@ -128,6 +153,29 @@ def load_prompts(
                 f"each has metrics of its own"
             )
     return loaded
+
+
+def _label(prompt: Prompt, source: Rows) -> Any:
+    """The row's value of the column that rows are balanced by; raises RecipeError for a row without one."""
+    name = source.balanced_by or ""
+    try:
+        found = column(prompt.row, name)
+    except NoColumnError as error:
+        raise RecipeError(f"data.train.balanced_by: {prompt.id} has {error}") from None
+    if found is None or found == "" or found != found:  # nan is no label either
+        raise RecipeError(f"data.train.balanced_by: {prompt.id} has no label, its '{name}' is {found!r}")
+    if not isinstance(found, Hashable):
+        raise RecipeError(f"data.train.balanced_by: '{name}' of {prompt.id} is {short(found)}, expected a single value")
+    return found
+
+
+def _check_labels(loaded: LoadedPrompts) -> None:
+    """Raises RecipeError for labels that cannot be balanced."""
+    found = list(dict.fromkeys(loaded.labels.values()))
+    if not 2 <= len(found) <= MOST_LABELS:
+        name = loaded.sources["train"].balanced_by
+        told = f"one value, {found[0]!r}" if len(found) == 1 else f"{len(found)} values"
+        raise RecipeError(f"data.train.balanced_by: '{name}' has {told}, expected 2 to {MOST_LABELS}")
 
 
 def _forms(read: Mapping[str, FormedRows]) -> dict[str, str]:

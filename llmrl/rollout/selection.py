@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from llmrl.marks import takes_all_writers
 from llmrl.types import DATASET, POLICY, Group, Trajectory
 
@@ -54,6 +56,39 @@ def best_and_worst(group: Group, *, length_cost: float = 0.0) -> list[Trajectory
     return [best, worst] if best.reward > worst.reward else []
 
 
+@takes_all_writers
+def right(group: Group, *, count: PositiveInt | None = None) -> list[Trajectory]:
+    """The completions that verifiers call right, the first `count` of them; those without a verdict are none.
+
+    Raises ValueError where no completion has a verdict.
+    """
+    return _of_verdict(group, True)[:count]
+
+
+@takes_all_writers
+def wrong(group: Group, *, count: PositiveInt | None = None) -> list[Trajectory]:
+    """The completions that verifiers call wrong, such as those worth a critique, the first `count` of them.
+
+    Raises ValueError where no completion has a verdict.
+    """
+    return _of_verdict(group, False)[:count]
+
+
+@takes_all_writers
+def balanced(group: Group, *, count: PositiveInt | None = None, alone: NonNegativeInt = 0) -> list[Trajectory]:
+    """As many right as wrong completions, the first of each, so that no constant verdict on them is right more often
+    than wrong.
+
+    count: the most of each kind; default: as many as the rarer kind has. alone: how many are kept where all are of one
+    kind. Completions keep their order. Raises ValueError where no completion has a verdict.
+    """
+    kinds = [_of_verdict(group, verdict) for verdict in (True, False)]
+    least = min(map(len, kinds))
+    most = alone if least == 0 else least if count is None else min(least, count)
+    taken = [one for kind in kinds for one in kind[:most]]
+    return [one for one in group.trajectories if any(one is own for own in taken)]
+
+
 def own_completions(group: Group) -> list[Trajectory]:
     """The completions that the policy wrote; those of other writers only compete with them.
 
@@ -76,6 +111,13 @@ def dataset_and_worst(group: Group, *, min_gap: float = 0.0) -> list[Trajectory]
         return []
     best, worst = max(written, key=_reward), min(sampled, key=_reward)
     return [best, worst] if best.reward - worst.reward > min_gap else []
+
+
+def _of_verdict(group: Group, verdict: bool) -> list[Trajectory]:
+    verdicts = [one.correct for one in group.trajectories]
+    if verdicts and all(one is None for one in verdicts):
+        raise ValueError("no reward says whether a completion is right; add a verifier, such as math_verifier: {}")
+    return [one for one, own in zip(group.trajectories, verdicts, strict=True) if own is verdict]
 
 
 def _reward(trajectory: Trajectory) -> float:

@@ -266,7 +266,7 @@ class _Run:
         scoring = [role for role in views if pieces[role].algorithm.scores]
         origins = prepare_origins(recipe, self.plan.run_dir, self.ranks, scoring=scoring)
         prompts = _prompts(recipe, pieces[first], origins[first], self.workers)
-        recipe = with_steps(recipe, len(prompts.train))
+        recipe = with_steps(recipe, prompts.in_an_epoch)
         for part in prompts.sources:
             self._say_data(name, part, prompts)
         prompts, told = keep_closest(prompts, recipe, origins[first], self.ranks, self.device)
@@ -361,7 +361,7 @@ def _only_writer(folder: RunFolder, ranks: Ranks, *, overwrite: bool) -> Iterato
 def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -> LoadedPrompts:
     """The stage's prompts; raises RecipeError if a reward cannot score one that is graded, or use its gold answer."""
     prompts = load_stage_prompts(recipe, origin)
-    check_rows(recipe, pieces.algorithm, len(prompts.train), prompts.written_counts, prompts.components)
+    check_rows(recipe, pieces.algorithm, *prompts.counts)
     check_columns(recipe.moves, prompts.train + prompts.eval)
     for view in recipe.by_role.values():
         if view.rewards:

@@ -196,7 +196,8 @@ def make_source(
     first = next(iter(recipe.by_role))
     source = pieces[first].source
     whole = recipe.training.epochs is not None
-    stream = PromptStream(prompts.train, recipe.seed, recipe.data.train.shuffle, prompts.labels, whole_epochs=whole)
+    order = recipe.data.train.shuffle, prompts.labels
+    stream = PromptStream(prompts.train, recipe.seed, *order, balanced=prompts.balanced, whole_epochs=whole)
     available = {
         "stream": stream,
         "collector": collector,

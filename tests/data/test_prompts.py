@@ -350,3 +350,42 @@ def test_load_prompts_with_nothing_left(tokenizer, tmp_path):
         "data.train: no rows left: 2 rows dropped: 1 because the prompt is longer than rollout.max_prompt_tokens; "
         "1 because the question is in eval too; nothing is ever cut short"
     )
+
+
+def drafts(path: Path, *labels: Any) -> Data:
+    """Rows with a given draft, and whether it is right."""
+    lines = [{"q": f"{n}+1", "a": "2", "draft": {"right": label}} for n, label in enumerate(labels)]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return Data(train=rows(path=str(path), balanced_by="draft.right"))
+
+
+def test_rows_are_balanced_by_a_column(tokenizer, tmp_path):
+    loaded = load_prompts(tokenizer, drafts(tmp_path / "a.jsonl", True, False, True, True, False), 100)
+    assert list(loaded.labels.values()) == [True, False, True, True, False]
+    assert (loaded.in_an_epoch, len(loaded.train)) == (4, 5)
+    assert loaded.counts == (4, [], 0, {True, False})
+    plain = load_prompts(tokenizer, Data(train=rows(path=str(tmp_path / "a.jsonl"))), 100)
+    assert plain.counts == (5, [], 0, set())
+
+
+@pytest.mark.parametrize(
+    ("labels", "fault"),
+    [
+        ((True, None), "train:1 has no label, its 'draft.right' is None"),
+        ((True, ""), "train:1 has no label, its 'draft.right' is ''"),
+        ((True, float("nan")), "train:1 has no label, its 'draft.right' is nan"),
+        ((True, [1]), "'draft.right' of train:1 is [1], expected a single value"),
+        ((True, True), "'draft.right' has one value, True, expected 2 to 20"),
+        (range(21), "'draft.right' has 21 values, expected 2 to 20"),
+    ],
+)
+def test_labels_that_cannot_be_balanced_are_named(tokenizer, tmp_path, labels, fault):
+    with pytest.raises(RecipeError) as caught:
+        load_prompts(tokenizer, drafts(tmp_path / "a.jsonl", *labels), 100)
+    assert str(caught.value) == f"data.train.balanced_by: {fault}"
+
+
+def test_a_missing_label_column_is_named_with_the_nearest(tokenizer, tmp_path):
+    drafts(file := tmp_path / "a.jsonl", True, False)
+    with pytest.raises(RecipeError, match=r"balanced_by: train:0 has no column 'rigt'; did you mean 'right'\?"):
+        load_prompts(tokenizer, Data(train=rows(path=str(file), balanced_by="draft.rigt")), 100)

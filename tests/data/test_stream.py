@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrl.data.stream import PromptStream
+from llmrl.data.stream import PromptStream, balanced_epoch
 from llmrl.errors import RecipeError
 from llmrl.types import Prompt
 
@@ -111,3 +111,32 @@ def test_labels_are_spread_evenly_whatever_the_order_of_the_rows(shuffle):
         assert all(epoch[n : n + 4].count(False) == 1 for n in (0, 4, 8))
     with pytest.raises(RecipeError, match="the prompts are not those"):
         PromptStream(TWELVE, 0, shuffle).load_state_dict(stream.state_dict())
+
+
+@given(st.lists(st.integers(0, 2), min_size=3, max_size=20), seeds, st.booleans(), st.integers(1, 3))
+def test_balanced_labels_take_turns(labels, seed, shuffle, per_label):
+    rows = prompts(len(labels))
+    label_of = {prompt.id: label for prompt, label in zip(rows, labels, strict=True)}
+    kinds, least = len(set(labels)), min(Counter(labels).values())
+    stream = PromptStream(rows, seed, shuffle, label_of, balanced=True)
+    odd = stream.take(1)  # also what does not begin with the first label is balanced
+    for _ in range(7):
+        taken = [label_of[prompt.id] for prompt in stream.take(kinds * per_label)]
+        assert set(Counter(taken).values()) == {per_label}
+    assert stream.epoch == pytest.approx((7 * kinds * per_label + len(odd)) / (kinds * least))
+
+
+def test_an_epoch_has_as_many_of_each_label_as_the_rarest_has_and_the_next_goes_on_with_the_others():
+    labels = {prompt.id: n >= 9 for n, prompt in enumerate(TWELVE)}  # 0 to 8, and 9 to 11
+    stream = PromptStream(TWELVE, 0, False, labels, balanced=True)
+    assert ids(stream.take(6)) == [f"train:{n}" for n in (0, 9, 1, 10, 2, 11)]
+    assert ids(stream.take(6)) == [f"train:{n}" for n in (3, 9, 4, 10, 5, 11)]
+    assert ids(stream.take(8)) == [f"train:{n}" for n in (6, 9, 7, 10, 8, 11, 0, 9)]
+    assert balanced_epoch(list(labels.values())) == 6
+    again = PromptStream(TWELVE, 0, False, labels, balanced=True)
+    again.load_state_dict(stream.state_dict())
+    assert ids(again.take(9)) == ids(stream.take(9))
+    whole = PromptStream(TWELVE, 0, True, labels, balanced=True, whole_epochs=True)
+    assert [len(whole.take(4)) for _ in range(4)] == [4, 2, 4, 2]
+    with pytest.raises(RecipeError, match="the prompts are not those"):
+        PromptStream(TWELVE, 0, False, labels).load_state_dict(stream.state_dict())

@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from llmrl.rollout.selection import best_and_worst, best_of, everything, mixed_outcomes, triage
+from llmrl.rollout.selection import (
+    balanced,
+    best_and_worst,
+    best_of,
+    everything,
+    mixed_outcomes,
+    right,
+    triage,
+    wrong,
+)
 from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
 
 PROMPT = Prompt("p", (1,), "?", {})
@@ -110,3 +119,36 @@ def test_triage_drops_what_was_always_or_never_solved(static_value, kept, kept_i
         one = group(*((reward, reward > 0) for reward in rewards))
         assert texts(triage(one, static_value)) == kept
         assert texts(triage(one, static_value, drop_unsolved=True)) == kept_if_unsolved_are_dropped
+
+
+RIGHT, WRONG, UNKNOWN = (1.0, True), (0.0, False), (0.5, None)
+SIX = [WRONG, RIGHT, WRONG, UNKNOWN, WRONG, RIGHT]
+
+
+@pytest.mark.parametrize(
+    ("choose", "scored", "settings", "kept"),
+    [
+        (balanced, SIX, {}, "0125"),  # two of each, the first ones, in their order
+        (balanced, SIX, {"count": 1}, "01"),
+        (balanced, SIX, {"count": 9}, "0125"),
+        (balanced, SIX, {"alone": 3}, "0125"),  # no kind is missing
+        (balanced, [WRONG, WRONG, UNKNOWN], {}, ""),
+        (balanced, [WRONG, WRONG, UNKNOWN], {"count": 2}, ""),
+        (balanced, [WRONG, WRONG, UNKNOWN], {"alone": 1}, "0"),
+        (balanced, [RIGHT, RIGHT, RIGHT], {"alone": 2, "count": 1}, "01"),
+        (balanced, [], {"alone": 2}, ""),
+        (right, SIX, {}, "15"),
+        (right, SIX, {"count": 1}, "1"),
+        (wrong, SIX, {}, "024"),
+        (wrong, SIX, {"count": 2}, "02"),
+        (wrong, [RIGHT, UNKNOWN], {}, ""),
+    ],
+)
+def test_completions_are_chosen_by_their_verdicts(choose, scored, settings, kept):
+    assert texts(choose(group(*scored), **settings)) == kept
+
+
+@pytest.mark.parametrize("choose", [balanced, right, wrong])
+def test_a_choice_by_verdicts_needs_some(choose):
+    with pytest.raises(ValueError, match="no reward says whether a completion is right"):
+        choose(group(UNKNOWN, UNKNOWN))
