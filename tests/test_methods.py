@@ -26,15 +26,20 @@ def prefers_longer(a: str, b: str) -> float:
     return float(len(a) > len(b))
 
 
+OF_THE_RECIPE = {
+    "win_rate": {"opinion": f"{__name__}:prefers_longer"},
+    "span_critique": {"role": "actor", "rubric": "{prompt}{completion}"},
+}
+"""Whose words the rewards are made of, which no method says."""
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_resolves_in_a_recipe_that_says_nothing_besides(method):
-    """Apart from whose opinion the win rates are, where these are the rewards."""
     recipe = method_recipe(method)
     pieces = resolve_pieces(recipe)
     assert {"logprobs", "log_ratio", "scores"} & pieces.algorithm.needs
     if pieces.samples:
-        opinion = {"opinion": f"{__name__}:prefers_longer"}
-        rewards = {name: (own or {}) | (opinion if name == "win_rate" else {}) for name, own in recipe.rewards.items()}
+        rewards = {name: (own or {}) | OF_THE_RECIPE.get(name, {}) for name, own in recipe.rewards.items()}
         assert "math_verifier" in Rewards.from_specs(rewards, workers=Workers(1)).weights
 
 

@@ -48,11 +48,11 @@ def step_ends(decode: Decode, token_ids: Sequence[int], text: str, steps: Sequen
     ends, place = [], 0
     for step in steps[:-1]:
         place = text.index(step, place) + len(step)
-        ends.append(_end_of(decode, token_ids, place + len(delimiter)))
+        ends.append(end_of(decode, token_ids, place + len(delimiter)))
     return [*ends, len(token_ids) - 1]
 
 
-def _end_of(decode: Decode, token_ids: Sequence[int], characters: int) -> int:
+def end_of(decode: Decode, token_ids: Sequence[int], characters: int) -> int:
     """The place of the token that completes the first `characters` characters; at most the last."""
     low, high = 0, max(len(token_ids) - 1, 0)
     while low < high:

@@ -308,7 +308,7 @@ class Rewards:
 
 def _unread(reward: Reward, others: Sequence[str]) -> list[str]:
     """A sentence for each reward that a function reads the scores of, and that is none of the others."""
-    read = {key: reward.piece.settings[key] for key in reward.piece.mark("reads_rewards") or ()}
+    read = {key: reward.piece.setting(key) or () for key in reward.piece.mark("reads_rewards") or ()}
     unknown = [(key, name) for key, names in read.items() for name in names if name not in others]
     return [unknown_name(f"{KEY}.{reward.name}.{key}", name, others, "reward") for key, name in unknown]
 

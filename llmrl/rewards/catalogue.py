@@ -34,6 +34,7 @@ from llmrl.rewards.shaping import (
     token_repetition_penalty,
 )
 from llmrl.rewards.similarity import edit_similarity, rouge
+from llmrl.rewards.span_critique import span_critique
 from llmrl.rewards.text_answers import exact_match, f1
 from llmrl.rewards.welfare import social_welfare
 from llmrl.rewards.win_rate import win_rate
@@ -77,6 +78,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         vllm_score,
         judge_pointwise,
         found_faults,
+        span_critique,
         hindsight,
         win_rate,
         social_welfare,

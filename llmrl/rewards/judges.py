@@ -46,7 +46,7 @@ class Note(Strict):
         return self.role is not None or self.url is not None
 
 
-def _check(
+def check_judge(
     *,
     role: str | None,
     url: str | None,
@@ -86,9 +86,9 @@ def _check_author(role: str | None, url: str | None, model: str | None) -> None:
 
 
 class Verdict(NamedTuple):
-    """A judge's number, and how many replies before that could not be read."""
+    """What a judge's reply says, mostly a number, and how many replies before that could not be read."""
 
-    value: float
+    value: Any
     unreadable: int
 
 
@@ -115,12 +115,11 @@ class Judge:
 
         Raises ReplyError when the last reply cannot be read either, and what Respondent.reply raises.
         """
-        found = await all_of(*(self._verdict(rubric, row, read, number) for number in range(self.samples)))
+        found = await all_of(*(self.ask(rubric, row, read, number) for number in range(self.samples)))
         return Verdict(sum(one.value for one in found) / len(found), sum(one.unreadable for one in found))
 
-    async def _verdict(
-        self, rubric: str, row: Mapping[str, Any], read: Callable[[Reply], float], number: int
-    ) -> Verdict:
+    async def ask(self, rubric: str, row: Mapping[str, Any], read: Callable[[Reply], Any], number: int = 0) -> Verdict:
+        """The first result of `read` that raises no UnreadableError; number: of the sample. Raises as `verdict`."""
         text, last = rubric_of(rubric).fill(await self._noted(row, number)), ""
         for ask in range(self.asks):
             temperature = self.temperature if ask == 0 else max(self.temperature, REPEATED_TEMPERATURE)
@@ -155,7 +154,7 @@ class Judge:
         return found
 
 
-@settings_checked_by(_check)
+@settings_checked_by(check_judge)
 @asks_service("/models", seconds=600.0)
 async def judge_pairwise(
     group: Group,
@@ -192,11 +191,11 @@ async def judge_pairwise(
     """
     service = Service(url or "", request_seconds, attempts, concurrency, key_variable)
     asking = {"logprobs": logprobs, "temperature": temperature, "max_tokens": max_tokens, "asks": asks}
-    judge = _judge(group, authors, role, service, model, request, notes, samples=samples, **asking)
-    shown = [_answer(one, thoughts_end) for one in group.trajectories]
+    judge = judge_of(group, authors, role, service, model, request, notes, samples=samples, **asking)
+    shown = [answer_of(one, thoughts_end) for one in group.trajectories]
 
     async def ask(first: int, second: int) -> Verdict:
-        return await judge.verdict(rubric, _row(group.prompt) | {"a": shown[first], "b": shown[second]}, preference)
+        return await judge.verdict(rubric, row_of(group.prompt) | {"a": shown[first], "b": shown[second]}, preference)
 
     async def both(pair: Pair) -> Opinion:
         one, other = await all_of(ask(pair.a, pair.b), ask(pair.b, pair.a))
@@ -210,7 +209,7 @@ async def judge_pairwise(
     return await asyncio.gather(*(or_failure(both(pair)) for pair in pairs))
 
 
-@settings_checked_by(_check)
+@settings_checked_by(check_judge)
 @asks_service("/models", seconds=600.0)
 async def judge_pointwise(
     group: Group,
@@ -245,20 +244,20 @@ async def judge_pointwise(
     """
     service = Service(url or "", request_seconds, attempts, concurrency, key_variable)
     asking = {"logprobs": logprobs, "temperature": temperature, "max_tokens": max_tokens, "asks": asks}
-    judge = _judge(group, authors, role, service, model, request, notes, samples=samples, **asking)
+    judge = judge_of(group, authors, role, service, model, request, notes, samples=samples, **asking)
 
     def read(reply: Reply) -> float:
         return score(reply, low, high) if labels is None else labelled(reply, labels)
 
     async def ask(trajectory: Trajectory) -> Score:
-        row = _row(group.prompt) | {"completion": _answer(trajectory, thoughts_end)}
+        row = row_of(group.prompt) | {"completion": answer_of(trajectory, thoughts_end)}
         found = await judge.verdict(rubric, row, read)
         return Score(found.value, metrics={"parse_failures": float(found.unreadable)})
 
     return await asyncio.gather(*(or_failure(ask(one)) for one in group.trajectories))
 
 
-def _judge(
+def judge_of(
     group: Group,
     authors: Mapping[str, Respondent],
     role: str | None,
@@ -268,6 +267,8 @@ def _judge(
     notes: Mapping[str, Note] | None,
     **asking: Any,
 ) -> Judge:
+    """The judge that a reward's settings name: a role of the recipe, or a model behind an endpoint."""
+
     def endpoint(one: Service, name: str | None) -> Respondent:
         return Endpoint(one, cast(str, name), request or {})
 
@@ -309,12 +310,12 @@ async def or_failure(work: Any) -> Any:
         return Failure("", "crash", str(error))
 
 
-def _row(prompt: Prompt) -> dict[str, Any]:
+def row_of(prompt: Prompt) -> dict[str, Any]:
     """The columns of the row, and the question as a judge reads it."""
     messages = prompt.messages
     return {**prompt.row, "prompt": prompt.text if messages is None else transcript([dict(one) for one in messages])}
 
 
-def _answer(trajectory: Trajectory, thoughts_end: str | None) -> str:
+def answer_of(trajectory: Trajectory, thoughts_end: str | None) -> str:
     """The answer without its thoughts; empty where the thoughts never ended."""
     return (after_thoughts(trajectory.text, trajectory.prompt.text, thoughts_end=thoughts_end) or "").strip()

@@ -1,7 +1,7 @@
 """Verdicts in a judge's reply: read from its text, or as an expectation over the tokens that it might have written.
 
 A verdict stands in double brackets, as in [[A]] or [[7]]; the last one counts. A reply that is nothing but the verdict
-needs no brackets.
+needs no brackets. Verdicts on parts of an answer stand at the beginnings of lines, as in "[[Good]] the part".
 """
 
 from __future__ import annotations
@@ -87,6 +87,14 @@ def written_label(text: str, labels: Collection[str]) -> str | None:
     """The label that a text gives as its verdict; None without one."""
     match = _last_verdict(text, _any_of(labels))
     return match and match[match.lastindex or 1]
+
+
+def labelled_lines(text: str, labels: Collection[str]) -> list[tuple[str, str]]:
+    """The lines of a text that begin with a label, as in "[[Good]] a line", each as the label and what follows it."""
+    line = re.compile(
+        rf"^[ \t]*(?:[-*][ \t]+)?\[\[[ \t]*({_any_of(labels)})[ \t]*\]\][ \t]*(\S.*?)[ \t]*$", re.MULTILINE
+    )
+    return [(found[1], found[2]) for found in line.finditer(text)]
 
 
 def _any_of(labels: Collection[str]) -> str:

@@ -24,6 +24,12 @@ async def low_digits(completion: str) -> Score:
     return Score(float(correct) + 0.25 * low, correct, outcome=("none", "some", "most", "all")[low], grade=low)
 
 
+async def marked_digits(completion: str) -> Score:
+    """Each low digit is good and each other one is bad, in place of a critique that says so."""
+    digits = {place: character for place, character in enumerate(completion) if character.isdigit()}
+    return Score(0.0, token_values={place: 1.0 if digit in LOW else -1.0 for place, digit in digits.items()})
+
+
 def prefers_low(a: str, b: str) -> float:
     """The chance that `a`, which begins with more low digits, is better; it is never certain."""
     low = [sum(character in LOW for character in text[:3]) for text in (a, b)]

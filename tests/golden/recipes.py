@@ -114,6 +114,7 @@ OWN: dict[str, dict[str, Any]] = {
         },
         "rewards": {REWARDS[1]: {"max_tokens": 6, "buffer_tokens": 4}},
     },
+    "drlc": {"rewards": {"span_critique": None, "golden.pieces:marked_digits": {"weight": 0.2}}},
     "icepop": MISMATCH,
     "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked
     "tis": MISMATCH,
