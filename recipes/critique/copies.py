@@ -32,7 +32,7 @@ def answers_and_critiques(size: int, seed: int) -> list[dict[str, Any]]:
         if number % 4 == 0:
             found.append({**row, "completion": said})
             continue
-        said = draw.choice([said[:-1], said + said[0], *[said] * 6, answer, answer])  # some have another length
+        said = draw.choice([said[:-1], said + said[0], *[said] * 4, *[answer] * 4])  # some have another length
         asked = f"{row['question']}{said}/{int(said == answer)}?"
         found.append({"question": asked, "answer": answer, "completion": critique(said, answer)})
     return found
