@@ -34,26 +34,14 @@ def refused(recipe: Recipe, algorithm: Algorithm) -> list[str]:
 
 
 def check_rows(
-    recipe: Recipe,
-    algorithm: Algorithm,
-    rows: int,
-    completions: Collection[int],
-    components: int = 0,
-    labels: Collection[object] = (),
+    recipe: Recipe, algorithm: Algorithm, rows: int, completions: Collection[int], components: int = 0
 ) -> None:
     """Raises RecipeError if no row has the pair that a preference loss compares, if rows lack a component for each head
-    of a loss of components, if a step cannot have equally many rows of each label, or if the last step of an epoch is
-    too small for a piece that compares its prompts.
+    of a loss of components, or if the last step of an epoch is too small for a piece that compares its prompts.
 
     rows: how many an epoch has. completions: how many written ones each row has; none if nothing is written.
-    components: of each written completion's reward. labels: those that rows are balanced by.
+    components: of each written completion's reward.
     """
-    if labels and recipe.rollout.prompts_per_step % len(labels):
-        raise RecipeError(
-            f"rollout.prompts_per_step: {recipe.rollout.prompts_per_step}, but data.train.balanced_by: "
-            f"{recipe.data.train.balanced_by} has {len(labels)} values, of which each step has equally many; give a "
-            f"multiple of {len(labels)}"
-        )
     if "reward_components" in algorithm.needs and not algorithm.samples and components != recipe.model.heads:
         raise RecipeError(
             f"model.heads: {recipe.model.heads}, but the rows say how good a completion is in {components} respects "

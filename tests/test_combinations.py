@@ -416,15 +416,3 @@ def test_an_epoch_may_not_end_with_one_prompt_where_prompts_are_compared():
     check_rows_of("kto", [1] * 10, **epochs)
     check_rows_of("kto", [1] * 9, rollout=Rollout(prompts_per_step=4))
     check_rows_of("dpo", [2] * 9, **epochs)
-
-
-def test_a_step_has_equally_many_rows_of_each_label():
-    recipe = Recipe.model_validate(merge(SOUND, {"data": {"train": {"balanced_by": "right"}}}))
-    algorithm = resolve_pieces(recipe).algorithm
-    check_rows(recipe, algorithm, 8, [], labels={True, False})
-    with pytest.raises(RecipeError) as fault:
-        check_rows(recipe, algorithm, 9, [], labels={"good", "fair", "bad"})
-    assert str(fault.value) == (
-        "rollout.prompts_per_step: 4, but data.train.balanced_by: right has 3 values, of which each step has equally "
-        "many; give a multiple of 3"
-    )

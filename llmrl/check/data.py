@@ -62,6 +62,7 @@ def check_data(recipe: Recipe, origin: Origin, report: Report) -> LoadedPrompts:
         if source.task is not None and getattr(data, part).transform is None:
             _check_repeated(source, found, part, report)
         _check_answers(found, prompts.demonstrations, origin, part, report)
+    prompts.check_step(recipe.rollout.prompts_per_step)
     if recipe.training.epochs is None and prompts.in_an_epoch < recipe.rollout.prompts_per_step:
         asked = recipe.rollout.prompts_per_step
         report.warn(f"rollout.prompts_per_step {asked}, but train has {prompts.in_an_epoch}: a step repeats prompts")

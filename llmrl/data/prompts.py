@@ -73,11 +73,10 @@ class LoadedPrompts:
         return len(self.sources["train"].components or ()) if "train" in self.sources else 0
 
     @property
-    def counts(self) -> tuple[int, list[int], int, set[Any]]:
-        """How many training prompts an epoch has, how many completions are written in each row and in how many respects
-        these are rewarded, and the labels that rows are balanced by."""
-        labels = set(self.labels.values()) if self.balanced else set()
-        return self.in_an_epoch, self.written_counts, self.components, labels
+    def counts(self) -> tuple[int, list[int], int]:
+        """How many training prompts an epoch has, how many completions are written in each row, and in how many
+        respects these are rewarded."""
+        return self.in_an_epoch, self.written_counts, self.components
 
     @property
     def balanced(self) -> bool:
@@ -96,6 +95,16 @@ class LoadedPrompts:
         if self.balanced:
             return {prompt.id: _label(prompt, self.sources["train"]) for prompt in self.train}
         return {name: written[0].reward for name, written in self.comparisons.items() if len(written) == 1}
+
+    def check_step(self, size: int) -> None:
+        """Raises RecipeError if a step of `size` prompts cannot have equally many of each label."""
+        labels = set(self.labels.values()) if self.balanced else ()
+        if labels and size % len(labels):
+            name = self.sources["train"].balanced_by
+            raise RecipeError(
+                f"rollout.prompts_per_step: {size}, but data.train.balanced_by: {name} has {len(labels)} values, of "
+                f"which each step has equally many; give a multiple of {len(labels)}"
+            )
 
     def told_dropped(self, part: str) -> str:
         """How many rows of a part were left out and why; empty if none were."""

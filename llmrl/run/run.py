@@ -362,6 +362,7 @@ def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -
     """The stage's prompts; raises RecipeError if a reward cannot score one that is graded, or use its gold answer."""
     prompts = load_stage_prompts(recipe, origin)
     check_rows(recipe, pieces.algorithm, *prompts.counts)
+    prompts.check_step(recipe.rollout.prompts_per_step)
     check_columns(recipe.moves, prompts.train + prompts.eval)
     for view in recipe.by_role.values():
         if view.rewards:

@@ -363,9 +363,17 @@ def test_rows_are_balanced_by_a_column(tokenizer, tmp_path):
     loaded = load_prompts(tokenizer, drafts(tmp_path / "a.jsonl", True, False, True, True, False), 100)
     assert list(loaded.labels.values()) == [True, False, True, True, False]
     assert (loaded.in_an_epoch, len(loaded.train)) == (4, 5)
-    assert loaded.counts == (4, [], 0, {True, False})
+    assert loaded.counts == (4, [], 0)
+    loaded.check_step(6)
+    with pytest.raises(RecipeError) as caught:
+        loaded.check_step(7)
+    assert str(caught.value) == (
+        "rollout.prompts_per_step: 7, but data.train.balanced_by: draft.right has 2 values, of which each step has "
+        "equally many; give a multiple of 2"
+    )
     plain = load_prompts(tokenizer, Data(train=rows(path=str(tmp_path / "a.jsonl"))), 100)
-    assert plain.counts == (5, [], 0, set())
+    assert plain.counts == (5, [], 0)
+    plain.check_step(7)
 
 
 @pytest.mark.parametrize(
