@@ -66,5 +66,5 @@ def unknown_name(key: str, name: str, valid: Iterable[str], what: str) -> str:
     """The fault for a name that does not exist, with the key, the value and the nearest valid name."""
     valid = sorted(valid)
     guess = nearest(name, valid)
-    hint = f"did you mean '{guess}'?" if guess else f"valid: {', '.join(valid)}"
+    hint = f"did you mean '{guess}'?" if guess else f"valid: {', '.join(valid) or 'none'}"
     return f"{key}: no {what} named '{name}'; {hint}"

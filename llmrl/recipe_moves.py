@@ -95,7 +95,15 @@ class Move(Strict):
 
 def move_faults(moves: Mapping[str, Move], views: Mapping[str, Recipe]) -> list[str]:
     """The faults of a stage's moves. views: the stage as each of its roles sees it."""
-    return [fault for name, move in moves.items() for fault in _faults(name, move, moves, views)] if moves else []
+    faults = [fault for name, move in moves.items() for fault in _faults(name, move, moves, views)] if moves else []
+    for role, view in views.items():
+        own = [name for name, move in moves.items() if move.by == role]
+        for reward, settings in view.rewards.items():
+            asked = (settings or {}).get("moves") or ()
+            for name in [asked] if isinstance(asked, str) else asked:
+                if name not in own:
+                    faults.append(unknown_name(f"rewards.{reward}.moves", name, own, f"move of {role}"))
+    return faults
 
 
 def _faults(name: str, move: Move, moves: Mapping[str, Move], views: Mapping[str, Recipe]) -> Iterator[str]:

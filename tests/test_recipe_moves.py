@@ -88,6 +88,10 @@ def write(tmp_path, monkeypatch):
         ({"env": "python_tool"}, "env: python_tool, but moves are single answers, which no environment answers"),
         ({"rollout__written_by": {"reference": 1}}, "rollout.written_by: other writers write no moves"),
         (
+            {"roles__actor__rewards": {"math_verifier": {"moves": ["draft", "refinment"]}}},
+            "rewards.math_verifier.moves: no move of actor named 'refinment'; did you mean 'refinement'?",
+        ),
+        (
             {"roles__actor__rewards": {"math_verifier": {"moves": "refinement"}}},
             "moves.draft: actor learns from it, but no reward scores it; set moves.draft.trained: false",
         ),
