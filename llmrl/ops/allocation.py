@@ -81,6 +81,18 @@ def xrpo(
     return torch.tensor(counts, dtype=torch.long, device=samples.device)
 
 
+def by_difficulty(successes: Tensor, samples: Tensor, budget: Tensor | int) -> Tensor:
+    """Completions in proportion to the share of a prompt's first ones that failed.
+
+        share_q ~ 1 - successes_q / samples_q        counts = share_q budget, rounded to sum to the budget
+
+    successes, samples: [Q]; budget: 0-dim. A prompt without samples counts as failed; if none failed, all get the same.
+    Raises ValueError for a budget below 0. Source: the difficulty-aware allocation of critique-in-the-loop
+    self-improvement, arXiv 2411.16579.
+    """
+    return _apportioned(1 - successes.double() / samples.double().clamp(min=1), _whole(budget))
+
+
 def _apportioned(raw: Tensor, total: int) -> Tensor:
     """Whole numbers in proportion to `raw` [Q] that sum to `total`: rounded down, then up where most was cut."""
     raw = raw if raw.sum() > 0 else torch.ones_like(raw)

@@ -128,6 +128,7 @@ class Collector:
         group_size: int | Sequence[int],
         params: SamplingParams,
         writers: Sequence[str] = (),
+        begun: Sequence[int] | None = None,
     ) -> list[Group]:
         """The scored groups of each prompt, in order, over all ranks; the first author has at least one for each.
 
@@ -135,10 +136,12 @@ class Collector:
         tokens after an author's prompt. A completion's seed depends on params.seed, the prompt's place in `prompts`,
         the episode and the turn, so a prompt that is given twice is sampled twice. writers: of further completions of
         every prompt, which are scored in the same group; the dataset writes those of the row that have the highest
-        rewards. Raises RunStopped past the deadline; after any error the collector is closed.
+        rewards. begun: how many trees of moves each prompt has already, which these are beside. Raises RunStopped past
+        the deadline; after any error the collector is closed.
         """
         sizes = [group_size] * len(prompts) if isinstance(group_size, int) else group_size
-        mine = list(zip(range(len(prompts)), prompts, sizes, strict=True))[self._rank :: self._ranks]
+        before = begun or [0] * len(prompts)
+        mine = list(zip(range(len(prompts)), prompts, sizes, before, strict=True))[self._rank :: self._ranks]
         try:
             groups = self._runner.run(self._within_deadline(mine, params, writers), context=copy_context())
         except BaseException:
@@ -179,13 +182,13 @@ class Collector:
         self._runner.close()
 
     async def _within_deadline(
-        self, prompts: Sequence[tuple[int, Prompt, int]], params: SamplingParams, others: Sequence[str]
+        self, prompts: Sequence[tuple[int, Prompt, int, int]], params: SamplingParams, others: Sequence[str]
     ) -> list[list[Group]]:
         waiting: Counter[str] = Counter()
 
-        def question(place: int, prompt: Prompt, size: int) -> Awaitable[list[Group]]:
+        def question(place: int, prompt: Prompt, size: int, begun: int) -> Awaitable[list[Group]]:
             own = replace(params, seed=derive_seed(params.seed, place))
-            return self._question(place, prompt, [*[POLICY] * size, *others], own, waiting)
+            return self._question(place, prompt, [*[POLICY] * size, *others], own, waiting, begun)
 
         work = asyncio.gather(*(question(*one) for one in prompts))
         work.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio reports it
@@ -199,12 +202,18 @@ class Collector:
         )
 
     async def _question(
-        self, place: int, prompt: Prompt, writers: Sequence[str], params: SamplingParams, waiting: Counter[str]
+        self,
+        place: int,
+        prompt: Prompt,
+        writers: Sequence[str],
+        params: SamplingParams,
+        waiting: Counter[str],
+        begun: int,
     ) -> list[Group]:
         sampling = [writer for writer in writers if writer != DATASET]
         if self._moves is not None:
             places = asyncio.Semaphore(self._micro_group or sys.maxsize)
-            episodes = await self._moves.episodes(Asking(prompt, params, waiting, places), len(sampling))
+            episodes = await self._moves.episodes(Asking(prompt, params, waiting, places), len(sampling), begun)
             return await self._scored(prompt, episodes, place, waiting)
         places = asyncio.Semaphore(self._micro_group or max(len(sampling), 1))
 

@@ -46,13 +46,15 @@ class Allocated:
     def __call__(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Group]:
         seeds = [derive_seed(params.seed, "round", number) for number in range(self.rounds + 1)]
         groups = self.collector.sample(prompts, group_size=self.first, params=replace(params, seed=seeds[0]))
-        left = (self.group_size - self.first) * len(prompts)
+        left, begun = (self.group_size - self.first) * len(prompts), [self.first] * len(prompts)
         for number in range(self.rounds):
             budget = left // (self.rounds - number)
             left -= budget
-            known = self._fields([group for group in groups if group.author == self.collector.first])
+            known = self._fields([group for group in groups if _answers(group, self.collector.first)])
             counts = self.allocate(known | {"budget": budget}).tolist()
-            more = self.collector.sample(prompts, group_size=counts, params=replace(params, seed=seeds[number + 1]))
+            own = replace(params, seed=seeds[number + 1])
+            more = self.collector.sample(prompts, group_size=counts, params=own, begun=begun)
+            begun = [before + count for before, count in zip(begun, counts, strict=True)]
             groups = _with_round(groups, more)
         return groups
 
@@ -87,6 +89,15 @@ class Provided:
         return groups
 
 
+def _answers(group: Group, first: str) -> bool:
+    """Whether a group holds the first author's answers to a question; there is one such group for each question."""
+    return group.author == first and all(one.parent is None for one in group.trajectories) and not _compared(group)
+
+
+def _compared(group: Group) -> str:
+    return group.trajectories[0].compared if group.trajectories else ""
+
+
 def _with_round(groups: Sequence[Group], more: Sequence[Group]) -> list[Group]:
     """The groups joined with those of a later round, whose episodes get the following numbers."""
     episodes: dict[int, dict[int, Episode]] = {}
@@ -94,7 +105,7 @@ def _with_round(groups: Sequence[Group], more: Sequence[Group]) -> list[Group]:
     for group in (*groups, *more):
         found = episodes.setdefault(group.place, {})
         found.update({id(t.episode): t.episode for t in group.trajectories if t.episode})
-        key = (group.place, group.author, group.trajectories[0].compared if group.trajectories else "")
+        key = (group.place, group.author, _compared(group))
         before = together.get(key)
         together[key] = replace(group, trajectories=[*(before.trajectories if before else []), *group.trajectories])
     for of_question in episodes.values():

@@ -62,23 +62,27 @@ class Moves:
         """Whether a trajectory may be trained on."""
         return self._moves[trajectory.move].move.learned_from
 
-    async def episodes(self, asking: Asking, count: int) -> list[Episode]:
+    async def episodes(self, asking: Asking, count: int, begun: int = 0) -> list[Episode]:
         """`count` answers to the question, each with all that follows it; of rows' texts as many as there are.
 
-        Raises RunStopped if a `choose` function raises, or gives anything but siblings.
+        begun: the question's episodes that there are already, whose numbers these follow. Raises RunStopped if a
+        `choose` function raises, or gives anything but siblings.
         """
-        roots = await self._follow(asking, self._first, None, count)
-        episodes = [Episode(asking.prompt, root.below, number) for number, root in enumerate(roots)]
+        roots = await self._follow(asking, self._first, None, count, begun)
+        episodes = [Episode(asking.prompt, root.below, number) for number, root in enumerate(roots, begun)]
         for episode in episodes:
             for trajectory in episode.trajectories:
                 trajectory.episode = episode
         return episodes
 
-    async def _follow(self, asking: Asking, asked: Asked, parent: Trajectory | None, count: int) -> list[Trajectory]:
+    async def _follow(
+        self, asking: Asking, asked: Asked, parent: Trajectory | None, count: int, before: int = 0
+    ) -> list[Trajectory]:
         """A move's texts after a trajectory, or after the question, each with all that follows it."""
         place = f"{parent.node}/{asked.name}." if parent else ""
-        begun = [self._begun(asked, parent, f"{place}{number}", asking.prompt) for number in range(count)]
-        if asked.move.column is not None:
+        numbers = range(before, before + count)
+        begun = [self._begun(asked, parent, f"{place}{number}", asking.prompt) for number in numbers]
+        if asked.move.column is not None and begun:
             begun = self._given(asked, begun, asking)
         waits = not asking.params.evaluating and any(
             one.choose for one in self._moves.values() if asked.name in one.move.follows

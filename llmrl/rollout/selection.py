@@ -89,6 +89,25 @@ def balanced(group: Group, *, count: PositiveInt | None = None, alone: NonNegati
     return [one for one in group.trajectories if any(one is own for own in taken)]
 
 
+@takes_all_writers
+def validated_pair(group: Group) -> list[Trajectory]:
+    """The pair of `best_and_worst` if what follows the best text is more successful than what follows the worst one.
+
+        mean success of the texts after the best  >  mean success of those after the worst
+
+    success: the verdict, or the reward without verdicts, of a text that did not fail. Nothing where one of the two has
+    no such text. Source: multi-agent revisions that validate a judge's preferences, MultiCritique, arXiv 2410.15287.
+    """
+    pair = best_and_worst(group)
+    if not pair:
+        return []
+    followed = [[one.verdict_or_reward for one in each.children if one.failure is None] for each in pair]
+    if not all(followed):
+        return []
+    better, worse = (sum(each) / len(each) for each in followed)
+    return pair if better > worse else []
+
+
 def own_completions(group: Group) -> list[Trajectory]:
     """The completions that the policy wrote; those of other writers only compete with them.
 

@@ -245,9 +245,12 @@ def sample_groups(
     """The function that samples a round's prompts: evenly or by an allocation, with the providers' fields."""
     rollout, first = recipe.rollout, next(iter(pieces))
     found: SampleGroups = Evenly(collector, rollout.own_completions, rollout.writers)
-    if (allocate := pieces[first].allocate) and first in roles:
+    if allocate := pieces[first].allocate:
         given = rollout.first_samples or max(1, rollout.group_size // 2)
-        providers = for_allocation(pieces[first], roles[first].models)
+        providers = for_allocation(pieces[first], roles[first].models if first in roles else {})
+        if providers and first not in roles:
+            reads = ", ".join(providers)
+            raise RecipeError(f"allocate.{allocate.name}: reads {reads}, which needs a trained model; {first} is none")
         found = Allocated(collector, allocate, rollout.group_size, given, rollout.allocation_rounds, providers)
     gathering = {piece.name: piece for name in roles for piece in while_gathering(pieces[name])}
     return Provided(found, collector, list(gathering.values()), measured_once) if gathering else found

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrl.ops import allocation
-from llmrl.ops.allocation import gvm, xrpo
+from llmrl.ops.allocation import by_difficulty, gvm, xrpo
 
 
 def half_width(std, n, confidence=0.05):
@@ -135,3 +135,11 @@ def test_ranges():
         gvm(one, one, one, -1)
     with pytest.raises(ValueError, match="budget: -1"):
         xrpo(one, one, torch.tensor(-1))
+
+
+def test_harder_prompts_get_more_by_hand():
+    # shares of failures 1/4, 1, 0, 3/4 of their sum 2: an eighth, a half, none and three eighths of 12
+    counts = by_difficulty(torch.tensor([3, 0, 4, 1]), torch.tensor([4, 4, 4, 4]), 12)
+    assert counts.tolist() == [2, 6, 0, 4]  # 1.5, 6, 0 and 4.5: the earlier one is rounded up
+    assert by_difficulty(torch.tensor([2, 2]), torch.tensor([2, 2]), 3).tolist() == [2, 1]
+    assert by_difficulty(torch.tensor([0, 1]), torch.tensor([0, 2]), 3).tolist() == [2, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ from llmrl.data.packing import pack
 from llmrl.envs.base import AuthorText
 from llmrl.envs.single_turn import single_turn
 from llmrl.errors import RunStopped
+from llmrl.ops.allocation import by_difficulty
 from llmrl.recipe_moves import Move
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
 from llmrl.rollout.collect import Collector
-from llmrl.rollout.group_sampling import Evenly
+from llmrl.rollout.group_sampling import Allocated, Evenly
 from llmrl.rollout.moves import Asked
 from llmrl.rollout.play import Author
 from llmrl.rollout.sampler import Completion, SamplingParams, derive_seed
@@ -188,6 +190,21 @@ def test_siblings_are_compared_and_a_move_may_name_a_wider_set():
     ]
     of_all = REFINE | {"refinement": REFINE["refinement"] | {"compared_within": "prompt"}}
     assert len(compared(sample(collector(of_all, actor, critiquer)))[1]) == 4
+
+
+def test_trees_of_later_rounds_go_beside_the_earlier_ones():
+    """The second question is never answered rightly, so an allocation gives it all further drafts."""
+    hard = replace(PLAIN, id="train:1", token_ids=tuple(encode("9+9=")), text="9+9=", row={**PLAIN.row, "answer": "-"})
+    found = collector(REFINE, actor, critiquer)
+    sampled = Allocated(found, piece(by_difficulty), 3, 2, 2, {})([PLAIN, hard], SamplingParams(max_tokens=20, seed=5))
+    found.close()
+    drafts = [group for group in sampled if group.author == "actor" and not group.trajectories[0].parent]
+    assert [[one.node for one in group.trajectories] for group in drafts] == [["0", "1"], ["0", "1", "2", "3"]]
+    critiques = [group for group in sampled if group.author == "critiquer"]
+    assert [len(group.trajectories) for group in critiques] == [2] * 6  # of siblings alone, in whatever round
+    for group in sampled:
+        assert len({one.node for one in group.trajectories}) == len(group.trajectories)
+        assert all(one.episode and int(one.path[0].node) == one.episode.number for one in group.trajectories)
 
 
 def test_a_role_is_trained_on_its_own_tokens_in_its_own_contexts():

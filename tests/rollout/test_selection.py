@@ -12,9 +12,10 @@ from llmrl.rollout.selection import (
     mixed_outcomes,
     right,
     triage,
+    validated_pair,
     wrong,
 )
-from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
+from llmrl.types import ACTOR, Failure, Group, Prompt, Score, Trajectory, Turn
 
 PROMPT = Prompt("p", (1,), "?", {})
 
@@ -152,3 +153,33 @@ def test_completions_are_chosen_by_their_verdicts(choose, scored, settings, kept
 def test_a_choice_by_verdicts_needs_some(choose):
     with pytest.raises(ValueError, match="no reward says whether a completion is right"):
         choose(group(UNKNOWN, UNKNOWN))
+
+
+@pytest.mark.parametrize(
+    ("after_best", "after_worst", "kept"),
+    [
+        ([True, True, False], [True, False, False], "12"),  # 2/3 of the revisions are right, and 1/3
+        ([True, False], [False, True], ""),  # as many: the grades are not validated
+        ([False], [True], ""),
+        ([0.5, 0.7], [0.5, 0.6], "12"),  # without verdicts the rewards say it
+        ([True, None], [False, None], "12"),  # a revision that failed is none
+        ([None], [False], ""),
+        ([True], [], ""),
+    ],
+)
+def test_a_pair_is_validated_by_what_follows_it(after_best, after_worst, kept):
+    critiques = group((0.5, None), (0.9, None), (0.1, None))
+
+    def revision(outcome: bool | float | None) -> Trajectory:
+        correct = outcome if isinstance(outcome, bool) else None
+        failure = Failure("judge", "timeout", "") if outcome is None else None
+        scores = {"verifier": Score(1.0, correct)}
+        reward = math.nan if outcome is None else float(outcome)
+        return Trajectory(PROMPT, [Turn(ACTOR, [3])], "stop", scores=scores, reward=reward, failure=failure)
+
+    for place, outcomes in ((0, [True]), (1, after_best), (2, after_worst)):
+        critiques.trajectories[place].children = [revision(one) for one in outcomes]
+    assert texts(validated_pair(critiques)) == kept
+    for one in critiques.trajectories:
+        one.reward = 0.5
+    assert validated_pair(critiques) == []
