@@ -22,7 +22,8 @@ from llmrl.models.origins import locate
 from llmrl.recipe_file import load_plan
 from llmrl.recipe_rows import Data, Rows
 from llmrl.run_folder.reader import RunReader
-from llmrl.types import ACTOR, ENVIRONMENT, Group, Prompt, Trajectory, Turn
+from llmrl.run_folder.rows import trajectories_of
+from llmrl.types import ACTOR, Group
 
 LONGEST = 2**31
 LOWEST = 3
@@ -148,13 +149,8 @@ def _sampled(run: Path, stage: str | None, limit: int | None) -> list[Group]:
         raise RecipeError(f"SOURCE: '{run}' holds no rollouts" + (f" of stage '{stage}'" if stage else ""))
     last = names[-1]
     groups: dict[str, Group] = {}
-    for row in reader.rollouts(stage=last.stage, step=last.step, kind=last.kind).to_pylist():
-        prompt = Prompt(row["prompt_id"], tuple(row["prompt_token_ids"]), row["prompt"], {})
-        turns = [Turn(turn["author"], turn["token_ids"]) for turn in row["turns"]]
-        author = next((turn.author for turn in turns if turn.author != ENVIRONMENT), ACTOR)
-        made = Trajectory(prompt, turns, "stop", row["completion"], author=author)
-        made.reward = row["reward"]
-        groups.setdefault(row["prompt_id"], Group(prompt, [], author)).trajectories.append(made)
+    for one in trajectories_of(reader.rollouts(stage=last.stage, step=last.step, kind=last.kind).to_pylist()):
+        groups.setdefault(one.prompt.id, Group(one.prompt, [], one.author)).trajectories.append(one)
     return list(groups.values())[:limit]
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from llmrl.run_folder import layout
 from llmrl.run_folder.layout import Kind, StepName
-from llmrl.run_folder.rows import SCHEMA
+from llmrl.run_folder.rows import SCHEMA, with_all_columns
 
 
 class RunReader:
@@ -78,7 +78,7 @@ class RunReader:
         files = [file for name, file in self.rollout_files() if _matches(name, stage, step, kind)]
         schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(column) for column in columns])
         # a ParquetFile takes nothing from its path, whereas read_table reads a folder called lr=1 as a column
-        tables = [pq.ParquetFile(file).read(columns=schema.names) for file in files]
+        tables = [with_all_columns(pq.ParquetFile(file).read(columns=schema.names), schema) for file in files]
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
     def rollout_files(self) -> list[tuple[StepName, Path]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from llmrl.run_folder.layout import Kind
-from llmrl.types import ENVIRONMENT, Group, Trajectory
+from llmrl.types import ENVIRONMENT, Failure, Group, Prompt, Score, Trajectory, Turn
 
 TURN = pa.struct(
     {
@@ -31,6 +32,8 @@ SCHEMA = pa.schema(
         "compared": pa.string(),
         "move": pa.string(),
         "node": pa.string(),
+        "parent": pa.string(),
+        "verdict": pa.string(),
         "writer": pa.string(),
         "prompt": pa.string(),
         "prompt_token_ids": pa.list_(pa.int64()),
@@ -48,6 +51,7 @@ SCHEMA = pa.schema(
     }
 )
 """The types are explicit because an inferred one depends on the step: a column without a value has another type."""
+_FAILURE = re.compile(r"(?P<source>.+?) (?P<kind>timeout|crash|invalid): (?P<message>.*)", re.DOTALL)
 
 
 def table_of(groups: Sequence[Group], *, stage: str, step: int, kind: Kind) -> pa.Table:
@@ -61,9 +65,9 @@ def table_of(groups: Sequence[Group], *, stage: str, step: int, kind: Kind) -> p
 
 
 def row_of(group: Group, trajectory: Trajectory, *, stage: str, step: int, kind: Kind) -> dict[str, Any]:
-    """A trajectory's row. episode: the episode's number, -1 for a trajectory of `besides`. node: its place in the
-    question's trees; that of the text which it follows stands before its last slash.
+    """A trajectory's row. episode: the episode's number, -1 for a trajectory of `besides`.
 
+    move, node: empty for a recipe without moves; parent: the node that the trajectory follows, None of a first answer.
     scores and outcomes are JSON, since reward functions differ between runs. policy_version is the oldest turn's.
     """
     failure, scores = trajectory.failure, trajectory.scores
@@ -77,6 +81,8 @@ def row_of(group: Group, trajectory: Trajectory, *, stage: str, step: int, kind:
         "compared": trajectory.compared,
         "move": trajectory.move,
         "node": trajectory.node,
+        "parent": trajectory.parent.node if trajectory.parent else None,
+        "verdict": trajectory.verdict,
         "writer": trajectory.writer,
         "prompt": trajectory.prompt.text,
         "prompt_token_ids": list(trajectory.prompt.token_ids),
@@ -92,6 +98,68 @@ def row_of(group: Group, trajectory: Trajectory, *, stage: str, step: int, kind:
         "turns": [{field.name: getattr(turn, field.name) for field in TURN} for turn in trajectory.turns],
         "rollout_logprobs": [logprob for turn in trajectory.turns for logprob in turn.rollout_logprobs],
     }
+
+
+def with_all_columns(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """The table with the schema's columns; those that an earlier version of llmrl did not write are empty."""
+    return pa.table(
+        {
+            field.name: table[field.name].cast(field.type)
+            if field.name in table.column_names
+            else pa.nulls(table.num_rows, field.type)
+            for field in schema
+        },
+        schema=schema,
+    )
+
+
+def trajectories_of(rows: Sequence[Mapping[str, Any]]) -> list[Trajectory]:
+    """The trajectories of a file's rows, in order, each with its parent and its children.
+
+    What is not recorded is lost: of a prompt's row only the answer is there, and `correct` and the verdict are those of
+    the first score. A prompt that was asked twice begins anew where one of its nodes comes again.
+    """
+    found: list[Trajectory] = []
+    asked: dict[str, dict[str, Trajectory]] = {}
+    waiting: list[tuple[Trajectory, str, dict[str, Trajectory]]] = []
+    for row in rows:
+        trajectory = _trajectory(row)
+        found.append(trajectory)
+        if not trajectory.node:
+            continue
+        if trajectory.node in asked.setdefault(row["prompt_id"], {}):
+            asked[row["prompt_id"]] = {}
+        nodes = asked[row["prompt_id"]]
+        nodes[trajectory.node] = trajectory
+        if row["parent"] is not None:
+            waiting.append((trajectory, row["parent"], nodes))
+    for trajectory, parent, nodes in waiting:
+        if (above := nodes.get(parent)) is not None:
+            trajectory.parent = above
+            above.children.append(trajectory)
+    return found
+
+
+def _trajectory(row: Mapping[str, Any]) -> Trajectory:
+    prompt = Prompt(row["prompt_id"], tuple(row["prompt_token_ids"]), row["prompt"], {"answer": row["answer"]})
+    turns = [Turn(**{name: turn[name] for name in ("author", "token_ids", "rollout_logprobs", "reward", "text")})
+             for turn in row["turns"]]  # fmt: skip
+    made = Trajectory(prompt, turns, row["stop_reason"], row["completion"], author=row["author"])
+    outcomes = json.loads(row["outcomes"] or "{}")
+    for place, (name, value) in enumerate(json.loads(row["scores"] or "{}").items()):
+        correct, verdict = (None, None) if place else (row["correct"], row["verdict"])
+        made.scores[name] = Score(value, correct, outcome=outcomes.get(name), verdict=verdict)
+    made.reward, made.compared, made.writer = row["reward"], row["compared"], row["writer"]
+    made.move, made.node, made.failure = row["move"] or "", row["node"] or "", _failure(row["failure"])
+    return made
+
+
+def _failure(text: str | None) -> Failure | None:
+    """The failure that `row_of` wrote as text."""
+    if text is None:
+        return None
+    parts: Any = found.groupdict() if (found := _FAILURE.fullmatch(text)) else {}
+    return Failure(**parts) if parts else Failure("unknown", "invalid", text)
 
 
 def _place(group: Group, trajectory: Trajectory) -> int:

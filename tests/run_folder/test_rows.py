@@ -6,10 +6,13 @@ import json
 
 import pandas
 import pyarrow.dataset
+import pyarrow.parquet
 import pytest
+import trees
 from datasets import load_dataset
 
-from llmrl.run_folder.rows import SCHEMA, row_of, table_of
+from llmrl.evaluation.critique import rates, tally
+from llmrl.run_folder.rows import SCHEMA, row_of, table_of, trajectories_of
 from llmrl.types import ENVIRONMENT, Episode, Failure, Group, Prompt, Trajectory, Turn, groups_of
 
 
@@ -109,3 +112,47 @@ def test_datasets_reads_a_whole_run(run, tmp_path):
     assert sorted(row["step"] for row in rows if row["failure"]) == [1, 1, 3, 3]
     [shaped] = [row for row in rows if row["step"] == 2]
     assert shaped["turns"][0]["rollout_logprobs"] == [-0.5, -0.25] and shaped["correct"] is None
+
+
+def test_a_tree_comes_back_from_its_rows(folder):
+    draft = trees.answer("8")
+    says_right, says_wrong = trees.critique("right", draft), trees.critique("wrong", draft)
+    trees.answer("7", parent=says_wrong)
+    failed = trees.answer("!", parent=says_wrong)
+    tree = trees.all_of(draft)
+    groups = [Group(trees.PROMPT, [one for one in tree if one.author == author]) for author in ("actor", "critiquer")]
+    folder.save_rollouts([*groups, *groups], stage="rl", step=1)  # the question was asked twice
+    rows = folder.reader.rollouts().to_pylist()
+    columns = ("node", "parent", "move", "verdict")
+    assert {tuple(row[name] for name in columns) for row in rows} == {
+        ("0", None, "draft", None),
+        ("0/critique.0", "0", "critique", "right"),
+        ("0/critique.1", "0", "critique", "wrong"),
+        ("0/critique.1/refinement.0", "0/critique.1", "refinement", None),
+        ("0/critique.1/refinement.1", "0/critique.1", "refinement", None),
+    }
+    found = trajectories_of(rows)
+    roots = [one for one in found if one.parent is None]
+    assert len(roots) == 2 and [len(root.below) for root in roots] == [5, 5]
+    for one in roots[1].below:
+        [same] = [other for other in tree if other.node == one.node]
+        assert (one.text, one.correct, one.verdict, one.author) == (same.text, same.correct, same.verdict, same.author)
+        assert (one.failure, one.reward, one.turns[0].token_ids) == (same.failure, same.reward, [5] * len(same.text))
+        assert {name: score.value for name, score in one.scores.items()} == {
+            name: score.value for name, score in same.scores.items()
+        }
+    assert failed.failure in [one.failure for one in found] and says_right.verdict == "right"
+    assert rates(tally(found)) == rates(tally(tree))
+
+
+def test_files_of_earlier_versions_have_empty_columns_for_what_they_lack(folder, group):
+    folder.save_rollouts([group], stage="rl", step=1)
+    folder.save_rollouts([group], stage="rl", step=2)
+    file = folder.path / "rollouts" / "rl-000001.parquet"
+    pyarrow.parquet.write_table(
+        pyarrow.parquet.read_table(file).drop_columns(["move", "node", "parent", "verdict"]), file
+    )
+    table = folder.reader.rollouts()
+    assert table.schema == SCHEMA and table["move"].to_pylist() == [None, None, "", ""]
+    assert [one.text for one in trajectories_of(table.to_pylist())] == ["2", "2"] * 2
+    assert folder.reader.rollouts(step=1, columns=["verdict", "reward"])["verdict"].to_pylist() == [None, None]
