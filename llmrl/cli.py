@@ -284,6 +284,26 @@ def show_audit(
 
 
 @app.command()
+def show(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run, also of one under way")],
+    step: Annotated[int | None, typer.Option(help="of its rollouts; default: the last", min=0)] = None,
+    stage: Annotated[str | None, typer.Option(help="of the run; default: the last with rollouts")] = None,
+    evaluation: Annotated[bool, typer.Option("--eval", help="the evaluation after the step")] = False,
+    count: Annotated[int, typer.Option(help="the most episodes", min=1)] = 3,
+    where: Annotated[
+        str | None,
+        typer.Option(help="only with this: wrong_to_right, right_to_wrong, right, says_wrong, unreadable, failed ..."),
+    ] = None,
+    characters: Annotated[int, typer.Option(help="the longest text that is shown whole", min=20)] = 2000,
+) -> None:
+    """Print episodes of a run as trees: drafts, critiques, refinements, each with its verdict and reward."""
+    from llmrl.evaluation.show import show
+
+    asked: dict[str, Any] = {"stage": stage, "step": step, "evaluation": evaluation, "where": where}
+    show(run, Console(), **asked, count=count, characters=characters)
+
+
+@app.command()
 def serve(
     folder: Annotated[Path, typer.Argument(help="the folder of a trained reward model")],
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",

@@ -74,13 +74,18 @@ def ended(command: Callable[..., object]) -> int:
 
 def _said(text: str, code: int) -> int:
     for line in text.split("\n"):
-        print(f"llmrl: {_readable(line)}", file=sys.stderr)
+        print(f"llmrl: {_on_one_line(line)}", file=sys.stderr)
     return code
 
 
-def _readable(line: str) -> str:
-    """The line without characters that would break the line or steer the terminal, and cut in its middle if long."""
-    line = "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
+def readable(text: str, *, keep: str = "") -> str:
+    """The text with escapes for characters that would break a line or steer the terminal, but for those in `keep`."""
+    return "".join(one if one.isprintable() or one in keep else repr(one)[1:-1] for one in text)
+
+
+def _on_one_line(line: str) -> str:
+    """The line without characters that would break it or steer the terminal, and cut in its middle if long."""
+    line = readable(line)
     left = len(line) - LONGEST_LINE
     return line if left <= 0 else f"{line[: LONGEST_LINE // 2]} [{left} characters] {line[-LONGEST_LINE // 2 :]}"
 
