@@ -110,6 +110,12 @@ def reads_rewards(*settings: str) -> Callable[[Function], Function]:
     return lambda function: _marked(function, "reads_rewards", settings)
 
 
+def reads_earlier(setting: str) -> Callable[[Function], Function]:
+    """Marks a reward that reads `earlier`: of the texts of its move in earlier steps the last ones, as many as the
+    setting says."""
+    return lambda function: _marked(function, "reads_earlier", setting)
+
+
 def settings_checked_by(check: Callable[..., None]) -> Callable[[Function], Function]:
     """Marks a piece with a check of its settings together: check(**settings), defaults included, raises ValueError."""
     return lambda function: _marked(function, "check_settings", check)
