@@ -40,6 +40,7 @@ from llmrl.rewards.shaping import (
 from llmrl.rewards.similarity import edit_similarity, rouge
 from llmrl.rewards.sneaky_steps import fools_critiquer, judges_step
 from llmrl.rewards.span_critique import span_critique
+from llmrl.rewards.step_critiques import step_critiques
 from llmrl.rewards.text_answers import exact_match, f1
 from llmrl.rewards.welfare import social_welfare
 from llmrl.rewards.win_rate import win_rate
@@ -84,6 +85,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         judge_pointwise,
         found_faults,
         span_critique,
+        step_critiques,
         hindsight,
         win_rate,
         social_welfare,

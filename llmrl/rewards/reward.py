@@ -32,7 +32,6 @@ from llmrl.rewards.conventions import (
     parameters_of,
 )
 from llmrl.rewards.respondents import Respondent
-from llmrl.rewards.shaping import group_length
 from llmrl.types import Group, Trajectory
 
 KEY = "rewards"
@@ -121,7 +120,7 @@ class Reward:
     @property
     def needs_verdicts(self) -> bool:
         """Whether the function is of no use without another reward's verdict."""
-        return self.reads_verdicts and ("correct" in self.piece.data or self.piece.function is group_length)
+        return self.reads_verdicts and ("correct" in self.piece.data or bool(self.piece.mark("needs_verdicts")))
 
     @property
     def may_give_verdicts(self) -> bool:
