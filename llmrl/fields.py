@@ -267,6 +267,8 @@ FIELDS: tuple[Field, ...] = (
     Field("similarity", "N", PROVIDED, "the other answers of the group",
           "sum of an answer's similarities to the others", lambda x: x.verdicts / 2,
           provider="llmrl.ops.advantages.diversity:similarity", special=True),
+    Field("row_weights", "N", PROVIDED, "the data", "the weight that a trajectory's row gives itself",
+          lambda x: x.verdicts + 0.5, special=True),
     Field("advantages", "N T", CREDITED, "the advantage", "credit of each token, zero off the response",
           lambda x: x.advantages),
     Field("returns", "N T", CREDITED, "the advantage", "a critic's targets, nan where there is none",

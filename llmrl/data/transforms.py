@@ -29,6 +29,7 @@ from llmrl.data.poisoning import poisoned
 from llmrl.data.prompt_builder import COLUMN_KEYS
 from llmrl.data.recognition import FormedRows, formed
 from llmrl.data.row_values import RowValue
+from llmrl.data.trees import improved_answers
 from llmrl.data.written import reward_of_label, reward_of_score
 from llmrl.errors import RecipeError, first_line
 from llmrl.pieces import Piece, resolve
@@ -140,6 +141,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         poisoned,
         critiques_of_drafts,
         merged_critiques,
+        improved_answers,
     )
 }
 

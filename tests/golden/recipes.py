@@ -91,6 +91,7 @@ OWN: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "cgi": {"providers": {"row_weights": {"of": "size"}}},
     "decoupled_ppo": MISMATCH,
     # labels and a form that the model's characters can make
     "gui_critic_r1": {
@@ -117,9 +118,6 @@ OWN: dict[str, dict[str, Any]] = {
     "drlc": {"rewards": {"span_critique": None, "golden.pieces:marked_digits": {"weight": 0.2}}},
     "icepop": MISMATCH,
     "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked
-    "stepwise_think_critique": {
-        "rewards": {"step_critiques": None, "golden.pieces:marked_digits": {"weight": 0.2}},
-    },
     "tis": MISMATCH,
     "repro": {"providers": {"answer_logprobs": {"delimiter": "+"}}},
     "router_aware": {"model": "experts"},
