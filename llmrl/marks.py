@@ -110,6 +110,22 @@ def reads_rewards(*settings: str) -> Callable[[Function], Function]:
     return lambda function: _marked(function, "reads_rewards", settings)
 
 
+def reads_earlier(setting: str) -> Callable[[Function], Function]:
+    """Marks a reward that reads `earlier`: of the texts of its move in earlier steps the last ones, as many as the
+    setting says."""
+    return lambda function: _marked(function, "reads_earlier", setting)
+
+
+def reads_token_texts(function: Function) -> Function:
+    """Marks a reward that finds the tokens which end parts of a text; the text of tokens is known in a run alone."""
+    return _marked(function, "reads_token_texts", True)
+
+
+def needs_verdicts(function: Function) -> Function:
+    """Marks a reward of a group that is of no use without the verdict of another reward."""
+    return _marked(function, "needs_verdicts", True)
+
+
 def settings_checked_by(check: Callable[..., None]) -> Callable[[Function], Function]:
     """Marks a piece with a check of its settings together: check(**settings), defaults included, raises ValueError."""
     return lambda function: _marked(function, "check_settings", check)

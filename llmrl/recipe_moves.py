@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
 from llmrl.columns import column
 from llmrl.errors import RecipeError, unknown_name
@@ -41,6 +41,17 @@ def _message(spec: Any) -> Any:
 
 
 Message = Annotated[str | dict[str, Template], BeforeValidator(_message)]
+
+
+def _pattern(text: str) -> str:
+    """A regular expression with a group."""
+    try:
+        groups = re.compile(text).groups
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    if not groups:
+        raise ValueError(f"{text!r} has no group in parentheses, which would be the part")
+    return text
 
 
 class Move(Strict):
@@ -74,6 +85,11 @@ class Move(Strict):
         default=None, description="the tag that ends thoughts, which others do not read; default: all is read"
     )
     rounds: PositiveInt = Field(default=1, description="the most of this move on the way to one text")
+    parts: dict[str, Annotated[str, AfterValidator(_pattern)]] = Field(
+        default_factory=dict,
+        description="parts of its text, each by a regular expression whose first group is the part, in the last place "
+        "that matches: what follows reads them as {MOVE.PART}, rewards by `columns`; without all parts nothing follows",
+    )
 
     @property
     def follows(self) -> tuple[str, ...]:
@@ -86,6 +102,11 @@ class Move(Strict):
         if self.ask is None or isinstance(self.ask, str):
             return [self.ask] if self.ask else []
         return [text for item in self.ask if isinstance(item, dict) for text in item.values()]
+
+    def parts_of(self, text: str) -> dict[str, str]:
+        """The parts that are found in one of its texts, stripped of blanks around."""
+        found = {name: [*re.finditer(pattern, text, re.DOTALL)] for name, pattern in self.parts.items()}
+        return {name: (matches[-1][1] or "").strip() for name, matches in found.items() if matches}
 
     @property
     def learned_from(self) -> bool:
@@ -133,6 +154,8 @@ def _faults(name: str, move: Move, moves: Mapping[str, Move], views: Mapping[str
     most = views[move.by].rollout.max_completion_tokens
     if move.max_completion_tokens is not None and move.max_completion_tokens > most:
         yield f"{key}.max_completion_tokens: {move.max_completion_tokens}, more than {move.by}'s rollout has: {most}"
+    if unknown := [part for part in move.parts if not re.fullmatch(r"\w+", part)]:
+        yield f"{key}.parts: '{unknown[0]}' is no name for a part: expected letters, digits and _"
     yield from _unrewarded(name, move, views[move.by])
 
 
@@ -207,6 +230,11 @@ def compared_texts(name: str, moves: Mapping[str, Move], group_size: int) -> int
     return count
 
 
+def part_columns(moves: Mapping[str, Move]) -> list[str]:
+    """The names by which templates and rewards read the parts of moves."""
+    return [f"{name}.{part}" for name, move in moves.items() for part in move.parts]
+
+
 def check_columns(moves: Mapping[str, Move], prompts: Sequence[Prompt]) -> None:
     """Raises RecipeError for names in templates, and for columns, that the questions' rows lack."""
     faults: dict[str, None] = {}
@@ -215,8 +243,13 @@ def check_columns(moves: Mapping[str, Move], prompts: Sequence[Prompt]) -> None:
             if move.column is not None and move.column not in columns:
                 faults[unknown_name(f"moves.{name}.column", move.column, columns, "column")] = None
             for template in move.templates:
+                parts = part_columns(moves)
+                for named in RowTemplate(template).columns:
+                    above, dot, _ = named.partition(".")
+                    if dot and above in moves and named not in {*columns, *parts}:
+                        faults[unknown_name(f"moves.{name}.ask", named, parts, f"part of {above}")] = None
                 try:
-                    RowTemplate(template).check([*columns, *moves, PROMPT, ABOVE])
+                    RowTemplate(template).check([*columns, *moves, *part_columns(moves), PROMPT, ABOVE])
                 except ValueError as error:
                     faults[f"moves.{name}.ask: {error}"] = None
     for name, move in moves.items() if not faults else ():

@@ -21,6 +21,7 @@ REWARD_MODELS = RECIPES.parent / "reward_models"
 NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"))
 FEWER = ["data.train.size=600"]  # all rows of a task are made by one rule, and to make them takes a while
 OFFLINE = {
+    "critique/stepwise_think_critique.yaml": ["stages.imitation.data.train.size=600"],
     "critique/span_critique.yaml": ["stages.imitation.data.train.size=600"],
     "critique/cft.yaml": ["stages.cft.data.train.size=600"],
     "preference/balanced_actor.yaml": FEWER,

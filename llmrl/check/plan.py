@@ -30,7 +30,7 @@ from llmrl.evaluation.pass_at_k import powers_up_to
 from llmrl.models.origins import locate, locate_parent
 from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
-from llmrl.recipe_moves import check_columns, tree_in_words
+from llmrl.recipe_moves import check_columns, part_columns, tree_in_words
 from llmrl.recipe_products import product_of
 from llmrl.resolve import Pieces, check_grades, resolve_pieces, trained_on
 from llmrl.rewards.base import Rewards
@@ -163,7 +163,7 @@ class _Checker:
                 _say_arithmetic(recipe, samples, prompts.in_an_epoch if prompts else None, report)
         if found and prompts and rewards:
             with gathered(report.faults):
-                check_graded(rewards, prompts.graded(samples=samples))
+                check_graded(rewards, prompts.graded(samples=samples), part_columns(recipe.moves))
                 check_rewards(rewards, recipe, prompts, found.origin, self.workers, report, samples=samples)
         elif recipe.rewards:
             report.skipped(

@@ -66,6 +66,9 @@ def check_rewards(
         if roles := roles_asked_by(reward.piece):
             report.skipped(f"rewards.{reward.name}", f"it asks {', '.join(sorted(roles))}, who samples in a run alone")
             continue
+        if reward.piece.mark("reads_token_texts"):
+            report.skipped(f"rewards.{reward.name}", "it rewards tokens by their text, which a run alone samples")
+            continue
         if reward.loading:
             report.skipped(f"rewards.{reward.name}", "its models are loaded when the stage begins")
             continue

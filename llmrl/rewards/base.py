@@ -9,6 +9,8 @@ A reward function's positional parameters are its data, taken by name for one tr
     completion_tokens  how many tokens were sampled
     completion_ids     these tokens, a list of integers
     episode            the trajectories of every author
+    earlier            the parts of the last texts of the trajectory's move in earlier steps, oldest first, for a
+                       function that is marked by llmrl.marks.reads_earlier
     correct            the verdict of the other rewards: True, False, or None if none of them gives one
     trajectory         the llmrl.types.Trajectory itself, with those before and after it in the tree of a recipe's moves
     <column>           any column of the data row, by its name
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -50,6 +53,7 @@ class Rewards:
         self.authors = authors or {}
         self.cache: ResultCache[list[Score | Failure | None]] = ResultCache()
         self._workers = workers
+        self._earlier: dict[str, deque[Mapping[str, str]]] = {}
         workers.warm(reward.module for reward in rewards)
 
     @classmethod
@@ -172,12 +176,28 @@ class Rewards:
             *(answers_of(r.piece, group.trajectories, self._workers, r.deadline_seconds) for r, group in pairs)
         )
 
+    def remember(self, groups: Sequence[Group]) -> None:
+        """Keep the parts of a step's texts, by move, for rewards that read those of earlier steps."""
+        most = max((reward.reads_earlier for reward in self.rewards), default=0)
+        for one in (one for group in groups for one in group.trajectories if most and one.parts):
+            self._earlier.setdefault(one.move, deque(maxlen=most)).append(dict(one.parts))
+
+    def state_dict(self) -> dict[str, list[Mapping[str, str]]]:
+        """What rewards read of earlier steps, by move."""
+        return {move: list(texts) for move, texts in self._earlier.items()}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+        """Restore what `state_dict` gave."""
+        most = max((reward.reads_earlier for reward in self.rewards), default=0)
+        self._earlier = {move: deque(texts, maxlen=most) for move, texts in state.items()}
+
     async def begin(self, group: Group) -> None:
         """Fill in the scores of the rewards that read no other verdict; a trajectory that has them is left as it is.
 
         Raises RecipeError for a column that the row lacks.
         """
-        faults = [fault for reward in self.rewards for fault in reward.faults([group.prompt.row])]
+        rows = [one.prompt.row for one in group.trajectories] or [group.prompt.row]
+        faults = [fault for reward in self._scoring(group) for fault in reward.faults(rows)]
         if faults:
             raise RecipeError(*faults)
         fresh = [one for one in group.trajectories if one.failure is None and not one.judged]
@@ -257,7 +277,7 @@ class Rewards:
 
     async def _attempt(self, reward: Reward, part: Group) -> list[Score | Failure | None]:
         """The part's scores; a function marked by `cached_by` shares them with equal calls, also concurrent ones."""
-        function, args = reward.call(part, self.authors)
+        function, args = reward.call(part, self.authors, self._earlier)
         key = cache_key(function, args, reward.piece.settings)
         if key is None:
             return await self._scored(reward, part, function, args)

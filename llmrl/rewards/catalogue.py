@@ -8,13 +8,17 @@ from typing import Any
 from llmrl.rewards.choice_letter import choice_letter
 from llmrl.rewards.code.verifier import code_verifier
 from llmrl.rewards.critiques import discrimination, refined
+from llmrl.rewards.debates import wins_debate
 from llmrl.rewards.found_faults import found_faults
 from llmrl.rewards.hindsight import hindsight
 from llmrl.rewards.implicit_process_reward import implicit_process_reward
 from llmrl.rewards.instruction_following import instruction_following
 from llmrl.rewards.judges import judge_pointwise
+from llmrl.rewards.majority import majority_answer
 from llmrl.rewards.math_verifier import math_verifier
+from llmrl.rewards.peers import peer_scores
 from llmrl.rewards.process_reward_model import process_reward_model
+from llmrl.rewards.proposals import difficulty_and_diversity, learnable, regret
 from llmrl.rewards.reasoning_gym import reasoning_gym
 from llmrl.rewards.remote import remote_score, vllm_score
 from llmrl.rewards.reward_model import reward_model
@@ -34,7 +38,9 @@ from llmrl.rewards.shaping import (
     token_repetition_penalty,
 )
 from llmrl.rewards.similarity import edit_similarity, rouge
+from llmrl.rewards.sneaky_steps import fools_critiquer, judges_step
 from llmrl.rewards.span_critique import span_critique
+from llmrl.rewards.step_critiques import step_critiques
 from llmrl.rewards.text_answers import exact_match, f1
 from llmrl.rewards.welfare import social_welfare
 from llmrl.rewards.win_rate import win_rate
@@ -79,8 +85,17 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         judge_pointwise,
         found_faults,
         span_critique,
+        step_critiques,
         hindsight,
         win_rate,
         social_welfare,
+        majority_answer,
+        learnable,
+        regret,
+        difficulty_and_diversity,
+        fools_critiquer,
+        judges_step,
+        wins_debate,
+        peer_scores,
     )
 }

@@ -8,7 +8,7 @@ gold_texts([5, "V"])    ["5", "V"]          gold_texts({"value": 5})    ValueErr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,13 @@ def gold_texts(gold: Any) -> list[str]:
     return texts
 
 
-def check_graded(rewards: Rewards, prompts: Sequence[Prompt]) -> None:
-    """Raises RecipeError if prompts that are graded lack a column or a gold answer that a reward needs."""
+def check_graded(rewards: Rewards, prompts: Sequence[Prompt], written: Collection[str] = ()) -> None:
+    """Raises RecipeError if prompts that are graded lack a column or a gold answer that a reward needs.
+
+    written: the columns that texts of a question bring while it is played.
+    """
     if prompts:
-        rewards.check_rows([prompt.row for prompt in prompts])
+        rewards.check_rows([{**prompt.row, **dict.fromkeys(written, "")} for prompt in prompts])
         check_golds(rewards.rewards, prompts)
 
 

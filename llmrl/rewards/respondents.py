@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llmrl.models.text import Decode
 from llmrl.pieces import Piece
 from llmrl.rewards.services import Service
 from llmrl.rewards.verdicts import Reply, reply_of
@@ -39,14 +38,6 @@ class Respondent(Protocol):
     async def reply(self, question: Question) -> Reply:
         """The reply to a question; raises TimeoutError, ServiceError or ReplyError if there is none."""
         ...
-
-
-def decode_of(authors: Mapping[str, Respondent], author: str) -> Decode:
-    """The function that makes text of an author's tokens; raises ValueError for an author that is no role."""
-    found = getattr(authors.get(author), "decode", None)
-    if found is None:
-        raise ValueError(f"nobody knows the text of the tokens of '{author}'")
-    return found
 
 
 def roles_asked_by(piece: Piece) -> set[str]:

@@ -32,7 +32,6 @@ from llmrl.rewards.conventions import (
     parameters_of,
 )
 from llmrl.rewards.respondents import Respondent
-from llmrl.rewards.shaping import group_length
 from llmrl.types import Group, Trajectory
 
 KEY = "rewards"
@@ -55,6 +54,8 @@ def _run_settings(
     return run | {"rows": rows or {}, "column_of": columns or {}, "moves": named}
 
 
+EARLIER = "earlier"
+"""The datum of a function that reads texts of earlier steps."""
 OF_GROUP = ("group", "authors")
 """The data of a function that scores a whole group; authors: the recipe's roles, for one that asks them."""
 _MISSING = object()
@@ -95,6 +96,12 @@ class Reward:
         return self.convention is NATIVE and "group" in self.piece.data
 
     @property
+    def reads_earlier(self) -> int:
+        """How many texts of earlier steps the function reads."""
+        setting = self.piece.mark("reads_earlier")
+        return self.piece.setting(setting) if setting else 0
+
+    @property
     def per_group(self) -> bool:
         """Whether a call is for a whole group, with a result for each trajectory."""
         return self.reads_group or self.convention.per_group
@@ -113,7 +120,7 @@ class Reward:
     @property
     def needs_verdicts(self) -> bool:
         """Whether the function is of no use without another reward's verdict."""
-        return self.reads_verdicts and ("correct" in self.piece.data or self.piece.function is group_length)
+        return self.reads_verdicts and ("correct" in self.piece.data or bool(self.piece.mark("needs_verdicts")))
 
     @property
     def may_give_verdicts(self) -> bool:
@@ -130,7 +137,7 @@ class Reward:
     @property
     def of_rows(self) -> tuple[str, ...]:
         """The function's parameters that stand for columns of the data."""
-        others = {*self.convention.data, *LOGGERS, *(OF_GROUP if self.convention is NATIVE else [])}
+        others = {*self.convention.data, *LOGGERS, *((*OF_GROUP, EARLIER) if self.convention is NATIVE else [])}
         return tuple(name for name in self.piece.data if name not in others)
 
     @property
@@ -175,14 +182,21 @@ class Reward:
             faults.append(f"{KEY}.{self.name}: {where} no column {wanted}; {hint}{limit}")
         return faults
 
-    def call(self, part: Group, authors: Mapping[str, Respondent]) -> tuple[Callable[..., Any], list[Any]]:
-        """The function to call for the part's trajectories, and its arguments: data, but no settings."""
+    def call(
+        self, part: Group, authors: Mapping[str, Respondent], earlier: Mapping[str, Sequence[Mapping[str, str]]]
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """The function to call for the part's trajectories, and its arguments: data, but no settings.
+
+        authors, earlier: of the functions that read them; earlier is by move.
+        """
         function = self.piece.function
         if self.reads_group:
             return function, [part if name == "group" else authors for name in self.piece.data]
         if self.convention is NATIVE:
             [trajectory] = part.trajectories
-            return function, [self._datum(trajectory, name) for name in self.piece.data]
+            told = {EARLIER: list(earlier.get(trajectory.move, ()))}
+            names = self.piece.data
+            return function, [told[name] if name in told else self._datum(trajectory, name) for name in names]
         every = [self._data(trajectory) for trajectory in part.trajectories]
         data = {name: [one[name] for one in every] for name in every[0]} if self.per_group else every[0]
         whole = any(one.kind is one.VAR_KEYWORD for one in self.parameters.values())

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 
 from pydantic import NonNegativeFloat, NonPositiveFloat, PositiveInt
 
+from llmrl.marks import needs_verdicts
 from llmrl.types import DATASET, Group, Score
 
 THINK = "<think>"
@@ -142,6 +143,7 @@ def cosine_length(
     return Score(far + 0.5 * (near - far) * (1.0 + math.cos(math.pi * progress)))
 
 
+@needs_verdicts
 def group_length(group: Group) -> list[float]:
     """0.5 - (L - shortest) / (longest - shortest) for each answer of L characters, at most 0 for a wrong one.
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from llmrl.marks import asks_service, reads_rewards, settings_checked_by
-from llmrl.models.text import Decode, end_of
+from llmrl.marks import asks_service, reads_rewards, reads_token_texts, settings_checked_by
+from llmrl.models.text import Decode
 from llmrl.rewards.judges import answer_of, check_judge, judge_of, or_failure, row_of
-from llmrl.rewards.respondents import Respondent, decode_of
+from llmrl.rewards.respondents import Respondent
 from llmrl.rewards.rubric import AnswerRubric
 from llmrl.rewards.services import KeyVariable, Service, Url
 from llmrl.rewards.thoughts import after_thoughts
+from llmrl.rewards.token_places import decode_of, token_behind
 from llmrl.rewards.verdicts import Reply, UnreadableError, labelled_lines, written_label
 from llmrl.types import Failure, Group, Score, Trajectory
 
@@ -39,6 +40,7 @@ def _check(*, labels: Mapping[str, float], nothing: str, **others: Any) -> None:
 @settings_checked_by(_check)
 @asks_service("/models", seconds=600.0)
 @reads_rewards("shown")
+@reads_token_texts
 async def span_critique(
     group: Group,
     authors: Mapping[str, Respondent],
@@ -130,13 +132,10 @@ def _occurrences(answer: str, part: str) -> list[tuple[int, int]]:
 def _score(
     trajectory: Trajectory, answer: str, marked: Marked, labels: Mapping[str, float], decode: Decode, unreadable: int
 ) -> Score:
-    last = trajectory.own_turns[-1].token_ids
-    earlier = sum(len(turn.token_ids) for turn in trajectory.own_turns[:-1])
-    start = max(trajectory.text.rfind(answer), 0)
     values: dict[int, list[float]] = {}
     placed = placed_parts(answer, marked)
     for label, characters in (one for one in placed if one is not None):
-        values.setdefault(earlier + end_of(decode, last, start + characters), []).append(labels[label])
+        values.setdefault(token_behind(trajectory, answer, characters, decode), []).append(labels[label])
     metrics = {
         "parts": float(len(placed)),
         "unmatched": float(placed.count(None)),

@@ -89,6 +89,12 @@ def written_label(text: str, labels: Collection[str]) -> str | None:
     return match and match[match.lastindex or 1]
 
 
+def written_labels(text: str, labels: Collection[str]) -> list[tuple[str, int, int]]:
+    """Every label in double brackets in a text, in order, with the places where it begins and where it is over."""
+    found = re.finditer(rf"\[\[\s*({_any_of(labels)})\s*\]\]", text)
+    return [(one[1], *one.span()) for one in found]
+
+
 def labelled_lines(text: str, labels: Collection[str]) -> list[tuple[str, str]]:
     """The lines of a text that begin with a label, as in "[[Good]] a line", each as the label and what follows it."""
     line = re.compile(

@@ -44,7 +44,7 @@ async def answers_of(
         for number, other in enumerate(first):
             if max(failed[answer], failed[other]) >= FAILED_COMPARISONS:
                 continue
-            same = await call(_same, answer, other)
+            same = await call(same_answer, answer, other)
             failed.update([answer, other] if same is None else [])
             if same:
                 numbers[answer] = number
@@ -60,6 +60,7 @@ def read_answer(verifier: Piece, completion: str, prompt: str, row: Mapping[str,
     return verifier.mark("reading").of(completion, prompt, row, verifier.settings)
 
 
-def _same(verifier: Piece, one: str, other: str) -> bool:
+def same_answer(verifier: Piece, one: str, other: str) -> bool:
+    """Return whether a verifier that is marked by `reads_answers` takes two answers as the same, in either order."""
     same, settings = verifier.mark("reading").same, verifier.settings
     return bool(same(one, other, **settings) or same(other, one, **settings))

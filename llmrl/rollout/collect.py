@@ -229,12 +229,17 @@ class Collector:
     async def _scored(
         self, prompt: Prompt, episodes: Sequence[Episode], place: int, waiting: Counter[str]
     ) -> list[Group]:
-        """The groups of a question's episodes; rewards that read verdicts are asked once all others have answered."""
+        """The groups of a question's episodes, scored.
+
+        Rewards that read verdicts are asked once all others have answered, first of the texts that nothing follows, so
+        that a text's reward may read the rewards of what follows it.
+        """
         groups = [group for name in self.authors for group in groups_of(prompt, episodes, name, place)]
         if not any(group.author == self.first for group in groups):
             groups.insert(0, Group(prompt, [], self.first, place))
-        for begins in (True, False):
-            await asyncio.gather(*(self._score(group, waiting, begins=begins) for group in groups))
+        await asyncio.gather(*(self._score(group, waiting, begins=True) for group in groups))
+        for _, level in itertools.groupby(sorted(groups, key=_depth, reverse=True), key=_depth):
+            await asyncio.gather(*(self._score(group, waiting, begins=False) for group in level))
         return groups
 
     def _of_row(self, prompt: Prompt, count: int, first: int) -> list[Episode]:
@@ -255,6 +260,11 @@ class Collector:
         scorable = replace(group, trajectories=[t for t in group.trajectories if not t.failure])
         if scorer and scorable.trajectories:
             await counted(waiting, "rewards", scorer.begin(scorable) if begins else scorer.score(scorable))
+
+
+def _depth(group: Group) -> int:
+    """How many texts lead to a group's trajectories, themselves included; 0 for an empty group."""
+    return max((len(one.path) for one in group.trajectories), default=0)
 
 
 def kept(group: Group, keep: Mapping[str, Piece]) -> Group:

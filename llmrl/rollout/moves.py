@@ -101,17 +101,28 @@ class Moves:
 
     async def _go_on(self, asking: Asking, siblings: Sequence[Trajectory]) -> None:
         """Play all that follows these siblings."""
-        live = [one for one in siblings if one.failure is None]
+        live = [one for one in siblings if one.failure is None and len(one.parts) == len(self._parts(one))]
         following: list[tuple[Trajectory, Asked]] = []
         for asked in self._following(live[0]) if live else ():
             choose = None if asking.params.evaluating else asked.choose
+            if choose is not None:  # it may look at what the moves before it made of the siblings
+                await self._follow_all(asking, following)
+                following = []
             chosen = live if choose is None else await self._chosen(asking, f"moves.{asked.name}.choose", choose, live)
             following += [(parent, asked) for parent in chosen]
+        await self._follow_all(asking, following)
+
+    async def _follow_all(self, asking: Asking, following: Sequence[tuple[Trajectory, Asked]]) -> None:
+        """Play each of these moves after its trajectory, all at once."""
         found = await asyncio.gather(
             *(self._follow(asking, asked, one, _count(asking, asked)) for one, asked in following)
         )
         for (parent, _), children in zip(following, found, strict=True):
             parent.children += children
+
+    def _parts(self, trajectory: Trajectory) -> Mapping[str, str]:
+        """The patterns of the parts that a trajectory must have, or nothing follows it."""
+        return self._moves[trajectory.move].move.parts
 
     def _following(self, trajectory: Trajectory) -> list[Asked]:
         """The moves that follow a trajectory."""
@@ -125,12 +136,18 @@ class Moves:
     async def _chosen(
         self, asking: Asking, key: str, choose: Piece, siblings: Sequence[Trajectory]
     ) -> list[Trajectory]:
-        """The siblings that a function chooses, once the rewards that read no other verdict have scored them."""
+        """The siblings that a function chooses.
+
+        The rewards that read no other verdict have scored them, and what follows them so far.
+        """
         author = siblings[0].author
-        group = Group(asking.prompt, list(siblings), author)
-        if (scorer := self._authors[author].scorer) is not None:
-            await counted(asking.waiting, "rewards", scorer.begin(group))
-        group = replace(group, trajectories=[one for one in siblings if one.failure is None])
+        by_move: dict[str, list[Trajectory]] = {}
+        for one in (below for sibling in siblings for below in sibling.below if below.failure is None):
+            by_move.setdefault(one.move, []).append(one)
+        for told in by_move.values():
+            if (scorer := self._authors[told[0].author].scorer) is not None:
+                await counted(asking.waiting, "rewards", scorer.begin(Group(asking.prompt, told, told[0].author)))
+        group = Group(asking.prompt, [one for one in siblings if one.failure is None], author)
         if not group.trajectories:
             return []
         try:
@@ -144,7 +161,8 @@ class Moves:
 
     def _begun(self, asked: Asked, parent: Trajectory | None, node: str, prompt: Prompt) -> Trajectory:
         """A trajectory that nobody has written yet."""
-        author = asked.move.by
+        author, parts = asked.move.by, self._part_columns(parent)
+        prompt = replace(prompt, row={**prompt.row, **parts}) if parts else prompt
         begun = Trajectory(prompt, [Turn(author, [])], "stop", author=author, move=asked.name, node=node, parent=parent)
         if parent is None:
             return begun
@@ -165,29 +183,31 @@ class Moves:
             turn.token_ids = self._authors[asked.move.by].text.encode(text)
             turn.text = trajectory.text = text
             trajectory.writer = DATASET
+            trajectory.parts = asked.move.parts_of(self._read(trajectory))
         return given
 
     async def _sample(self, asking: Asking, asked: Asked, trajectory: Trajectory) -> None:
         """Let the move's author write; a context that cannot be made, or is too long, is the trajectory's failure."""
         author, [turn] = self._authors[asked.move.by], trajectory.turns
         try:
-            context = self._context(asked, trajectory, asking.prompt)
+            context = self._context(asked, trajectory)
         except ValueError as error:
             trajectory.failure = Failure(f"moves.{asked.name}", "invalid", str(error))
             return
         if tuple(context) != asking.prompt.token_ids:
             text = author.text.decode(context)
-            trajectory.prompt = replace(asking.prompt, token_ids=tuple(context), text=text)
+            trajectory.prompt = replace(trajectory.prompt, token_ids=tuple(context), text=text)
         async with asking.places:
             sampled = author.sampler.sample(context, _params(asking, asked, trajectory))
             found = await counted(asking.waiting, "sampler", sampled)
         turn.token_ids, turn.rollout_logprobs = found.token_ids, found.logprobs
         turn.policy_version, trajectory.stop_reason = found.policy_version, found.stop_reason
         turn.text = trajectory.text = author.text.decode(found.token_ids)
+        trajectory.parts = asked.move.parts_of(self._read(trajectory))
 
-    def _context(self, asked: Asked, trajectory: Trajectory, prompt: Prompt) -> list[int]:
+    def _context(self, asked: Asked, trajectory: Trajectory) -> list[int]:
         """The tokens that a move's author reads; raises ValueError for a missing value, and for too many tokens."""
-        text, ask = self._authors[asked.move.by].text, asked.move.ask
+        text, ask, prompt = self._authors[asked.move.by].text, asked.move.ask, trajectory.prompt
         values = self._values(trajectory.path[:-1], prompt)
         if ask is None:
             context = list(prompt.token_ids)
@@ -215,9 +235,19 @@ class Moves:
         asked = [one["content"] for one in prompt.messages or () if one["role"] == "user"]
         values = dict(prompt.row) | {PROMPT: asked[-1] if asked else prompt.text}
         for one in path:
-            end = self._moves[one.move].move.thoughts_end or NO_THOUGHTS
-            values[one.move] = values[ABOVE] = after_thoughts(one.text, one.prompt.text, thoughts_end=end) or ""
+            values[one.move] = values[ABOVE] = self._read(one)
         return values
+
+    def _read(self, trajectory: Trajectory) -> str:
+        """What others read of a trajectory."""
+        end = self._moves[trajectory.move].move.thoughts_end or NO_THOUGHTS
+        return after_thoughts(trajectory.text, trajectory.prompt.text, thoughts_end=end) or ""
+
+    def _part_columns(self, parent: Trajectory | None) -> dict[str, str]:
+        """The parts of the texts on the way to a new one, by the names under which they are read; the latest count."""
+        return {
+            f"{one.move}.{part}": text for one in (parent.path if parent else ()) for part, text in one.parts.items()
+        }
 
 
 def _count(asking: Asking, asked: Asked) -> int:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from typing import Annotated
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from llmrl.marks import takes_all_writers
+from llmrl.rewards.sneaky_steps import PROBE, hurts
 from llmrl.types import DATASET, POLICY, Group, Trajectory
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 @takes_all_writers
@@ -25,6 +29,32 @@ def mixed_outcomes(group: Group) -> list[Trajectory]:
     """
     outcomes = {trajectory.verdict_or_reward for trajectory in group.trajectories}
     return group.trajectories if len(outcomes) > 1 else []
+
+
+@takes_all_writers
+def solved_between(group: Group, *, above: Share = 0.0, below: Share = 1.0) -> list[Trajectory]:
+    """The whole group if above < share of its outcomes that are right < below, else nothing.
+
+    The outcome is the verdict, or the reward where no verifier speaks. Source: the questions that PasoDoble's solver
+    learns from, arXiv 2511.11881.
+    """
+    outcomes = [trajectory.verdict_or_reward for trajectory in group.trajectories]
+    return group.trajectories if outcomes and above < sum(outcomes) / len(outcomes) < below else []
+
+
+@takes_all_writers
+def followed(group: Group) -> list[Trajectory]:
+    """The texts that another move followed: of proposed questions those that could be asked."""
+    return [trajectory for trajectory in group.trajectories if trajectory.children]
+
+
+@takes_all_writers
+def harmful_steps(group: Group, *, probe: str = PROBE, least_drop: NonNegativeFloat = 0.0) -> list[Trajectory]:
+    """The steps that a solver succeeds less often after than after the steps that they replace, and first steps.
+
+    See `hurts` in llmrl/rewards/sneaky_steps.py. Source: SPC, arXiv 2504.19162.
+    """
+    return [one for one in group.trajectories if one.parent is None or hurts(one, probe=probe, least_drop=least_drop)]
 
 
 @takes_all_writers

@@ -23,7 +23,7 @@ from llmrl.errors import RecipeError, RunStopped, gathered
 from llmrl.pieces import catalogue, resolve
 from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
-from llmrl.recipe_moves import check_columns
+from llmrl.recipe_moves import check_columns, part_columns
 from llmrl.resolve import Pieces, moves_without_company, resolve_moves, resolve_pieces
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.golds import check_graded
@@ -369,7 +369,7 @@ def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -
             rewards = Rewards.from_specs(view.rewards, workers=workers)
             rewards.check_roles(recipe.by_role)
             rewards.load_models()
-            check_graded(rewards, prompts.graded(samples=pieces.samples))
+            check_graded(rewards, prompts.graded(samples=pieces.samples), part_columns(recipe.moves))
     return prompts
 
 

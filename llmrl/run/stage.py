@@ -21,6 +21,7 @@ from llmrl.models.gate import save_gate
 from llmrl.models.loading import export
 from llmrl.models.weights import Rounding, adapter_weights, merged_weights
 from llmrl.recipe import Recipe
+from llmrl.rewards.base import Rewards
 from llmrl.rollout.collect import Collected, Collector
 from llmrl.rollout.sampler import SamplingParams, derive_seed
 from llmrl.run.checkpoint import Checkpoints, random_state, read_state, reading, set_random_state
@@ -141,6 +142,8 @@ class Stage:
                 role.load(checkpoint)
                 role.controllers.update(state["controllers"][role.name])
         self.source.load_state_dict(state["source"])
+        for name, rewards in self._rewards.items():
+            rewards.load_state_dict(state["rewards"][name])
         self.step, self.best = state["step"], state["best"]
         if self.step > self.recipe.training.known_steps:
             epochs, steps = self.recipe.training.epochs, self.recipe.training.known_steps
@@ -205,6 +208,8 @@ class Stage:
     def _collected(self, seed: int) -> Collected:
         collected = self.source.collect(seed)
         if isinstance(collected, Collected) and any(group.trajectories for group in collected.groups):
+            for name, rewards in self._rewards.items():
+                rewards.remember([group for group in collected.sampled if group.author == name])
             return collected
         given = "no group to train on" if isinstance(collected, Collected) else type(collected).__name__
         raise RunStopped(f"learn_from: the source gave {given}, expected a Collected with groups")
@@ -278,6 +283,11 @@ class Stage:
         return compared | (self._answered() if self._asks else {})
 
     @property
+    def _rewards(self) -> Mapping[str, Rewards]:
+        """The rewards of each role that samples."""
+        return rewards_of(self.collector) if self.collector else {}
+
+    @property
     def _asks(self) -> bool:
         """Whether held-out prompts are answered."""
         return self.collector is not None and bool(self.eval_prompts)
@@ -317,6 +327,7 @@ class Stage:
         state = {
             "best": self.best,
             "source": self.source.state_dict(),
+            "rewards": {name: rewards.state_dict() for name, rewards in self._rewards.items()},
             "controllers": {name: role.controllers for name, role in self.roles.items()},
             "random": self.ranks.gather(random_state(), "gathering random states"),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -15,6 +15,7 @@ from llmrl.errors import RecipeError, unknown_name
 from llmrl.pieces import Piece
 from llmrl.recipe import Rollout
 from llmrl.rewards.base import Rewards
+from llmrl.rewards.proposals import Informativeness, informativeness
 from llmrl.rewards.rubric import NoteRubric, rubric_of
 from llmrl.rollout.collect import Collected, Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams, derive_seed
@@ -37,7 +38,7 @@ def evolved_prompts(
     share: Share = 0.5,
     parents: PositiveInt = 8,
     children: PositiveInt = 1,
-    informativeness: Literal["range", "advantage", "variance"] = "range",
+    informativeness: Informativeness = "range",
     least_best: float | None = None,
     pool: PositiveInt = 1024,
     max_tokens: PositiveInt = 256,
@@ -78,7 +79,7 @@ class Evolution:
     role: str | None
     parents: int
     children: int
-    informativeness: str
+    informativeness: Informativeness
     least_best: float | None
     max_tokens: int
     temperature: float
@@ -96,14 +97,6 @@ class Evolution:
             chosen = draw.choices(range(len(left)), [weight for weight, _ in left])[0]
             found.append(left.pop(chosen)[1])
         return found
-
-
-def informativeness(rewards: Sequence[float], kind: str) -> float:
-    """How much a prompt's rewards tell: 0 where all are the same; see evolved_prompts."""
-    mean = sum(rewards) / len(rewards)
-    if kind == "variance":
-        return sum((reward - mean) ** 2 for reward in rewards) / len(rewards)
-    return max(rewards) - (min(rewards) if kind == "range" else mean)
 
 
 @dataclass

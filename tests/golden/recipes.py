@@ -118,6 +118,9 @@ OWN: dict[str, dict[str, Any]] = {
     "drlc": {"rewards": {"span_critique": None, "golden.pieces:marked_digits": {"weight": 0.2}}},
     "icepop": MISMATCH,
     "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked
+    "stepwise_think_critique": {
+        "rewards": {"step_critiques": None, "golden.pieces:marked_digits": {"weight": 0.2}},
+    },
     "tis": MISMATCH,
     "repro": {"providers": {"answer_logprobs": {"delimiter": "+"}}},
     "router_aware": {"model": "experts"},

@@ -391,3 +391,88 @@ def test_rewards_of_some_moves_leave_the_others_alone(workers):
     nodes = by_node(sample(collector(REFINE, actor, critiquer, scorers=scorers)))
     assert nodes["0/critique.0/refinement.0"].correct is True
     assert nodes["0"].scores == {} and nodes["0"].failure is None
+
+
+ASK: dict[str, dict[str, Any]] = {
+    "proposal": {"by": "actor", "parts": {"question": "q(.*?)a", "answer": "a([0-9]+)"}},
+    "solution": {"by": "critiquer", "of": "proposal", "samples": 2, "ask": "{proposal.question}="},
+    "review": {"by": "actor", "of": "solution", "ask": "{solution}~{proposal.answer}"},
+}
+
+
+def proposer(context: str, before: int) -> str:
+    return "right" if "~" in context else ("hm q1+1a3 q 3+4 a7", "q2+2 is 4")[before]
+
+
+def test_a_text_is_read_by_its_parts_and_without_all_of_them_nothing_follows():
+    nodes = by_node(sample(collector(ASK, proposer, lambda context, before: str(7 + before))))
+    assert dict(nodes["0"].parts) == {"question": "3+4", "answer": "7"}  # the last place that matches
+    assert dict(nodes["1"].parts) == {} and not nodes["1"].children
+    assert nodes["0/solution.1"].prompt.text == "3+4="
+    assert nodes["0/solution.0"].prompt.row == {**PLAIN.row, "proposal.question": "3+4", "proposal.answer": "7"}
+    assert nodes["0/solution.1/review.0"].prompt.text == "8~7"
+    assert nodes["0"].prompt is PLAIN
+
+
+def test_a_verifier_may_read_its_gold_from_the_text_that_is_answered(workers):
+    verifier = {"exact_match": {"columns": {"answer": "proposal.answer"}}}
+    scorers = {
+        "actor": Rewards.from_specs({"learnable": {"least": 1, "moves": "proposal"}}, workers=workers),
+        "critiquer": Rewards.from_specs(verifier, workers=workers),
+    }
+    groups = sample(collector(ASK, proposer, lambda context, before: str(7 + before), scorers=scorers))
+    nodes = by_node(groups)
+    assert [nodes[f"0/solution.{place}"].reward for place in (0, 1)] == [1.0, 0.0]
+    assert [nodes[node].reward for node in ("0", "1")] == [1.0, 0.0]  # one of two is right; nobody could be asked
+
+
+def test_what_follows_a_text_is_scored_before_it(workers):
+    """The most frequent answer is known once all answers are: the proposer's reward counts its votes."""
+    scorers = {
+        "actor": Rewards.from_specs({"learnable": {"moves": "proposal"}}, workers=workers),
+        "critiquer": Rewards.from_specs({"majority_answer": {}}, workers=workers),
+    }
+    moves = ASK | {"solution": ASK["solution"] | {"samples": 3}}
+    nodes = by_node(sample(collector(moves, proposer, lambda context, before: "889"[before], scorers=scorers), size=1))
+    assert sorted(nodes[f"0/solution.{place}"].reward for place in range(3)) == [0.0, 1.0, 1.0]
+    assert nodes["0"].reward == 1.0
+
+
+def test_a_function_that_chooses_may_look_at_what_earlier_moves_made_of_the_siblings():
+    """Drafts 6 and 7 are probed; only the draft whose probe is right is criticised."""
+    moves = {
+        "draft": {"by": "actor"},
+        "probe": {"by": "actor", "of": "draft", "ask": "{draft}."},
+        "critique": {"by": "critiquer", "of": "draft", "ask": "{draft}?", "choose": "probed"},
+    }
+
+    def probed(group: Group) -> list[Trajectory]:
+        return [one for one in group.trajectories if all(child.correct for child in one.children)]
+
+    def says(context: str, before: int) -> str:
+        return context[0] if "." in context else str(6 + before)
+
+    nodes = by_node(sample(collector(moves, says, critiquer, choose=probed)))
+    assert [node for node in nodes if "critique" in node] == ["1/critique.0"]
+
+
+def test_what_earlier_steps_proposed_is_known_and_goes_on_with_a_run(workers):
+    rewards = Rewards.from_specs({"difficulty_and_diversity": {"last": 3, "moves": "proposal"}}, workers=workers)
+    other = Rewards.from_specs({"difficulty_and_diversity": {"last": 3, "moves": "proposal"}}, workers=workers)
+    solver = Rewards.from_specs({"exact_match": {"columns": {"answer": "proposal.answer"}}}, workers=workers)
+
+    def step(scorer: Rewards) -> list[float]:
+        found = collector(
+            ASK | {"proposal": {**ASK["proposal"], "parts": {"question": "q(.*?)a", "answer": "a.([0-9]+)"}}},
+            lambda context, before: "right" if "~" in context else "q3+4a=7",
+            lambda context, before: str(7 + before % 2),
+            scorers={"actor": scorer, "critiquer": solver},
+        )
+        groups = sample(found)
+        scorer.remember([group for group in groups if group.author == "actor"])
+        return [one.reward for one in by_node(groups).values() if one.move == "proposal"]
+
+    assert step(rewards) == pytest.approx([1.1 - 0.5 + 0.2] * 2)  # nothing was asked before, p = 1/2
+    other.load_state_dict(rewards.state_dict())
+    assert step(rewards) == step(other) == [0.0, 0.0]  # nothing but repetitions
+    assert rewards.state_dict() == other.state_dict() == {"proposal": [{"question": "3+4", "answer": "7"}] * 3}

@@ -29,7 +29,7 @@ from llmrl.rollout.group_sampling import Evenly
 from llmrl.rollout.play import Author
 from llmrl.rollout.sampler import Completion, SamplingParams, derive_seed
 from llmrl.rollout.selection import everything
-from llmrl.train.evolved_prompts import Evolution, informativeness
+from llmrl.train.evolved_prompts import Evolution
 from llmrl.train.prompted_pairs import gap_at
 from llmrl.train.sources import CATALOGUE
 from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
@@ -114,13 +114,6 @@ def saved(one: Any) -> Any:
 def rewarded(name: str, *rewards: float) -> Group:
     prompt = Prompt(name, (1,), name, {})
     return Group(prompt, [Trajectory(prompt, [Turn(ACTOR, [5])], "stop", reward=reward) for reward in rewards])
-
-
-def test_how_much_rewards_tell():
-    assert informativeness([1.0, 0.0, 0.0], "range") == 1
-    assert informativeness([1.0, 0.0, 0.0], "advantage") == pytest.approx(2 / 3)
-    assert informativeness([1.0, 0.0, 0.0], "variance") == pytest.approx(2 / 9)
-    assert all(informativeness([0.3, 0.3], kind) == 0 for kind in ("range", "advantage", "variance"))
 
 
 def test_parents_are_drawn_in_proportion_to_what_they_tell():
