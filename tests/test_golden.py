@@ -36,10 +36,13 @@ def test_the_starts_are_the_same_on_every_machine(folder):
 def test_a_run_has_a_gradient_in_every_step(name):
     """A run that trains nothing would hold nothing fast. Where only the critic is trained, it is the critic's."""
     metrics = GOLDEN["runs"][name]["metrics"]
-    policy, critic = metrics["grad_norm"], metrics.get("critic_grad_norm", metrics["grad_norm"])
     steps = [place for place in GOLDEN["runs"][name]["rows"] if not place.endswith(" 0")]
-    norms = [norm for norm in map(_either, policy, critic) if norm is not None]
-    assert len(norms) == len(steps) and min(norms) > 0
+    policies = [key for key in metrics if key.rpartition("/")[2] == "grad_norm"]
+    for key in policies:  # one for each role that is trained
+        critic = metrics.get(key.replace("grad_norm", "critic_grad_norm"), metrics[key])
+        norms = [norm for norm in map(_either, metrics[key], critic) if norm is not None]
+        assert len(norms) == len(steps) and min(norms) > 0
+    assert policies
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -1,4 +1,4 @@
-"""Fields of each question that are measured by sampling the question anew."""
+"""Fields of each question: measured by sampling the question anew, or read off the answers."""
 
 from __future__ import annotations
 
@@ -55,5 +55,23 @@ def static_values(
     """
     return [
         replace(group, known=group.known | {"static_values": measured_once.get(group.prompt.id, math.nan)})
+        for group in groups
+    ]
+
+
+def question_accuracy(groups: Sequence[Group], collector: Collector) -> list[Group]:
+    """The groups with the share of right ones among the first answers to their question, whoever wrote the group.
+
+    The first answers are the first role's, of its first move; those without a verdict do not count, and a question
+    without any has nan.
+    """
+    verdicts: dict[int, list[bool]] = {}
+    for group in groups:
+        for one in group.trajectories:
+            if group.author == collector.first and one.parent is None and not one.failure and one.correct is not None:
+                verdicts.setdefault(group.place, []).append(one.correct)
+    accuracy = {place: sum(found) / len(found) for place, found in verdicts.items()}
+    return [
+        replace(group, known=group.known | {"question_accuracy": accuracy.get(group.place, math.nan)})
         for group in groups
     ]

@@ -77,6 +77,10 @@ class Rewards:
                 rewards.append(Reward.from_spec(name, settings or {}))
         others = [reward.name for reward in rewards if not reward.piece.mark("reads_rewards")]
         faults += [fault for reward in rewards for fault in _unread(reward, others)]
+        for reward in rewards:
+            rest = [one.name for one in rewards if one is not reward]
+            unknown = [name for name in reward.only_if if name not in rest]
+            faults += [unknown_name(f"{KEY}.{reward.name}.only_if", name, rest, "other reward") for name in unknown]
         if faults:
             raise RecipeError(*faults)
         return cls(rewards, workers=workers, authors=authors)
@@ -242,7 +246,7 @@ class Rewards:
                     trajectory.failure = trajectory.failure or result
 
     def _add_up(self, trajectory: Trajectory) -> None:
-        """Fill in the sums of the trajectory's scores; a reward without one has the component 0.
+        """Fill in the sums of the trajectory's scores; a reward without one, or one that does not count, adds 0.
 
         A reward of weight 0 has no component.
         """
@@ -254,7 +258,8 @@ class Rewards:
         weights, direction = self.weights, trajectory.prompt.row.get(DIRECTION)
         if isinstance(direction, Mapping):
             weights = {name: weight * direction.get(name, 1.0) for name, weight in weights.items()}
-        scores = trajectory.scores
+        counting = {reward.name: reward.counts(trajectory.scores) for reward in self.rewards}
+        scores = {name: score for name, score in trajectory.scores.items() if counting.get(name, True)}
         trajectory.components = {
             name: weight * scores[name].value if name in scores else 0.0 for name, weight in weights.items() if weight
         }

@@ -13,6 +13,7 @@ from llmrl.rewards.found_faults import found_faults
 from llmrl.rewards.hindsight import hindsight
 from llmrl.rewards.implicit_process_reward import implicit_process_reward
 from llmrl.rewards.instruction_following import instruction_following
+from llmrl.rewards.judgements import consistency, integrated
 from llmrl.rewards.judges import judge_pointwise
 from llmrl.rewards.majority import majority_answer
 from llmrl.rewards.math_verifier import math_verifier
@@ -62,6 +63,8 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         *VERIFIERS,
         discrimination,
         refined,
+        integrated,
+        consistency,
         reward_model,
         process_reward_model,
         implicit_process_reward,

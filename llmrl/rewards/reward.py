@@ -32,7 +32,7 @@ from llmrl.rewards.conventions import (
     parameters_of,
 )
 from llmrl.rewards.respondents import Respondent
-from llmrl.types import Group, Trajectory
+from llmrl.types import Group, Score, Trajectory
 
 KEY = "rewards"
 NO_VERDICTS = "reads the verdict of another reward, and none gives any; add a verifier, such as math_verifier: {}"
@@ -46,12 +46,14 @@ def _run_settings(
     rows: dict[str, Any] | None = None,
     columns: dict[str, str] | None = None,
     moves: str | list[str] | None = None,
+    only_if: str | list[str] | None = None,
     function: str | None = None,
 ) -> dict[str, Any]:
     """The settings that every reward has in addition to its function's own, as fields of a Reward."""
     run = {"weight": weight, "deadline_seconds": deadline_seconds, "retries": retries, "function": function}
-    named = (moves,) if isinstance(moves, str) else tuple(moves or ())
-    return run | {"rows": rows or {}, "column_of": columns or {}, "moves": named}
+    lists = {"moves": moves, "only_if": only_if}
+    named = {name: (given,) if isinstance(given, str) else tuple(given or ()) for name, given in lists.items()}
+    return run | {"rows": rows or {}, "column_of": columns or {}} | named
 
 
 EARLIER = "earlier"
@@ -69,7 +71,8 @@ class Reward:
     name: the recipe's, which metrics have; function: the name of the function, where that is another one.
     rows: by column, or path into one, the value or the list of values of the rows that it scores; default: all rows.
     column_of: by parameter the column, or path into one, that it stands for; default: the column of its name.
-    moves: those whose trajectories it scores; default: all of them.
+    moves: those whose trajectories it scores; default: all of them. only_if: other rewards of the role, all of whose
+    values have to be above 0, or this reward adds nothing: a veto.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Reward:
     rows: Mapping[str, Any] = field(default_factory=dict)
     column_of: Mapping[str, str] = field(default_factory=dict)
     moves: tuple[str, ...] = ()
+    only_if: tuple[str, ...] = ()
     function: str | None = None
 
     @functools.cached_property
@@ -162,6 +166,10 @@ class Reward:
     def scores_move(self, move: str) -> bool:
         """Whether the trajectories of a move are among those that `moves` names."""
         return not self.moves or move in self.moves
+
+    def counts(self, scores: Mapping[str, Score]) -> bool:
+        """Whether the reward adds to the sum of a trajectory with these scores."""
+        return all(name in scores and scores[name].value > 0 for name in self.only_if)
 
     def faults(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """A sentence for each column that the function takes and that some row it scores lacks."""

@@ -191,3 +191,15 @@ def triage(group: Group, static_values: float, *, drop_unsolved: bool = False) -
     solved = static_values >= 1.0
     unsolved = drop_unsolved and static_values <= 0.0
     return [] if solved or unsolved else group.trajectories
+
+
+@takes_all_writers
+def accuracy_between(
+    group: Group, question_accuracy: float, *, low: float = 0.2, high: float = 0.8
+) -> list[Trajectory]:
+    """The whole group of a question whose answers are right with a share from `low` to `high`; nothing of another.
+
+    question_accuracy: the share; a question without verdicts has nan, and its groups are kept.
+    Source: the filters of tasks in RLAnything, arXiv 2602.02488.
+    """
+    return [] if question_accuracy < low or question_accuracy > high else group.trajectories

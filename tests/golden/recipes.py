@@ -66,6 +66,30 @@ MISMATCH = {"rollout": {"top_k": 3}}
 WINS = {"rewards": {"golden.pieces:low_digits": {"weight": 0.0}, "win_rate": {"opinion": "golden.pieces:prefers_low"}}}
 # of the three steps, some come after moves
 OFTEN = {"history": {"every": 1}}
+LABELS = {"right": "1", "wrong": "2"}  # which the model writes often enough
+
+
+def _critiqued(
+    method: str, rewards: dict[str, Any], *, refined: bool = True, actor: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A critiquer's method, and what it needs: drafts to critique, and refinements where it reads them.
+
+    rewards: settings of the method's rewards; actor: what the actor changes, who is frozen unless it says so.
+    """
+    read = {"max_completion_tokens": 1}  # a text that is nothing but the label
+    moves = {
+        "draft": {"by": "actor"},
+        "critique": {"by": "critiquer", "of": "draft", "samples": 3, "ask": "{prompt}{draft}=", **read},
+        "refinement": {"by": "actor", "of": "critique", "ask": "{prompt}{critique}=", "trained": False, "greedy": True},
+    }
+    critiquer = {"method": method, "rewards": {"golden.pieces:low_digits": None, **rewards}}
+    return {
+        "moves": moves if refined else {name: moves[name] for name in ("draft", "critique")},
+        "roles": {"actor": {"trained": False} | (actor or {}), "critiquer": critiquer},
+        "rollout": {"group_size": 2, "max_prompt_tokens": 16},
+    }
+
+
 WRITTEN = ("completion", "chosen", "rejected")
 REWARDS = ["golden.pieces:low_digits", "overlong_penalty"]
 OWN: dict[str, dict[str, Any]] = {
@@ -92,7 +116,20 @@ OWN: dict[str, dict[str, Any]] = {
         },
     },
     "cgi": {"providers": {"row_weights": {"of": "size"}}},
+    "critique_rl1": _critiqued("critique_rl1", {"discrimination": LABELS}, refined=False),
+    "critique_rl2": _critiqued("critique_rl2", {"discrimination": LABELS}),
+    "ctrl": _critiqued("ctrl", {"discrimination": LABELS, "refined": {"score": "golden.pieces:low_digits"}}),
     "decoupled_ppo": MISMATCH,
+    "echo": _critiqued("echo", {}),
+    "refcritic": _critiqued("refcritic", {"discrimination": LABELS}),
+    "rl4f": _critiqued("rl4f", {"refined": {"score": "golden.pieces:low_digits"}}),
+    "rlanything": _critiqued(
+        "rlanything_judge",
+        {"consistency": LABELS},
+        refined=False,
+        actor={"method": "rlanything", "trained": True, "rewards": {"integrated": LABELS}},
+    ),
+    "rlanything_judge": _critiqued("rlanything_judge", {"consistency": LABELS}, refined=False),
     # labels and a form that the model's characters can make
     "gui_critic_r1": {
         "rewards": {
@@ -231,9 +268,11 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     """Train the golden run `name` in a laid out folder; return its record, which is what runs.json holds."""
     run_dir = folder / "runs" / name
     shutil.rmtree(run_dir, ignore_errors=True)
-    _train(_plan(name, folder, run_dir))
+    plan = _plan(name, folder, run_dir)
+    _train(plan)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    final = run_dir / "final"
+    *_, last = plan.stages.values()
+    final = run_dir / "final" / next((role for role, view in last.roles.items() if view.trained), "")
     places = [f"{row.pop('stage')} step {row.pop('step')}" for row in rows]
     record = {"rows": places, "metrics": _by_metric(rows), "digest": digest(final), "weights": _summary(final)}
     shutil.rmtree(run_dir)
@@ -267,7 +306,8 @@ def _plan(name: str, folder: Path, run_dir: Path) -> Plan:
 
 
 def _of_method(name: str) -> dict[str, Any]:
-    recipe = {"method": name} | OWN.get(name, {})
+    own = OWN.get(name, {})
+    recipe = own if "roles" in own else {"method": name} | own
     if "warmup_steps" in (methods()[name].get("critic") or {}):  # or the policy would not be trained at all
         recipe["critic"] = {"warmup_steps": 1}
     return recipe

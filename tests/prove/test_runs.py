@@ -118,6 +118,7 @@ def test_tasks_share_the_settings_of_their_start(task):
         ("reward_model", ["scored_pairs"]),
         ("process_reward_model", []),
         ("llava_critic_r1", []),
+        ("critique_rl2", []),
     ],
 )
 def test_a_method_is_measured_on_the_tasks_that_have_what_it_reads(method, tasks):

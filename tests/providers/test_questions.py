@@ -11,12 +11,12 @@ from scripted import PARAMS, PROMPTS, ByRound, EchoSampler, Verdicts, asked_of, 
 from llmrl.data.packing import pack
 from llmrl.data.stream import PromptStream
 from llmrl.envs.base import Step
-from llmrl.providers.questions import greedy_rewards, static_values
+from llmrl.providers.questions import greedy_rewards, question_accuracy, static_values
 from llmrl.rollout.collect import Collector
 from llmrl.rollout.group_sampling import Evenly, Provided
 from llmrl.rollout.sampler import Completion, SamplingParams
-from llmrl.rollout.selection import everything, triage
-from llmrl.types import ACTOR, Failure, Group, Prompt
+from llmrl.rollout.selection import accuracy_between, everything, triage
+from llmrl.types import ACTOR, Failure, Group, Prompt, Score, Trajectory
 
 
 def with_greedy(collector: Collector, group_size: int) -> Provided:
@@ -175,3 +175,24 @@ def test_a_static_value_is_the_mean_over_what_could_be_scored():
     values, groups = measure(PROMPTS[:2], sample, samples=3)
     assert (values, asked) == ({"p0": 1.0}, [3])
     assert [len(group.trajectories) for group in groups] == [3, 3]  # all that was sampled is recorded
+
+
+# accuracy
+
+
+def test_the_accuracy_of_a_question_is_that_of_its_first_answers_for_every_author():
+    def text(author: str, correct: bool | None, parent: Trajectory | None = None) -> Trajectory:
+        scores = {} if correct is None else {"verifier": Score(float(correct), correct)}
+        return Trajectory(PROMPTS[0], [], "stop", author=author, scores=scores, parent=parent)
+
+    drafts = [text(ACTOR, correct) for correct in (True, False, False, None)]
+    critiques = [text("critiquer", True, drafts[0])]
+    refinements = [text(ACTOR, True, critiques[0])]
+    groups = [Group(PROMPTS[0], drafts), Group(PROMPTS[0], critiques, "critiquer"), Group(PROMPTS[0], refinements)]
+    other = Group(PROMPTS[1], [text(ACTOR, None)], place=1)
+    found = question_accuracy([*groups, other], make())
+    assert known(found, "question_accuracy") == [str(1 / 3)] * 3 + ["nan"]
+    kept = [len(accuracy_between(one, one.known["question_accuracy"])) for one in found]
+    assert kept == [4, 1, 1, 1]
+    assert accuracy_between(groups[0], 1 / 3, low=0.4) == accuracy_between(groups[0], 1 / 3, high=0.3) == []
+    assert accuracy_between(groups[0], 0.8) == drafts
