@@ -198,6 +198,9 @@ def _role_faults(name: Any, part: Layer) -> list[str]:
     ]
 
 
+_OUT = "leave it out"
+
+
 def _disagreements(name: str, view: Recipe, views: Mapping[str, Recipe]) -> list[str]:
     """The conflicts of one role with the others."""
     first = next(iter(views.values()))
@@ -220,8 +223,16 @@ def _disagreements(name: str, view: Recipe, views: Mapping[str, Recipe]) -> list
             f"roles.{name}.trained: true, but it shares the weights of {owner}, which is frozen (trained: false); "
             f"train {owner}, or give {name} an adapter (model.lora)"
         )
+    if view.rollout.engine_options != views[owner].rollout.engine_options:
+        faults.append(f"roles.{name}.rollout.engine_options: differ from {owner}'s, whose sampler serves both; {_OUT}")
+    for key in ("dtype", "strategy", "zero_stage", "gradient_checkpointing") if view.model.lora else ():
+        own, others = getattr(view.training, key), getattr(views[owner].training, key)
+        if own != others:
+            faults.append(
+                f"roles.{name}.training.{key}: {own}, but {owner}, whose base it adapts, has {others}; {_OUT}"
+            )
     if view.training != views[owner].training and view.model.lora is None:
-        faults.append(f"roles.{name}.training: differs from {owner}'s, but {owner}'s weights are shared; leave it out")
+        faults.append(f"roles.{name}.training: differs from {owner}'s, but {owner}'s weights are shared; {_OUT}")
     if view.model.lora and views[owner].trained and views[owner].model.lora is None:
         faults.append(
             f"roles.{name}.model.lora: adapts {owner}'s base, but {owner} trains all of it; give {owner} a lora too"

@@ -228,7 +228,16 @@ def fields_of(provider: Piece) -> tuple[str, ...]:
 
 
 OUTSIDE_DATA = {
-    "rollout.engine": ("folder", "tokenizer", "dtype", "device", "max_model_len", "max_concurrent", "options", "lora"),
+    "rollout.engine": (
+        "folder",
+        "tokenizer",
+        "dtype",
+        "device",
+        "max_model_len",
+        "max_concurrent",
+        "options",
+        "adapters",
+    ),
     "rollout.weight_transport": ("weights", "sampler", "policy_version"),
 }
 """The data that makers of samplers and weight transports may name."""

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from llmrl.check import machine
+from llmrl.check import bf16, machine
 from llmrl.check.model import Shape, check_model
 from llmrl.check.report import Report
 from llmrl.models.loading import DTYPES
@@ -189,16 +189,16 @@ def test_checkpoints_on_disk_at_once():
 def test_bf16_is_a_warning_on_a_cpu_that_computes_it_slowly(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for dtype, ratio, count in (("bf16", 40.0, 1), ("bf16", 1.5, 0), ("fp32", 40.0, 0)):
-        monkeypatch.setattr(machine, "bf16_slowdown", lambda ratio=ratio: ratio)
+        monkeypatch.setattr(bf16, "bf16_slowdown", lambda ratio=ratio: ratio)
         report = Report(Console(quiet=True))
-        machine.check_bf16(machine_recipe(training={"dtype": dtype}), report)
+        bf16.check_bf16(machine_recipe(training={"dtype": dtype}), report)
         assert len(report.warnings) == count
         assert not count or "takes 40 times as long in bf16 as in fp32" in report.warnings[0]
 
 
 def test_the_slowdown_of_bf16_is_measured_in_less_than_a_second():
     started = time.process_time()
-    assert 0.05 < machine.bf16_slowdown() < 1000
+    assert 0.05 < bf16.bf16_slowdown() < 1000
     assert time.process_time() - started < 5.0  # CPU time of all threads, on a machine that does other things too
 
 

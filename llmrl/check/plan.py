@@ -13,9 +13,10 @@ from pathlib import Path
 from rich.console import Console
 
 from llmrl.check.adapter import check_adapter
+from llmrl.check.bf16 import check_bf16
 from llmrl.check.data import check_data, check_providers, check_sources
 from llmrl.check.hub import cache_only_if_unreachable
-from llmrl.check.machine import Sized, check_bf16, check_disk, check_engines, check_machine, device_text
+from llmrl.check.machine import Sized, check_disk, check_engines, check_machine, device_text
 from llmrl.check.model import ModelFound, check_model, check_reference, keep_outline, with_critic
 from llmrl.check.overlap import Asked, check_overlap
 from llmrl.check.pieces import check_pieces
@@ -205,7 +206,9 @@ class _Checker:
     def _model(self, name: str, role: str, recipe: Recipe, pieces: Pieces | None, report: Report) -> ModelFound | None:
         owner = recipe.model.role
         if owner is not None:
-            recipe = recipe.model_copy(update={"model": self.plan.stages[name].by_role[owner].model})
+            model = self.plan.stages[name].by_role[owner].model
+            adapted = model.model_copy(update={"lora": recipe.model.lora or model.lora})
+            recipe = recipe.model_copy(update={"model": adapted})
         earlier = self._stage_of(recipe.model.path, name)
         made = filter(None, (earlier, *(self._parent_stage(path, name) for path in recipe.model.paths)))
         if faulty := [stage for stage in made if stage not in self.outlines]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -15,31 +16,18 @@ from llmrl.models.weights import adapted_parameter, base_parameters
 from llmrl.recipe import Lora
 
 
-def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
-    """`model` with adapters as its only trainable weights, beside a reward model's head; raises RecipeError if they fit
-    no layer of it."""
+def add_lora(model: PreTrainedModel, lora: Lora, name: str = "default") -> PeftModel:
+    """`model` with an adapter as its only trainable weights, beside a reward model's head; raises RecipeError if it
+    fits no layer of it."""
     head = getattr(model, "score", None)
-    key, settings = "model.lora.target_modules", _lora_config(lora, scores=head is not None)
-    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    try:
-        with warnings.catch_warnings():  # of patterns that peft itself makes, for the ranks of fused experts
-            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
-            adapted = get_peft_model(model, settings, autocast_adapter_dtype=False)
-    except ValueError as error:
-        fault = first_line(error)
-        if "lora_dropout" in fault:
-            told = f"model.lora.dropout: {lora.dropout:g}, but adapters of experts have none; leave it out"
-            raise RecipeError(told) from None
-        _refuse_unknown_layers(model, settings.target_modules, linear)
-        raise RecipeError(f"{key}: {lora.target_modules!r}: {fault}") from None
-    _refuse_unknown_layers(model, settings.target_modules, linear)  # without fused experts: peft has renamed those
-    layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
-    if model.config.tie_word_embeddings and any(id(layer.get_base_layer()) in ends for layer in layers):
-        raise RecipeError(f"{key}: this model ties its embeddings, so they cannot be adapted: merging would untie them")
+
+    def put(settings: LoraConfig) -> PeftModel:
+        return cast(PeftModel, get_peft_model(model, settings, name, autocast_adapter_dtype=False))
+
+    adapted = _fitted(model, lora, put, "model.lora", scores=head is not None)
     if head is not None:  # whole, as it starts from random numbers
         head.requires_grad_(True)
-    return cast(PeftModel, adapted)
+    return adapted
 
 
 def add_adapter(lm: PreTrainedModel | PeftModel, lora: Lora, name: str, owner: str) -> PeftModel:
@@ -47,17 +35,56 @@ def add_adapter(lm: PreTrainedModel | PeftModel, lora: Lora, name: str, owner: s
 
     owner: the role that the model belongs to.
     """
+    key = f"roles.{name}.model.lora"
     if not isinstance(lm, PeftModel):
         raise RecipeError(
-            f"roles.{name}.model.lora: adapts the base of {owner}, but all weights of {owner} are trained; give "
-            f"{owner} a lora too"
+            f"{key}: adapts the base of {owner}, but all weights of {owner} are trained; give {owner} a lora too"
         )
-    try:
-        lm.add_adapter(name, _lora_config(lora))
-    except ValueError as error:
-        raise RecipeError(f"roles.{name}.model.lora: does not fit beside {owner}'s: {first_line(error)}") from None
+
+    def put(settings: LoraConfig) -> PeftModel:
+        lm.add_adapter(name, settings)
+        return lm
+
+    _fitted(lm.get_base_model(), lora, put, key)
     lm.set_adapter(name)
     return lm
+
+
+def add_adapters(model: Any, adapters: Mapping[str, Lora]) -> Any:
+    """`model` with several adapters in its own dtype, of which the first is active; unchanged if there are none."""
+    for name, lora in adapters.items():
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, _lora_config(lora), autocast_adapter_dtype=False)
+        else:
+            model = add_lora(model, lora, name)
+    return model
+
+
+def _fitted(
+    model: Any, lora: Lora, put: Callable[[LoraConfig], PeftModel], key: str, *, scores: bool = False
+) -> PeftModel:
+    """The model with the adapter that `put` adds to it; key: that of the adapter's settings in the recipe."""
+    settings, names = _lora_config(lora, scores=scores), f"{key}.target_modules"
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | LoraLayer)}
+    try:
+        with warnings.catch_warnings():  # of patterns that peft itself makes, for the ranks of fused experts
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+            adapted = put(settings)
+    except ValueError as error:
+        fault = first_line(error)
+        if "lora_dropout" in fault:
+            told = f"{key}.dropout: {lora.dropout:g}, but adapters of experts have none; leave it out"
+            raise RecipeError(told) from None
+        _refuse_unknown_layers(names, model, settings.target_modules, linear)
+        raise RecipeError(f"{names}: {lora.target_modules!r}: {fault}") from None
+    _refuse_unknown_layers(names, model, settings.target_modules, linear)  # no fused experts: peft has renamed those
+    layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+    if model.config.tie_word_embeddings and any(id(layer.get_base_layer()) in ends for layer in layers):
+        raise RecipeError(
+            f"{names}: this model ties its embeddings, so they cannot be adapted: merging would untie them"
+        )
+    return adapted
 
 
 def adapted_outline(config: Any, lora: Lora) -> Any:
@@ -73,12 +100,12 @@ def frozen_experts(adapted: PeftModel) -> int:
     return sum(parameter.numel() for parameter in experts if id(parameter) not in adapting)
 
 
-def _refuse_unknown_layers(model: PreTrainedModel, listed: Any, linear: set[str]) -> None:
+def _refuse_unknown_layers(key: str, model: Any, listed: Any, linear: set[str]) -> None:
     """Raises RecipeError for each of the listed names that no layer has; peft leaves such names out in silence."""
     layers, names = dict(model.named_modules()), () if isinstance(listed, str) else sorted(listed or ())
     unknown = [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
     if unknown:
-        raise RecipeError(*(unknown_name("model.lora.target_modules", name, linear, "layer") for name in unknown))
+        raise RecipeError(*(unknown_name(key, name, linear, "layer") for name in unknown))
 
 
 def _lora_config(lora: Lora, *, scores: bool = False) -> LoraConfig:

@@ -1,13 +1,14 @@
 """The samplers that a recipe can name under `rollout.engine`; each is imported when it is made.
 
 A function here, or a user's `module:function`, makes a sampler. It takes, by name, any of folder, tokenizer, dtype,
-device, max_model_len, max_concurrent, options and lora: the settings of the adapter that is trained, or None. One that
-does not name lora is given merged weights.
+device, max_model_len, max_concurrent, options and adapters: the settings of each adapter that is trained on the model,
+by name. It is the sampler of the first of them, or of the model itself if there is none. A maker that does not name
+adapters is given merged weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def vllm(
     max_model_len: int,
     max_concurrent: int,
     options: dict[str, Any],
-    lora: Lora | None = None,
+    adapters: Mapping[str, Lora] | None = None,
 ) -> Sampler:
     """vLLM in this process."""
     from llmrl.rollout.vllm_sampler import VllmSampler
@@ -39,16 +40,19 @@ def vllm(
         max_model_len=max_model_len,
         max_concurrent=max_concurrent,
         options=options,
-        lora=lora,
+        adapters=adapters,
     )
 
 
-def transformers(folder: Path, tokenizer: Any, dtype: Any, device: torch.device, lora: Lora | None = None) -> Sampler:
+def transformers(
+    folder: Path, tokenizer: Any, dtype: Any, device: torch.device, adapters: Mapping[str, Lora] | None = None
+) -> Sampler:
     """transformers' own generation, for very small models and machines without vLLM."""
     from llmrl.models.loading import load_language_model
+    from llmrl.models.lora import add_adapters
     from llmrl.rollout.transformers_sampler import TransformersSampler
 
-    model: Any = load_language_model(folder, dtype, lora)
+    model: Any = add_adapters(load_language_model(folder, dtype), adapters or {})
     return TransformersSampler(model.to(device), tokenizer)
 
 

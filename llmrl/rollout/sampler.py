@@ -93,6 +93,20 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
+class Adapting(Protocol):
+    """A sampler of one adapter whose base other samplers may share; it takes the base's weights for all of them.
+
+    base: the holder of the base, the same object for all that share it.
+    """
+
+    base: object
+
+    def with_adapter(self, adapter: str | None) -> Sampler:
+        """The sampler of another of the adapters that the base was made for; None: of the base alone."""
+        ...
+
+
+@runtime_checkable
 class Mixing(Protocol):
     """A sampler that can compute with another's model at each token."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,28 +26,61 @@ Alternatives = list[list[tuple[int, float]]]
 Request = tuple[list[int], SamplingParams, asyncio.Future[Completion]]
 
 
-class TransformersSampler:
-    """Holds its own copy of the model; `sample` calls that wait while a batch is generated form the next one.
+class SharedModel:
+    """A model that the samplers of several adapters share; `turn` is held by the one that computes."""
 
-    model: may have a LoRA adapter, which is given like other weights. max_batch: completions generated at once; the
-    rest wait their turn.
+    def __init__(self, model: PreTrainedModel | PeftModel):
+        self.base_weights: dict[str, Any] = base_parameters(model) | kept_buffers(model)
+        self.given: set[str] = set()
+        self.turn = threading.Lock()
+        self.peft = model.eval() if isinstance(model, PeftModel) else None
+        self.lm: Any = without_peft(model.eval())
+        # a model's own settings (repetition penalties, suppressed tokens) would change what is sampled from
+        self.lm.generation_config = GenerationConfig(use_cache=True)
+
+    @contextmanager
+    def adapted_by(self, adapter: str | None) -> Iterator[None]:
+        """Compute with one of the adapters, or with none."""
+        with self.turn:
+            if self.peft is None or adapter is None:
+                with self.peft.disable_adapter() if self.peft else nullcontext():
+                    yield
+                return
+            if self.peft.active_adapter != adapter:
+                self.peft.set_adapter(adapter)
+            yield
+
+
+class TransformersSampler:
+    """Samples from a model of its own; `sample` calls that wait while a batch is generated form the next one.
+
+    model: may have LoRA adapters, which are given like other weights; the sampler is that of the active one. max_batch:
+    completions generated at once; the rest wait their turn.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, *, max_batch: int = 64):
+        adapter = str(model.active_adapter) if isinstance(model, PeftModel) else None
+        self._serve(SharedModel(model), adapter, tokenizer, max_batch)
+
+    def _serve(
+        self, base: SharedModel, adapter: str | None, tokenizer: PreTrainedTokenizerBase, max_batch: int
+    ) -> None:
         self.policy_version = -1
-        self.takes_adapter = isinstance(model, PeftModel)
-        self._parts: tuple[dict[str, Any], ...] = (
-            base_parameters(model) | kept_buffers(model),
-            adapter_parameters(model),
-        )
+        self.takes_adapter = adapter is not None
+        self.base = base
+        self._adapter = adapter
+        self._factors: dict[str, Any] = adapter_parameters(base.peft, adapter) if adapter else {}
         self._given: set[str] = set()
-        self._model: Any = without_peft(model.eval())
-        # a model's own settings (repetition penalties, suppressed tokens) would change what is sampled from
-        self._model.generation_config = GenerationConfig(use_cache=True)
+        self._model: Any = base.lm
         self._tokenizer = tokenizer
         self._max_batch = max_batch
         self._pending: list[Request] = []
         self._pump: asyncio.Task[None] | None = None
+
+    def with_adapter(self, adapter: str | None) -> TransformersSampler:
+        other = TransformersSampler.__new__(TransformersSampler)
+        other._serve(self.base, adapter, self._tokenizer, self._max_batch)
+        return other
 
     def mixed_with(self, other: TransformersSampler, share: float) -> TransformersSampler:
         """A sampler of the geometric mixture other^share x own^(1 - share) at each token; see MixtureSampler."""
@@ -59,18 +94,20 @@ class TransformersSampler:
         return await future
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
-        base, adapter = self._parts
-        own, given = base | adapter, set()
+        own, given = self.base.base_weights | self._factors, set()
         with torch.no_grad():
             for name, weight in weights:
                 if name in own:  # a tied head has no parameter of its own
                     own[name].copy_(weight)
                     given.add(name)
-        parts = [part.keys() for part in self._parts]
-        missing = {name for part in parts for name in part - given if part & given or name not in self._given}
+        parts = (self.base.base_weights, self.base.given), (self._factors, self._given)
+        missing = {
+            name for part, before in parts for name in part.keys() - given if part.keys() & given or name not in before
+        }
         if missing:
             raise RuntimeError(f"{len(missing)} weights were not given, {min(missing)} among them")
-        self._given |= given
+        for part, before in parts:
+            before |= part.keys() & given
         self.policy_version = policy_version
 
     def close(self) -> None:
@@ -93,6 +130,10 @@ class TransformersSampler:
                     future.set_result(completion)
 
     def _generate(self, requests: list[tuple[list[int], SamplingParams]]) -> list[Completion]:
+        with self.base.adapted_by(self._adapter):
+            return self._completions(requests)
+
+    def _completions(self, requests: list[tuple[list[int], SamplingParams]]) -> list[Completion]:
         searched = [params.beams > 1 and params.temperature == 0 for _, params in requests]
         drawn = [one for one, search in zip(requests, searched, strict=True) if not search]
         completions = iter(self._draw(drawn) if drawn else [])
@@ -165,10 +206,9 @@ class MixtureSampler(TransformersSampler):
     """
 
     def __init__(self, own: TransformersSampler, other: TransformersSampler, share: float):
-        self.policy_version, self.takes_adapter = -1, False
-        self._own, self._other, self._share = own, other, share
-        self._model, self._tokenizer, self._max_batch = own._model, own._tokenizer, own._max_batch
-        self._pending, self._pump = [], None
+        self._serve(own.base, own._adapter, own._tokenizer, own._max_batch)
+        self.takes_adapter = False
+        self._other, self._share = other, share
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         self._other.load_weights(weights, policy_version)

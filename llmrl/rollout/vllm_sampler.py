@@ -10,7 +10,7 @@ import random
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,12 +32,14 @@ from llmrl.recipe import Lora
 from llmrl.rollout import vllm_shared_state
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.rollout.vllm_adapter import (
+    AdapterSampler,
     adapter_options,
     dropped_layers,
     multiply_once,
     put_aside,
 )
 from llmrl.rollout.vllm_draw import SEED, draw_by_seed, likeliest
+from llmrl.rollout.vllm_options import machine_options
 from llmrl.spans import span
 
 # read when vllm is imported: the engine must live in this process, where the trainer's weights are
@@ -45,21 +47,15 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-CPU_STEP_TOKENS = 2048
-BLOCK = 32
-"""Tokens of a block of the cache on a CPU, the least that vLLM takes there."""
 SMALL_WEIGHTS_BYTES = 64 * 2**20
 """A model under this size is sampled with one thread, since handing work to others costs as much as the work."""
-CPU_KV_CACHE_LIMIT_BYTES = 4 * 2**30
-LEAST_KV_CACHE_BYTES = 64 * 2**20
-GPU_MEMORY = ("gpu_memory_utilization", "kv_cache_memory_bytes")
-"""Options that say how much of a GPU vLLM takes."""
 
 
 class VllmSampler:
     """Starts with dummy weights; the real ones come from the trainer.
 
-    lora: the adapter's settings. vLLM is given the adapter itself, unless `reason_to_merge` has one not to.
+    adapters: the settings of each, by name; this is the sampler of the first. vLLM is given the adapters themselves,
+    unless `reason_to_merge` has one not to.
 
     max_model_len: prompt plus completion, in tokens. max_concurrent: completions that will be asked for at once.
     options: fields of vllm's EngineArgs, over the defaults chosen here. With several ranks, all of them must make
@@ -75,18 +71,20 @@ class VllmSampler:
         max_model_len: int,
         max_concurrent: int,
         options: dict[str, Any],
-        lora: Lora | None = None,
+        adapters: Mapping[str, Lora] | None = None,
     ):
+        adapters = adapters or {}
         config = AutoConfig.from_pretrained(str(folder))
-        self.policy_version = -1
+        self.policy_version, self.base = -1, self
         self._vocabulary: int = config.get_text_config().vocab_size
         self._tied = bool(config.get_text_config().tie_word_embeddings)
         with torch.device("meta"):
             self._shape: Any = AutoModelForCausalLM.from_config(config)
         self._conversions = bool(get_model_conversion_mapping(self._shape, add_legacy=False))
-        self.takes_adapter = lora is not None and reason_to_merge(config, lora) is None
-        self._adapter_request: Any = None
-        self._adapter_folder: tempfile.TemporaryDirectory[str] | None = None
+        self.takes_adapter = bool(adapters) and not any(reason_to_merge(config, lora) for lora in adapters.values())
+        self._adapter = next(iter(adapters)) if self.takes_adapter else None
+        self._requests: dict[str | None, Any] = {}
+        self._folders: dict[str | None, tempfile.TemporaryDirectory[str]] = {}
         self._versions = itertools.count(1)
         arguments: dict[str, Any] = {
             "model": str(folder),
@@ -101,14 +99,10 @@ class VllmSampler:
         }
         weights = sum(weight.numel() for weight in self._shape.parameters()) * (4 if dtype == "fp32" else 2)
         self._one_thread = weights < SMALL_WEIGHTS_BYTES and not torch.cuda.is_available()
-        if torch.cuda.is_available():
-            free, whole = torch.cuda.mem_get_info()
-            arguments |= _gpu_options(config.get_text_config(), arguments, options, weights, free, whole)
-        else:
-            arguments |= _cpu_options(config.get_text_config(), arguments)
-        if lora is not None and self.takes_adapter:
-            self._adapter: Any = adapted_outline(config, lora)
-            arguments |= adapter_options(self._adapter, lora)
+        arguments |= machine_options(config.get_text_config(), arguments, options, weights)
+        if self.takes_adapter:
+            self._outlines: dict[str | None, Any] = {n: adapted_outline(config, lora) for n, lora in adapters.items()}
+            arguments |= adapter_options(self._outlines.values(), adapters)
         if dist.is_initialized() and dist.get_world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"
         with _left_as_it_was(), _quiet(), vllm_shared_state.begins(self):
@@ -124,11 +118,18 @@ class VllmSampler:
         self._pump: asyncio.Task[None] | None = None
 
     async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
+        return await self.sample_by(self._adapter, token_ids, params)
+
+    def with_adapter(self, adapter: str | None) -> VllmSampler | AdapterSampler:
+        return self if adapter == self._adapter else AdapterSampler(self, adapter)
+
+    async def sample_by(self, adapter: str | None, token_ids: list[int], params: SamplingParams) -> Completion:
+        """`sample`, by one of the adapters; None: by the base alone."""
         name = str(next(self._names))
         prompt = {"prompt_token_ids": list(token_ids)}
         params = replace(params, alternatives=min(params.alternatives, self._vocabulary))
         asked = _vllm_params(params, generator=not self._draws_by_seed)
-        self._engine.add_request(name, prompt, asked, lora_request=self._adapter_request)
+        self._engine.add_request(name, prompt, asked, lora_request=self._requests.get(adapter))
         future = self._futures[name] = asyncio.get_running_loop().create_future()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run_engine())
@@ -146,16 +147,20 @@ class VllmSampler:
         return Completion(sampled, logprobs, reason, self.policy_version, alternatives)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        self.load_of(self._adapter, weights)
+        self.policy_version = policy_version
+
+    def load_of(self, adapter: str | None, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Replace the base, or the factors of one of the adapters, or both."""
         factors: dict[str, Tensor] = {}
         base = put_aside(weights, factors)
         for first in base:
             self._load_base(itertools.chain([first], base))
         if factors:
-            self._load_adapter(factors)
+            self._load_adapter(adapter, factors)
         # keys and values computed with the old weights must not be reused
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("weights were replaced while completions were being sampled")
-        self.policy_version = policy_version
 
     def _load_base(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         pairs = self._with_tied_head(weights) if self._tied else weights
@@ -165,28 +170,31 @@ class VllmSampler:
             self._llm.apply_model(_forget_expert_kernels)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(pairs)})
 
-    def _load_adapter(self, factors: dict[str, Tensor]) -> None:
-        """Replace the adapter; raises RuntimeError if vLLM has no place for one of its layers."""
+    def _load_adapter(self, adapter: str | None, factors: dict[str, Tensor]) -> None:
+        """Replace an adapter; raises RuntimeError if vLLM has no place for one of its layers."""
         from vllm.lora.request import LoRARequest
 
         # vLLM knows an adapter by its number, and keys and values by its name and path: each version has its own
         number = next(self._versions)
         folder = tempfile.TemporaryDirectory(prefix="llmrl-adapter-")
-        self._adapter.active_peft_config.save_pretrained(folder.name)
+        self._outlines[adapter].active_peft_config.save_pretrained(folder.name)
         save_file({name: one.contiguous() for name, one in factors.items()}, f"{folder.name}/adapter_model.safetensors")
         request = LoRARequest(f"version-{number}", number, folder.name)
+        if before := self._requests.pop(adapter, None):  # the slots are as many as the adapters
+            self._engine.remove_lora(before.lora_int_id)
         self._engine.add_lora(request)
         if dropped := sorted({name for one in self._llm.apply_model(dropped_layers) for name in one}):
             raise RuntimeError(f"vLLM drops the adapter of {len(dropped)} layers, {dropped[0]} among them")
-        self._adapter_request = request
-        self._adapter_folder = folder  # kept, because vLLM reads it again after the base is replaced
+        self._requests[adapter] = request
+        self._folders[adapter] = folder  # kept, because vLLM reads it again after the base is replaced
 
     def close(self) -> None:
         """Release the engine and its memory; another sampler can be made in this process afterwards."""
         if self._engine is None:
             return
         engine_core = self._engine.engine_core
-        self._llm = self._engine = self._adapter_folder = None
+        self._llm = self._engine = None
+        self._folders.clear()
         with vllm_shared_state.ends(self):
             engine_core.shutdown()
         del engine_core
@@ -288,42 +296,6 @@ def _vllm_params(params: SamplingParams, *, generator: bool) -> Any:
         detokenize=bool(params.stop),
         skip_special_tokens=False,  # a stop string may be one
     )
-
-
-def _cpu_options(config: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's settings for a CPU: no compilation, small blocks, a cache as large as the work, prefills in parts."""
-    wanted = _kv_cache_bytes(config, arguments)
-    return {
-        "enforce_eager": True,
-        "block_size": BLOCK,
-        "kv_cache_memory_bytes": max(LEAST_KV_CACHE_BYTES, min(wanted, CPU_KV_CACHE_LIMIT_BYTES)),
-        "enable_chunked_prefill": True,
-        "max_num_batched_tokens": max(CPU_STEP_TOKENS, arguments["max_num_seqs"]),
-    }
-
-
-def _gpu_options(
-    config: Any, arguments: dict[str, Any], given: dict[str, Any], weights: int, free: int, whole: int
-) -> dict[str, Any]:
-    """vLLM's share of a GPU that the trainer lives on too: a cache as large as the work, unless the recipe says.
-
-    By itself vLLM takes nine tenths of the GPU and refuses to start where less is free. weights: the sampler's bytes;
-    free, whole: the GPU's. The cache gets at most half of what the weights leave, since training needs room as well.
-    """
-    if any(name in given for name in GPU_MEMORY):
-        return {}
-    cache = max(LEAST_KV_CACHE_BYTES, min(_kv_cache_bytes(config, arguments), (free - weights) // 2))
-    # with a given cache this is only what has to be free at the start
-    return {"kv_cache_memory_bytes": cache, "gpu_memory_utilization": min(0.9, (weights + cache) / whole)}
-
-
-def _kv_cache_bytes(config: Any, arguments: dict[str, Any]) -> int:
-    """The keys and values of all completions that run at once, in whole blocks, and a block that vLLM keeps empty."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * heads * head_dim * (4 if arguments["dtype"] == "float32" else 2)
-    blocks = arguments["max_num_seqs"] * -(-arguments["max_model_len"] // BLOCK) + 1
-    return per_token * blocks * BLOCK
 
 
 def _devices() -> list[int]:

@@ -86,10 +86,18 @@ def make_roles(
     views = recipe.by_role
     for name in sorted(views, key=lambda name: views[name].model.role is not None):  # owners before roles that share
         if views[name].trained:
-            owner = roles.get(views[name].model.role or "")
+            owner = _owner(views, name, roles)
             view = views[name].model_copy(update={"training": updating(views, name)})
             roles[name] = make_role(view, name, pieces[name], origins[name], ranks, device, owner)
     return {name: roles[name] for name in views if name in roles}
+
+
+def _owner(views: Mapping[str, Recipe], name: str, roles: Mapping[str, Role]) -> Role | None:
+    """The role whose learner or base is this one's: the one that it names, or another that adapts the same frozen
+    one."""
+    named = views[name].model.role
+    on_it = [role for other, role in roles.items() if named in (other, views[other].model.role)]
+    return next(iter(on_it), None) if named else None
 
 
 def make_role(

@@ -26,7 +26,7 @@ from llmrl.errors import RecipeError
 from llmrl.models.text import decoder, prompt_tokens
 from llmrl.other_policies import NO_MIXTURE
 from llmrl.pieces import Piece, resolve
-from llmrl.recipe import Recipe
+from llmrl.recipe import Lora, Recipe
 from llmrl.resolve import Pieces, read_for, resolve_moves
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
@@ -35,7 +35,7 @@ from llmrl.rollout.collect import Collector, SampleGroups
 from llmrl.rollout.group_sampling import Allocated, Evenly, Provided
 from llmrl.rollout.play import Author
 from llmrl.rollout.role_respondent import RoleRespondent
-from llmrl.rollout.sampler import Mixing, Sampler, SamplingParams, sampling_params
+from llmrl.rollout.sampler import Adapting, Mixing, Sampler, SamplingParams, sampling_params
 from llmrl.run.models import Origin, reference_folder
 from llmrl.train.held_out import HeldOut
 from llmrl.train.provide import for_allocation, while_gathering
@@ -54,18 +54,32 @@ class Samplers:
         self._max_concurrent = max_concurrent
         self._open: dict[str, tuple[str, Sampler]] = {}
 
-    def get(self, recipe: Recipe, origin: Origin, device: torch.device, model: str = ACTOR) -> Sampler:
-        """The sampler of the model that `model` names."""
-        rollout = recipe.rollout
-        length = rollout.max_prompt_tokens + rollout.max_completion_tokens
+    def get(
+        self,
+        recipe: Recipe,
+        origin: Origin,
+        device: torch.device,
+        model: str = ACTOR,
+        *,
+        adapters: Mapping[str, Lora] | None = None,
+        length: int | None = None,
+    ) -> Sampler:
+        """The sampler of the model that `model` names.
+
+        adapters: those that it takes, by name; default: the recipe's. length: of prompt and completion; default: the
+        recipe's.
+        """
+        rollout, lora = recipe.rollout, recipe.model.lora
+        adapters = ({model: lora} if lora else {}) if adapters is None else adapters
+        length = length or rollout.max_prompt_tokens + rollout.max_completion_tokens
         shape = AutoConfig.from_pretrained(str(origin.folder)).to_diff_dict()
         shape.pop("_name_or_path", None)
-        lora = recipe.model.lora and recipe.model.lora.model_dump()
-        settings = [rollout.engine, recipe.training.dtype, length, rollout.engine_options, lora, shape]
+        loras = {name: one.model_dump() for name, one in adapters.items()}
+        settings = [rollout.engine, recipe.training.dtype, length, rollout.engine_options, loras, shape]
         key = json.dumps(settings, default=str)
         if self._open.get(model, ("",))[0] != key:
             self._close(model)
-            self._open[model] = key, self._make(recipe, origin, device, length)
+            self._open[model] = key, self._make(recipe, origin, device, length, adapters)
         return self._open[model][1]
 
     def close(self, *, but: Sequence[str] = ()) -> None:
@@ -73,7 +87,9 @@ class Samplers:
         for model in [model for model in self._open if model not in but]:
             self._close(model)
 
-    def _make(self, recipe: Recipe, origin: Origin, device: torch.device, length: int) -> Sampler:
+    def _make(
+        self, recipe: Recipe, origin: Origin, device: torch.device, length: int, adapters: Mapping[str, Lora]
+    ) -> Sampler:
         make = resolve(recipe.rollout.engine, SAMPLERS, key="rollout.engine", what="sampler")
         return make(
             {
@@ -84,7 +100,7 @@ class Samplers:
                 "max_model_len": length,
                 "max_concurrent": self._max_concurrent,
                 "options": recipe.rollout.engine_options,
-                "lora": recipe.model.lora,
+                "adapters": adapters,
             }
         )
 
@@ -106,16 +122,20 @@ def make_collector(
 ) -> Collector:
     """The collector, which samples and scores this stage's prompts; samplers that it does not need are closed.
 
-    There is one sampler for each model, and one for each other policy that writes. written: the rows' completions by
+    There is one sampler for each model, whose adapters it serves together, and one for each other policy that writes.
+    written: the rows' completions by
     prompt id. Raises RecipeError if a writer has a share, and the policy's sampler cannot mix.
     """
     views = recipe.by_role
-    models = {role: view.shares_with or role for role, view in views.items()}
-    models = models if recipe.roles else {ACTOR: ACTOR}
-    first = next(iter(models))
-    samplers.close(but=[*models.values(), *(f"{models[first]}/{name}" for name in recipe.rollout.written_by)])
-    found = {role: samplers.get(views[model], origins[model], device, model) for role, model in models.items()}
-    lead = found[first], views[first], origins[first], device, models[first]
+    first = next(iter(views))
+    served = {role: _served(role, views) for role in views}
+    bases = dict.fromkeys(base for base, _ in served.values())
+    samplers.close(but=[*bases, *(f"{served[first][0]}/{name}" for name in recipe.rollout.written_by)])
+    found: dict[str, Sampler] = {}
+    for base in bases:
+        on_it = {role: adapter for role, (held, adapter) in served.items() if held == base}
+        found |= _on_one_base(on_it, base, views, origins[base], samplers, device)
+    lead = found[first], views[first], origins[first], device, served[first][0]
     asked = {
         name: respondent(name, views[view.shares_with or name], origins[name], found[name])
         for name, view in views.items()
@@ -141,6 +161,40 @@ def make_collector(
         ranks=ranks.size,
         gather=ranks.gather,
     )
+
+
+def _served(role: str, views: Mapping[str, Recipe]) -> tuple[str, str | None]:
+    """The role whose model a role samples with, and the adapter on it; None for the model as it is."""
+    holder = views[role].shares_with or role
+    adapts = views[holder].trained and views[holder].model.lora is not None
+    return views[holder].model.role or holder, holder if adapts else None
+
+
+def _on_one_base(
+    on_it: Mapping[str, str | None],
+    base: str,
+    views: Mapping[str, Recipe],
+    origin: Origin,
+    samplers: Samplers,
+    device: torch.device,
+) -> dict[str, Sampler]:
+    """The samplers of the roles on one base, from their adapters: one that holds the base for all, if it can."""
+    adapters = {name: lora for name in on_it.values() if name and (lora := views[name].model.lora)}
+    rollouts = [views[role].rollout for role in on_it]
+    length = max(one.max_prompt_tokens + one.max_completion_tokens for one in rollouts)
+    sampler = samplers.get(views[base], origin, device, base, adapters=adapters, length=length)
+    wanted = list(dict.fromkeys(on_it.values()))
+    if len(wanted) == 1:
+        made = {wanted[0]: sampler}
+    elif isinstance(sampler, Adapting) and getattr(sampler, "takes_adapter", False):
+        made = {name: sampler.with_adapter(name) for name in wanted}
+    else:  # adapters reach it merged, so each needs weights of its own
+        own = {name: {name: adapters[name]} if name else {} for name in wanted[1:]}
+        made = {
+            name: samplers.get(views[base], origin, device, f"{base}+{name}", adapters=own[name], length=length)
+            for name in wanted[1:]
+        } | {wanted[0]: sampler}
+    return {role: made[name] for role, name in on_it.items()}
 
 
 def respondent(role: str, recipe: Recipe, origin: Origin, sampler: Sampler) -> RoleRespondent:

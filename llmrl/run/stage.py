@@ -23,7 +23,7 @@ from llmrl.models.weights import Rounding, adapter_weights, merged_weights
 from llmrl.recipe import Recipe
 from llmrl.rewards.base import Rewards
 from llmrl.rollout.collect import Collected, Collector
-from llmrl.rollout.sampler import SamplingParams, derive_seed
+from llmrl.rollout.sampler import Sampler, SamplingParams, derive_seed
 from llmrl.run.checkpoint import Checkpoints, random_state, read_state, reading, set_random_state
 from llmrl.run.frozen import FrozenRole
 from llmrl.run.lost_tasks import LostTasks
@@ -253,17 +253,18 @@ class Stage:
         return numbers if name == self.first else own
 
     def sync_weights(self) -> None:
-        """Give the samplers the trained weights."""
+        """Give the samplers the trained weights; a base that several share is sent once, and frozen weights once."""
         if self.collector is None or self._synced == self.step:
             return
-        if self._synced < 0:
-            for name, frozen in self.frozen.items():
-                if self.recipe.by_role[name].shares_with:
-                    continue
-                self.transport(frozen.weights(), self.collector.authors[name].sampler, 0)
+        authors, fresh, based = self.collector.authors, self._synced < 0, set[int]()
+        for name, frozen in self.frozen.items() if fresh else ():
+            if not self.recipe.by_role[name].shares_with:
+                sampler = authors[name].sampler
+                self.transport(frozen.weights() if _lacks_base(sampler, based) else iter(()), sampler, 0)
         for name, role in self.roles.items():
             if role.owns:
-                sampler, first = self.collector.authors[name].sampler, self._synced < 0
+                sampler = authors[name].sampler
+                first = fresh and _lacks_base(sampler, based)
                 sent = send(role.learner, sampler, self.transport, self.step, first=first)
                 self._sent |= self._prefixed(sent, name)
         self._sync_writers()
@@ -361,3 +362,11 @@ def measuring_once(measured_once: MeasuredOnce, stream: Any) -> Callable[[Stage]
         )
 
     return prepare
+
+
+def _lacks_base(sampler: Sampler, based: set[int]) -> bool:
+    """Whether the sampler's base is not among those that have weights; it is added to them."""
+    base = id(getattr(sampler, "base", sampler))
+    lacks = base not in based
+    based.add(base)
+    return lacks

@@ -49,7 +49,7 @@ def merging(monkeypatch) -> str:
 def test_the_way_to_the_sampler_is_said(merging):
     assert printed(checked("llama", engine="transformers")) == "adapter of rank 16, given to the sampler as it is"
     report = checked("llama", engine=merging, rank=4)
-    assert printed(report) == f"adapter of rank 4, merged for the sampler, because {merging} does not name lora"
+    assert printed(report) == f"adapter of rank 4, merged for the sampler, because {merging} does not name adapters"
     [warning] = checked("llama", engine=merging, dtype="bf16").warnings
     assert warning.startswith(
         "model.lora: the sampler gets the adapter merged and rounded to bf16, because own_sampler"

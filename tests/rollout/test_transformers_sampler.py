@@ -6,10 +6,21 @@ from typing import Any
 
 import pytest
 import torch
-from sampler_contract import PROMPTS, TOLERANCE, SamplerContract, adapted, check_adapters, mismatch, sample_all
+from sampler_contract import (
+    ADAPTERS,
+    PROMPTS,
+    TOLERANCE,
+    SamplerContract,
+    adapted,
+    check_adapters,
+    check_shared_base,
+    mismatch,
+    sample_all,
+)
 from transformers import GenerationConfig
 
 from llmrl.models.loading import load_language_model
+from llmrl.models.lora import add_adapters
 from llmrl.models.weights import base_weights, merged_weights
 from llmrl.recipe import Lora
 from llmrl.rollout.sampler import SamplingParams
@@ -95,6 +106,11 @@ def test_an_adapter_is_sampled_from_unmerged(folder, tokenizer):
     with pytest.raises(RuntimeError, match=r"weights were not given, base_model\.model\.model\.layers\.0\.mlp"):
         sampler.load_weights(base_weights(lm), 0)
     check_adapters(sampler, lm)
+
+
+def test_adapters_share_a_base(folder, tokenizer):
+    model = add_adapters(load_language_model(folder), ADAPTERS)
+    check_shared_base(TransformersSampler(model, tokenizer), folder, tokenizer)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

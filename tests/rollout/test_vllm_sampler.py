@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from sampler_contract import (
+    ADAPTERS,
     CHARACTERS,
     CONFIG,
     MAX_LEN,
@@ -21,6 +22,7 @@ from sampler_contract import (
     SamplerContract,
     adapted,
     check_adapters,
+    check_shared_base,
     language_model,
     mismatch,
     sample_all,
@@ -37,6 +39,7 @@ from llmrl.rollout.sampler import SamplingParams
 pytest.importorskip("vllm")
 
 from llmrl.rollout import vllm_sampler
+from llmrl.rollout.vllm_options import gpu_options
 from llmrl.rollout.vllm_sampler import VllmSampler
 
 
@@ -183,7 +186,7 @@ def test_a_gpus_memory_is_shared_with_the_trainer(given, free, expected, folder)
     """Weights of 1 GiB on a GPU of 80: a cache as large as the work, within half of what the weights leave."""
     config = AutoConfig.from_pretrained(str(folder))
     arguments = {"dtype": "bfloat16", "max_num_seqs": 16, "max_model_len": MAX_LEN} | given
-    assert vllm_sampler._gpu_options(config, arguments, given, 2**30, free, 80 * 2**30) == pytest.approx(expected)
+    assert gpu_options(config, arguments, given, 2**30, free, 80 * 2**30) == pytest.approx(expected)
 
 
 def sample_before_closing(sampler: VllmSampler, lm: Any) -> Any:
@@ -229,14 +232,13 @@ def test_the_trainers_process_group_outlives_a_sampler_and_bf16(folder, tokenize
         dist.destroy_process_group()
 
 
-def test_an_adapter_is_served_as_it_is(folder, tokenizer):
-    lm = adapted(folder)
+def test_adapters_are_served_as_they_are_on_one_base(folder, tokenizer):
     sampler = VllmSampler(
-        folder, tokenizer, dtype="fp32", max_model_len=MAX_LEN, max_concurrent=16, options={},
-        lora=Lora(rank=3, alpha=5.0),
-    )  # fmt: skip
+        folder, tokenizer, dtype="fp32", max_model_len=MAX_LEN, max_concurrent=32, options={}, adapters=ADAPTERS
+    )
     try:
-        check_adapters(sampler, lm)
+        check_shared_base(sampler, folder, tokenizer)
+        check_adapters(sampler, adapted(folder))
     finally:
         sampler.close()
 

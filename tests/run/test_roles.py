@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from llmrl.engines.ranks import Ranks
 from llmrl.recipe_file import load_plan
-from llmrl.run.run import run_plan
+from llmrl.rewards.workers import Workers
+from llmrl.run.models import make_roles, prepare_origins
+from llmrl.run.run import resolve_plan, run_plan
+from llmrl.run.sampling import Samplers, make_collector
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "roles" / "exchange.yaml"
 SHORT = ["training.steps=4", "rollout.prompts_per_step=8", "rollout.group_size=4", "evaluation.every=null"]
@@ -141,6 +146,37 @@ def test_adapters_on_one_base_are_trained_apart(tmp_path):
         assert torch.linalg.matrix_rank(delta, tol=1e-6) <= 2  # the checker's adapter and nothing of the actor's
     configs = [run / "final" / role / "adapter" / "adapter_config.json" for role in ("actor", "checker")]
     assert [json.loads(config.read_text())["r"] for config in configs] == [4, 2]
+
+
+ON_A_THIRD = f"""
+include: {RECIPE}
+roles:
+  actor: {{model: {{role: base, lora: {{rank: 4}}}}}}
+  checker: {{model: {{role: base, lora: {{rank: 2}}}}}}
+  base: {{trained: false}}
+"""
+
+
+@pytest.mark.parametrize("third", [False, True], ids=["on_the_actors_base", "on_a_third_model"])
+def test_adapters_hold_their_base_once_in_trainer_and_sampler(tmp_path, third):
+    (tmp_path / "third.yaml").write_text(ON_A_THIRD)
+    settings = [f"run_dir={tmp_path}/run", *SHORT, *([] if third else [LORA, ADAPTER])]
+    plan = load_plan(tmp_path / "third.yaml" if third else RECIPE, settings)
+    recipe, pieces, ranks, cpu = plan.stages["train"], resolve_plan(plan)["train"], Ranks(), torch.device("cpu")
+    origins = prepare_origins(recipe, plan.run_dir, ranks)
+    roles = make_roles(recipe, pieces, origins, ranks, cpu)
+    actor, checker = (roles[name].learner.engine for name in ("actor", "checker"))
+    assert actor.model.lm is checker.model.lm
+    ranks_of = [{len(w) for n, w in e.trained_weights().items() if "lora_A" in n} for e in (actor, checker)]
+    assert ranks_of == [{4}, {2}]
+    with closing(Samplers(max_concurrent=8)) as samplers, closing(Workers(1)) as workers:
+        env = pieces["actor"].env
+        collector = make_collector(recipe, env, origins, samplers, workers, ranks, cpu, written={})
+        bases = [author.sampler.base for author in collector.authors.values()]
+        assert all(base is bases[0] for base in bases) and len(samplers._open) == 1
+        assert [author.sampler.takes_adapter for author in collector.authors.values()] == [True, True, False][
+            : len(bases)
+        ]
 
 
 @pytest.mark.parametrize("overrides", [[], [SHARED], [LORA, ADAPTER]], ids=["own", "shared", "adapters"])

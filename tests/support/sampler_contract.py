@@ -22,6 +22,7 @@ from llmrl.models.text import decoder
 from llmrl.models.weights import adapter_parameters, adapter_weights, base_parameters, base_weights, merged_weights
 from llmrl.recipe import Lora
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
+from llmrl.rollout.transformers_sampler import TransformersSampler
 
 CHARACTERS = "0123456789+-*/= abcdef"  # with <pad> 0, <eos> 1 and <unk> 2: 25 tokens
 LONGER = {"e": "e|x", "f": "f|"}  # tokens of several characters, which a stop string may end in
@@ -136,6 +137,41 @@ def check_adapters(sampler: Sampler, lm: Any, *, tolerance: float = 1e-5) -> Non
     for weight in base_parameters(lm).values():
         weight.data.mul_(2)
     assert mismatch(lm, PROMPTS, sample_all(sampler, PROMPTS, params), 1.0) < tolerance
+
+
+ADAPTERS = {
+    "actor": Lora(rank=3, alpha=5.0),
+    "critiquer": Lora(rank=9, alpha=8.0, target_modules=["q_proj", "down_proj"]),
+}
+
+
+def check_shared_base(sampler: Any, folder: Path, tokenizer: Any, *, tolerance: float = 1e-5) -> None:
+    """Samplers of two ADAPTERS and of the base alone, on one base and at once, sample as those that are alone."""
+    lms = {name: adapted(folder, **lora.model_dump()) for name, lora in ADAPTERS.items()}
+    actor, critiquer, plain = (sampler.with_adapter(name) for name in ("actor", "critiquer", None))
+    assert actor.base is critiquer.base is plain.base and not plain.takes_adapter
+    draw_adapter(lms["critiquer"], 2)
+    critiquer.load_weights(itertools.chain(base_weights(lms["actor"]), adapter_weights(lms["critiquer"])), 7)
+    actor.load_weights(adapter_weights(lms["actor"]), 8)
+    plain.load_weights([], 9)
+    lms["base"] = load_language_model(folder)
+    together = {"actor": actor, "critiquer": critiquer, "base": plain}
+    params = [SamplingParams(max_tokens=12, seed=seed) for seed in range(len(PROMPTS))]
+    for turn in (1, 2):
+        asked = [one.sample(ids, how) for ids, how in zip(PROMPTS, params, strict=True) for one in together.values()]
+        found = gather(*asked)
+        for name, lm in lms.items():
+            own = found[list(together).index(name) :: 3]
+            assert mismatch(lm, PROMPTS, own, 1.0) < tolerance
+            alone = TransformersSampler(lm, tokenizer)
+            alone.load_weights(itertools.chain(base_weights(lm), adapter_weights(lm)), 0)
+            expected = gather(*(alone.sample(ids, how) for ids, how in zip(PROMPTS, params, strict=True)))
+            assert [one.token_ids for one in own] == [one.token_ids for one in expected]
+        assert [one.policy_version for one in found[:3]] == [8, 6 + turn, 9]
+        draw_adapter(lms["critiquer"], 3)
+        critiquer.load_weights(adapter_weights(lms["critiquer"]), 8)
+    for one, lm in itertools.permutations(lms, 2):
+        assert mismatch(lms[lm], PROMPTS, found[list(together).index(one) :: 3], 1.0) > 0.1
 
 
 class SamplerContract:
