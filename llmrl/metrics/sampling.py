@@ -52,6 +52,8 @@ SAMPLES = (
     Metric("rewarded_turns", "The turns of a trajectory that the environment rewarded, on average.", "turns"),
     Metric("evolved/<entry>", "Of prompts that evolve: the share asked, and how many are made, refused or waiting."),
     Metric("prompted/<entry>", "Of prompted pairs: the gap that was asked for, and the share of prompts with a pair."),
+    Metric("spliced/<entry>", "Of paths: the pairs, and the shares that were flagged or criticized, kept, or too "
+           "long."),
     Metric("completion_tokens", "The mean length of a trajectory, without prompt and environment.", "tokens",
            "changes slowly", "A climb without a gain in accuracy is padding: add overlong_penalty, or set `reduce`.",
            format=".1f", heading="length",

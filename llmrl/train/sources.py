@@ -36,6 +36,7 @@ from llmrl.rollout.collect import Collected, Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams
 from llmrl.train.evolved_prompts import evolved_prompts
 from llmrl.train.prompted_pairs import prompted_pairs
+from llmrl.train.spliced_paths import criticized_paths, spliced_paths
 from llmrl.types import ACTOR, Group, Prompt
 
 
@@ -188,6 +189,16 @@ class Preferences(OfStream):
 
 CATALOGUE: dict[str, Callable[..., Any]] = {
     source.__name__: source
-    for source in (rollouts, demonstrations, preferences, answer_pairs, step_labels, evolved_prompts, prompted_pairs)
+    for source in (
+        rollouts,
+        demonstrations,
+        preferences,
+        answer_pairs,
+        step_labels,
+        evolved_prompts,
+        prompted_pairs,
+        spliced_paths,
+        criticized_paths,
+    )
 }
 """The built-in sources, by the names that recipes use."""

@@ -94,6 +94,12 @@ WRITTEN = ("completion", "chosen", "rejected")
 REWARDS = ["golden.pieces:low_digits", "overlong_penalty"]
 OWN: dict[str, dict[str, Any]] = {
     "accelerated_dpo": {"reference": {"every": 1}},
+    "agent_r": {  # texts that the model's characters can make
+        "learn_from": {
+            "spliced_paths": {"flag": "{prompt}{path}{action}", "revisions": ["=", "+"], "least_good": 0.0},
+        },
+        "rollout": {"max_completion_tokens": 16},
+    },
     "nash_md": WINS,
     "nash_mp": WINS | OFTEN,
     "online_sppo": WINS,
