@@ -20,7 +20,19 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 REWARD_MODELS = RECIPES.parent / "reward_models"
 NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"))
 FEWER = ["data.train.size=600"]  # all rows of a task are made by one rule, and to make them takes a while
+MEASURED = [
+    f"measured_{arm}" for arm in ("start", "imitation", "one_stage", "judging", "two_stage", "echo", "co_training")
+]
 OFFLINE = {
+    "critique/study.yaml": [
+        *(f"stages.{stage}.data.train.size=200" for stage in ("base", "critiquer", "echo", "co_training")),
+        *(f"stages.{stage}.data.eval.size=50" for stage in ("echo", "co_training")),
+        *(
+            f"stages.{stage}.{key}=50"
+            for stage in ("drafts", "held_out_drafts", *MEASURED)
+            for key in ("data.train.size", "rollout.prompts_per_step")
+        ),
+    ],
     "critique/stepwise_think_critique.yaml": ["stages.imitation.data.train.size=600"],
     "critique/span_critique.yaml": ["stages.imitation.data.train.size=600"],
     "critique/cft.yaml": ["stages.cft.data.train.size=600"],
