@@ -71,7 +71,9 @@ class Move(Strict):
         default=None, description="a keep function: which texts of the move before are followed while training"
     )
     column: str | None = Field(
-        default=None, description="the row's column with the text, or a list of texts, in place of sampled ones"
+        default=None,
+        description="the row's column with the text, or a list of texts, in place of sampled ones; learned from where "
+        "the move follows another one and has an `ask`, which its author would have read",
     )
     compared_within: str | None = Field(
         default=None,
@@ -109,9 +111,14 @@ class Move(Strict):
         return {name: (matches[-1][1] or "").strip() for name, matches in found.items() if matches}
 
     @property
+    def replayed(self) -> bool:
+        """Whether the rows' texts are learned from, as if its author had written them after reading `ask`."""
+        return self.trained and self.column is not None and self.ask is not None and bool(self.follows)
+
+    @property
     def learned_from(self) -> bool:
-        """Whether its texts are sampled from its author's distribution, and are to be learned from."""
-        return self.trained and self.column is None and not self.greedy
+        """Whether its texts are to be learned from: sampled from its author's distribution, or replayed."""
+        return self.replayed or (self.trained and self.column is None and not self.greedy)
 
 
 def move_faults(moves: Mapping[str, Move], views: Mapping[str, Recipe]) -> list[str]:
@@ -143,8 +150,8 @@ def _faults(name: str, move: Move, moves: Mapping[str, Move], views: Mapping[str
             yield unknown_name(f"{key}.of", other, [one for one in moves if one != name], "move")
     if name != first and move.column is None and move.ask is None:
         yield f"{key}.ask: missing; only the first move may read the question alone; name what {move.by} reads"
-    if move.column is not None and move.ask is not None and name != first:
-        yield f"{key}.ask: nobody reads it, since the texts are the rows' (column: {move.column}); leave out one"
+    if move.column is not None and move.ask is not None and name != first and not move.trained:
+        yield f"{key}.ask: nobody reads it, since the rows' texts (column: {move.column}) are not learned from"
     within = move.compared_within
     if within is not None and within != PROMPT and within not in moves:
         yield unknown_name(f"{key}.compared_within", within, [*moves, PROMPT], "earlier move")
@@ -184,7 +191,7 @@ def _unrewarded(name: str, move: Move, view: Recipe) -> Iterator[str]:
     """A fault for a move that is learned from, and that none of its author's rewards scores."""
     named = [(settings or {}).get("moves") for settings in view.rewards.values()]
     scored = [one for names in named for one in ([names] if isinstance(names, str) else names or [name])]
-    if view.rewards and view.trained and move.learned_from and name not in scored:
+    if view.rewards and view.trained and move.learned_from and not move.replayed and name not in scored:
         yield (
             f"moves.{name}: {move.by} learns from it, but no reward scores it; set moves.{name}.trained: false, or "
             f"name it in rewards.REWARD.moves"

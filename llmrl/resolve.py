@@ -131,11 +131,14 @@ def resolve_moves(recipe: Recipe) -> list[Asked]:
     return found
 
 
-def moves_without_company(pieces: Mapping[str, Pieces], recipe: Recipe) -> list[str]:
-    """The faults of trained moves whose texts are compared with each other, and of which there is only one."""
+def faults_of_moves(pieces: Mapping[str, Pieces], recipe: Recipe) -> list[str]:
+    """The faults of moves for methods: one text that has to be compared, rows' texts that are taken for one's own."""
     faults = []
     for name, move in recipe.moves.items():
         if not recipe.by_role[move.by].trained or not move.learned_from:
+            continue
+        if move.replayed:
+            faults += _taken_for_own(name, move.by, pieces[move.by]) if move.by in pieces else []
             continue
         if compared_texts(name, recipe.moves, recipe.rollout.group_size) > 1:
             continue
@@ -144,6 +147,18 @@ def moves_without_company(pieces: Mapping[str, Pieces], recipe: Recipe) -> list[
                 more = "rollout.group_size" if name == next(iter(recipe.moves)) else f"moves.{name}.samples"
                 faults.append(f"{more}: 1, but {key} of {move.by} compares its texts ({piece.name}); give at least 2")
     return faults
+
+
+def _taken_for_own(move: str, author: str, pieces: Pieces) -> list[str]:
+    """The fault of a loss that takes the rows' texts of a move for those of the move's author."""
+    loss = pieces.algorithm.policy_loss
+    masked = any(weight.mark("drops_other_writers") for weight in pieces.algorithm.token_weights)
+    if loss is None or "advantages" not in loss.data or masked:
+        return []
+    return [
+        f"moves.{move}: its texts are the rows', and policy_loss {loss.name} of {author} takes them for its own; add "
+        f"token_weights: {{policy_completions: {{}}}}, or set moves.{move}.trained: false"
+    ]
 
 
 def _of_axis(axis: Axis, spec: Any) -> Any:

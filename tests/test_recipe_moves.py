@@ -85,6 +85,21 @@ def write(tmp_path, monkeypatch):
             "moves.critique.ask: expected 'prompt' or one of system, user, assi",
         ),
         ({"moves__prompt": {"by": "actor", "of": "draft", "ask": "x"}}, "moves: 'prompt' is no name for a move"),
+        ({"moves__draft__parts": {"sum": "[0-9"}}, "moves.draft.parts: '[0-9' is no regular expression: "),
+        ({"moves__draft__parts": {"sum": "[0-9]"}}, "moves.draft.parts: '[0-9]' has no group in parentheses"),
+        ({"moves__draft__parts": {"a.b": "(.)"}}, "moves.draft.parts: 'a.b' is no name for a part"),
+        (
+            {
+                "moves__replay": {
+                    "by": "actor",
+                    "of": "draft",
+                    "column": "answer",
+                    "ask": "{prompt}",
+                    "trained": False,
+                },
+            },
+            "moves.replay.ask: nobody reads it, since the rows' texts (column: answer) are not learned from",
+        ),
         ({"env": "python_tool"}, "env: python_tool, but moves are single answers, which no environment answers"),
         ({"rollout__written_by": {"reference": 1}}, "rollout.written_by: other writers write no moves"),
         (
@@ -113,6 +128,18 @@ def test_moves_that_are_compared_need_company_and_choose_a_function_of_a_group(w
     frozen = {"method": "rloo", "trained": False, "rewards": {"refined": {}}}
     resolve_plan(load_plan(write(moves__critique__samples=1, roles__critiquer=frozen)))
     resolve_plan(load_plan(write(rollout__group_size=1, moves__draft__trained=False)))
+
+
+def test_a_loss_may_not_take_replayed_texts_for_its_own(write):
+    replay = {"by": "critiquer", "of": "draft", "column": "answer", "ask": "{prompt}{draft}?"}
+    with pytest.raises(RecipeError) as caught:
+        resolve_plan(load_plan(write(moves__replay=replay)))
+    assert caught.value.faults == [
+        "moves.replay: its texts are the rows', and policy_loss reinforce of critiquer takes them for its own; add "
+        "token_weights: {policy_completions: {}}, or set moves.replay.trained: false"
+    ]
+    spc = REVIEW["roles"]["critiquer"] | {"method": "spc"}
+    resolve_plan(load_plan(write(moves__replay=replay, roles__critiquer=spc)))
 
 
 def test_how_many_texts_there_are_and_how_many_are_compared(write):

@@ -17,6 +17,7 @@ from llmrl.data.written import Written
 from llmrl.errors import short
 from llmrl.models.text import Decode, decoder
 from llmrl.recipe import Recipe
+from llmrl.recipe_moves import part_columns
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.respondents import roles_asked_by
 from llmrl.rewards.reward import Reward
@@ -62,6 +63,9 @@ def check_rewards(
     for reward in rewards.rewards:
         if told := sorted({"episode", "trajectory"} & set(reward.piece.data)):
             report.skipped(f"rewards.{reward.name}", f"it reads the {told[0]}, which a gold answer alone does not make")
+            continue
+        if told := sorted(set(reward.columns) & set(part_columns(recipe.moves))):
+            report.skipped(f"rewards.{reward.name}", f"it reads {told[0]}, a part of a text that only a run brings")
             continue
         if roles := roles_asked_by(reward.piece):
             report.skipped(f"rewards.{reward.name}", f"it asks {', '.join(sorted(roles))}, who samples in a run alone")

@@ -30,7 +30,7 @@ class AuthorText:
 
     decode: token ids -> text, special tokens included, without the stop token that ends it (llmrl/models/text.py).
     chat: messages -> the tokens of a prompt that asks for an answer. plain: the same of a text that is no chat.
-    vocabulary: how many tokens there are, where that is known.
+    vocabulary: how many tokens there are, where that is known. end: the tokens that end an answer.
     """
 
     encode: Encode
@@ -38,6 +38,7 @@ class AuthorText:
     chat: Callable[[Sequence[Mapping[str, Any]]], list[int]] = _no_template
     vocabulary: int | None = None
     plain: Callable[[str], list[int]] = _no_prompts
+    end: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,10 @@ class Moves:
         given = list(begun[: len(texts)])
         for trajectory, text in zip(given, texts, strict=True):
             [turn] = trajectory.turns
-            turn.token_ids = self._authors[asked.move.by].text.encode(text)
+            author = self._authors[asked.move.by].text
+            turn.token_ids = author.encode(text)
+            if asked.move.replayed and self._read_ask(asked, trajectory) is not None:
+                turn.token_ids += author.end
             turn.text = trajectory.text = text
             trajectory.writer = DATASET
             trajectory.parts = asked.move.parts_of(self._read(trajectory))
@@ -189,14 +192,8 @@ class Moves:
     async def _sample(self, asking: Asking, asked: Asked, trajectory: Trajectory) -> None:
         """Let the move's author write; a context that cannot be made, or is too long, is the trajectory's failure."""
         author, [turn] = self._authors[asked.move.by], trajectory.turns
-        try:
-            context = self._context(asked, trajectory)
-        except ValueError as error:
-            trajectory.failure = Failure(f"moves.{asked.name}", "invalid", str(error))
+        if (context := self._read_ask(asked, trajectory)) is None:
             return
-        if tuple(context) != asking.prompt.token_ids:
-            text = author.text.decode(context)
-            trajectory.prompt = replace(trajectory.prompt, token_ids=tuple(context), text=text)
         async with asking.places:
             sampled = author.sampler.sample(context, _params(asking, asked, trajectory))
             found = await counted(asking.waiting, "sampler", sampled)
@@ -204,6 +201,18 @@ class Moves:
         turn.policy_version, trajectory.stop_reason = found.policy_version, found.stop_reason
         turn.text = trajectory.text = author.text.decode(found.token_ids)
         trajectory.parts = asked.move.parts_of(self._read(trajectory))
+
+    def _read_ask(self, asked: Asked, trajectory: Trajectory) -> list[int] | None:
+        """What the move's author reads, which becomes the trajectory's prompt; None if it cannot be made: a failure."""
+        try:
+            context = self._context(asked, trajectory)
+        except ValueError as error:
+            trajectory.failure = Failure(f"moves.{asked.name}", "invalid", str(error))
+            return None
+        if tuple(context) != trajectory.prompt.token_ids:
+            text = self._authors[asked.move.by].text.decode(context)
+            trajectory.prompt = replace(trajectory.prompt, token_ids=tuple(context), text=text)
+        return context
 
     def _context(self, asked: Asked, trajectory: Trajectory) -> list[int]:
         """The tokens that a move's author reads; raises ValueError for a missing value, and for too many tokens."""

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from llmrl.marks import takes_all_writers
+from llmrl.rewards.proposals import proposal_fault
 from llmrl.rewards.sneaky_steps import PROBE, hurts
 from llmrl.types import DATASET, POLICY, Group, Trajectory
 
@@ -40,6 +41,16 @@ def solved_between(group: Group, *, above: Share = 0.0, below: Share = 1.0) -> l
     """
     outcomes = [trajectory.verdict_or_reward for trajectory in group.trajectories]
     return group.trajectories if outcomes and above < sum(outcomes) / len(outcomes) < below else []
+
+
+@takes_all_writers
+def sound_proposals(group: Group, *, question: str = "question", answer: str = "answer") -> list[Trajectory]:
+    """The proposed questions without a fault, such as one that gives its answer away.
+
+    question, answer: the names of a proposal's parts. See `proposal_fault` in llmrl/rewards/proposals.py. Source:
+    PasoDoble, arXiv 2511.11881.
+    """
+    return [one for one in group.trajectories if not proposal_fault(one.parts.get(question), one.parts.get(answer))]
 
 
 @takes_all_writers

@@ -24,7 +24,7 @@ from llmrl.pieces import catalogue, resolve
 from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.recipe_moves import check_columns, part_columns
-from llmrl.resolve import Pieces, moves_without_company, resolve_moves, resolve_pieces
+from llmrl.resolve import Pieces, faults_of_moves, resolve_moves, resolve_pieces
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.golds import check_graded
 from llmrl.rewards.workers import Workers
@@ -146,7 +146,7 @@ def resolve_plan(plan: Plan) -> PiecesOf:
         for role, view in recipe.by_role.items():
             with gathered(own[role]):
                 found[name][role] = resolve_pieces(view)
-        faults[name] += of_roles(own) or moves_without_company(found[name], recipe)
+        faults[name] += of_roles(own) or faults_of_moves(found[name], recipe)
         with gathered(faults[name]):
             resolve_moves(recipe)
     if any(faults.values()):

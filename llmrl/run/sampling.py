@@ -345,7 +345,8 @@ def author_text(origin: Origin) -> AuthorText:
     def plain(text: str) -> list[int]:
         return prompt_tokens(tokenizer, text, chat=False)
 
-    return AuthorText(encoder(tokenizer), decoder(tokenizer, origin.stop_token_ids), chat, len(tokenizer), plain)
+    decode, end = decoder(tokenizer, origin.stop_token_ids), (tokenizer.eos_token_id,)
+    return AuthorText(encoder(tokenizer), decode, chat, len(tokenizer), plain, end)
 
 
 def encoder(tokenizer: Any) -> Encode:

@@ -13,8 +13,9 @@ from llmrl.rewards.proposals import (
     proposal_fault,
     regret,
 )
-from llmrl.types import Failure, Trajectory
-from tests.support.plain_trees import answers, text
+from llmrl.rollout.selection import sound_proposals
+from llmrl.types import Failure, Group, Trajectory
+from tests.support.plain_trees import PROMPT, answers, text
 
 
 def proposal(*outcomes: float | bool, question: str = "3+4?", answer: str = "9") -> Trajectory:
@@ -121,6 +122,11 @@ def test_only_the_last_questions_count_and_too_little_diversity_is_worth_nothing
     found = score(difficulty_and_diversity, asked, earlier, last=4)
     assert found.metrics["diversity"] == 0.75
     assert found.value == pytest.approx(1.1 - 0.5 + 0.2 * 0.75)
+
+
+def test_proposals_with_a_fault_are_not_asked():
+    sound, telling = proposal(), proposal(question="9 or 8?")
+    assert sound_proposals(Group(PROMPT, [sound, telling])) == [sound]
 
 
 def test_every_fault_has_a_name_of_its_own():

@@ -39,6 +39,7 @@ TEXT = AuthorText(
     lambda messages: encode("|".join(f"{one['role'][0]}:{one['content']}" for one in messages) + "|a:"),
     256,
     encode,
+    tuple(b"."),
 )
 
 
@@ -476,3 +477,21 @@ def test_what_earlier_steps_proposed_is_known_and_goes_on_with_a_run(workers):
     other.load_state_dict(rewards.state_dict())
     assert step(rewards) == step(other) == [0.0, 0.0]  # nothing but repetitions
     assert rewards.state_dict() == other.state_dict() == {"proposal": [{"question": "3+4", "answer": "7"}] * 3}
+
+
+REPLAY: dict[str, dict[str, Any]] = {
+    "draft": {"by": "actor"},
+    "replay": {"by": "critiquer", "of": "draft", "column": "critique", "ask": "{prompt}{draft}?"},
+}
+
+
+def test_rows_texts_are_replayed_after_what_their_author_would_have_read():
+    prompt = Prompt(PLAIN.id, PLAIN.token_ids, PLAIN.text, {**PLAIN.row, "critique": "no"})
+    found = collector(REPLAY, actor, critiquer)
+    nodes = by_node(sample(found, prompt, size=1))
+    replay = nodes["0/replay.0"]
+    assert (replay.text, replay.prompt.text, replay.writer) == ("no", "3+4=6?", DATASET)
+    assert bytes(replay.prompt.token_ids).decode() == "3+4=6?" and replay.turns[0].token_ids == encode("no.")
+    assert not asked_of(found, "critiquer")
+    given, untrained = Move.model_validate(REPLAY["replay"]), Move.model_validate(REPLAY["replay"] | {"trained": False})
+    assert given.learned_from and not untrained.learned_from

@@ -9,8 +9,10 @@ from llmrl.rollout.selection import (
     best_and_worst,
     best_of,
     everything,
+    followed,
     mixed_outcomes,
     right,
+    solved_between,
     triage,
     validated_pair,
     wrong,
@@ -33,6 +35,21 @@ def group(*scored: tuple[float, bool | None]) -> Group:
 
 def texts(trajectories: list[Trajectory]) -> str:
     return "".join(trajectory.text for trajectory in trajectories)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "kept"),
+    [(1, 5, ""), (1, 4, ""), (2, 4, "012345"), (5, 1, "012345"), (6, 0, ""), (0, 6, "")],  # 1/5 is not above .2
+)
+def test_groups_that_are_solved_now_and_then(right, wrong, kept):
+    outcomes = group(*[(1.0, True)] * right, *[(0.0, False)] * wrong)
+    assert texts(solved_between(outcomes, above=0.2)) == kept
+
+
+def test_texts_that_nothing_follows_are_dropped():
+    asked = group((0.0, None), (0.0, None))
+    asked.trajectories[1].children.append(asked.trajectories[0])
+    assert texts(followed(asked)) == "1"
 
 
 def test_everything_keeps_all():
