@@ -1,8 +1,8 @@
-"""A task whose answers have right and wrong parts: write the three digits of a question again.
+"""A task whose answers have right and wrong parts: write the five digits of a question again.
 
-question      372>          372         the answer; demonstrators write 6 of 10 digits one too high, such as 482
-critique      372>375/0?    [[+]]37     the digits before the first wrong one are good
-                            [[-]]5      the others are bad; 0 is the answer's reward
+question      37204>            37204       the answer; demonstrators write 6 of 10 digits one too high, such as 48214
+critique      37204>37304/0?    [[+]]37     the digits before the first wrong one are good
+                                [[-]]304    the others are bad; 0 is the answer's reward
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from llmrl.types import Score
 
-DIGITS = 3
+DIGITS = 5
 
 
 def questions(size: int, seed: int) -> list[dict[str, Any]]:
