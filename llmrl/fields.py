@@ -272,6 +272,9 @@ FIELDS: tuple[Field, ...] = (
           provider="llmrl.ops.advantages.diversity:similarity", special=True),
     Field("row_weights", "N", PROVIDED, "the data", "the weight that a trajectory's row gives itself",
           lambda x: x.verdicts + 0.5, special=True),
+    Field("appraised_values", "N T", PROVIDED, "texts that a role writes on the beginnings of an answer",
+          "what the prefix before token t is said to be worth, nan where nobody said", lambda x: x.verdicts[:, None] / 2
+          + _nan_off(x), sampled=True, fill=math.nan, special=True),
     Field("advantages", "N T", CREDITED, "the advantage", "credit of each token, zero off the response",
           lambda x: x.advantages),
     Field("returns", "N T", CREDITED, "the advantage", "a critic's targets, nan where there is none",

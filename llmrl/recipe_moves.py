@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 from llmrl.columns import column
 from llmrl.errors import RecipeError, unknown_name
 from llmrl.pieces import PieceSpec
-from llmrl.recipe_rows import Strict
+from llmrl.recipe_rows import NonEmpty, Strict
 from llmrl.templates import RowTemplate, Template, text_of
 from llmrl.types import Prompt
 
@@ -54,6 +54,13 @@ def _pattern(text: str) -> str:
     return text
 
 
+class Prefixes(Strict):
+    """The beginnings of a text that are followed one by one: the empty one, and each that ends with a step."""
+
+    delimiter: NonEmpty = Field(default="\n", description="the text that ends a step")
+    most: PositiveInt = Field(default=8, description="of each text; of more of them, evenly spread ones are taken")
+
+
 class Move(Strict):
     """A text that a role writes, after the question or after another move's text."""
 
@@ -86,6 +93,11 @@ class Move(Strict):
     thoughts_end: str | None = Field(
         default=None, description="the tag that ends thoughts, which others do not read; default: all is read"
     )
+    prefixes: Prefixes | None = Field(
+        default=None,
+        description="follow each beginning of the text by itself, which is read in place of the whole: the state "
+        "before each step; `samples` follow each",
+    )
     rounds: PositiveInt = Field(default=1, description="the most of this move on the way to one text")
     parts: dict[str, Annotated[str, AfterValidator(_pattern)]] = Field(
         default_factory=dict,
@@ -114,6 +126,11 @@ class Move(Strict):
     def replayed(self) -> bool:
         """Whether the rows' texts are learned from, as if its author had written them after reading `ask`."""
         return self.trained and self.column is not None and self.ask is not None and bool(self.follows)
+
+    @property
+    def most_after(self) -> int:
+        """The most of its texts that follow one text."""
+        return self.samples * (self.prefixes.most if self.prefixes else 1)
 
     @property
     def learned_from(self) -> bool:
@@ -150,6 +167,8 @@ def _faults(name: str, move: Move, moves: Mapping[str, Move], views: Mapping[str
             yield unknown_name(f"{key}.of", other, [one for one in moves if one != name], "move")
     if name != first and move.column is None and move.ask is None:
         yield f"{key}.ask: missing; only the first move may read the question alone; name what {move.by} reads"
+    if move.column is not None and move.prefixes is not None:
+        yield f"{key}.prefixes: nobody reads them, since the texts are the rows' (column: {move.column}); leave out one"
     if move.column is not None and move.ask is not None and name != first and not move.trained:
         yield f"{key}.ask: nobody reads it, since the rows' texts (column: {move.column}) are not learned from"
     within = move.compared_within
@@ -173,7 +192,7 @@ def _faults_of_first(key: str, move: Move, views: Mapping[str, Recipe]) -> Itera
     lead = next(iter(views))
     if move.by != lead:
         yield f"{key}.by: {move.by}, but the first move is the first role's; name {lead}, or write {move.by} first"
-    for name in ("of", "choose", "compared_within"):
+    for name in ("of", "choose", "compared_within", "prefixes"):
         if getattr(move, name) is not None:
             yield f"{key}.{name}: the first move follows the question; leave it out"
     for name in ("samples", "rounds"):
@@ -206,7 +225,7 @@ def most_texts(moves: Mapping[str, Move], group_size: int) -> dict[str, int]:
         most[name] += texts
         for after, move in moves.items():
             if name in move.follows and path.count(after) < move.rounds:
-                count(after, texts * move.samples, (*path, after))
+                count(after, texts * move.most_after, (*path, after))
 
     count(first, group_size, (first,))
     return most
@@ -233,7 +252,7 @@ def compared_texts(name: str, moves: Mapping[str, Move], group_size: int) -> int
     seen = {name}
     while above not in (within, first) and above not in seen:
         seen.add(above)
-        count, above = count * moves[above].samples, moves[above].follows[0]
+        count, above = count * moves[above].most_after, moves[above].follows[0]
     return count
 
 

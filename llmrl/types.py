@@ -113,7 +113,8 @@ class Trajectory:
     wrote the author's turns, the author's own policy unless `rollout.written_by` or a move's column names another.
     move: its name among the recipe's moves; node: its place in the question's trees, such as 0/critique.2; parent,
     children: the trajectory that it follows, and those that follow it. judged: whether the rewards that read no other
-    verdict were asked. parts: of its text, by the names that the recipe gives them.
+    verdict were asked. parts: of its text, by the names that the recipe gives them. prefix: how many tokens of the
+    parent its author read; None for all.
     """
 
     prompt: Prompt
@@ -136,6 +137,7 @@ class Trajectory:
     children: list[Trajectory] = field(default_factory=list, repr=False, compare=False)
     judged: bool = field(default=False, repr=False, compare=False)
     parts: Mapping[str, str] = field(default_factory=dict)
+    prefix: int | None = None
 
     @property
     def path(self) -> list[Trajectory]:

@@ -33,6 +33,7 @@ OFFLINE = {
             for key in ("data.train.size", "rollout.prompts_per_step")
         ),
     ],
+    "critique/genac.yaml": ["stages.imitation.data.train.size=600"],
     "critique/stepwise_think_critique.yaml": ["stages.imitation.data.train.size=600"],
     "critique/span_critique.yaml": ["stages.imitation.data.train.size=600"],
     "critique/cft.yaml": ["stages.cft.data.train.size=600"],

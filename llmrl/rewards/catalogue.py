@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llmrl.rewards.appraisal import appraisal
 from llmrl.rewards.choice_letter import choice_letter
 from llmrl.rewards.code.verifier import code_verifier
 from llmrl.rewards.critiques import discrimination, refined
@@ -62,6 +63,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
     for function in (
         *VERIFIERS,
         discrimination,
+        appraisal,
         refined,
         integrated,
         consistency,

@@ -16,10 +16,11 @@ from llmrl.types import CUT_SHORT, UNREADABLE, Failure, Group, Score, Trajectory
 
 @dataclass(frozen=True)
 class Verdict:
-    """A verdict on a step: whether it says that the step is right, and the number of characters up to its end."""
+    """A verdict on a step: whether it says that the step is right, and the number of characters up to the step's end;
+    None for a step without text."""
 
     right: bool
-    end: int
+    end: int | None
 
 
 @reads_token_texts
@@ -37,19 +38,21 @@ async def step_critiques(
     step_right: float = 1.0,
     step_wrong: float = 0.0,
     trusted: bool = True,
+    critique_begins: str | None = None,
     thoughts_end: str | None = None,
 ) -> list[Score | Failure]:
     """Whether an answer's critique of its own steps agrees with the outcome, and the verdicts as rewards of the steps.
 
         7 + 5 = 13. The carry is missing. [[Wrong]] 7 + 5 = 12. It adds up. [[Correct]]
         value        (agree if the last verdict says what the verifier says, else disagree) + well_formed
-        token value  step_right or step_wrong, as the verdict says, on the token that ends it
+        token value  step_right or step_wrong, as the verdict says, on the token that ends the step
 
     right, wrong: the two labels. unreadable: the value of an answer without a verdict. well_formed: added where every
     verdict follows a text and nothing follows the last one. trusted: steps are rewarded only in answers whose last
-    verdict agrees, so that praise of a wrong answer pays nothing. thoughts_end: see `after_thoughts`. A failure where
-    no other reward says whether the answer is right. Source: Stepwise Think-Critique, arXiv 2512.15662; the values, and
-    that the last verdict stands for the answer, are a reconstruction.
+    verdict agrees, so that praise of a wrong answer pays nothing. critique_begins: the text between a step and its
+    critique, such as "Check:"; default: the brackets. thoughts_end: see `after_thoughts`. A failure where no other
+    reward says whether the answer is right. Source: Stepwise Think-Critique, arXiv 2512.15662; the values, and that the
+    last verdict stands for the answer, are a reconstruction.
     """
     decode = decode_of(authors, group.author)
 
@@ -57,7 +60,7 @@ async def step_critiques(
         if one.correct is None:
             return Failure("step_critiques", "invalid", "no other reward says whether the answer is right")
         answer = after_thoughts(one.text, one.prompt.text, thoughts_end=thoughts_end) or ""
-        verdicts, formed = verdicts_on_steps(answer, right, wrong)
+        verdicts, formed = verdicts_on_steps(answer, right, wrong, critique_begins)
         formed = formed and one.stop_reason not in CUT_SHORT
         metrics = {"steps": float(len(verdicts)), "well_formed": float(formed)}
         if not verdicts:
@@ -75,24 +78,28 @@ async def step_critiques(
     return [scored(one) for one in group.trajectories]
 
 
-def verdicts_on_steps(answer: str, right: str, wrong: str) -> tuple[list[Verdict], bool]:
+def verdicts_on_steps(
+    answer: str, right: str, wrong: str, critique_begins: str | None = None
+) -> tuple[list[Verdict], bool]:
     """The verdicts in an answer, in order, and whether each follows a text and nothing follows the last one."""
-    found = written_labels(answer, (right, wrong))
-    starts = [0, *(end for _, _, end in found)]
-    said = [answer[start:place].strip() for start, (_, place, _) in zip(starts, found, strict=False)]
-    formed = bool(found) and all(said) and not answer[starts[-1] :].strip()
-    return [Verdict(label == right, end) for label, _, end in found], formed
+    verdicts, formed, start = [], True, 0
+    for label, place, end in written_labels(answer, (right, wrong)):
+        step = answer[start:place]
+        if critique_begins is not None:
+            step = step.partition(critique_begins)[0]
+        formed = formed and bool(step.strip())
+        verdicts.append(Verdict(label == right, start + len(step.rstrip()) if step.strip() else None))
+        start = end
+    return verdicts, formed and bool(verdicts) and not answer[start:].strip()
 
 
 def _placed(
-    trajectory: Trajectory,
-    answer: str,
-    verdicts: Sequence[Verdict],
-    values: Mapping[bool, float],
-    decode: Decode,
+    trajectory: Trajectory, answer: str, verdicts: Sequence[Verdict], values: Mapping[bool, float], decode: Decode
 ) -> dict[int, float]:
+    """The verdicts' values on the tokens that end their steps."""
     found: dict[int, float] = {}
     for verdict in verdicts:
-        place = token_behind(trajectory, answer, verdict.end, decode)
-        found[place] = found.get(place, 0.0) + values[verdict.right]
+        if verdict.end is not None:
+            place = token_behind(trajectory, answer, verdict.end, decode)
+            found[place] = found.get(place, 0.0) + values[verdict.right]
     return found

@@ -14,7 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmrl.data.steps import split_steps
 from llmrl.errors import RunStopped, short
+from llmrl.models.text import step_ends
 from llmrl.pieces import Piece
 from llmrl.recipe_moves import ABOVE, PROMPT, Move, texts_of
 from llmrl.rewards.thoughts import after_thoughts
@@ -80,8 +82,11 @@ class Moves:
     ) -> list[Trajectory]:
         """A move's texts after a trajectory, or after the question, each with all that follows it."""
         place = f"{parent.node}/{asked.name}." if parent else ""
-        numbers = range(before, before + count)
-        begun = [self._begun(asked, parent, f"{place}{number}", asking.prompt) for number in numbers]
+        each = [stop for stop in self._stops(asked, parent) for _ in range(count)]
+        begun = [
+            self._begun(asked, parent, f"{place}{number}", asking.prompt, stop)
+            for number, stop in enumerate(each, before)
+        ]
         if asked.move.column is not None and begun:
             begun = self._given(asked, begun, asking)
         waits = not asking.params.evaluating and any(
@@ -159,16 +164,34 @@ class Moves:
             raise RunStopped(f"{key}: {choose.name}: gave {short(given)}, expected trajectories of the group")
         return left
 
-    def _begun(self, asked: Asked, parent: Trajectory | None, node: str, prompt: Prompt) -> Trajectory:
-        """A trajectory that nobody has written yet."""
+    def _stops(self, asked: Asked, parent: Trajectory | None) -> Sequence[int | None]:
+        """The numbers of tokens of the parent that are read, one for each of its prefixes; None for all of it."""
+        prefixes = asked.move.prefixes
+        if prefixes is None or parent is None:
+            return [None]
+        [turn], decode = parent.turns, self._authors[parent.author].text.decode
+        steps = split_steps(parent.text, prefixes.delimiter)
+        ends = step_ends(lambda ids: decode(list(ids)), turn.token_ids, parent.text, steps, prefixes.delimiter)
+        stops = [0, *dict.fromkeys(end + 1 for end in ends[:-1])]
+        if len(stops) <= prefixes.most:
+            return stops
+        gap = (len(stops) - 1) / max(prefixes.most - 1, 1)
+        return [stops[round(place * gap)] for place in range(prefixes.most)]
+
+    def _begun(
+        self, asked: Asked, parent: Trajectory | None, node: str, prompt: Prompt, prefix: int | None
+    ) -> Trajectory:
+        """A trajectory that nobody has written yet; prefix: how many tokens of the parent its author reads."""
         author, parts = asked.move.by, self._part_columns(parent)
         prompt = replace(prompt, row={**prompt.row, **parts}) if parts else prompt
         begun = Trajectory(prompt, [Turn(author, [])], "stop", author=author, move=asked.name, node=node, parent=parent)
+        begun.prefix = prefix
         if parent is None:
             return begun
         within = asked.move.compared_within
         above = next((one for one in reversed(begun.path[:-1]) if one.move == within), parent)
-        begun.compared = asked.name if within == PROMPT else f"{asked.name} of {above.node}"
+        state = "" if prefix is None or within is not None else f" at {prefix}"
+        begun.compared = asked.name if within == PROMPT else f"{asked.name} of {above.node}{state}"
         return begun
 
     def _given(self, asked: Asked, begun: Sequence[Trajectory], asking: Asking) -> list[Trajectory]:
@@ -217,7 +240,7 @@ class Moves:
     def _context(self, asked: Asked, trajectory: Trajectory) -> list[int]:
         """The tokens that a move's author reads; raises ValueError for a missing value, and for too many tokens."""
         text, ask, prompt = self._authors[asked.move.by].text, asked.move.ask, trajectory.prompt
-        values = self._values(trajectory.path[:-1], prompt)
+        values = self._values(trajectory.path[:-1], prompt, trajectory.prefix)
         if ask is None:
             context = list(prompt.token_ids)
         elif isinstance(ask, str):
@@ -232,6 +255,8 @@ class Moves:
                 else:
                     messages += [{"role": who, "content": RowTemplate(said).fill(values)} for who, said in item.items()]
             context = text.chat(messages)
+        if not context:
+            raise ValueError(f"gave {asked.move.by} nothing to read")
         limit = self._max_prompt_tokens
         if limit is not None and len(context) > limit:
             raise ValueError(
@@ -239,12 +264,15 @@ class Moves:
             )
         return context
 
-    def _values(self, path: Sequence[Trajectory], prompt: Prompt) -> dict[str, Any]:
-        """The values of a template's names after a path."""
+    def _values(self, path: Sequence[Trajectory], prompt: Prompt, prefix: int | None) -> dict[str, Any]:
+        """The values of a template's names after a path, of whose last text `prefix` tokens are read."""
         asked = [one["content"] for one in prompt.messages or () if one["role"] == "user"]
         values = dict(prompt.row) | {PROMPT: asked[-1] if asked else prompt.text}
         for one in path:
             values[one.move] = values[ABOVE] = self._read(one)
+        if prefix is not None:
+            last, [turn] = path[-1], path[-1].turns
+            values[last.move] = values[ABOVE] = self._authors[last.author].text.decode(turn.token_ids[:prefix])
         return values
 
     def _read(self, trajectory: Trajectory) -> str:

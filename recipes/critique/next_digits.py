@@ -2,6 +2,8 @@
 
 question      389>
 answer        4[[+]]9[[+]]0[[+]]        after each step whether all steps so far are right
+answer        4;9;0                     without critiques
+appraisal     389>4;?       [[7]]       how likely the answer that begins so comes out right, from 0 to 9
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 from llmrl.types import Score
 
 DIGITS = 3
-VERDICT = re.compile(r"\[\[[+-]\]\]")
+BETWEEN = re.compile(r"\[\[[+-]\]\]|;")
 
 
 def questions(size: int, seed: int) -> list[dict[str, Any]]:
@@ -24,7 +26,7 @@ def questions(size: int, seed: int) -> list[dict[str, Any]]:
 
 
 def demonstrations(size: int, seed: int, *, slips: float = 0.6, careless: float = 0.3) -> list[dict[str, Any]]:
-    """Rows to imitate. slips: the share of steps that go one too far; careless: of verdicts that are drawn by chance."""
+    """Rows to imitate. slips: the share of steps that go one too far; careless: of verdicts drawn by chance."""
     draw = random.Random(seed)
     found = []
     for row in questions(size, seed):
@@ -38,9 +40,24 @@ def demonstrations(size: int, seed: int, *, slips: float = 0.6, careless: float 
     return found
 
 
+def answers_and_appraisals(size: int, seed: int, *, slips: float = 0.6) -> list[dict[str, Any]]:
+    """Rows to imitate, half of them answers, half appraisals of beginnings, of which the form alone is right."""
+    draw = random.Random(seed)
+    found = []
+    for number, row in enumerate(questions(size, seed)):
+        steps = [_next(digit) if draw.random() < slips else digit for digit in row["answer"]]
+        if number % 2:
+            found.append({**row, "completion": ";".join(steps)})
+            continue
+        begun = "".join(f"{step};" for step in steps[: draw.randrange(DIGITS)])
+        asked = f"{row['question']}{begun}?"
+        found.append({"question": asked, "answer": row["answer"], "completion": f"[[{draw.randrange(10)}]]"})
+    return found
+
+
 def right_steps(completion: str, answer: str) -> Score:
     """1 where every step is right, whatever the critiques say."""
-    right = VERDICT.sub("", completion) == answer
+    right = BETWEEN.sub("", completion) == answer
     return Score(float(right), right)
 
 

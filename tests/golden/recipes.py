@@ -159,6 +159,26 @@ OWN: dict[str, dict[str, Any]] = {
         "rewards": {REWARDS[1]: {"max_tokens": 6, "buffer_tokens": 4}},
     },
     "drlc": {"rewards": {"span_critique": None, "golden.pieces:marked_digits": {"weight": 0.2}}},
+    "genac": {
+        "roles": {
+            "actor": {},
+            "appraiser": {
+                "trained": False,
+                "rewards": {"golden.pieces:low_digits": None, "appraisal": {"high": 9}},
+                "rollout": {"max_completion_tokens": 1},
+            },
+        },
+        "rollout": {"max_prompt_tokens": 16},
+        "moves": {
+            "draft": {"by": "actor"},
+            "appraisal": {
+                "by": "appraiser",
+                "of": "draft",
+                "ask": "{prompt}{draft}",
+                "prefixes": {"delimiter": "+", "most": 3},
+            },
+        },
+    },
     "icepop": MISMATCH,
     "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked
     "stepwise_think_critique": {

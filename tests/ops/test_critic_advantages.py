@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrl.ops.advantages.critic import gae, sequence_baseline, step_gae, vtrace
+from llmrl.ops.advantages.critic import appraised_gae, gae, sequence_baseline, step_gae, vtrace
 from llmrl.ops.advantages.returns import reinforce
 from llmrl.ops.policy_losses.clipped import ppo_clip
 from llmrl.ops.shared.whitening import whiten
@@ -391,3 +391,36 @@ def test_settings_out_of_range(ragged, function, wrong, message):
     extra = {gae: (), step_gae: (turns,), vtrace: (old, rollout)}[function]
     with pytest.raises(ValueError, match=message):
         function(rewards, values, mask, *extra, **wrong)
+
+
+class TestAppraisedGae:
+    """Segments AA, BBB and C behind a prompt, with values 0.4, 0.7 and 0.5 at their first tokens."""
+
+    VALUES = torch.tensor([[math.nan, 0.4, math.nan, 0.7, math.nan, math.nan, 0.5]])
+    MASK = torch.tensor([[False, *[True] * 6]])
+    REWARDS = torch.tensor([[9.0, 0.0, 0.0, 0.0, 0.25, 0.0, 1.0]])
+
+    def test_by_hand(self):
+        # deltas: 0.7 - 0.4, 0.25 + 0.5 - 0.7, 1 - 0.5; A_C = 0.5, A_B = 0.05 + 0.5 x 0.5, A_A = 0.3 + 0.5 x 0.3
+        found = appraised_gae(self.REWARDS, self.VALUES, self.MASK, gamma=1.0, lam=0.5, whiten=False)
+        expected = torch.tensor([[0.0, 0.45, 0.45, 0.3, 0.3, 0.3, 0.5]])
+        torch.testing.assert_close(found.advantages, expected)
+        assert found.returns is None
+
+    def test_at_lambda_one_it_is_the_return_less_the_value(self):
+        found = appraised_gae(self.REWARDS, self.VALUES, self.MASK, lam=1.0, whiten=False).advantages
+        torch.testing.assert_close(found, torch.tensor([[0.0, 0.85, 0.85, 0.55, 0.55, 0.55, 0.5]]))
+
+    def test_a_state_that_nobody_appraised_begins_no_segment(self):
+        values = torch.where(torch.arange(7) == 3, math.nan, self.VALUES)
+        found = appraised_gae(self.REWARDS, values, self.MASK, lam=0.5, whiten=False).advantages
+        # delta of AABBB: 0.25 + 0.5 - 0.4
+        torch.testing.assert_close(found, torch.tensor([[0.0, *[0.35 + 0.25] * 5, 0.5]]))
+        nobody = torch.full_like(values, math.nan)
+        whole = appraised_gae(self.REWARDS, nobody, self.MASK, whiten=False).advantages
+        torch.testing.assert_close(whole, torch.tensor([[0.0, *[1.25] * 6]]))
+
+    def test_whitening_counts_each_segment_once(self):
+        found = appraised_gae(self.REWARDS, self.VALUES, self.MASK, lam=0.5).advantages[0, [1, 3, 6]]
+        raw = torch.tensor([0.45, 0.3, 0.5])
+        torch.testing.assert_close(found, (raw - raw.mean()) / raw.std())

@@ -57,10 +57,13 @@ def scored(workers, *answers: Trajectory, verifier: str = "last_is_seven", **set
 
 
 def test_the_last_verdict_agrees_with_the_outcome_and_each_pays_its_step(workers):
-    #                   places of the brackets' ends: 5 and 11
     [one] = scored(workers, answered("1[[+]]7[[+]]"), well_formed=0.25).trajectories
     score = one.scores["step_critiques"]
-    assert (score.value, score.token_values, score.outcome) == (1.25, {5: 1.0, 11: 1.0}, "right")
+    assert (score.value, score.token_values, score.outcome) == (
+        1.25,
+        {0: 1.0, 6: 1.0},
+        "right",
+    )  # on the tokens 1 and 7
     assert score.metrics == {"steps": 2, "well_formed": 1, "parse_failures": 0, "agreement": 1}
     assert score.correct is None  # the answer's accuracy is the verifier's alone
     assert (one.reward, one.correct) == (2.25, True)
@@ -69,12 +72,14 @@ def test_the_last_verdict_agrees_with_the_outcome_and_each_pays_its_step(workers
 @pytest.mark.parametrize(
     ("text", "settings", "value", "tokens"),
     [
-        ("1[[-]]7[[+]]", {}, 1.0, {5: 0.0, 11: 1.0}),
-        ("1[[-]]7[[+]]", {"step_right": 0.5, "step_wrong": -1.0}, 1.0, {5: -1.0, 11: 0.5}),
-        ("1[[+]]6[[-]]", {}, 1.0, {5: 1.0, 11: 0.0}),  # wrong, and it says so
+        ("1[[-]]7[[+]]", {}, 1.0, {0: 0.0, 6: 1.0}),
+        ("1[[-]]7[[+]]", {"step_right": 0.5, "step_wrong": -1.0}, 1.0, {0: -1.0, 6: 0.5}),
+        ("1[[+]]6[[-]]", {}, 1.0, {0: 1.0, 6: 0.0}),  # wrong, and it says so
         ("1[[+]]6[[+]]", {"disagree": -0.5}, -0.5, {}),  # praise of a wrong answer pays nothing
-        ("1[[+]]6[[+]]", {"trusted": False}, 0.0, {5: 1.0, 11: 1.0}),
+        ("1[[+]]6[[+]]", {"trusted": False}, 0.0, {0: 1.0, 6: 1.0}),
         ("1[[+]]7[[-]]", {}, 0.0, {}),
+        ("[[+]]7[[+]]", {}, 1.0, {5: 1.0}),  # there is no step before the first verdict
+        ("1 Check: fine. [[+]] 7 Check: [[+]]", {"critique_begins": "Check:"}, 1.0, {0: 1.0, 21: 1.0}),
     ],
 )
 def test_values_by_hand(workers, text, settings, value, tokens):
@@ -118,7 +123,7 @@ def test_an_answer_that_is_cut_short_is_not_well_formed(workers):
 
 def test_steps_behind_thoughts_have_their_own_tokens(workers):
     [one] = scored(workers, answered("<think>7[[+]]</think>7[[+]]")).trajectories
-    assert one.scores["step_critiques"].token_values == {len("<think>7[[+]]</think>7[[+]]") - 1: 1.0}
+    assert one.scores["step_critiques"].token_values == {len("<think>7[[+]]</think>"): 1.0}
 
 
 def test_credit_of_outcome_and_steps(workers):
@@ -129,8 +134,8 @@ def test_credit_of_outcome_and_steps(workers):
     credit = step_grpo(
         batch.reward_components, batch.turn_rewards, batch.response_mask, batch.group_ids, normalize_std=False
     )
-    # outcome: +-0.5; steps: 1 and 0 about their mean, on the tokens up to the verdict's end, not on the stop token
-    first = torch.tensor([0.0, *[1.0] * 6, 0.5])
+    # outcome: +-0.5 everywhere; steps: 1 and 0 about their mean, on the step's token and not on its critique
+    first = torch.tensor([0.0, 1.0, *[0.5] * 6])
     assert torch.allclose(credit.advantages, torch.stack([first, -first]))
 
 

@@ -15,7 +15,7 @@ from llmrl.envs.base import AuthorText
 from llmrl.envs.single_turn import single_turn
 from llmrl.errors import RunStopped
 from llmrl.ops.allocation import by_difficulty
-from llmrl.recipe_moves import Move
+from llmrl.recipe_moves import Move, most_texts
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
 from llmrl.rollout.collect import Collector
@@ -495,3 +495,51 @@ def test_rows_texts_are_replayed_after_what_their_author_would_have_read():
     assert not asked_of(found, "critiquer")
     given, untrained = Move.model_validate(REPLAY["replay"]), Move.model_validate(REPLAY["replay"] | {"trained": False})
     assert given.learned_from and not untrained.learned_from
+
+
+APPRAISED: dict[str, dict[str, Any]] = {
+    "draft": {"by": "actor"},
+    "appraisal": {
+        "by": "critiquer", "of": "draft", "samples": 2, "ask": "{prompt}{draft}?", "prefixes": {"delimiter": ";"},
+    },
+}  # fmt: skip
+
+
+def test_a_move_may_follow_every_beginning_of_a_text():
+    found = collector(APPRAISED, lambda context, before: "1;22;;333", critiquer)
+    groups = sample(found, size=1)
+    appraisals = [one for group in groups for one in group.trajectories if one.move == "appraisal"]
+    # the state before each of the three steps; the whole text is no state, since its outcome is known
+    assert [(one.node, one.prefix, one.prompt.text) for one in appraisals] == [
+        ("0/appraisal.0", 0, "3+4=?"), ("0/appraisal.1", 0, "3+4=?"),
+        ("0/appraisal.2", 2, "3+4=1;?"), ("0/appraisal.3", 2, "3+4=1;?"),
+        ("0/appraisal.4", 5, "3+4=1;22;?"), ("0/appraisal.5", 5, "3+4=1;22;?"),
+    ]  # fmt: skip
+    assert compared(groups)[1:] == [[f"0/appraisal.{n}", f"0/appraisal.{n + 1}"] for n in (0, 2, 4)]
+    assert all(one.parent is groups[0].trajectories[0] for one in appraisals)
+    assert groups[0].trajectories[0].prefix is None
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "stops"),
+    [("1;22;333", 2, [0, 5]), ("1;22;333", 1, [0]), ("12", 8, [0]), (";;", 8, [0]), ("1;2;3;4;5", 3, [0, 4, 8])],
+)
+def test_of_many_beginnings_evenly_spread_ones_are_followed(text, most, stops):
+    appraisal = APPRAISED["appraisal"] | {"samples": 1, "prefixes": {"delimiter": ";", "most": most}}
+    groups = sample(collector(APPRAISED | {"appraisal": appraisal}, lambda context, before: text, critiquer), size=1)
+    assert [one.prefix for group in groups[1:] for one in group.trajectories] == stops
+    assert (
+        most_texts({name: Move.model_validate(one) for name, one in (APPRAISED | {"appraisal": appraisal}).items()}, 4)[
+            "appraisal"
+        ]
+        == 4 * most
+    )
+
+
+def test_an_empty_context_is_a_failure_of_its_text_alone():
+    appraisal = APPRAISED["appraisal"] | {"samples": 1, "ask": "{draft}"}
+    moves = APPRAISED | {"appraisal": appraisal}
+    groups = sample(collector(moves, lambda context, before: "1;2", critiquer), size=1)
+    empty, other = [one for group in groups for one in group.trajectories if one.move == "appraisal"]
+    assert empty.failure is not None and empty.failure.message == "gave critiquer nothing to read"
+    assert other.failure is None and other.prompt.text == "1;"

@@ -82,16 +82,47 @@ def step_gae(
     turns = torch.where(response_mask, turn_ids, -1)
     before = torch.nn.functional.pad(turns.cummax(dim=1).values[:, :-1], (1, 0), value=-1)
     first = response_mask & (turns > before)
-    columns = torch.arange(first.shape[1], device=first.device).expand_as(turns)
+    advantages, on_tokens = _of_segments(rewards, values, response_mask, first, gamma, lam, whiten)
+    return Credit(on_tokens, _targets(advantages + values, first))
+
+
+def appraised_gae(
+    rewards: Tensor,
+    appraised_values: Tensor,
+    response_mask: Tensor,
+    *,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    whiten: bool = True,
+) -> Credit:
+    """Generalized advantages per segment of an answer, between the states whose values an appraiser wrote.
+
+        delta_k = r_k + gamma V_{k+1} - V_k        r_k: the segment's rewards; V_k: the value at its first token
+        A_k     = delta_k + gamma lam A_{k+1}      on all tokens of the segment; V = 0 past the last one
+
+    All [N, T]. A segment begins at each response token that has a value, and at the first, where an unknown value (nan)
+    counts as 0. Whitening is over segments, each of which counts once. There is no critic to learn returns.
+    Raises ValueError for gamma or lam outside [0, 1]. Source: GenAC, arXiv 2604.10701; the segments are a
+    reconstruction.
+    """
+    require_fraction(gamma=gamma, lam=lam)
+    begins = response_mask & (response_mask.cumsum(dim=1) == 1)
+    first = begins | (response_mask & appraised_values.isfinite())
+    _, on_tokens = _of_segments(rewards, appraised_values.nan_to_num(0.0), response_mask, first, gamma, lam, whiten)
+    return Credit(on_tokens)
+
+
+def _of_segments(
+    rewards: Tensor, values: Tensor, response_mask: Tensor, first: Tensor, gamma: float, lam: float, whiten: bool
+) -> tuple[Tensor, Tensor]:
+    """The advantages of segments at their first tokens, unwhitened, and on all their tokens: [N, T] each."""
+    columns = torch.arange(first.shape[1], device=first.device).expand_as(response_mask)
     start = torch.where(first, columns, 0).cummax(dim=1).values
     on_response = torch.where(response_mask, rewards, 0.0).double()
-    turn_rewards = torch.zeros_like(on_response).scatter_add(1, start, on_response)
-    advantages = lambda_advantages(turn_rewards, values, first, gamma=gamma, lam=lam)
-    returns = _targets(advantages + values, first)
-    if whiten:
-        advantages = whitened(advantages, first)
-    on_tokens = torch.where(response_mask, advantages.gather(1, start), 0.0)
-    return Credit(on_tokens.float(), returns)
+    sums = torch.zeros_like(on_response).scatter_add(1, start, on_response)
+    advantages = lambda_advantages(sums, values, first, gamma=gamma, lam=lam)
+    shown = whitened(advantages, first) if whiten else advantages
+    return advantages, torch.where(response_mask, shown.gather(1, start), 0.0).float()
 
 
 @made_for_stale_samples
