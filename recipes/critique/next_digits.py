@@ -25,7 +25,7 @@ def questions(size: int, seed: int) -> list[dict[str, Any]]:
     return [{"question": f"{digits}>", "answer": "".join(map(_next, digits))} for digits in found]
 
 
-def demonstrations(size: int, seed: int, *, slips: float = 0.6, careless: float = 0.3) -> list[dict[str, Any]]:
+def demonstrations(size: int, seed: int, *, slips: float = 0.5, careless: float = 0.3) -> list[dict[str, Any]]:
     """Rows to imitate. slips: the share of steps that go one too far; careless: of verdicts drawn by chance."""
     draw = random.Random(seed)
     found = []
