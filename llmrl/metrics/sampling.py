@@ -52,6 +52,7 @@ SAMPLES = (
     Metric("rewarded_turns", "The turns of a trajectory that the environment rewarded, on average.", "turns"),
     Metric("evolved/<entry>", "Of prompts that evolve: the share asked, and how many are made, refused or waiting."),
     Metric("prompted/<entry>", "Of prompted pairs: the gap that was asked for, and the share of prompts with a pair."),
+    Metric("hindsight/<entry>", "Of attempts: the shares called successes, given another goal, and without a verdict."),
     Metric("spliced/<entry>", "Of paths: the pairs, and the shares that were flagged or criticized, kept, or too "
            "long."),
     Metric("completion_tokens", "The mean length of a trajectory, without prompt and environment.", "tokens",

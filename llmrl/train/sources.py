@@ -36,6 +36,7 @@ from llmrl.rollout.collect import Collected, Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams
 from llmrl.train.evolved_prompts import evolved_prompts
 from llmrl.train.prompted_pairs import prompted_pairs
+from llmrl.train.relabelled import relabelled
 from llmrl.train.spliced_paths import criticized_paths, spliced_paths
 from llmrl.types import ACTOR, Group, Prompt
 
@@ -199,6 +200,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         prompted_pairs,
         spliced_paths,
         criticized_paths,
+        relabelled,
     )
 }
 """The built-in sources, by the names that recipes use."""

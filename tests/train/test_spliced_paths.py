@@ -174,7 +174,7 @@ def source(spec: dict[str, Any], says: Callable[[str, int], str] = actor, **roll
 
 def written(group: Group) -> list[tuple[str, str]]:
     [one] = group.trajectories
-    return [(turn.author, TOKENIZER.decode(turn.token_ids)) for turn in one.turns]
+    return [(turn.author, str(TOKENIZER.decode(turn.token_ids))) for turn in one.turns]
 
 
 FLAG = {"flag": "{prompt}{path}/{action}?", "revisions": ["!"], "separator": ";"}
