@@ -283,6 +283,35 @@ def show_audit(
     show_audit(source, policy, reference, Console(), **settings)
 
 
+@app.command("eval")
+def evaluate(
+    source: Annotated[Path, typer.Argument(help="a recipe file, or the folder of a run", autocompletion=recipe_files)],
+    overrides: Overrides = None,
+    stage: StageName = None,
+    step: Annotated[int | None, typer.Option(help="of a run: that checkpoint, or what was recorded then")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="FOLDER, or ROLE=FOLDER; may be repeated")] = None,
+    critique: Annotated[bool, typer.Option("--critique", help="measure critiques and refinements")] = False,
+    samples: Annotated[int | None, typer.Option(help="of each prompt: for pass@k, or drafts", min=1)] = None,
+    steps: Annotated[str | None, typer.Option(help="a file of solutions whose steps have labels")] = None,
+    template: Annotated[str | None, typer.Option(help="the question about them: {prompt}, {steps}, {last}")] = None,
+    role: Annotated[str | None, typer.Option(help="who is asked about them; default: critiquer")] = None,
+    neutral: Annotated[Literal["right", "wrong", "drop"], typer.Option(help="a neutral step's label")] = "drop",
+    limit: Annotated[int | None, typer.Option(help="only the first prompts or solutions", min=1)] = None,
+    keep: Annotated[Path | None, typer.Option(help="a new folder for the rollouts, which `llmrl show` reads")] = None,
+    out: Annotated[Path | None, typer.Option(help="write JSON here")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure models on held-out prompts, the critiques that they write, or those that a run has recorded."""
+    _quiet()
+    from llmrl.run.evaluate import Asked, run
+
+    of_steps: dict[str, Any] = {"steps": steps, "template": template, "role": role, "neutral": neutral}
+    asked = Asked(
+        source, overrides or (), stage, step, model or (), critique, samples, limit=limit, keep=keep, **of_steps
+    )
+    run(asked, Console(), out=out, as_json=as_json)
+
+
 @app.command()
 def show(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run, also of one under way")],

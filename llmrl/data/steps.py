@@ -48,15 +48,18 @@ def solution_of(
     """
     if len(labels) != len(steps):
         raise ValueError(f"{len(labels)} labels for {len(steps)} steps; expected one for each")
-    rewards = [_reward(label, neutral) for label in labels]
+    rewards = [reward_of_step(label, neutral) for label in labels]
     if last_step_only:
         rewards = [*[None] * (len(rewards) - 1), *rewards[-1:]]
     tokens = step_tokens(tokenizer, steps, separator)
     return Written([Span(ids, reward=reward) for ids, reward in zip(tokens, rewards, strict=True)])
 
 
-def _reward(label: Any, neutral: str | None) -> float | None:
-    """1 for right, 0 for wrong, the chance itself, or None for a step without a label."""
+def reward_of_step(label: Any, neutral: str | None) -> float | None:
+    """1 for a right step, 0 for a wrong one, the chance itself, or None for a step without a label.
+
+    neutral: see `solution_of`. Raises ValueError for a label that is none, and for a neutral one without that setting.
+    """
     if label is None:
         return None
     if label == NEUTRAL:

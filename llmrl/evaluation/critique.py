@@ -28,6 +28,9 @@ Tally = Mapping[str, float]
 AnswerOf = Callable[[Trajectory], Hashable | None]
 """The answer that a trajectory gives, equal for equal answers; None for none."""
 
+Measure = Callable[[Mapping[str, Any]], dict[str, np.ndarray]]
+"""Metrics of sums, each a number or an array of draws."""
+
 
 class Interval(NamedTuple):
     """The ends of a confidence interval."""
@@ -107,8 +110,8 @@ def total(tallies: Iterable[Tally]) -> dict[str, float]:
     return dict(found)
 
 
-def rates(sums: Tally) -> dict[str, float]:
-    """The metrics of a tally, without those that divide by nothing.
+def rates(sums: Tally, measure: Measure | None = None) -> dict[str, float]:
+    """The metrics of a tally, without those that divide by nothing; measure: of sums, in place of the metrics here.
 
     "wrong" is the positive class of verdict_precision, verdict_recall and verdict_f1. An unreadable verdict agrees with
     nothing: it counts against accuracy and recall. verdict_calibration_error and verdict_brier_score are those of the
@@ -116,11 +119,13 @@ def rates(sums: Tally) -> dict[str, float]:
     accuracy of refinements that read a critique, less that of answers that follow the draft without one, over drafts
     that have both; where no draft has both, less the draft's own.
     """
-    found = {name: float(value) for name, value in _rates(sums).items()}
+    found = {name: float(value) for name, value in (measure or _rates)(sums).items()}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def intervals(tallies: Sequence[Tally], *, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
+def intervals(
+    tallies: Sequence[Tally], measure: Measure | None = None, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
     """The intervals that hold each metric with a chance of LEVEL, by the bootstrap over questions.
 
     tallies: one of each question; answers to one question depend on each other, and so are drawn together. A single
@@ -132,7 +137,7 @@ def intervals(tallies: Sequence[Tally], *, resamples: int = 1000, seed: int = 0)
     sums = np.array([[one.get(name, 0.0) for name in names] for one in tallies])
     draws = np.random.default_rng(seed).multinomial(len(tallies), np.full(len(tallies), 1 / len(tallies)), resamples)
     found: dict[str, Interval] = {}
-    for name, values in _rates(dict(zip(names, (draws @ sums).T, strict=True))).items():
+    for name, values in (measure or _rates)(dict(zip(names, (draws @ sums).T, strict=True))).items():
         values = values[np.isfinite(values)]
         if len(values):
             found[name] = Interval(*map(float, np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])))

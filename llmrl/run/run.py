@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -49,6 +47,7 @@ from llmrl.run.sampling import (
     rewards_of,
 )
 from llmrl.run.sandbox_check import check_isolation
+from llmrl.run.signals import Signals
 from llmrl.run.stage import Stage, StopAsked, measuring_once
 from llmrl.run.surroundings import Surroundings, changes, surroundings
 from llmrl.run.warnings import Watch
@@ -60,33 +59,6 @@ from llmrl.train.provide import while_gathering
 
 PiecesOf = dict[str, dict[str, Pieces]]
 """Every stage's pieces, role by role."""
-
-
-class Signals:
-    """Turns the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once.
-
-    Signals within one second are one request: a terminal sends SIGINT to all processes, and the launcher passes it on.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._since = 0.0
-
-    @contextmanager
-    def caught(self) -> Iterator[Signals]:
-        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received, self._since = number, time.monotonic()
-        elif time.monotonic() - self._since > 1.0:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
 
 
 def run_plan(
@@ -106,6 +78,33 @@ def run_plan(
     if it holds a run and neither `resume` nor `overwrite` is asked, or if a run cannot go on with this recipe;
     RunStopped if it cannot go on for another reason.
     """
+    signals = Signals()
+    with opened(
+        plan, overwrite=overwrite, console=console, profile=profile, samplers=samplers, workers=workers, signals=signals
+    ) as run, signals.caught():  # fmt: skip
+        try:
+            if not run.start(resume=resume):
+                run.train(resume=resume)
+        except StopAsked as stopped:
+            run.progress.say(f"{stopped}; continue with --resume")
+            return 128 + (signals.received or signal.SIGTERM)
+        except OSError as error:
+            raise RunStopped(f"the run stopped: {error}; continue with --resume once that is mended") from error
+    return 0
+
+
+@contextmanager
+def opened(
+    plan: Plan,
+    *,
+    overwrite: bool = False,
+    console: Console,
+    profile: bool = False,
+    samplers: Samplers | None = None,
+    workers: Workers | None = None,
+    signals: Signals | None = None,
+) -> Iterator[Run]:
+    """A plan's run, whose folder is locked and whose samplers are open meanwhile; see `run_plan`."""
     pieces = resolve_plan(plan)
     had_group = dist.is_initialized()  # a sampler that several runs share has made it
     device, sharded = _start_process(plan)
@@ -114,27 +113,16 @@ def run_plan(
     folder = RunFolder(plan.run_dir, writes=ranks.is_first)
     others = dict.fromkeys(role for recipe in plan.stages.values() for role in list(recipe.roles)[1:])
     progress = RunProgress(console, shown=ranks.is_first, roles=tuple(others))
-    signals = Signals()
     concurrent = max(recipe.in_flight(ranks.size) for recipe in plan.stages.values())
     with ExitStack() as parts:
         if made_group:
             parts.callback(_leave_group)
         samplers = samplers or parts.enter_context(closing(Samplers(max_concurrent=concurrent)))
         workers = workers or parts.enter_context(closing(reward_workers(ranks.size)))
-        parts.enter_context(signals.caught())
         if warning := parts.enter_context(_only_writer(folder, ranks, overwrite=overwrite)):
             progress.say(warning)
         parts.enter_context(progress)
-        run = _Run(plan, pieces, device, ranks, folder, progress, samplers, workers, signals, profile)
-        try:
-            if not run.start(resume=resume):
-                run.train(resume=resume)
-        except StopAsked as stopped:
-            progress.say(f"{stopped}; continue with --resume")
-            return 128 + (signals.received or signal.SIGTERM)
-        except OSError as error:
-            raise RunStopped(f"the run stopped: {error}; continue with --resume once that is mended") from error
-    return 0
+        yield Run(plan, pieces, device, ranks, folder, progress, samplers, workers, signals or Signals(), profile)
 
 
 def resolve_plan(plan: Plan) -> PiecesOf:
@@ -155,7 +143,7 @@ def resolve_plan(plan: Plan) -> PiecesOf:
 
 
 @dataclass
-class _Run:
+class Run:
     """A run's plan and the objects that its stages share."""
 
     plan: Plan
@@ -238,7 +226,7 @@ class _Run:
             latest = checkpoints.latest(name) if resume else None
             if latest:
                 refuse_unfit(latest, name, stages[name], self.ranks.size)
-            stage = self._stage(name, checkpoints, watch)
+            stage = self.make_stage(name, checkpoints, watch)
             if latest:
                 stage.resume(latest)
                 self.progress.say(f"stage {name}: resumed after step {stage.step}")
@@ -259,7 +247,8 @@ class _Run:
             self.progress.say(f"warnings of this run, in {reader.path / layout.WARNINGS}: {', '.join(warned)}")
         self.progress.say(f"the trained model is {reader.path / layout.FINAL}")
 
-    def _stage(self, name: str, checkpoints: Checkpoints, watch: Watch) -> Stage:
+    def make_stage(self, name: str, checkpoints: Checkpoints, watch: Watch) -> Stage:
+        """A stage with its models loaded; raises RecipeError for rows or models that do not fit it."""
         recipe, pieces = self.plan.stages[name], self.pieces[name]
         views = recipe.by_role
         first = next(iter(views))

@@ -63,6 +63,7 @@ def surroundings(plan: Plan, stages: Sequence[str]) -> Surroundings:
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "recipe_folder": str(plan.folder.resolve()),
         "host": socket.gethostname(),
         "system": platform.platform(),
         "python": platform.python_version(),
