@@ -161,8 +161,9 @@ OWN: dict[str, dict[str, Any]] = {
     "drlc": {"rewards": {"span_critique": None, "golden.pieces:marked_digits": {"weight": 0.2}}},
     "genac": {
         "roles": {
-            "actor": {},
+            "actor": {"method": "genac"},
             "appraiser": {
+                "method": "rloo",
                 "trained": False,
                 "rewards": {"golden.pieces:low_digits": None, "appraisal": {"high": 9}},
                 "rollout": {"max_completion_tokens": 1},
