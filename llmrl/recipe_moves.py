@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PROMPT, ABOVE = "prompt", "above"
 """The names that a template has beside columns and moves: the question, and the text that is followed."""
+VERDICT, FEEDBACK = TOLD = ("verdict", "feedback")
+"""What a template may tell of an earlier text, as {draft.verdict}: right or wrong, and what its verifiers say of it."""
 SPEAKERS = ("system", "user", "assistant")
 
 
@@ -69,7 +71,8 @@ class Move(Strict):
     ask: Template | list[Message] | None = Field(
         default=None,
         description="the text that its author reads, or a conversation, in which `prompt` is the question; names in "
-        "braces: a column, prompt, an earlier move, or above, the text that it follows; default: the question",
+        "braces: a column, prompt, an earlier move, or above, the text that it follows; MOVE.verdict, MOVE.feedback: "
+        "what its verifiers say; default: the question",
     )
     samples: PositiveInt = Field(
         default=1, description="how many follow each text; of the first move rollout.group_size; greedily one"
@@ -141,6 +144,9 @@ class Move(Strict):
 def move_faults(moves: Mapping[str, Move], views: Mapping[str, Recipe]) -> list[str]:
     """The faults of a stage's moves. views: the stage as each of its roles sees it."""
     faults = [fault for name, move in moves.items() for fault in _faults(name, move, moves, views)] if moves else []
+    for name in sorted(told_of(moves)):
+        if moves[name].by in views and not views[moves[name].by].rewards:
+            faults.append(f"moves.{name}: others are told its {' or '.join(TOLD)}, but {moves[name].by} has no rewards")
     for role, view in views.items():
         own = [name for name, move in moves.items() if move.by == role]
         for reward, settings in view.rewards.items():
@@ -180,8 +186,9 @@ def _faults(name: str, move: Move, moves: Mapping[str, Move], views: Mapping[str
     most = views[move.by].rollout.max_completion_tokens
     if move.max_completion_tokens is not None and move.max_completion_tokens > most:
         yield f"{key}.max_completion_tokens: {move.max_completion_tokens}, more than {move.by}'s rollout has: {most}"
-    if unknown := [part for part in move.parts if not re.fullmatch(r"\w+", part)]:
-        yield f"{key}.parts: '{unknown[0]}' is no name for a part: expected letters, digits and _"
+    if unknown := [part for part in move.parts if part in TOLD or not re.fullmatch(r"\w+", part)]:
+        beside = f", and not {' or '.join(TOLD)}, which rewards give"
+        yield f"{key}.parts: '{unknown[0]}' is no name for a part: expected letters, digits and _{beside}"
     yield from _unrewarded(name, move, views[move.by])
 
 
@@ -256,6 +263,12 @@ def compared_texts(name: str, moves: Mapping[str, Move], group_size: int) -> int
     return count
 
 
+def told_of(moves: Mapping[str, Move]) -> set[str]:
+    """The moves of whose texts some template tells the verdict or the feedback."""
+    named = {name for move in moves.values() for template in move.templates for name in RowTemplate(template).columns}
+    return {name for name in moves if any(f"{name}.{what}" in named for what in TOLD)}
+
+
 def part_columns(moves: Mapping[str, Move]) -> list[str]:
     """The names by which templates and rewards read the parts of moves."""
     return [f"{name}.{part}" for name, move in moves.items() for part in move.parts]
@@ -269,7 +282,7 @@ def check_columns(moves: Mapping[str, Move], prompts: Sequence[Prompt]) -> None:
             if move.column is not None and move.column not in columns:
                 faults[unknown_name(f"moves.{name}.column", move.column, columns, "column")] = None
             for template in move.templates:
-                parts = part_columns(moves)
+                parts = [*part_columns(moves), *(f"{one}.{what}" for one in moves for what in TOLD)]
                 for named in RowTemplate(template).columns:
                     above, dot, _ = named.partition(".")
                     if dot and above in moves and named not in {*columns, *parts}:

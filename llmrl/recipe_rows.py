@@ -159,7 +159,8 @@ class Rows(Strict):
         default=None,
         description="what is made of the rows before they are read: a judge's questions (pair_verdicts, "
         "answer_verdicts), pairs of a dialogue's turns (persuasion_pairs), critiques to imitate (critiques_of_drafts, "
-        "merged_critiques), right answers of rollouts (improved_answers), or by module:function",
+        "merged_critiques), right answers of rollouts (improved_answers) and critiques that led to some "
+        "(helpful_critiques), or by module:function",
     )
     turns: Literal["last", "all"] = Field(
         default="last",

@@ -76,7 +76,8 @@ class Score:
     rank among the verifier's ordered outcomes, 0 the worst, which a critic may predict. metrics: further numbers by
     name, whose means over the trajectories are metrics of the run. token_values: numbers for some of the author's
     tokens, by their places among these, such as one for each step on its last token. verdict: what a critique says of
-    the trajectory that it follows, one of VERDICTS; None for a score of anything else.
+    the trajectory that it follows, one of VERDICTS; None for a score of anything else. feedback: a verifier's words on
+    the outcome, such as the first failed test, which later texts may be told.
     """
 
     value: float
@@ -87,6 +88,7 @@ class Score:
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     token_values: Mapping[int, float] = field(default_factory=dict, hash=False)
     verdict: str | None = None
+    feedback: str = field(default="", compare=False)
 
 
 RIGHT, WRONG, UNREADABLE = VERDICTS = ("right", "wrong", "unreadable")

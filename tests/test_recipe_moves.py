@@ -110,6 +110,11 @@ def write(tmp_path, monkeypatch):
             {"roles__actor__rewards": {"math_verifier": {"moves": "refinement"}}},
             "moves.draft: actor learns from it, but no reward scores it; set moves.draft.trained: false",
         ),
+        (
+            {"moves__critique__ask": "{draft.verdict}?", "roles__actor": {"trained": False, "rewards": {}}},
+            "moves.draft: others are told its verdict or feedback, but actor has no rewards",
+        ),
+        ({"moves__draft__parts": {"verdict": "(.)"}}, "moves.draft.parts: 'verdict' is no name for a part"),
     ],
 )
 def test_what_cannot_be_played_is_refused(write, changes, fault):
@@ -162,7 +167,7 @@ def test_how_many_texts_there_are_and_how_many_are_compared(write):
 
 def test_check_tells_the_tree_and_names_columns_that_rows_lack(write):
     with shared_workers():
-        faults, said = checked(load_plan(write()))
+        faults, said = checked(load_plan(write(moves__critique__ask="{question}={draft}{draft.verdict}?")))
         changes = {"moves__critique__ask": "{questin}{draft}", "moves__draft__column": "drafts"}
         lacking, _ = checked(load_plan(write(**changes)))
     assert not faults

@@ -116,7 +116,8 @@ class _Verdicts:
     def __init__(self, recipe: Recipe):
         self._names, self._trained_on = list(recipe.rewards), trained_on(recipe)
 
-    async def begin(self, group: Group) -> None: ...
+    async def begin(self, group: Group) -> None:
+        await self.score(group)
 
     async def score(self, group: Group) -> None:
         for place, trajectory in enumerate(group.trajectories):

@@ -23,6 +23,7 @@ from llmrl.data.critiques import critiques_of_drafts, merged_critiques
 from llmrl.data.faulty_rows import of_every_row
 from llmrl.data.files import Row
 from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS
+from llmrl.data.helpful_critiques import helpful_critiques
 from llmrl.data.messages import Messages, transcript
 from llmrl.data.persuasion import persuasion_pairs
 from llmrl.data.poisoning import poisoned
@@ -142,6 +143,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         critiques_of_drafts,
         merged_critiques,
         improved_answers,
+        helpful_critiques,
     )
 }
 

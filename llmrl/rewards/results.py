@@ -60,7 +60,9 @@ def _plain(score: Score, turns: int, grades: float) -> Score:
         raise _Unexpected(f"the verdict {shown(score.verdict)}, expected one of {', '.join(VERDICTS)}")
     metrics = {str(name): number for name, one in score.metrics.items() if (number := _finite(one)) is not None}
     grade = _grade(score.grade, grades)
-    return Score(value, correct, turn_values, score.outcome, grade, metrics, token_values, score.verdict)
+    return Score(
+        value, correct, turn_values, score.outcome, grade, metrics, token_values, score.verdict, str(score.feedback)
+    )
 
 
 def _grade(grade: Any, grades: float) -> int | None:

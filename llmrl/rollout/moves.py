@@ -18,12 +18,12 @@ from llmrl.data.steps import split_steps
 from llmrl.errors import RunStopped, short
 from llmrl.models.text import step_ends
 from llmrl.pieces import Piece
-from llmrl.recipe_moves import ABOVE, PROMPT, Move, texts_of
+from llmrl.recipe_moves import ABOVE, FEEDBACK, PROMPT, VERDICT, Move, texts_of, told_of
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.rollout.play import Author, counted
 from llmrl.rollout.sampler import SamplingParams, derive_seed
 from llmrl.templates import RowTemplate
-from llmrl.types import DATASET, Episode, Failure, Group, Prompt, Trajectory, Turn
+from llmrl.types import DATASET, RIGHT, WRONG, Episode, Failure, Group, Prompt, Trajectory, Turn
 
 NO_THOUGHTS = ""
 """The end of thoughts for a move whose whole text is read; see llmrl.rewards.thoughts.after_thoughts."""
@@ -58,6 +58,7 @@ class Moves:
         self._authors = authors
         self._moves = {asked.name: asked for asked in moves}
         self._first = next(iter(moves))
+        self._told = told_of({asked.name: asked.move for asked in moves})
         self._max_prompt_tokens = max_prompt_tokens
 
     def learned_from(self, trajectory: Trajectory) -> bool:
@@ -106,6 +107,8 @@ class Moves:
 
     async def _go_on(self, asking: Asking, siblings: Sequence[Trajectory]) -> None:
         """Play all that follows these siblings."""
+        if siblings and siblings[0].move in self._told:
+            await self._judge(asking, [one for one in siblings if one.failure is None])
         live = [one for one in siblings if one.failure is None and len(one.parts) == len(self._parts(one))]
         following: list[tuple[Trajectory, Asked]] = []
         for asked in self._following(live[0]) if live else ():
@@ -149,9 +152,8 @@ class Moves:
         by_move: dict[str, list[Trajectory]] = {}
         for one in (below for sibling in siblings for below in sibling.below if below.failure is None):
             by_move.setdefault(one.move, []).append(one)
-        for told in by_move.values():
-            if (scorer := self._authors[told[0].author].scorer) is not None:
-                await counted(asking.waiting, "rewards", scorer.begin(Group(asking.prompt, told, told[0].author)))
+        for judged in by_move.values():
+            await self._judge(asking, judged)
         group = Group(asking.prompt, [one for one in siblings if one.failure is None], author)
         if not group.trajectories:
             return []
@@ -177,6 +179,11 @@ class Moves:
             return stops
         gap = (len(stops) - 1) / max(prefixes.most - 1, 1)
         return [stops[round(place * gap)] for place in range(prefixes.most)]
+
+    async def _judge(self, asking: Asking, texts: Sequence[Trajectory]) -> None:
+        """Ask the rewards that read no other verdict about texts of one move."""
+        if texts and (scorer := self._authors[texts[0].author].scorer) is not None:
+            await counted(asking.waiting, "rewards", scorer.begin(Group(asking.prompt, list(texts), texts[0].author)))
 
     def _begun(
         self, asked: Asked, parent: Trajectory | None, node: str, prompt: Prompt, prefix: int | None
@@ -270,6 +277,9 @@ class Moves:
         values = dict(prompt.row) | {PROMPT: asked[-1] if asked else prompt.text}
         for one in path:
             values[one.move] = values[ABOVE] = self._read(one)
+            if one.move in self._told and one.correct is not None:
+                values[f"{one.move}.{VERDICT}"] = RIGHT if one.correct else WRONG
+                values[f"{one.move}.{FEEDBACK}"] = " ".join(x.feedback for x in one.scores.values() if x.feedback)
         if prefix is not None:
             last, [turn] = path[-1], path[-1].turns
             values[last.move] = values[ABOVE] = self._authors[last.author].text.decode(turn.token_ids[:prefix])

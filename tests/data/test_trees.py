@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from llmrl.data.helpful_critiques import helpful_critiques
 from llmrl.data.transforms import TRANSFORMS
 from llmrl.data.trees import improved_answers, trees_of
 from llmrl.errors import RecipeError
@@ -92,3 +93,21 @@ class TestImprovedAnswers:
             improved_answers(ROLLOUTS, draft="drafts")
         with pytest.raises(RecipeError, match=r"no part named 'direkt'; did you mean 'direct'"):
             resolve({"improved_answers": {"weights": {"direkt": 1}}}, TRANSFORMS, key="t", what="transform")
+
+
+class TestHelpfulCritiques:
+    def test_critiques_before_a_right_refinement_are_imitated_without_what_their_author_was_told(self):
+        told = [{**row, "prompt": row["prompt"] + "hint>"} if "critique." in row["node"] else row for row in ROLLOUTS]
+        made = helpful_critiques(told, ask="{prompt}{draft}?")
+        assert [(row["prompt"], row["completion"]) for row in made] == [("q>6?", "no"), ("q>7?", "ok"), ("r>1?", "no")]
+
+    def test_of_one_draft_only_the_first_are_kept_and_no_thoughts_are_shown(self):
+        more = [text("0/critique.2", "no!"), text("0/critique.2/refinement.0", "7", True)]
+        rows = [{**row, "completion": "hm</think>6"} if row["node"] == "0" else row for row in [*ROLLOUTS[:5], *more]]
+        made = helpful_critiques(rows, ask="{draft}?", thoughts_end="</think>")
+        assert [(row["prompt"], row["completion"]) for row in made] == [("6?", "no"), ("6?", "no!")]
+        assert len(helpful_critiques(rows, ask="{draft}?", per_draft=1)) == 1
+
+    def test_rollouts_in_which_no_critique_helped_are_refused(self):
+        with pytest.raises(ValueError, match="no critique after which a refinement is right"):
+            helpful_critiques(ROLLOUTS[-3:], ask="{draft}?")

@@ -86,7 +86,7 @@ class Exact:
             trajectory.judged = True
             self.begun.append(trajectory.node)
             right = trajectory.text[-1:] == trajectory.prompt.row["answer"]
-            trajectory.scores["exact"] = Score(float(right), right)
+            trajectory.scores["exact"] = Score(float(right), right, feedback=f"ends with {trajectory.text[-1:]}")
 
     async def score(self, group: Group) -> None:
         for trajectory in group.trajectories:
@@ -314,6 +314,27 @@ def test_a_move_follows_the_siblings_that_are_chosen_by_their_verdicts():
             return [1]
 
         sample(collector(chosen, actor, critiquer, choose=strange))
+
+
+def test_a_context_tells_the_verdict_and_the_feedback_of_an_earlier_text():
+    told = REFINE["critique"] | {"ask": "{draft}:{draft.verdict}:{draft.feedback}?"}
+    found = collector(REFINE | {"critique": told}, actor, critiquer, scorers={"actor": Exact()})
+    sample(found)
+    assert sorted(context for context, _ in asked_of(found, "critiquer")) == [
+        "6:wrong:ends with 6?",
+        "6:wrong:ends with 6?",
+        "7:right:ends with 7?",
+        "7:right:ends with 7?",
+    ]
+    scorer = found.authors["actor"].scorer
+    assert isinstance(scorer, Exact) and sorted(scorer.begun[:2]) == ["0", "1"] and len(scorer.begun) == 6
+
+
+def test_a_text_that_no_reward_judges_has_no_verdict_to_tell():
+    told = REFINE["critique"] | {"ask": "{draft.verdict}?"}
+    nodes = by_node(sample(collector(REFINE | {"critique": told}, actor, critiquer, scorers={})))
+    failure = nodes["0/critique.0"].failure
+    assert failure is not None and "draft.verdict" in failure.message
 
 
 def test_thoughts_are_not_read_by_others():

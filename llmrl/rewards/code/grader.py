@@ -21,6 +21,9 @@ output; "timeout": a limit of time; "compile_error": the program does not compil
 TESTS_LIMITS = Limits(cpu_seconds=30.0, memory_mb=2048, output_kb=16 * 1024)
 """Limits of the process that runs the tests; its wall limit adds the time that it waits for the program."""
 
+MESSAGE_CHARACTERS = 300
+"""The most characters of each part of what a failed test says."""
+
 PREAMBLE_FAILED = "preamble: "
 """How a run reports that its preamble raised, with the reason."""
 
@@ -33,11 +36,15 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 @dataclass(frozen=True)
 class Verdict:
-    """A verdict. outcome: that of the first failed test; tests: their number; passed: the number of passed tests."""
+    """A verdict. outcome: that of the first failed test; tests: their number; passed: the number of passed tests.
+
+    told: what the first failed test says of its failure, in words.
+    """
 
     outcome: Outcome
     passed: int = 0
     tests: int = 1
+    told: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,16 +73,17 @@ class Grader:
     def _grade_by_output(self, payload: dict[str, str], tests: StdinTests) -> Verdict:
         pairs = tests.pairs[: self.max_tests]
         first: Outcome = "passed"
-        passed = 0
+        passed, told = 0, ""
         for given, expected in pairs:
-            outcome = self._outcome_of_run(payload, given, expected)
+            outcome, said = self._outcome_of_run(payload, given, expected)
             passed += outcome == "passed"
-            first = outcome if first == "passed" else first
+            first, told = (outcome, said) if first == "passed" else (first, told)
             if outcome in ("compile_error", "timeout") or (outcome != "passed" and self.stop):
                 break
-        return Verdict(first, passed, len(pairs))
+        return Verdict(first, passed, len(pairs), told)
 
-    def _outcome_of_run(self, payload: dict[str, str], given: str, expected: str) -> Outcome:
+    def _outcome_of_run(self, payload: dict[str, str], given: str, expected: str) -> tuple[Outcome, str]:
+        """Return the outcome of a run, and what it says of a failure."""
         room = max(self.limits.output_kb, len(expected) // 256)
         program = Program(payload, stdin=given.encode("utf-8", "replace"))
         execution = self.sandbox.run(program, replace(self.limits, output_kb=room))
@@ -84,9 +92,13 @@ class Grader:
             raise ValueError(f"the row's tests cannot be used: the {said.strip()}")
         failure = _failure(execution)
         if failure is not None:
-            return failure
+            lines = execution.stderr.decode("utf-8", "replace").strip().splitlines()
+            return failure, lines[-1][:MESSAGE_CHARACTERS] if lines else ""
         printed = execution.stdout.decode("utf-8", "replace")
-        return "passed" if same_output(printed, expected, tolerance=self.float_tolerance) else "wrong"
+        if same_output(printed, expected, tolerance=self.float_tolerance):
+            return "passed", ""
+        said = (json.dumps(text.strip()[:MESSAGE_CHARACTERS]) for text in (printed, expected, given))
+        return "wrong", "printed {}, expected {}, for {}".format(*said)
 
     def _tests_payload(self, tests: CallTests | CodeTests, helpers: str) -> dict[str, Any]:
         common = {"stop": self.stop, "max_tests": self.max_tests}
@@ -108,7 +120,7 @@ class Grader:
         passed = sum(result["result"] == "passed" for result in results)
         failed = next((result for result in results if result["result"] != "passed"), None)
         if failed is not None:
-            return Verdict(_outcome(failed, program), passed, count)
+            return Verdict(_outcome(failed, program), passed, count, failed["message"])
         if tests_run.ended == "exited" and passed == count:
             return Verdict("passed", passed, count)
         if tests_run.ended in ("cpu_time", "memory", "output"):  # the program's results used these up

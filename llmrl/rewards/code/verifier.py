@@ -138,7 +138,29 @@ def _score(verdict: Verdict, values: Mapping[str, float], partial: bool) -> Scor
     value = values[verdict.outcome]
     if partial:
         value += verdict.passed / verdict.tests * (values["passed"] - value)
-    return Score(value, verdict.outcome == "passed", outcome=verdict.outcome, grade=GRADES[verdict.outcome])
+    said = feedback(verdict, counted=partial)
+    return Score(
+        value, verdict.outcome == "passed", outcome=verdict.outcome, grade=GRADES[verdict.outcome], feedback=said
+    )
+
+
+SAID: dict[Outcome, str] = {
+    "no_program": "There is no program.",
+    "compile_error": "The program does not compile.",
+    "runtime_error": "The program fails",
+    "timeout": "The program takes too long.",
+    "wrong": "The program is wrong",
+    "passed": "The program passes all tests.",
+}
+
+
+def feedback(verdict: Verdict, *, counted: bool) -> str:
+    """A verdict in words: the outcome, what the first failed test says, and, if all tests ran, how many passed."""
+    said, told = SAID[verdict.outcome], verdict.told.removeprefix("AssertionError:").strip(" .")
+    if not said.endswith("."):
+        said += f": {told}." if told else "."
+    failed = counted and verdict.outcome in ("runtime_error", "wrong")
+    return f"{said} It passes {verdict.passed} of {verdict.tests} tests." if failed else said
 
 
 def _names(tests: str | list[str]) -> list[str]:

@@ -196,7 +196,7 @@ class Calls:
             raise AbsentError(str(error)) from None
         value = function(*args, **(kwargs or {}))
         if not any(testcode.same(one, value, self._tolerance) for one in expected):
-            raise AssertionError("another result than the expected one")
+            raise AssertionError(f"gave {_written(value)}, expected {_written(expected[0])}, for {_written(args)}")
 
 
 class Snippets:
@@ -328,6 +328,14 @@ class Absent:
         raise AbsentError(self._message)
 
     __iter__ = __len__ = __bool__ = __getitem__ = __call__
+
+
+def _written(value: Any) -> str:
+    """Return plain data as JSON; anything else is not asked what it is."""
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return "an object"
 
 
 def _lends(value: Any) -> bool:

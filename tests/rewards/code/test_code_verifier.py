@@ -331,3 +331,32 @@ def test_the_cache_key_holds_everything_that_the_verdict_depends_on():
 def test_the_shared_sandbox_serves_all():
     assert shared() is shared()
     assert math.isfinite(graded("print(1)", SUMS).value)
+
+
+@pytest.mark.parametrize(
+    ("said", "partial", "told"),
+    [
+        ("2*x+1", True, "The program passes all tests."),
+        ("x+1", True, "The program is wrong: gave 2, expected 3, for [1]. It passes 1 of 3 tests."),
+        ("x+1", False, "The program is wrong: gave 2, expected 3, for [1]."),
+        (
+            "1//x",
+            True,
+            "The program fails: ZeroDivisionError: integer division or modulo by zero. It passes 1 of 3 tests.",
+        ),
+        ("open", True, "The program is wrong: gave an object, expected 1, for [0]. It passes 0 of 3 tests."),
+        ("x+", True, "The program does not compile."),
+    ],
+)
+def test_feedback_tells_the_outcome_the_first_failed_test_and_how_many_pass(said, partial, told):
+    row = {"tests": {"fn_name": "f", "inputs": [[0], [1], [2]], "outputs": [1, 3, 5 if said != "1//x" else 0]}}
+    row["before"] = "def f(x):\n    return "
+    assert code_verifier(said, row, extract="all", prefix="before", partial=partial).feedback == told
+
+
+def test_feedback_on_output_tells_what_was_printed():
+    row = {"tests": {"inputs": ["3\n"], "outputs": ["9\n"]}}
+    assert code_verifier("print(int(input())*2)", row, extract="all").feedback == (
+        'The program is wrong: printed "6", expected "9", for "3".'
+    )
+    assert code_verifier("", row, extract="fenced").feedback == "There is no program."
