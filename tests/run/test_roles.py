@@ -29,8 +29,8 @@ LORA = "model.lora={rank: 4}"
 ADAPTER = "roles.checker.model={role: actor, build: null, lora: {rank: 2}}"
 
 
-def train(run_dir: Path, *overrides: str, resume: bool = False) -> Path:
-    plan = load_plan(RECIPE, [f"run_dir={run_dir}", *SHORT, *overrides])
+def train(run_dir: Path, *overrides: str, resume: bool = False, recipe: Path = RECIPE) -> Path:
+    plan = load_plan(recipe, [f"run_dir={run_dir}", *SHORT, *overrides])
     assert run_plan(plan, resume=resume, console=Console(quiet=True)) == 0
     return run_dir
 
@@ -80,6 +80,12 @@ def run(tmp_path_factory) -> Path:
     return train(tmp_path_factory.mktemp("roles") / "run", "checkpoint.every=2", "checkpoint.keep_last=9")
 
 
+@pytest.fixture(scope="module")
+def refined_run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("refined")
+    return train(folder / "run", "checkpoint.every=2", "checkpoint.keep_last=9", recipe=refined(folder))
+
+
 def test_both_roles_are_trained_by_their_own_methods(run):
     assert moved(run, "actor") and moved(run, "checker")
     last = rows(run)[-1]
@@ -97,10 +103,56 @@ def test_both_roles_learn(tmp_path):
     assert found[1]["checker/accuracy"] < 0.15 and max(row.get("checker/accuracy", 0) for row in found) > 0.4
 
 
-def test_a_frozen_role_samples_and_stays_bit_equal(tmp_path):
-    run = train(tmp_path / "run", "roles.checker.trained=false")
-    assert moved(run, "actor") and not moved(run, "checker")
-    assert rows(run)[-1]["checker/reward"] is not None and "checker/grad_norm" not in rows(run)[-1]
+REFINED = f"""
+include: {RECIPE}
+env: single_turn
+moves:
+  draft: {{by: actor}}
+  critique: {{by: checker, of: draft, samples: 2, ask: "{{prompt}}{{draft}}?", max_completion_tokens: 1}}
+  refinement: {{by: actor, of: critique, compared_within: draft, ask: "{{prompt}}{{critique}}>"}}
+roles:
+  checker:
+    method: ppo
+    rewards: {{"exchange:right_verdict": null, "roles_rewards:sign": {{}}, refined: {{}}}}
+    critic: {{learning_rate: 1.0e-3}}
+    reference: {{every: 1}}
+    training: {{updates_per_step: 2, learning_rate: 1.0e-3}}
+rollout: {{max_prompt_tokens: 16}}
+"""
+"""Drafts, critiques and refinements; the checker has a method, a critic, a reference and updates of its own."""
+
+
+def refined(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "refined.yaml").write_text(REFINED)
+    shutil.copy(RECIPE.with_name("exchange.py"), folder)
+    (folder / "roles_rewards.py").write_text("async def sign(completion):\n    return float(completion[:1] in '+-')\n")
+    return folder / "refined.yaml"
+
+
+@pytest.mark.parametrize("frozen", ["actor", "checker"])
+def test_a_frozen_role_samples_and_stays_bit_equal(tmp_path, frozen):
+    """Also the one that answers the questions, and whose refinements say what a critique is worth."""
+    trained = "checker" if frozen == "actor" else "actor"
+    settings = [f"roles.{frozen}.trained=false", "training.steps=2"]
+    run = train(tmp_path / "run", *settings, recipe=refined(tmp_path))
+    assert moved(run, trained) and not moved(run, frozen)
+    last, prefixes = rows(run)[-1], {"actor": "", "checker": "checker/"}
+    assert f"{prefixes[trained]}grad_norm" in last and f"{prefixes[frozen]}grad_norm" not in last
+    assert f"{prefixes[frozen]}reward" in last
+
+
+def test_each_role_has_settings_files_and_metrics_of_its_own(refined_run):
+    assert moved(refined_run, "actor") and moved(refined_run, "checker")
+    last, checkpoint = rows(refined_run)[-1], refined_run / "checkpoints" / "train-000004"
+    assert (last["learning_rate"], last["checker/learning_rate"]) == (3e-3, 1e-3)
+    states = [torch.load(checkpoint / f"{name}.pt") for name in ("actor", "checker", "checker.critic")]
+    assert [state["updates"] for state in states] == [4, 8, 8]
+    assert not [*checkpoint.glob("actor.*.pt")]
+    assert "checker/value_loss" in last and "value_loss" not in last
+    # what the checker's reference moved to is the checker as it is
+    reference, own = torch.load(checkpoint / "checker.reference.pt"), states[1]["weights"]
+    assert all(torch.equal(reference[name], own[name]) for name in own)
 
 
 def test_roles_that_share_weights_take_their_steps_together(tmp_path):
@@ -186,6 +238,13 @@ def test_a_run_that_goes_on_is_bit_equal(tmp_path, run, overrides):
     killed = as_if_killed(whole, tmp_path / "killed")
     train(killed, *kept, resume=True)
     assert_equal(killed, whole)
+
+
+def test_co_training_with_moves_goes_on_bit_equal(tmp_path, refined_run):
+    """With the checker's critic and its moving reference."""
+    killed = as_if_killed(refined_run, tmp_path / "killed")
+    train(killed, "checkpoint.every=2", "checkpoint.keep_last=9", resume=True, recipe=refined(tmp_path))
+    assert_equal(killed, refined_run)
 
 
 def test_two_ranks_train_as_one_process_does_and_go_on_bit_equal(tmp_path, run):
