@@ -37,6 +37,9 @@ OFFLINE = {
     "critique/stepwise_think_critique.yaml": ["stages.imitation.data.train.size=600"],
     "critique/span_critique.yaml": ["stages.imitation.data.train.size=600"],
     "critique/cft.yaml": ["stages.cft.data.train.size=600"],
+    "critique/critique_in_the_loop.yaml": [
+        f"stages.{stage}.data.train.size=600" for stage in ("critiquer", "base", "samples_1", "samples_2")
+    ],
     "preference/balanced_actor.yaml": FEWER,
     "preference/directional.yaml": FEWER,
     "preference/inverse_alignment.yaml": FEWER,
