@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from llmrl.ending import readable
-from llmrl.errors import RecipeError, unknown_name
+from llmrl.errors import RecipeError, nearest, unknown_name
 from llmrl.evaluation.critique import outcome_of
 from llmrl.run_folder.layout import Kind, StepName
 from llmrl.run_folder.reader import RunReader
@@ -61,7 +61,7 @@ def chosen_step(run: Path, *, stage: str | None, step: int | None, kind: Kind) -
     Raises RecipeError for what is not there.
     """
     if not run.is_dir():
-        raise RecipeError(f"RUN: no folder '{run}'; expected a run's, such as runs/first")
+        raise RecipeError(f"RUN: {missing_run(run)}")
     files = [name for name, _ in RunReader(run).rollout_files() if name.kind == kind]
     what = "evaluations" if kind == "eval" else "rollouts of training"
     if not files:
@@ -76,6 +76,14 @@ def chosen_step(run: Path, *, stage: str | None, step: int | None, kind: Kind) -
         near = min(steps, key=lambda one: (abs(one - step), one))
         raise RecipeError(f"--step: no {what} of step {step} of stage {last}; the nearest is step {near}")
     return steps[max(steps) if step is None else step]
+
+
+def missing_run(path: Path) -> str:
+    """The fault of a folder that is not there, with the nearest run beside it."""
+    beside = [one.name for one in path.parent.iterdir() if RunReader(one).starts] if path.parent.is_dir() else []
+    guess = nearest(path.name, beside)
+    hint = f"did you mean '{path.parent / guess}'?" if guess else "expected a run's, such as runs/first"
+    return f"no folder '{path}'; {hint}"
 
 
 def conditions_of(trajectory: Trajectory) -> set[str]:

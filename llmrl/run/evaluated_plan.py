@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmrl.errors import RecipeError, nearest, unknown_name
+from llmrl.evaluation.show import missing_run
 from llmrl.recipe import ORIGINS, Recipe
 from llmrl.recipe_file import Plan, load_plan
 from llmrl.resolve import resolve_pieces
@@ -40,6 +41,8 @@ def source_of(path: Path, overrides: Sequence[str], stage: str | None) -> Source
 
     Raises RecipeError for what is not there, and for a recipe with faults.
     """
+    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+        raise RecipeError(f"SOURCE: {missing_run(path)}")
     if not path.is_dir():
         plan = load_plan(path, list(overrides))
         return Source(plan, _stage_of(plan, stage))

@@ -117,6 +117,12 @@ def test_what_is_not_there_is_named_with_what_is_near(run, asked, fault):
     assert error.value.faults == [fault]
 
 
+def test_a_missing_run_is_told_with_the_nearest_one(run):
+    with pytest.raises(RecipeError) as error:
+        shown(run.parent / "rnu")
+    assert error.value.faults == [f"RUN: no folder '{run.parent}/rnu'; did you mean '{run}'?"]
+
+
 def test_a_folder_without_rollouts_is_no_run(tmp_path):
     for folder, fault in ((tmp_path / "gone", "no folder"), (tmp_path, "holds no rollouts of training")):
         with pytest.raises(RecipeError, match=fault):

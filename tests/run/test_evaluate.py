@@ -135,6 +135,7 @@ def test_steps_are_judged_by_the_critiquer(folder):
 @pytest.mark.parametrize(
     ("asked", "fault"),
     [
+        (Asked(Path("rum")), "SOURCE: no folder 'rum'; did you mean 'run'?"),
         (Asked(Path("run"), stage="trian"), "--stage: no stage named 'trian'; did you mean 'train'?"),
         (Asked(Path("run"), step=3), "--step: no checkpoint of step 3 of stage 'train' of run; it has none"),
         (Asked(Path("run"), step=3, critique=True), "--step: no rollouts of training of step 3 of stage train; the "
