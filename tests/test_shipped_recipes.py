@@ -19,6 +19,7 @@ from llmrl.run_folder.reader import RunReader
 RECIPES = Path(__file__).parent.parent / "recipes"
 REWARD_MODELS = RECIPES.parent / "reward_models"
 NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"))
+SELF_PLAY = ("pasodoble", "spc", "debate", "draft_rl")  # sqlm and eva have nothing that these lack
 FEWER = ["data.train.size=600"]  # all rows of a task are made by one rule, and to make them takes a while
 MEASURED = [
     f"measured_{arm}" for arm in ("start", "imitation", "one_stage", "judging", "two_stage", "echo", "co_training")
@@ -63,6 +64,7 @@ OFFLINE = {
     "rlvr_code/tiny_programs_grpo.yaml": FEWER,
     "rlvr_math/smollm2_arithmetic_grpo.yaml": [],
     "roles/exchange.yaml": [],
+    **{f"self_play/{name}.yaml": ["stages.warm_start.data.train.size=600"] for name in SELF_PLAY},
 }
 CHAT = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"

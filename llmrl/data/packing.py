@@ -112,6 +112,6 @@ def _sum(given: Sequence[float | None]) -> float:
 
 
 def _components(rows: Sequence[dict[str, float]]) -> Tensor:
-    """One column per reward function, in the order of the first row: [N, K]."""
-    names = list(rows[0]) if rows else []
-    return torch.tensor([[row[name] for name in names] for row in rows], dtype=torch.float32)
+    """One column per reward function, in the order of the first scored row, 0 in rows that none scores: [N, K]."""
+    names = list(next(filter(None, rows), {}))
+    return torch.tensor([[row[name] if row else 0.0 for name in names] for row in rows], dtype=torch.float32)

@@ -6,7 +6,7 @@
                    └──> critique
 
 A changed step hurts if the solver's chance of the right answer is lower after it than after the right step. Only such
-steps count as wrong. Source: SPC, arXiv 2504.19162.
+steps count as wrong. In a recipe the probes come before the moves that `choose` by them. Source: SPC, arXiv 2504.19162.
 """
 
 from __future__ import annotations
@@ -83,11 +83,12 @@ def hurts(step: Trajectory, *, probe: str = PROBE, least_drop: float = 0.0) -> b
 
     False without probes of both.
     """
-    before, after = _solved(step.parent, probe), _solved(step, probe)
+    before, after = solved_after(step.parent, probe), solved_after(step, probe)
     return before is not None and after is not None and before - after > least_drop
 
 
-def _solved(step: Trajectory | None, probe: str) -> float | None:
+def solved_after(step: Trajectory | None, probe: str) -> float | None:
+    """The share of right probes after a step; None without a probe."""
     outcomes = [one.verdict_or_reward for one in (step.children if step else ()) if one.move == probe]
     return sum(outcomes) / len(outcomes) if outcomes else None
 

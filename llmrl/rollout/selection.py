@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from llmrl.marks import takes_all_writers
 from llmrl.rewards.proposals import proposal_fault
-from llmrl.rewards.sneaky_steps import PROBE, hurts
+from llmrl.rewards.sneaky_steps import PROBE, hurts, solved_after
 from llmrl.types import DATASET, POLICY, Group, Trajectory
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -57,6 +57,15 @@ def sound_proposals(group: Group, *, question: str = "question", answer: str = "
 def followed(group: Group) -> list[Trajectory]:
     """The texts that another move followed: of proposed questions those that could be asked."""
     return [trajectory for trajectory in group.trajectories if trajectory.children]
+
+
+@takes_all_writers
+def solvable_steps(group: Group, *, probe: str = PROBE) -> list[Trajectory]:
+    """The steps after which a solver succeeds at least once: only those can be changed for the worse.
+
+    Source: SPC, arXiv 2504.19162.
+    """
+    return [one for one in group.trajectories if (solved_after(one, probe) or 0.0) > 0]
 
 
 @takes_all_writers

@@ -180,6 +180,8 @@ def test_reward_components_have_a_column_each():
     assert batch.reward_components.sum(dim=1).tolist() == batch.rewards.sum(dim=1).tolist()
     assert batch.rows(torch.tensor([1])).reward_components.tolist() == [[0.0, -0.5]]
     assert pack([Group(prompt(1), [answer(), answer()])], ACTOR).reward_components.shape == (2, 0)
+    replayed = pack([Group(prompt(1), [answer()]), group], ACTOR)  # a row's text that no reward scores
+    assert replayed.reward_components.tolist() == [[0.0, 0.0], [1.0, -0.25], [0.0, -0.5]]
     with pytest.raises(KeyError):
         pack([Group(prompt(1), [answer(right=1.0, short=0.5), answer(right=1.0)])], ACTOR)
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from llmrl.rewards.sneaky_steps import fools_critiquer, hurts, judges_step
-from llmrl.rollout.selection import harmful_steps
+from llmrl.rollout.selection import harmful_steps, solvable_steps
 from llmrl.types import Failure, Group, Score, Trajectory
 from tests.support.plain_trees import PROMPT, answers, text
 
@@ -97,3 +97,8 @@ def test_only_steps_that_hurt_are_followed():
     harmless.parent = right
     assert harmful_steps(Group(PROMPT, [harmful, harmless])) == [harmful]
     assert harmful_steps(Group(PROMPT, [right])) == [right]
+
+
+def test_only_steps_that_can_be_solved_are_changed():
+    solvable, hopeless = steps([True, False], [])[0], steps([False, False], [])[0]
+    assert solvable_steps(Group(PROMPT, [solvable, hopeless])) == [solvable]
