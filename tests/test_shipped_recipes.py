@@ -35,6 +35,11 @@ OFFLINE = {
         ),
     ],
     "critique/genac.yaml": ["stages.imitation.data.train.size=600"],
+    "critique/programs_ctrl.yaml": [
+        "stages.start.data.train.size=600",
+        "stages.told.data.train.size=300",
+        "stages.rl.data.train.size=300",
+    ],
     "critique/stepwise_think_critique.yaml": ["stages.imitation.data.train.size=600"],
     "critique/span_critique.yaml": ["stages.imitation.data.train.size=600"],
     "critique/cft.yaml": ["stages.cft.data.train.size=600"],
