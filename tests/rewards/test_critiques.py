@@ -12,12 +12,10 @@ from llmrl.rollout.measure import metrics_of
 from llmrl.run.warnings import warnings_of
 from llmrl.types import ACTOR, Failure, Group, Score, Trajectory
 
-PAID = {"agree": 1.0, "disagree": -1.0, "unreadable": -0.25}
-
 
 def scored(said: str, draft: str = "7", prompt: str = "") -> Score:
     one = critique("right", answer(draft))
-    found = asyncio.run(discrimination(said, one, prompt, **PAID))
+    found = asyncio.run(discrimination(said, one, prompt, agree=1.0, disagree=-1.0, unreadable=-0.25))
     assert isinstance(found, Score)
     return found
 
@@ -71,10 +69,10 @@ def test_thoughts_that_the_prompt_opened_hold_no_verdict():
 
 
 def test_what_the_verifier_did_not_judge_is_a_failure():
-    lost = critique("right", answer("!"))
-    assert asyncio.run(discrimination("[[Correct]]", lost)) is lost.parent.failure
-    unjudged = critique("right", answer("7"))
-    unjudged.parent.scores = {"length": Score(0.5)}
+    lost = critique("right", draft := answer("!"))
+    assert asyncio.run(discrimination("[[Correct]]", lost)) is draft.failure
+    unjudged = critique("right", draft := answer("7"))
+    draft.scores = {"length": Score(0.5)}
     found = asyncio.run(discrimination("[[Correct]]", unjudged))
     assert isinstance(found, Failure)
     assert found.message == "no reward of actor says whether draft is right"
@@ -90,7 +88,7 @@ def step(**said: int) -> dict[str, float]:
         one.scores["discrimination"] = Score(score.value, score.correct, verdict=score.verdict, metrics={
             "parse_failures": float(score.verdict == "unreadable")
         })  # fmt: skip
-    drafts = Group(PROMPT, [one.parent for one in critiques])
+    drafts = Group(PROMPT, [one.parent for one in critiques if one.parent])
     return metrics_of([drafts, Group(PROMPT, critiques, CRITIQUER)], [], [ACTOR, CRITIQUER], 1.0)
 
 

@@ -12,10 +12,12 @@ from llmrl.data.packing import pack
 from llmrl.errors import RecipeError
 from llmrl.ops.advantages.turns import step_grpo
 from llmrl.rewards.base import Rewards
+from llmrl.rewards.respondents import Question
 from llmrl.rewards.reward import verdict_faults
 from llmrl.rewards.step_critiques import verdicts_on_steps
+from llmrl.rewards.verdicts import Reply
 from llmrl.rewards.workers import Workers
-from llmrl.types import ACTOR, Group, Prompt, Score, Trajectory, Turn
+from llmrl.types import ACTOR, Group, Prompt, Score, StopReason, Trajectory, Turn
 
 STOP = 9
 
@@ -28,6 +30,9 @@ class Characters:
 
     def decode(self, token_ids) -> str:
         return "".join(chr(token) for token in token_ids if token != STOP)
+
+    async def reply(self, question: Question) -> Reply:
+        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,7 @@ async def unknown(completion):
     return Score(0.5)
 
 
-def answered(text: str, stop_reason="stop") -> Trajectory:
+def answered(text: str, stop_reason: StopReason = "stop") -> Trajectory:
     tokens = [*map(ord, text), STOP]
     return Trajectory(Prompt("train:0", (1,), "?", {}), [Turn(ACTOR, tokens, text=text)], stop_reason, text)
 
