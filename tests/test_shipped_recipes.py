@@ -34,6 +34,7 @@ OFFLINE = {
             for key in ("data.train.size", "rollout.prompts_per_step")
         ),
     ],
+    "critique/smollm2_pair.yaml": [],
     "critique/genac.yaml": ["stages.imitation.data.train.size=600"],
     "critique/programs_ctrl.yaml": [
         "stages.start.data.train.size=600",
@@ -76,7 +77,7 @@ CHAT = (
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
-HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 1024}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 2048}
 BUILD = {"characters": "".join(chr(c) for c in range(32, 127)) + "\n", "config": SIZES | HEADS}
 GSM8K = [
     {"question": "Ann has 3 bags of 4 figs. How many figs?", "answer": "3*4 = <<3*4=12>>12 figs.\n#### 12"},
@@ -159,6 +160,14 @@ def test_the_mbpp_recipe_passes_with_another_model_and_file():
     # the first assert, and no other, is shown to the model
     assert "tests such as:" in report
     assert "assert add(0)" not in report
+
+
+def test_the_critiquer_of_gsm8k_passes_with_another_model_and_file():
+    overrides = elsewhere(GSM8K * 30, [CATS], chat=True)
+    faults, report = checked(load_plan(RECIPES / "critique" / "gsm8k_two_stage.yaml", overrides), width=400)
+    assert faults == []
+    assert "refinement (actor) x 16 after critique" in report
+    assert "stages/discrimination/critiquer (that stage's output)" in report
 
 
 class TestRewardModels:

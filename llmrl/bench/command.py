@@ -47,6 +47,7 @@ PARTS: Mapping[str, Part] = {
     "sync": Part("sending the weights to the sampler against a copy in memory", "llmrl.bench.sync"),
     "padding": Part("the share of padding, and long prompts' groups against padded rows", "llmrl.bench.padding"),
     "preference": Part("learning from pairs and demonstrations against TRL's trainers", "llmrl.bench.preference"),
+    "critique": Part("a critiquer's step against a plain one, and two adapters against one", "llmrl.bench.critique"),
     "memory": Part("the peak of a run against what `llmrl check` foretold", "llmrl.bench.memory"),
 }
 
