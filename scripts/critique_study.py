@@ -14,7 +14,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean, stdev
@@ -52,6 +52,8 @@ DIFFERENCES = [
     ("echo", "imitation"),
     ("co_training", "imitation"),
 ]
+GREEDY = {"imitation": ("one_stage", 0), "one_stage": ("one_stage", -1), "two_stage": ("helping", -1)}
+"""The stage, and which of its evaluations, that measures an arm on the recorded drafts with greedy critiques."""
 Measured = Mapping[str, Mapping[str, float]]
 """Metrics of one run by the name of the arm, which is a measuring stage's without its beginning."""
 
@@ -67,6 +69,15 @@ def train(run: Path, seed: int, overrides: Sequence[str]) -> None:
 def measured(run: RunReader) -> Measured:
     """The metrics of each measuring stage of a run."""
     return {row["stage"].removeprefix(MEASURED): row for row in run.metrics if row["stage"].startswith(MEASURED)}
+
+
+def greedy(run: RunReader) -> Measured:
+    """The metrics of greedy critiques of the recorded held-out drafts, under the names of the sampled ones."""
+    found = {}
+    for arm, (stage, place) in GREEDY.items():
+        rows = [row for row in run.metrics if row["stage"] == stage and "eval/accuracy_after" in row]
+        found[arm] = {name.replace("eval/", ""): value for name, value in rows[place].items() if "eval/" in name}
+    return found
 
 
 def interval(values: Sequence[float]) -> str:
@@ -85,21 +96,34 @@ def _table(corner: str, columns: Sequence[str], rows: Sequence[str]) -> list[str
     return [_row(corner, columns), "|" + "---|" * (len(columns) + 1), *rows]
 
 
-def tables(runs: Sequence[Measured]) -> list[str]:
-    """The means over runs of each arm, and the differences of arms within runs."""
-    arms = [
-        _row(arm, [interval([run[arm][name] for run in runs if name in run[arm]]) for name in COLUMNS])
-        for arm in runs[0]
-    ]
+def tables(runs: Sequence[RunReader]) -> list[str]:
+    """The means over runs of each arm, the differences of arms within runs, and the means of greedy critiques."""
+    sampled = [measured(run) for run in runs]
     differences = [
-        _row(f"{arm} - {other}", [interval([run[arm][name] - run[other][name] for run in runs]) for name in COMPARED])
+        _row(
+            f"{arm} - {other}", [interval([run[arm][name] - run[other][name] for run in sampled]) for name in COMPARED]
+        )
         for arm, other in DIFFERENCES
     ]
     return [
-        *_table("arm", list(COLUMNS.values()), arms),
+        "Sampled drafts and critiques, greedy refinements:",
+        "",
+        *_means(sampled, COLUMNS),
+        "",
+        "Differences within seeds:",
         "",
         *_table("difference", [COLUMNS[name] for name in COMPARED], differences),
+        "",
+        "Greedy critiques of the recorded drafts of held-out questions, greedy refinements:",
+        "",
+        *_means([greedy(run) for run in runs], COMPARED),
     ]
+
+
+def _means(runs: Sequence[Measured], names: Iterable[str]) -> list[str]:
+    """A table of the means over runs of each arm."""
+    rows = [_row(arm, [interval([run[arm][name] for run in runs]) for name in names]) for arm in runs[0]]
+    return _table("arm", [COLUMNS[name] for name in names], rows)
 
 
 def facts(runs: Sequence[RunReader], seeds: Sequence[int]) -> list[str]:
@@ -132,7 +156,7 @@ def main() -> None:
     with ThreadPoolExecutor(given.at_once) as pool:
         list(pool.map(train, folders, seeds, [given.overrides] * len(seeds)))
     runs = [RunReader(folder) for folder in folders]
-    text = "\n".join([*facts(runs, seeds), "", *tables([measured(run) for run in runs])])
+    text = "\n".join([*facts(runs, seeds), "", *tables(runs)])
     if given.write is None:
         print(text)
         return
