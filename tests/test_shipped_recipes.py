@@ -170,6 +170,16 @@ def test_the_critiquer_of_gsm8k_passes_with_another_model_and_file():
     assert "stages/discrimination/critiquer (that stage's output)" in report
 
 
+def test_the_critiquer_of_programs_passes_on_another_model_and_file():
+    model, *overrides = elsewhere(MBPP[5:], MBPP[:5], chat=True)
+    parts = json.loads(model.partition("=")[2])  # the critiquer has a model of its own: an adapter on this one
+    overrides += ["model.path=null", *(f"model.{key}={json.dumps(value)}" for key, value in parts.items())]
+    faults, report = checked(load_plan(RECIPES / "rlvr_code" / "mbpp_ctrl.yaml", overrides), width=400)
+    assert faults == []
+    assert "revision (actor) x 8 after critique" in report
+    assert "critiquer, trained; an adapter on the weights of actor" in report
+
+
 class TestRewardModels:
     """The training recipes in reward_models/, and the card of what they train."""
 
