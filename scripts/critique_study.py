@@ -131,7 +131,7 @@ def facts(runs: Sequence[RunReader], seeds: Sequence[int]) -> list[str]:
     started = runs[0].environment
     packages = started["packages"]
     shown = [f"{name} {packages[name]}" for name in ("llmrl", "torch", "transformers") if name in packages]
-    seconds = [sum(row["step_seconds"] for row in run.metrics) for run in runs]
+    seconds = [sum(row.get("step_seconds", 0.0) for row in run.metrics) for run in runs]
     return [
         f"- written by `python {' '.join(sys.argv)}` from runs of `llmrl train {RECIPE} seed=N`",
         f"- {len(runs)} runs, seeds {', '.join(map(str, seeds))}, begun on {started['started'][:10]}; "
