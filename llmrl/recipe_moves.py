@@ -277,10 +277,13 @@ def part_columns(moves: Mapping[str, Move]) -> list[str]:
 def check_columns(moves: Mapping[str, Move], prompts: Sequence[Prompt]) -> None:
     """Raises RecipeError for names in templates, and for columns, that the questions' rows lack."""
     faults: dict[str, None] = {}
-    for columns in {tuple(prompt.row): None for prompt in prompts}:
+    by_columns = {tuple(prompt.row): prompt.id for prompt in reversed(prompts)}
+    for columns, row in reversed(by_columns.items()):
         for name, move in moves.items():
             if move.column is not None and move.column not in columns:
-                faults[unknown_name(f"moves.{name}.column", move.column, columns, "column")] = None
+                some = f" in {row}, as other rows have" if any(move.column in other for other in by_columns) else ""
+                fault = unknown_name(f"moves.{name}.column", move.column, columns, "column")
+                faults[fault.replace("; ", f"{some}; ", 1)] = None
             for template in move.templates:
                 parts = [*part_columns(moves), *(f"{one}.{what}" for one in moves for what in TOLD)]
                 for named in RowTemplate(template).columns:

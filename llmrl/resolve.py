@@ -131,9 +131,10 @@ def resolve_moves(recipe: Recipe) -> list[Asked]:
     return found
 
 
-def faults_of_moves(pieces: Mapping[str, Pieces], recipe: Recipe) -> list[str]:
-    """The faults of moves for methods: one text that has to be compared, rows' texts that are taken for one's own."""
-    faults = []
+def moves_faults(pieces: Mapping[str, Pieces], recipe: Recipe) -> list[str]:
+    """The faults of moves beside the methods of their authors: a `choose` that is none, one text that has to be
+    compared, rows' texts that are taken for one's own. pieces: by role, of those roles that have no faults."""
+    faults: list[str] = []
     for name, move in recipe.moves.items():
         if not recipe.by_role[move.by].trained or not move.learned_from:
             continue
@@ -146,6 +147,8 @@ def faults_of_moves(pieces: Mapping[str, Pieces], recipe: Recipe) -> list[str]:
             if "group_ids" in piece.data:
                 more = "rollout.group_size" if name == next(iter(recipe.moves)) else f"moves.{name}.samples"
                 faults.append(f"{more}: 1, but {key} of {move.by} compares its texts ({piece.name}); give at least 2")
+    with gathered(faults):
+        resolve_moves(recipe)
     return faults
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -133,6 +134,33 @@ def test_moves_that_are_compared_need_company_and_choose_a_function_of_a_group(w
     frozen = {"method": "rloo", "trained": False, "rewards": {"refined": {}}}
     resolve_plan(load_plan(write(moves__critique__samples=1, roles__critiquer=frozen)))
     resolve_plan(load_plan(write(rollout__group_size=1, moves__draft__trained=False)))
+
+
+def test_check_refuses_what_train_refuses(write):
+    changes = {"moves__critique__samples": 1, "moves__refinement__choose": "bestof"}
+    with shared_workers():
+        faults, _ = checked(load_plan(write(**changes)))
+    assert faults == [
+        "moves.critique.samples: 1, but advantage of critiquer compares its texts (rloo); give at least 2",
+        "moves.refinement.choose: no keep function named 'bestof'; did you mean 'best_of'?",
+    ]
+
+
+def test_a_row_that_lacks_the_texts_of_others_is_named(write, tmp_path):
+    rows = [{"question": f"{n}+1", "answer": str(n + 1), **({"drafts": ["2"]} if n != 3 else {})} for n in range(5)]
+    file = write(moves__draft__column="drafts")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with shared_workers():
+        faults, _ = checked(load_plan(file))
+    assert faults == [
+        "moves.draft.column: no column named 'drafts' in train:3, as other rows have; valid: answer, question"
+    ]
+
+
+def test_the_labels_of_a_verdict_differ(write):
+    with shared_workers():
+        faults, _ = checked(load_plan(write(roles__critiquer__rewards__discrimination={"right": "+", "wrong": "+"})))
+    assert faults == ["roles.critiquer.rewards.discrimination: right and wrong are both '+'; expected two labels"]
 
 
 def test_a_loss_may_not_take_replayed_texts_for_its_own(write):

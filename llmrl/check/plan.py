@@ -33,7 +33,7 @@ from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.recipe_moves import check_columns, part_columns, tree_in_words
 from llmrl.recipe_products import product_of
-from llmrl.resolve import Pieces, check_grades, resolve_pieces, trained_on
+from llmrl.resolve import Pieces, check_grades, moves_faults, resolve_pieces, trained_on
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.golds import check_graded
 from llmrl.rewards.workers import Workers
@@ -88,7 +88,7 @@ class _Checker:
     """Checks stage after stage.
 
     outlines: of each stage that could be read, a folder with its output's tokenizer. asked: the questions of each.
-    prompts, tried: of the stage that is being checked.
+    prompts, resolved, tried: of the stage that is being checked, the latter two by role.
     """
 
     plan: Plan
@@ -98,6 +98,7 @@ class _Checker:
     outlines: dict[str, Path] = field(default_factory=dict)
     prompts: LoadedPrompts | None = None
     asked: dict[str, Asked] = field(default_factory=dict)
+    resolved: dict[str, Pieces] = field(default_factory=dict)
     tried: dict[str, Tried] = field(default_factory=dict)
     unused: Unused = field(default_factory=Unused)
 
@@ -107,7 +108,7 @@ class _Checker:
         views = recipe.by_role
         first = next(iter(views))
         sized: list[Sized] = []
-        self.tried = {}
+        self.resolved, self.tried = {}, {}
         faults: dict[str, list[str]] = {role: [] for role in views}
         for role, view in views.items():
             if recipe.roles:
@@ -116,7 +117,9 @@ class _Checker:
             found = self._role(name, role, view, own, leads=role == first)
             sized += [found] if found else []
         report.faults += of_roles(faults)
-        if self.prompts and len(self.tried) == len(views) and self.tried[first].pieces.samples:
+        played = moves_faults(self.resolved, recipe)
+        report.faults += played
+        if self.prompts and not played and len(self.tried) == len(views) and self.tried[first].pieces.samples:
             with gathered(report.faults):
                 check_columns(recipe.moves, self.prompts.train + self.prompts.eval)
                 check_by_trial(recipe, self.tried, self.prompts.train[0], report)
@@ -130,7 +133,7 @@ class _Checker:
         """Everything about one role of a stage; the stage's data and batch are checked with the first."""
         pieces = rewards = prompts = None
         with gathered(report.faults):
-            pieces = resolve_pieces(recipe)
+            pieces = self.resolved[role] = resolve_pieces(recipe)
         with gathered(report.faults):
             rewards = Rewards.from_specs(recipe.rewards, workers=self.workers)
             rewards.check_roles(self.plan.stages[name].by_role)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from llmrl.marks import reads_answers
+from llmrl.marks import reads_answers, settings_checked_by
 from llmrl.pieces import Piece
 from llmrl.rewards.gains import SUCCESS, Gain
 from llmrl.rewards.thoughts import after_thoughts
@@ -24,6 +24,12 @@ def verdict_of(completion: str, prompt: str = "", *, right: str, wrong: str, tho
     return UNREADABLE if said is None else RIGHT if said == right else WRONG
 
 
+def _check_labels(right: str, wrong: str, **others: object) -> None:
+    if right.strip() == wrong.strip():
+        raise ValueError(f"right and wrong are both {right!r}; expected two labels")
+
+
+@settings_checked_by(_check_labels)
 @reads_answers(_read)
 async def discrimination(
     completion: str,
