@@ -37,7 +37,7 @@ from llmrl.recipe_layers import (
     yaml_value,
 )
 from llmrl.recipe_moves import move_faults
-from llmrl.recipe_products import missing_products
+from llmrl.recipe_products import dropped_adapters, missing_products
 from llmrl.types import ENVIRONMENT
 
 ROLE_KEYS = (
@@ -120,6 +120,7 @@ def load_plan(path: str | Path, overrides: list[str] | None = None) -> Plan:
         for name, recipe in recipes.items():
             views = recipe.by_role.items()
             faults[name] += of_roles({role: missing_products(recipes, name, view) for role, view in views})
+            faults[name] += dropped_adapters(recipes, name)
     if any(faults.values()):
         raise RecipeError(*of_stages(faults))
     first = next(iter(recipes.values()))

@@ -43,6 +43,24 @@ def missing_products(stages: Mapping[str, Recipe], stage: str, view: Recipe) -> 
     return faults
 
 
+def dropped_adapters(stages: Mapping[str, Recipe], stage: str) -> list[str]:
+    """A fault for each role of `stage` that would begin anew as an adapter on another role's base, while the stage
+    before has trained such an adapter for it: only the merged model of that one is left, and no base fits under it."""
+    earlier = list(stages)[: list(stages).index(stage)]
+    views = stages[earlier[-1]].by_role if earlier else {}
+    faults = []
+    for name, view in stages[stage].by_role.items():
+        before, owner = views.get(name), view.model.role
+        if before and before.trained and before.model.lora and view.model.lora and owner and before.model.role == owner:
+            folder, rank = f"{view.run_dir}/stages/{earlier[-1]}/{name}", view.model.lora.rank
+            faults.append(
+                f"roles.{name}.model.role: {owner}, so {name} would begin with a new adapter, and lose the one that "
+                f"stage '{earlier[-1]}' trains; go on from its model: {{role: null, path: '{folder}', "
+                f"lora: {{rank: {rank}}}}}"
+            )
+    return faults
+
+
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """The texts in nested mappings and lists, by their keys in the recipe."""
     if isinstance(value, str):

@@ -320,6 +320,32 @@ def test_roles_start_from_products_of_different_stages(load):
     assert continued(plan.dump(), load(APART, "run_dir=elsewhere"), [])[1] == []
 
 
+BESIDE = """
+run_dir: out
+model: some/model
+data: {train: {path: rows.jsonl}}
+rewards: {math_verifier: {}}
+method: grpo
+roles:
+  actor: {model: {role: base, lora: {rank: 4}}}
+  critiquer: {model: {role: base, lora: {rank: 2}}, trained: false}
+  base: {trained: false}
+stages: {one: {}, two: {}}
+"""
+
+
+def test_an_adapter_beside_another_is_not_begun_anew_in_silence(load):
+    with pytest.raises(RecipeError) as caught:
+        load(BESIDE)
+    assert caught.value.faults == [
+        "stage two: roles.actor.model.role: base, so actor would begin with a new adapter, and lose the one that stage "
+        "'one' trains; go on from its model: {role: null, path: 'out/stages/one/actor', lora: {rank: 4}}"
+    ]
+    told = "{role: null, path: 'out/stages/one/actor', lora: {rank: 4}}"
+    plan = load(BESIDE.replace("two: {}", f"two: {{roles: {{actor: {{model: {told}}}}}}}"))
+    assert paths(plan, "two") == {name: f"out/stages/one/{name}" for name in ("actor", "base")} | {"critiquer": None}
+
+
 def test_settings_of_a_roles_model_leave_its_start_alone(load):
     view = load(STAGES.replace("two: {}", "two: {roles: {critiquer: {model: {lora: {rank: 4}}}}}")).stages["two"]
     assert view.by_role["critiquer"].model.lora.rank == 4
