@@ -115,8 +115,8 @@ class Trajectory:
     wrote the author's turns, the author's own policy unless `rollout.written_by` or a move's column names another.
     move: its name among the recipe's moves; node: its place in the question's trees, such as 0/critique.2; parent,
     children: the trajectory that it follows, and those that follow it. judged: whether the rewards that read no other
-    verdict were asked. parts: of its text, by the names that the recipe gives them. prefix: how many tokens of the
-    parent its author read; None for all.
+    verdict were asked. parts: of its text, by the names that the recipe gives them; lacks: the names of
+    those that were not found. prefix: how many tokens of the parent its author read; None for all.
     """
 
     prompt: Prompt
@@ -139,6 +139,7 @@ class Trajectory:
     children: list[Trajectory] = field(default_factory=list, repr=False, compare=False)
     judged: bool = field(default=False, repr=False, compare=False)
     parts: Mapping[str, str] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
     prefix: int | None = None
 
     @property

@@ -96,8 +96,9 @@ PAIRS = {
 
 
 def names_of_trees() -> set[str]:
-    """Every metric of drafts, critiques and refinements."""
+    """Every metric of drafts, critiques and refinements, of which a text lacks a part."""
     draft = trees.answer("8")
+    draft.lacks = ("sum",)
     trees.answer("7", parent=trees.critique("wrong", draft))
     trees.answer("9", parent=draft)
     tree = trees.all_of(draft)

@@ -24,7 +24,8 @@ CRITIQUES = (
            troubles=(Outside("many critiques have no readable verdict", high=0.3, rows=3),)),
     Metric("verdicts_alike", "The share of the most common verdict, unreadable included.", "share",
            "near the share of right drafts, or of wrong ones",
-           "The critiquer does not judge: balance right and wrong drafts, and give the verdict a reward of its own.",
+           "If verdicts_unreadable is low, the critiquer does not judge: balance right and wrong drafts, and give the "
+           "verdict a reward of its own.",
            format=".1%",
            troubles=(Outside("nearly all critiques have the same verdict", high=0.95, rows=3),)),
     Metric("verdict_calibration_error", "The expected calibration error, in 10 bins, of the share of a draft's "

@@ -109,9 +109,9 @@ class Collector:
             if len(questions) >= count:
                 break
         if not questions:
-            raise RunStopped(
-                f"nothing to train on after {max_refills + 1} rounds of {count} prompts; {_why_nothing(sampled, keep)}"
-            )
+            unwritten = self._moves.unwritten(sampled, keep) if self._moves is not None else []
+            why = _why_nothing(sampled, keep, unwritten)
+            raise RunStopped(f"nothing to train on after {max_refills + 1} rounds of {count} prompts; {why}")
         seconds, groups = time.monotonic() - started, [group for chosen in questions for group in chosen]
         return Collected(groups, metrics_of(sampled, groups, list(self.authors), seconds), sampled)
 
@@ -290,9 +290,11 @@ def kept(group: Group, keep: Mapping[str, Piece]) -> Group:
     return replace(group, trajectories=left)
 
 
-def _why_nothing(sampled: Sequence[Group], keep: Mapping[str, Piece]) -> str:
+def _why_nothing(sampled: Sequence[Group], keep: Mapping[str, Piece], unwritten: Sequence[str]) -> str:
     failures = [t.failure for group in sampled for t in group.trajectories if t.failure]
     if failures:
         reason = Counter(f"{f.source} {f.kind}: {f.message}" for f in failures).most_common(1)[0][0]
         return f"most common failure: {reason}"
+    if unwritten:
+        return f"nothing was written of {', '.join(unwritten)}: see `choose` and `parts` of the moves on the way there"
     return f"`keep: {', '.join(piece.name for piece in keep.values())}` dropped every group"

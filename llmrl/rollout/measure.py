@@ -53,6 +53,8 @@ def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[
     }
     if verdicts:
         metrics["accuracy"] = _mean(verdicts)
+    if apart := [float(bool(t.lacks)) for t in scored if t.parts or t.lacks]:
+        metrics["parts_missing"] = _mean(apart)
     metrics |= rates(tally(scored))
     turn_rewards = [turn.reward for t in scored for turn in t.turns if turn.reward is not None]
     if turn_rewards:

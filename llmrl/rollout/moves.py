@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,6 +65,12 @@ class Moves:
         """Whether a trajectory may be trained on."""
         return self._moves[trajectory.move].move.learned_from
 
+    def unwritten(self, groups: Iterable[Group], authors: Collection[str]) -> list[str]:
+        """The moves of these authors that are learned from, if the groups hold texts of none of them."""
+        written = {one.move for group in groups for one in group.trajectories}
+        learned = [name for name, asked in self._moves.items() if asked.move.learned_from and asked.move.by in authors]
+        return [] if written & set(learned) else learned
+
     async def episodes(self, asking: Asking, count: int, begun: int = 0) -> list[Episode]:
         """`count` answers to the question, each with all that follows it; of rows' texts as many as there are.
 
@@ -109,7 +115,7 @@ class Moves:
         """Play all that follows these siblings."""
         if siblings and siblings[0].move in self._told:
             await self._judge(asking, [one for one in siblings if one.failure is None])
-        live = [one for one in siblings if one.failure is None and len(one.parts) == len(self._parts(one))]
+        live = [one for one in siblings if one.failure is None and not one.lacks]
         following: list[tuple[Trajectory, Asked]] = []
         for asked in self._following(live[0]) if live else ():
             choose = None if asking.params.evaluating else asked.choose
@@ -128,9 +134,11 @@ class Moves:
         for (parent, _), children in zip(following, found, strict=True):
             parent.children += children
 
-    def _parts(self, trajectory: Trajectory) -> Mapping[str, str]:
-        """The patterns of the parts that a trajectory must have, or nothing follows it."""
-        return self._moves[trajectory.move].move.parts
+    def _take_apart(self, trajectory: Trajectory) -> None:
+        """Find the parts of a trajectory's text, without all of which nothing follows it."""
+        move = self._moves[trajectory.move].move
+        trajectory.parts = move.parts_of(self._read(trajectory))
+        trajectory.lacks = tuple(name for name in move.parts if name not in trajectory.parts)
 
     def _following(self, trajectory: Trajectory) -> list[Asked]:
         """The moves that follow a trajectory."""
@@ -216,7 +224,7 @@ class Moves:
                 turn.token_ids += author.end
             turn.text = trajectory.text = text
             trajectory.writer = DATASET
-            trajectory.parts = asked.move.parts_of(self._read(trajectory))
+            self._take_apart(trajectory)
         return given
 
     async def _sample(self, asking: Asking, asked: Asked, trajectory: Trajectory) -> None:
@@ -230,7 +238,7 @@ class Moves:
         turn.token_ids, turn.rollout_logprobs = found.token_ids, found.logprobs
         turn.policy_version, trajectory.stop_reason = found.policy_version, found.stop_reason
         turn.text = trajectory.text = author.text.decode(found.token_ids)
-        trajectory.parts = asked.move.parts_of(self._read(trajectory))
+        self._take_apart(trajectory)
 
     def _read_ask(self, asked: Asked, trajectory: Trajectory) -> list[int] | None:
         """What the move's author reads, which becomes the trajectory's prompt; None if it cannot be made: a failure."""

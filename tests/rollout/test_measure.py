@@ -103,6 +103,13 @@ def test_other_writers_count_only_where_the_policy_writes_nothing():
     assert (alone["reward"], alone["completion_tokens"]) == (0.0, 6.0)
 
 
+def test_texts_that_lack_a_part_are_counted_among_those_that_should_have_some():
+    whole, without, other = (trees.answer("8") for _ in range(3))
+    whole.parts, without.parts, without.lacks = {"sum": "8", "why": "5+3"}, {"sum": "8"}, ("why",)
+    assert metrics_of([Group(PROMPT, [whole, without, other])], [], [ACTOR], seconds=1.0)["parts_missing"] == 0.5
+    assert "parts_missing" not in metrics_of([Group(PROMPT, [other])], [], [ACTOR], seconds=1.0)
+
+
 def test_each_author_of_a_tree_has_the_metrics_of_what_it_wrote():
     draft = trees.answer("8")
     critiques = [trees.critique(verdict, draft) for verdict in ("wrong", "right", "unreadable")]

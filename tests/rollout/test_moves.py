@@ -361,19 +361,32 @@ def test_a_context_that_is_too_long_is_the_failure_of_its_text_and_of_what_needs
     assert failure is not None and "no column 'nothing'" in failure.message
 
 
+class Questions:
+    def take(self, n: int) -> list[Prompt]:
+        return [PLAIN] * n
+
+
+def collect_all(found: Collector, *trained: str) -> Any:
+    collected = found.collect(
+        Questions(), sample_groups=Evenly(found, 2), keep={name: piece(_all) for name in trained}, count=1,
+        max_refills=0, params=SamplingParams(max_tokens=20, seed=5),
+    )  # fmt: skip
+    found.close()
+    return collected
+
+
+def test_a_run_stops_where_nothing_is_written_that_is_learned_from():
+    chosen = REFINE | {"critique": REFINE["critique"] | {"choose": "none"}}
+    found = collector(chosen, actor, critiquer, choose=lambda group: [])
+    with pytest.raises(RunStopped, match="nothing was written of critique: see `choose` and `parts`"):
+        collect_all(found, "critiquer")
+
+
 def test_only_trained_moves_are_learned_from():
     found = collector(REFINE | {"draft": {"by": "actor", "trained": False}}, actor, critiquer,
                       scorers={"actor": Exact(), "critiquer": Exact()})  # fmt: skip
 
-    class Prompts:
-        def take(self, n: int) -> list[Prompt]:
-            return [PLAIN] * n
-
-    collected = found.collect(
-        Prompts(), sample_groups=Evenly(found, 2), keep={name: piece(_all) for name in ("actor", "critiquer")}, count=1,
-        max_refills=0, params=SamplingParams(max_tokens=20, seed=5),
-    )  # fmt: skip
-    found.close()
+    collected = collect_all(found, "actor", "critiquer")
     assert {one.move for group in collected.groups for one in group.trajectories} == {"critique", "refinement"}
     assert {one.move for group in collected.sampled for one in group.trajectories} == {
         "draft",
@@ -430,6 +443,7 @@ def test_a_text_is_read_by_its_parts_and_without_all_of_them_nothing_follows():
     nodes = by_node(sample(collector(ASK, proposer, lambda context, before: str(7 + before))))
     assert dict(nodes["0"].parts) == {"question": "3+4", "answer": "7"}  # the last place that matches
     assert dict(nodes["1"].parts) == {} and not nodes["1"].children
+    assert (nodes["0"].lacks, nodes["1"].lacks) == ((), ("question", "answer"))
     assert nodes["0/solution.1"].prompt.text == "3+4="
     assert nodes["0/solution.0"].prompt.row == {**PLAIN.row, "proposal.question": "3+4", "proposal.answer": "7"}
     assert nodes["0/solution.1/review.0"].prompt.text == "8~7"
