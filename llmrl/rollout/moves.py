@@ -294,9 +294,9 @@ class Moves:
         return values
 
     def _read(self, trajectory: Trajectory) -> str:
-        """What others read of a trajectory."""
+        """What others read of a trajectory: no thoughts, and no blanks at its end, such as a stop string's."""
         end = self._moves[trajectory.move].move.thoughts_end or NO_THOUGHTS
-        return after_thoughts(trajectory.text, trajectory.prompt.text, thoughts_end=end) or ""
+        return (after_thoughts(trajectory.text, trajectory.prompt.text, thoughts_end=end) or "").rstrip()
 
     def _part_columns(self, parent: Trajectory | None) -> dict[str, str]:
         """The parts of the texts on the way to a new one, by the names under which they are read; the latest count."""

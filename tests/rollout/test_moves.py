@@ -337,6 +337,11 @@ def test_a_text_that_no_reward_judges_has_no_verdict_to_tell():
     assert failure is not None and "draft.verdict" in failure.message
 
 
+def test_blanks_at_the_end_of_a_text_are_not_read_by_others():
+    nodes = by_node(sample(collector(REFINE, lambda context, before: " 6\n", critiquer), size=1))
+    assert nodes["0"].text == " 6\n" and nodes["0/critique.0"].prompt.text == "3+4= 6?"
+
+
 def test_thoughts_are_not_read_by_others():
     thinking = REFINE | {"critique": REFINE["critique"] | {"thoughts_end": "</t>"}}
     nodes = by_node(
