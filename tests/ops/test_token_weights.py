@@ -70,6 +70,7 @@ def random_data(rows):
         "progress": torch.tensor(0.3),
         "rewards": rows.noise(),
         "from_policy": torch.rand(n, generator=rows.generator) < 0.7,
+        "row_weights": torch.rand(n, generator=rows.generator),
     }
 
 
@@ -90,7 +91,7 @@ def test_what_the_catalogue_holds():
         *("truncated_is", "sequence_is", "masked_is", "icepop", "drop_stale_negatives", "difficulty"),
         *("correct_tokens", "top_entropy", "low_entropy", "entropy_ratio", "drop_covariant", "top_covariant"),
         *("surrogate_dropout", "most_varied", "positive_advantage", "chosen_tokens", "chosen_completions"),
-        *("policy_completions", "other_completions"),
+        *("policy_completions", "other_completions", "weighted_rows"),
     }
 
 

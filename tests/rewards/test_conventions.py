@@ -67,7 +67,7 @@ def test_a_conversation_with_an_environment_has_its_messages(workers):
     found = group({}, "2+3? tool", messages=CHAT)
     found.trajectories[0].turns += [Turn(ENVIRONMENT, [1], text="output"), Turn(ACTOR, [2], text="5")]
     found.trajectories[0].text = "5"
-    assert made(workers, format_reward=None).rewards[0].call(found, {})[1][1]["completions"] == [
+    assert made(workers, format_reward=None).rewards[0].call(found, {}, {})[1][1]["completions"] == [
         [
             {"role": "assistant", "content": "2+3? tool"},
             {"role": "tool", "content": "output"},

@@ -83,7 +83,7 @@ def make_stage(checkpoints, **settings) -> Stage:
     stage.name, stage.ranks, stage.checkpoints, stage.best = "rl", Ranks(), checkpoints, None
     stage.recipe = SimpleNamespace(checkpoint=Checkpointing(**settings))  # pyright: ignore
     stage.source = SimpleNamespace(state_dict=dict)  # pyright: ignore
-    stage.collector, stage.eval_prompts = SimpleNamespace(), [SimpleNamespace()]  # pyright: ignore
+    stage.collector, stage.eval_prompts = SimpleNamespace(authors={}), [SimpleNamespace()]  # pyright: ignore
     stage.roles = {"actor": SimpleNamespace(name="actor", save=write, controllers={})}  # pyright: ignore
     stage.export = lambda folder: folder.mkdir()
     return stage

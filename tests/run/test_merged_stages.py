@@ -13,6 +13,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from small_run import lay_out
 
+from llmrl.errors import RecipeError
 from llmrl.recipe_file import Plan, load_plan
 from llmrl.run.run import run_plan
 
@@ -80,9 +81,9 @@ def test_the_check_knows_the_models_of_earlier_stages(folder, monkeypatch):
     monkeypatch.chdir(folder)
     with shared_workers(folder):
         faults, report = checked(plan("run_dir=unborn"), width=400)
+        assert not faults
         assert "model    unborn/stages/start +0.5 first, -2 second: qwen3" in " ".join(
             report.replace("  ", " ").split("\n")
         )
-        wrong = plan("run_dir=unborn", "stages.sum.model.merge.vectors.first.plus=unborn/stages/frist")
-        faults, _ = checked(wrong)
-    assert any(f.startswith("stage sum: model.merge.vectors.first.plus: ") for f in faults), faults
+    with pytest.raises(RecipeError, match=r"stage sum: model.merge.vectors.first.plus: .* 'unborn/stages/first'\?$"):
+        plan("run_dir=unborn", "stages.sum.model.merge.vectors.first.plus=unborn/stages/frist")
