@@ -147,6 +147,13 @@ def moves_faults(pieces: Mapping[str, Pieces], recipe: Recipe) -> list[str]:
             if "group_ids" in piece.data:
                 more = "rollout.group_size" if name == next(iter(recipe.moves)) else f"moves.{name}.samples"
                 faults.append(f"{more}: 1, but {key} of {move.by} compares its texts ({piece.name}); give at least 2")
+    for role, view in recipe.by_role.items() if recipe.learn_from == BY_KEY["learn_from"].default else ():
+        own = [name for name, move in recipe.moves.items() if move.by == role]
+        if view.trained and own and not any(recipe.moves[name].learned_from for name in own):
+            faults.append(
+                f"roles.{role}.trained: true, but nothing of {role} is learned from ({', '.join(own)}); set it to "
+                f"false, or let {role} learn from a move that it samples"
+            )
     with gathered(faults):
         resolve_moves(recipe)
     return faults

@@ -13,6 +13,7 @@ from checking import checked, shared_workers
 from llmrl.errors import RecipeError
 from llmrl.recipe_file import load_plan
 from llmrl.recipe_moves import compared_texts, most_texts
+from llmrl.resolve import moves_faults
 from llmrl.run.run import resolve_plan
 
 REVIEW: dict[str, Any] = {
@@ -134,6 +135,18 @@ def test_moves_that_are_compared_need_company_and_choose_a_function_of_a_group(w
     frozen = {"method": "rloo", "trained": False, "rewards": {"refined": {}}}
     resolve_plan(load_plan(write(moves__critique__samples=1, roles__critiquer=frozen)))
     resolve_plan(load_plan(write(rollout__group_size=1, moves__draft__trained=False)))
+
+
+def test_a_trained_role_learns_from_one_of_its_moves(write):
+    unlearned = {"moves__critique__trained": False, "roles__actor__trained": False}
+    with pytest.raises(RecipeError) as caught:
+        resolve_plan(load_plan(write(**unlearned)))
+    assert caught.value.faults == [
+        "roles.critiquer.trained: true, but nothing of critiquer is learned from (critique); set it to false, or let "
+        "critiquer learn from a move that it samples"
+    ]
+    asked = {"relabelled": {"ask": "Task: {goal}", "critiquer": "critiquer", "review": "Task: {goal}\n{attempt}?"}}
+    assert not moves_faults({}, load_plan(write(learn_from=asked, **unlearned)).stages["train"])
 
 
 def test_check_refuses_what_train_refuses(write):
