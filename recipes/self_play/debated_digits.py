@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Mapping
 from typing import Any
 
 DIGITS, TOTAL = 5, 15
@@ -22,12 +23,16 @@ def questions(size: int, seed: int) -> list[dict[str, Any]]:
     return [_question(draw) for _ in range(size)]
 
 
-def demonstrations(size: int, seed: int) -> list[dict[str, Any]]:
-    """Rows to imitate: in turn a statement of A, an objection of B, a verdict on both, and a guess without them."""
-    draw = random.Random(seed)
+def demonstrations(size: int, seed: int, *, held_out: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Rows to imitate: in turn a statement of A, an objection of B, a verdict on both, and a guess without them.
+
+    held_out: size and seed of the questions that none of them asks.
+    """
+    draw, unseen = random.Random(seed), {row["question"] for row in questions(**held_out)}
     found = []
     for number in range(size):
-        row = _question(draw)
+        while (row := _question(draw))["question"] in unseen:
+            pass
         question, answer = row["question"], row["answer"]
         shown, objection = _debate(draw, question[:DIGITS])
         asked, said = [
