@@ -11,6 +11,7 @@ Each text is a trajectory, and those that follow a text are its children, so tha
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,9 +49,13 @@ Message = Annotated[str | dict[str, Template], BeforeValidator(_message)]
 def _pattern(text: str) -> str:
     """A regular expression with a group."""
     try:
-        groups = re.compile(text).groups
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            groups = re.compile(text).groups
     except re.error as error:
         raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    except FutureWarning:  # of a set of characters that holds another bracket, as [[ does
+        raise ValueError(f"{text!r} opens a set of characters within another; write a bracket itself as \\[") from None
     if not groups:
         raise ValueError(f"{text!r} has no group in parentheses, which would be the part")
     return text

@@ -88,6 +88,7 @@ def write(tmp_path, monkeypatch):
         ),
         ({"moves__prompt": {"by": "actor", "of": "draft", "ask": "x"}}, "moves: 'prompt' is no name for a move"),
         ({"moves__draft__parts": {"sum": "[0-9"}}, "moves.draft.parts: '[0-9' is no regular expression: "),
+        ({"moves__draft__parts": {"sum": "[[([0-9])]]"}}, "moves.draft.parts: '[[([0-9])]]' opens a set of characters"),
         ({"moves__draft__parts": {"sum": "[0-9]"}}, "moves.draft.parts: '[0-9]' has no group in parentheses"),
         ({"moves__draft__parts": {"a.b": "(.)"}}, "moves.draft.parts: 'a.b' is no name for a part"),
         (
