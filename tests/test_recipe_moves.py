@@ -214,7 +214,7 @@ def test_check_tells_the_tree_and_names_columns_that_rows_lack(write):
         lacking, _ = checked(load_plan(write(**changes)))
     assert not faults
     told = "draft (actor) x 2, critique (critiquer) x 8 after draft, refinement (actor) x 16 after critique"
-    assert told in " ".join(said.split())
+    assert told in " ".join(said.split()) and "4 prompts x 2 = 8 first texts per step; 1 update;" in said
     assert lacking == [
         "moves.draft.column: no column named 'drafts'; valid: answer, question",
         "moves.critique.ask: no column 'questin'; did you mean 'question'? (columns: question, answer, draft, "

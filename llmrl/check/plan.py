@@ -313,8 +313,10 @@ def _say_arithmetic(recipe: Recipe, samples: bool, prompts_in_train: int | None,
     group = rollout.group_size if samples else 1
     whole = rollout.prompts_per_step * group
     updates = f"{training.updates_per_step} update{'s' if training.updates_per_step > 1 else ''}"
-    text = f"{rollout.prompts_per_step} prompts x {group} = {whole} trajectories per step; "
-    text += f"{updates} of {whole // training.updates_per_step}"
+    asked = f"{rollout.prompts_per_step} prompts x {group} = {whole}"
+    text = f"{asked} trajectories per step; {updates} of {whole // training.updates_per_step}"
+    if samples and recipe.moves:  # of which each role learns from some, and from some of what follows
+        text = f"{asked} first texts per step; {updates}"
     if training.epochs_per_step > 1:
         text += f", {training.epochs_per_step} times over"
     if training.steps is not None:
