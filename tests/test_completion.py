@@ -27,7 +27,7 @@ def test_recipe_files_are_offered_with_the_folders_on_the_way(tmp_path, monkeypa
     ("begun", "offered"),
     [
         ("training.st", ["training.strategy=", "training.steps="]),
-        ("trai", ["trained=", "training."]),
+        ("trai", ["trained=", "trained_every=", "training."]),
         ("method=grp", ["method=grpo"]),
         ("model.lora.r", ["model.lora.rank="]),
         ("training.steps=", []),
