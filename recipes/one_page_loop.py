@@ -48,7 +48,9 @@ SHAPE = {
 
 
 class LargerDigit:
-    """The verifier: it fills in every trajectory's reward."""
+    """The verifier: it fills in every trajectory's reward, all at once."""
+
+    async def begin(self, group: Group) -> None: ...
 
     async def score(self, group: Group) -> None:
         for trajectory in group.trajectories:

@@ -363,7 +363,7 @@ def test_name_and_folder_follow_from_the_file(load):
         ),
         ("data: null", "data: required, and missing"),
         ("method: grppo", "method: no method named 'grppo'; did you mean 'grpo'?"),
-        ("method: [a]", "method: no method named '['a']'; valid: a2c, accelerated_dpo, alphapo, aot"),
+        ("method: [a]", "method: no method named '['a']'; valid: a2c, accelerated_dpo, "),
     ],
 )
 def test_faults_name_the_key_the_value_and_the_nearest(faults, addition, message):
