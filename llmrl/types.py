@@ -165,7 +165,7 @@ class Trajectory:
 
     @property
     def verdict(self) -> str | None:
-        """What the trajectory says of the one that it follows, one of VERDICTS; None for what is no critique."""
+        """The verdict on the one that it follows, one of VERDICTS; None for what is no critique."""
         return next((score.verdict for score in self.scores.values() if score.verdict is not None), None)
 
     @property

@@ -90,8 +90,8 @@ class LoadedPrompts:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """What training prompts are spread evenly by, by prompt id: the values of the column that they are balanced by,
-        else the rewards of rows with a single completion."""
+        """The labels by which training prompts are spread evenly, by prompt id: the values of the column that they are
+        balanced by, else the rewards of rows with a single completion."""
         if self.balanced:
             return {prompt.id: _label(prompt, self.sources["train"]) for prompt in self.train}
         return {name: written[0].reward for name, written in self.comparisons.items() if len(written) == 1}

@@ -42,7 +42,7 @@ class Solution:
 
     @property
     def values(self) -> dict[str, Any]:
-        """What a template may name: the question, the steps with their numbers or without, and the last number."""
+        """The values of a template: the question, the steps with their numbers or without, and the last number."""
         numbered = "\n".join(f"[{place}] {step}" for place, step in enumerate(self.steps))
         return {
             "prompt": self.prompt,

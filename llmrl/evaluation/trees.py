@@ -42,7 +42,7 @@ def tallies(
 
 
 def voted(groups: Sequence[Group], answers: Answers | None, pattern: str | None) -> list[list[Hashable | None]]:
-    """What each trajectory of the groups votes for: the pattern's match, else its answer's number, else its text."""
+    """The vote of each trajectory of the groups: the pattern's match, else its answer's number, else its text."""
     numbers = answers(groups) if answers and pattern is None else None
     return [list(own) for own in numbers or [[text_of(t, pattern) for t in group.trajectories] for group in groups]]
 

@@ -16,7 +16,7 @@ from llmrl.types import Group, Trajectory
 def appraised_values(
     batch: Batch, groups: Sequence[Group], *, reward: str = "appraisal", otherwise: float = 0.5
 ) -> Tensor:
-    """What the texts that follow an answer's prefixes say that these are worth, nan elsewhere: [N, T].
+    """The worth of an answer's prefixes by the texts that follow them, nan elsewhere: [N, T].
 
         token_ids           P0 P1 A0 A1 \\n A2 A3
         appraised_values     .  .  v  .  .  w  .       v of the question alone, w of what stands before A2

@@ -187,7 +187,7 @@ class Rewards:
             self._earlier.setdefault(one.move, deque(maxlen=most)).append(dict(one.parts))
 
     def state_dict(self) -> dict[str, list[Mapping[str, str]]]:
-        """What rewards read of earlier steps, by move."""
+        """The texts of earlier steps that rewards read, by move."""
         return {move: list(texts) for move, texts in self._earlier.items()}
 
     def load_state_dict(self, state: Mapping[str, Sequence[Mapping[str, str]]]) -> None:

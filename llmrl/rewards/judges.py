@@ -86,7 +86,7 @@ def _check_author(role: str | None, url: str | None, model: str | None) -> None:
 
 
 class Verdict(NamedTuple):
-    """What a judge's reply says, mostly a number, and how many replies before that could not be read."""
+    """The content of a judge's reply, mostly a number, and how many replies before that could not be read."""
 
     value: Any
     unreadable: int

@@ -1,4 +1,4 @@
-"""What peers make of a text: the scores that other roles write for it."""
+"""Peers' opinions of a text: the scores that other roles write for it."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def _reader(labels: Sequence[str], nothing: str) -> Callable[[Reply], Marked]:
 
 
 def _reward(trajectory: Trajectory, shown: Sequence[str]) -> float:
-    """What the critique is told of the answer's rewards."""
+    """The sum of the answer's rewards that the critique is told."""
     scores = trajectory.scores
     given = [scores[name].value for name in shown or scores if name in scores]
     return math.fsum([*given, *(turn.reward for turn in trajectory.turns if turn.reward is not None)])

@@ -116,7 +116,7 @@ class Collector:
         return Collected(groups, metrics_of(sampled, groups, list(self.authors), seconds), sampled)
 
     def _learned(self, group: Group, keep: Mapping[str, Piece]) -> Group:
-        """What is trained on of a group: nothing of a move that is not learned from."""
+        """The part of a group that is trained on: nothing of a move that is not learned from."""
         if self._moves is not None and group.trajectories and not self._moves.learned_from(group.trajectories[0]):
             return replace(group, trajectories=[])
         return kept(group, keep)

@@ -241,7 +241,7 @@ class Moves:
         self._take_apart(trajectory)
 
     def _read_ask(self, asked: Asked, trajectory: Trajectory) -> list[int] | None:
-        """What the move's author reads, which becomes the trajectory's prompt; None if it cannot be made: a failure."""
+        """The tokens that the author reads, as the trajectory's prompt; None if they cannot be made, which is a failure."""
         try:
             context = self._context(asked, trajectory)
         except ValueError as error:
@@ -294,7 +294,7 @@ class Moves:
         return values
 
     def _read(self, trajectory: Trajectory) -> str:
-        """What others read of a trajectory: no thoughts, and no blanks at its end, such as a stop string's."""
+        """The text that others read of a trajectory: no thoughts, and no blanks at its end, such as a stop string's."""
         end = self._moves[trajectory.move].move.thoughts_end or NO_THOUGHTS
         return (after_thoughts(trajectory.text, trajectory.prompt.text, thoughts_end=end) or "").rstrip()
 

@@ -67,7 +67,7 @@ def relabelled(
 
 @dataclass(frozen=True)
 class Judgement:
-    """What an attempt's critiques say of it. critiques: those that say so; goal: the one that it reached instead."""
+    """The opinion of an attempt's critiques. critiques: those that say so; goal: the one that it reached instead."""
 
     success: bool
     critiques: list[Trajectory]
@@ -84,7 +84,7 @@ class Hindsight:
     marker: str
 
     def judged(self, attempt: Trajectory) -> Judgement | None:
-        """What most critiques say; None if none has a verdict, or as many say one thing as the other."""
+        """The opinion of most critiques; None if none has a verdict, or as many say one thing as the other."""
         given = [one for one in attempt.children if one.move == self.critique and one.failure is None]
         labels = (self.success, self.failure)
         said = {label: [one for one in given if written_label(one.text, labels) == label] for label in labels}
@@ -141,7 +141,7 @@ class Relabelled:
         return Collected(groups, known | {f"hindsight/{name}": share for name, share in shares.items()}, sampled)
 
     def _made(self, attempt: Trajectory, params: SamplingParams, counts: Counter[str]) -> list[Group]:
-        """What is imitated of an attempt, by the actor and by the critiquer."""
+        """The groups that are imitated of an attempt, by the actor and by the critiquer."""
         counts["attempts"] += 1
         found = self.hindsight.judged(attempt)
         if found is None:
