@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from pydantic import NonNegativeFloat
 
-from llmrl.rewards.thoughts import after_thoughts
-from llmrl.rewards.verdicts import written_label
+from llmrl.rewards.critiques import verdict_of
 from llmrl.types import RIGHT, UNREADABLE, WRONG, Failure, Score, Trajectory
 
 PROBE = "probe"
@@ -46,6 +45,7 @@ async def fools_critiquer(
 async def judges_step(
     completion: str,
     trajectory: Trajectory,
+    prompt: str = "",
     *,
     sneaky: str = "sneaky",
     probe: str = PROBE,
@@ -63,8 +63,7 @@ async def judges_step(
     step = trajectory.parent
     if step is None:
         return Failure("judges_step", "invalid", f"the move {trajectory.move} follows no step")
-    label = written_label(after_thoughts(completion, thoughts_end=thoughts_end) or "", (right, wrong))
-    verdict = {right: RIGHT, wrong: WRONG}.get(label or "", UNREADABLE)
+    verdict = verdict_of(completion, prompt, right=right, wrong=wrong, thoughts_end=thoughts_end)
     if step.move == sneaky:
         failed = _failure_among(step, probe)
         if failed:
@@ -94,8 +93,11 @@ def solved_after(step: Trajectory | None, probe: str) -> float | None:
 
 
 def _failure_among(step: Trajectory, *moves: str) -> Failure | None:
-    """The first failure of a text of these moves after the step, or of the probes after the step that it replaces."""
+    """The first failure of a text of these moves after the step, or of the probes after the step that it replaces; and
+    the lack of these probes, without which nothing says whether the step hurts."""
     before = [one for one in (step.parent.children if step.parent else ()) if one.move == moves[0]]
+    if not before:
+        return Failure(step.move, "invalid", f"no text of the move {moves[0]} follows the step that it replaces")
     told = [*before, *(one for one in step.children if one.move in moves)]
     return next((one.failure for one in told if one.failure), None)
 

@@ -11,7 +11,7 @@ from llmrl.rewards.respondents import Respondent
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.rewards.token_places import decode_of, token_behind
 from llmrl.rewards.verdicts import written_labels
-from llmrl.types import CUT_SHORT, UNREADABLE, Failure, Group, Score, Trajectory
+from llmrl.types import CUT_SHORT, RIGHT, UNREADABLE, WRONG, Failure, Group, Score, Trajectory
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ async def step_critiques(
         values = {True: step_right, False: step_wrong}
         return Score(
             (agree if agrees else disagree) + well_formed * formed,
-            outcome="right" if verdicts[-1].right else "wrong",
+            outcome=RIGHT if verdicts[-1].right else WRONG,
             metrics=metrics,
             token_values=_placed(one, answer, verdicts, values, decode) if agrees or not trusted else {},
         )

@@ -241,7 +241,7 @@ class Moves:
         self._take_apart(trajectory)
 
     def _read_ask(self, asked: Asked, trajectory: Trajectory) -> list[int] | None:
-        """The tokens that the author reads, as the trajectory's prompt; None if they cannot be made, which is a failure."""
+        """The tokens that the author reads, as the trajectory's prompt; None, and a failure, if they cannot be made."""
         try:
             context = self._context(asked, trajectory)
         except ValueError as error:

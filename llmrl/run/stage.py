@@ -141,9 +141,9 @@ class Stage:
             for role in self.roles.values():
                 role.load(checkpoint)
                 role.controllers.update(state["controllers"][role.name])
+            for name, rewards in self._rewards.items():
+                rewards.load_state_dict(state["rewards"][name])
         self.source.load_state_dict(state["source"])
-        for name, rewards in self._rewards.items():
-            rewards.load_state_dict(state["rewards"][name])
         self.step, self.best = state["step"], state["best"]
         if self.step > self.recipe.training.known_steps:
             epochs, steps = self.recipe.training.epochs, self.recipe.training.known_steps
