@@ -128,7 +128,7 @@ class Relabelled:
             attempts = [
                 one for group in new for one in group.trajectories if one.parent is None and one.author == self.author
             ]
-            groups += [made for one in attempts if not one.failure for made in self._made(one, params, counts)]
+            groups += [made for one in attempts if not one.failure for made in self._made(one, counts)]
             if groups:
                 break
         if not groups:
@@ -140,7 +140,7 @@ class Relabelled:
         known = metrics_of(sampled, groups, list(self.collector.authors), 1.0)
         return Collected(groups, known | {f"hindsight/{name}": share for name, share in shares.items()}, sampled)
 
-    def _made(self, attempt: Trajectory, params: SamplingParams, counts: Counter[str]) -> list[Group]:
+    def _made(self, attempt: Trajectory, counts: Counter[str]) -> list[Group]:
         """The groups that are imitated of an attempt, by the actor and by the critiquer."""
         counts["attempts"] += 1
         found = self.hindsight.judged(attempt)
@@ -157,9 +157,9 @@ class Relabelled:
         if not asked:
             return own
         counts["relabelled"] += 1
-        return [_alone(asked, attempt), *own, *self._reviewed(attempt, str(found.goal), params)]
+        return [_alone(asked, attempt), *own, *self._reviewed(attempt, str(found.goal))]
 
-    def _reviewed(self, attempt: Trajectory, goal: str, params: SamplingParams) -> list[Group]:
+    def _reviewed(self, attempt: Trajectory, goal: str) -> list[Group]:
         """The critiquer's verdict on an attempt at the goal that it reached."""
         if self.critiquer is None or self.review is None:
             return []
@@ -171,7 +171,7 @@ class Relabelled:
             return []
         prompt = replace(attempt.prompt, token_ids=tuple(context), text=text.decode(context))
         said = f"[[{self.hindsight.success}]]"
-        tokens = [*text.encode(said), *params.of(self.critiquer).stop_token_ids[:1]]
+        tokens = [*text.encode(said), *text.end]
         return [_group(prompt, [Turn(self.critiquer, tokens, text=said)], self.critiquer)]
 
     def state_dict(self) -> dict[str, Any]:

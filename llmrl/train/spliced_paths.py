@@ -216,7 +216,7 @@ class Critiques:
         written = iter(self.collector.write([one for one in asked if one], params, self.annotator))
         said = [next(written) if prompt else None for prompt in asked]
         texts = [one.text.strip() if one and one.stop_reason != "length" else "" for one in said]
-        found = [self._revision(pair, text, params) if text else None for pair, text in zip(pairs, texts, strict=True)]
+        found = [self._revision(pair, text) if text else None for pair, text in zip(pairs, texts, strict=True)]
         return found, {"spliced/criticized": sum(map(bool, texts)) / len(pairs)}
 
     def _asked(self, rubric: str, pair: Pair) -> Prompt | None:
@@ -230,20 +230,20 @@ class Critiques:
         row = {**pair.prompt.row, **columns, "prompt": question, "action": pair.bad[place].text}
         return self.asker.ask(rubric_of(rubric).fill(row), pair.prompt, pair.prompt.id)
 
-    def _revision(self, pair: Pair, said: str, params: SamplingParams) -> Revision:
+    def _revision(self, pair: Pair, said: str) -> Revision:
         encode = self.collector.authors[self.author].text.encode
         before, after = self.critique.split(CRITIQUE)
         tokens = [*encode(before, special=True), *encode(said), *encode(after, special=True)]
         read = Turn(ENVIRONMENT, tokens, text=f"{before}{said}{after}")
-        return Revision(pair.actions[0], [read], self._taught(pair, said, params))
+        return Revision(pair.actions[0], [read], self._taught(pair, said))
 
-    def _taught(self, pair: Pair, said: str, params: SamplingParams) -> Group | None:
+    def _taught(self, pair: Pair, said: str) -> Group | None:
         """The critique as its critiquer should write it."""
         prompt = self._asked(self.review, pair) if self.critiquer else None
         if self.critiquer is None or prompt is None:
             return None
-        ends = params.of(self.critiquer).stop_token_ids[:1]
-        tokens = [*self.collector.authors[self.critiquer].text.encode(said), *ends]
+        text = self.collector.authors[self.critiquer].text
+        tokens = [*text.encode(said), *text.end]
         turn = Turn(self.critiquer, tokens, text=said)
         written = Trajectory(prompt, [turn], "stop", said, author=self.critiquer, writer=DATASET)
         return Group(prompt, [written], self.critiquer)

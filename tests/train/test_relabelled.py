@@ -81,7 +81,7 @@ def source(actor: Any = lambda context, before: "1", **settings: Any) -> Any:
     def encode(text: str, *, special: bool = False) -> list[int]:
         return TOKENIZER.encode(text)
 
-    text = AuthorText(encode, decoder(TOKENIZER, [EOS]), plain=encode)
+    text = AuthorText(encode, decoder(TOKENIZER, [EOS]), plain=encode, end=(EOS,))
     authors = {name: Author(Speaker(says), None, text) for name, says in ((ACTOR, actor), ("critiquer", critiquer))}
     asked = [Asked(name, Move.model_validate(spec)) for name, spec in MOVES.items()]
     made = Collector(authors, make_env=piece(single_turn), deadline_seconds=20.0, moves=asked)
@@ -91,7 +91,7 @@ def source(actor: Any = lambda context, before: "1", **settings: Any) -> Any:
         "collector": made,
         "sample_groups": Evenly(made, 1),
         "rollout": Rollout(prompts_per_step=4, group_size=1, max_prompt_tokens=8, max_refills=0),
-        "params": lambda seed: SamplingParams(20, seed=seed, stop_token_ids=(EOS,)),
+        "params": lambda seed: SamplingParams(20, seed=seed, stop_token_ids=(0, EOS)),
         "asker": prompts.asker,
         "author": ACTOR,
     }

@@ -152,7 +152,7 @@ def actor(context: str, before: int) -> str:
 
 
 def source(spec: dict[str, Any], says: Callable[[str, int], str] = actor, **rollout: Any) -> Any:
-    text = AuthorText(lambda text, *, special=False: TOKENIZER.encode(text), decoder(TOKENIZER, [EOS]))
+    text = AuthorText(lambda text, *, special=False: TOKENIZER.encode(text), decoder(TOKENIZER, [EOS]), end=(EOS,))
     authors = {
         ACTOR: Author(Speaker(says), LastDigit(), text),
         "annotator": Author(Speaker(lambda context, before: "no"), None, text),
@@ -165,7 +165,7 @@ def source(spec: dict[str, Any], says: Callable[[str, int], str] = actor, **roll
         "collector": made,
         "sample_groups": Evenly(made, 2),
         "rollout": settings,
-        "params": lambda seed: SamplingParams(20, seed=seed, stop_token_ids=(EOS,)),
+        "params": lambda seed: SamplingParams(20, seed=seed, stop_token_ids=(0, EOS)),
         "asker": prompts.asker,
         "author": ACTOR,
     }
