@@ -119,7 +119,8 @@ class Relabelled:
     hindsight: Hindsight
 
     def collect(self, seed: int) -> Collected:
-        params, sampled, groups = self.params(seed), [], []
+        sampled: list[Group] = []
+        groups: list[Group] = []
         counts: Counter[str] = Counter()
         for refill in range(self.rollout.max_refills + 1):
             prompts = self.stream.take(self.rollout.prompts_per_step)
