@@ -120,6 +120,20 @@ def score(reply: Reply, low: float, high: float) -> float:
     return _expectation(reply, NUMBER, value, f"[[n]] with n from {low:g} to {high:g}")
 
 
+def rated(text: str, low: float, high: float) -> float:
+    """The score in a text as a share of the range from `low` to `high`: (score - low) / (high - low).
+
+    Raises UnreadableError.
+    """
+    return (score(Reply(text), low, high) - low) / (high - low)
+
+
+def check_range(low: float, high: float, **others: Any) -> None:
+    """Raises ValueError unless low < high."""
+    if not low < high:
+        raise ValueError(f"low {low:g}, high {high:g}: expected low < high")
+
+
 def _expectation(reply: Reply, pattern: str, value: Any, expected: str) -> float:
     tokens = reply.tokens
     text = reply.text if tokens is None else "".join(one.text for one in tokens)

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 from plain_trees import text
 
+from llmrl.errors import RecipeError
 from llmrl.rewards.appraisal import appraisal
+from llmrl.rewards.reward import Reward
 from llmrl.types import Failure, Score
 
 
@@ -26,7 +28,7 @@ def scored(said: str, outcome: float | bool = True, **settings) -> Score | Failu
         ("10", True, {}, 1.0, 1.0),
         ("[[1]]", False, {"low": 1, "high": 5}, 0.0, 1.0),
         ("<think>[[9]]</think>[[5]]", True, {}, 0.5, 0.75),
-        ("[[5]]", 0.75, {}, 0.5, 1 - 0.0625),  # without a verdict, the reward
+        ("[[5]]", 0.75, {"score": "outcome"}, 0.5, 1 - 0.0625),
     ],
 )
 def test_numbers_that_are_near_the_outcome_are_paid(said, outcome, settings, value, reward):
@@ -49,5 +51,7 @@ def test_what_its_answer_lost_is_lost():
     assert isinstance(asyncio.run(appraisal("[[5]]", one)), Failure)
     text("answer", one, outcome=True).failure = lost = Failure("verifier", "timeout", "")
     assert asyncio.run(appraisal("[[5]]", one)) is lost
-    with pytest.raises(ValueError, match="low 5, high 5: expected low < high"):
-        scored("[[5]]", low=5, high=5)
+    with pytest.raises(ValueError, match="no reward of answer gives one; add a verifier"):
+        scored("[[5]]", 0.75)
+    with pytest.raises(RecipeError, match="low 5, high 5: expected low < high"):
+        Reward.from_spec("appraisal", {"low": 5, "high": 5})

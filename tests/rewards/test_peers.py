@@ -7,7 +7,7 @@ import pytest
 from llmrl.errors import RecipeError
 from llmrl.rewards.peers import peer_scores
 from llmrl.rewards.reward import Reward
-from llmrl.types import Failure
+from llmrl.types import Failure, Score
 from tests.support.plain_trees import text
 
 
@@ -32,6 +32,12 @@ def test_without_a_readable_score_the_reward_fails():
     assert isinstance(asyncio.run(peer_scores(draft(("two", "[[4]]")), opinions=["other"])), Failure)
 
 
+def test_numbers_in_thoughts_are_no_scores():
+    found = asyncio.run(peer_scores(draft(("two", "[[4]]<think>or [[9]]</think>[[6]]"), ("three", "<think>[[1]]"))))
+    assert isinstance(found, Score)
+    assert (found.value, found.metrics) == (pytest.approx(0.6), {"parse_failures": 0.5})
+
+
 def test_an_empty_range_is_refused():
-    with pytest.raises(RecipeError, match="low 5 is not below high 5"):
+    with pytest.raises(RecipeError, match="low 5, high 5: expected low < high"):
         Reward.from_spec("peer_scores", {"low": 5, "high": 5})
