@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import PositiveInt
 
 from llmrl.data.files import Row
-from llmrl.data.trees import MOVE, NODE, trees_of
+from llmrl.data.trees import MOVE, NODE, texts_of, trees_of
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.templates import RowTemplate, Template
 
@@ -34,7 +34,7 @@ def helpful_critiques(
     template, made = RowTemplate(ask), []
     written = [row for row in rows if NODE in row and MOVE in row]
     for question, roots in trees_of(written).items():
-        drafts = [one for root in roots for one in [root, *root.following(draft)] if one.row[MOVE] == draft]
+        drafts = texts_of(roots, draft)
         for one in drafts:
             kept = [x for x in one.following(critique) if any(after.right for after in x.following(refinement))]
             shown = after_thoughts(one.row["completion"], question, thoughts_end=thoughts_end or "") or ""

@@ -39,6 +39,11 @@ class Text:
             yield from child.following(move)
 
 
+def texts_of(roots: Sequence[Text], move: str) -> list[Text]:
+    """All texts of a move in trees, in order."""
+    return [one for root in roots for one in [root, *root.following(move)] if one.row[MOVE] == move]
+
+
 def trees_of(rows: Sequence[Row]) -> dict[str, list[Text]]:
     """The first texts of each question, by what its author was asked, from the rollouts of training steps.
 
@@ -97,7 +102,7 @@ def improved_answers(
     parts: dict[str, list[Row]] = {name: [] for name in PARTS}
     parts[GIVEN] = [row for row in rows if NODE not in row or MOVE not in row]
     for question, roots in trees_of([row for row in rows if NODE in row and MOVE in row]).items():
-        drafts = [one for root in roots for one in [root, *root.following(draft)] if one.row[MOVE] == draft]
+        drafts = texts_of(roots, draft)
         answers = [(one, next((x for x in one.following(refinement) if x.right), None)) for one in drafts]
         solved = [(one, after) for one, after in answers if one.right or after]
         for one, after in sorted(solved, key=lambda both: not both[0].right)[:per_question]:

@@ -16,6 +16,7 @@ from llmrl.data.forms import KEYS, SOLUTIONS
 from llmrl.data.steps import reward_of_step
 from llmrl.data.transforms import read_rows
 from llmrl.errors import RecipeError
+from llmrl.ops.shared.steps import harmonic_mean
 from llmrl.recipe_rows import Rows
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.rewards.verdicts import written_label
@@ -116,7 +117,7 @@ def first_error_rates(sums: Mapping[str, Any]) -> dict[str, np.ndarray]:
           ("error free", "error free found", "erroneous", "erroneous found", "unreadable", "solutions")}  # fmt: skip
     with np.errstate(divide="ignore", invalid="ignore"):
         wrong, right = of["erroneous found"] / of["erroneous"], of["error free found"] / of["error free"]
-        mean = np.where(wrong + right > 0, 2 * wrong * right / (wrong + right), wrong + right)
+        mean = harmonic_mean(wrong, right)
         unreadable = of["unreadable"] / of["solutions"]
     return {
         "first_error_accuracy": wrong,

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from llmrl.columns import as_json
 from llmrl.errors import short
+from llmrl.rewards.similarity import jaccard
 from llmrl.rewards.text_answers import normalized
 from llmrl.rewards.thoughts import after_thoughts
 from llmrl.types import Score
@@ -68,5 +69,4 @@ def _matches(listed: Sequence[str], known: Sequence[str], same: float) -> int:
 
 def _alike(one: str, other: str) -> float:
     """The Jaccard index of the words of two texts."""
-    a, b = set(normalized(one).split()), set(normalized(other).split())
-    return len(a & b) / len(a | b) if a | b else 1.0
+    return jaccard(normalized(one).split(), normalized(other).split())

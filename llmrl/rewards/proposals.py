@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from llmrl.marks import reads_earlier
 from llmrl.rewards.extraction import has_box
+from llmrl.rewards.similarity import jaccard
 from llmrl.types import Failure, Score, Trajectory
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -115,7 +116,7 @@ def diversity(question: str, earlier: Sequence[str], *, similar: float = 0.8) ->
     similarity = |A and B| / |A or B|    of the sets of words and signs of two questions; alike: over `similar`
     """
     own = _words(question)
-    unlike = [_jaccard(own, _words(other)) <= similar for other in earlier]
+    unlike = [jaccard(own, _words(other)) <= similar for other in earlier]
     return sum(unlike) / len(unlike) if unlike else 1.0
 
 
@@ -146,7 +147,3 @@ def _share(outcomes: Sequence[float]) -> dict[str, float]:
 
 def _words(text: str) -> set[str]:
     return set(_WORD.findall(text.lower()))
-
-
-def _jaccard(one: set[str], other: set[str]) -> float:
-    return len(one & other) / len(one | other) if one | other else 1.0

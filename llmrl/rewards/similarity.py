@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -62,6 +62,12 @@ def edit_similarity(
         return Score(0.0)
     split = str.split if words else str.strip
     return Score(max(_alike(split(text), split(gold)) for gold in gold_texts(answer)))
+
+
+def jaccard(one: Collection[Hashable], other: Collection[Hashable]) -> float:
+    """|A and B| / |A or B| of two sets; 1 for two empty ones."""
+    a, b = set(one), set(other)
+    return len(a & b) / len(a | b) if a | b else 1.0
 
 
 def _said(completion: str, prompt: str, tag: str | None, thoughts_end: str | None) -> str | None:

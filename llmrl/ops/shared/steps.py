@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,9 +52,14 @@ def first_error_shares(verdicts: StepVerdicts) -> dict[str, tuple[float, float]]
     return {name: share for name, share in counts.items() if share[1]}
 
 
+def harmonic_mean(one: Any, other: Any) -> Any:
+    """2 a b / (a + b) of two shares, or of arrays of shares; 0 where both are 0."""
+    return 2 * one * other / (one + other + (one + other == 0))
+
+
 def first_error_f1(metrics: dict[str, float]) -> dict[str, float]:
     """The harmonic mean of the two accuracies, 0 if one is 0; nothing unless both are there."""
     found = [metrics[name] for name in ("first_error_accuracy", "error_free_accuracy") if name in metrics]
     if len(found) < 2:
         return {}
-    return {"first_error_f1": 2 * found[0] * found[1] / (sum(found) or 1.0)}
+    return {"first_error_f1": float(harmonic_mean(*found))}
