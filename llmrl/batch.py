@@ -48,6 +48,10 @@ class Batch:
         """The same with these fields added or replaced."""
         return Batch(**{**self.data, **tensors})
 
+    def without(self, *names: str) -> Batch:
+        """The same with these fields left out."""
+        return Batch(**{name: tensor for name, tensor in self.data.items() if name not in names})
+
     @property
     def lengths(self) -> Tensor:
         """Tokens per trajectory, prompt included: [N] int64."""

@@ -246,6 +246,11 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         yield f"critic.warmup_steps: {critic.warmup_steps} leaves the policy none of training.steps {steps}"
     if critic.backbone == "shared" and critic.model is not None:
         yield "critic.model: a critic with the policy's backbone (critic.backbone: shared) has no model of its own"
+    if critic.backbone == "shared" and critic.context is not None:
+        yield (
+            "critic.context: with the policy's backbone (critic.backbone: shared) the policy would read the context "
+            "too; use critic.backbone: own"
+        )
     if critic.backbone == "shared" and critic.frozen:
         yield "critic.frozen: a critic with the policy's backbone moves with it; use critic.backbone: own"
     if critic.detach and critic.backbone == "own":

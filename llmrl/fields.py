@@ -4,7 +4,8 @@ Shapes are written in these letters:
 
     N  trajectories of the batch     T  tokens of its longest row     K  several numbers, such as the top tokens
     L  layers, k  chosen experts     H  outputs of a critic           P  prompts of a round of sampling
-                                        or of a reward model
+    C  tokens of the longest            or of a reward model
+       context of a critic
     M  pairs: two trajectories of a group with different rewards, the chosen one's reward is higher
 
 A field is known at one of six moments, and a piece may read the fields that are known when it runs:
@@ -219,6 +220,9 @@ FIELDS: tuple[Field, ...] = (
           lambda x: x.verdicts[:, None].expand(4, x.rewards), sampled=True),
     Field("grades", "N", PACKED, "a verifier that gives grades", "rank among the verifier's ordered outcomes, or -1",
           lambda x: x.verdicts.long(), sampled=True, fill=-1, special=True),
+    Field("context_ids", "N C", PACKED, "critic.context",
+          "tokens that the critic alone reads; -1: the prompt's place, -2: padding", lambda x: x.zeros(4, 1).long() - 1,
+          special=True),
     Field("greedy_rewards", "N", PROVIDED, "a greedy completion of each prompt",
           "reward of the greedy answer to the same prompt, or nan", lambda x: x.verdicts, sampled=True, fill=math.nan,
           special=True),

@@ -29,6 +29,7 @@ from llmrl.recipe_moves import Move, most_texts
 from llmrl.recipe_rollout import MAX_PAST, Fraction, Rollout
 from llmrl.recipe_rows import Data, Strict, exactly_one
 from llmrl.recipe_training import Training
+from llmrl.templates import Template
 from llmrl.types import ACTOR, PAST
 
 PieceSettings = dict[str, dict[str, Any] | None]
@@ -140,6 +141,11 @@ class Critic(Strict):
     )
     model: str | None = Field(
         default=None, description="own backbone: a folder or a hub name to start from; default: the policy's start"
+    )
+    context: Template | None = Field(
+        default=None,
+        description="own backbone: text that the critic reads and the policy does not: a template of the row's columns "
+        "and {hidden}, what the environment hides; it stands before the prompt, or about {prompt} where that is named",
     )
     outputs: PositiveInt = Field(default=1, description="numbers per token: heads, or the bins of a distribution")
     detach: bool = Field(default=False, description="shared backbone: keep the value gradient out of it")

@@ -44,8 +44,8 @@ KINDS = {
 BROUGHT = "The key holds settings of any of them; those that run do so"
 LETTERS = """\
 A piece reads a field by naming it before the star of its parameters. Shapes are written in letters: N trajectories of
-the batch, T tokens of its longest row, K several numbers, L layers, k chosen experts, H outputs of a critic, P prompts
-of a round of sampling, M pairs of trajectories.
+the batch, T tokens of its longest row, K several numbers, L layers, k chosen experts, H outputs of a critic, C tokens
+of a critic's context, P prompts of a round of sampling, M pairs of trajectories.
 """
 PROSE = """\
 # Reference

@@ -25,6 +25,7 @@ from llmrl.check.trial import Tried, check_by_trial
 from llmrl.check.unused import Unused
 from llmrl.check.verifier import check_rewards
 from llmrl.combinations import check_rows
+from llmrl.data.contexts import check_contexts
 from llmrl.data.prompts import LoadedPrompts
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.evaluation.pass_at_k import powers_up_to
@@ -122,6 +123,7 @@ class _Checker:
         if self.prompts and not played and len(self.tried) == len(views) and self.tried[first].pieces.samples:
             with gathered(report.faults):
                 check_columns(recipe.moves, self.prompts.train + self.prompts.eval)
+                check_contexts(recipe, self.prompts.train + self.prompts.eval)
                 check_by_trial(recipe, self.tried, self.prompts.train[0], report)
         if len(sized) < len(views):
             report.skipped("memory", "the model or the algorithm is not known")

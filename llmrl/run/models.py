@@ -33,10 +33,11 @@ from llmrl.other_policies import needs_past, needs_reference
 from llmrl.recipe import Model, Recipe, updating
 from llmrl.recipe_file import of_roles
 from llmrl.resolve import Pieces, check_grades
+from llmrl.train.critics import ValueFunction
 from llmrl.train.learner import Learner
 from llmrl.train.past import Extrapolated, Past
 from llmrl.train.references import Moving, MovingAdapter, MovingWeights
-from llmrl.train.roles import Role, ValueFunction
+from llmrl.train.roles import Role
 
 
 @dataclass(frozen=True)
@@ -168,19 +169,23 @@ def reference_folder(recipe: Recipe, origin: Origin) -> Path:
 
     Raises RecipeError if there is no such folder, or if its tokenizer is not the policy's.
     """
-    named = recipe.reference.model
+    return _other_model(recipe, origin, "reference.model", "log-probabilities", recipe.reference.model)
+
+
+def _other_model(recipe: Recipe, origin: Origin, key: str, outputs: str, named: str | None) -> Path:
+    """The folder, or hub name, that `key` names; the policy's start without one. outputs: those of the model."""
     if named is None:
         return origin.folder
     try:
         folder = materialize(Model(path=named), Path(), recipe.seed)
         tokenizer = load_tokenizer(folder)
     except RecipeError as error:
-        faults = [fault.replace("model=FOLDER", "reference.model=FOLDER") for fault in error.faults]
-        raise RecipeError(*(f"reference.model:{fault.partition(':')[2]}" for fault in faults)) from None
+        faults = [fault.replace("model=FOLDER", f"{key}=FOLDER") for fault in error.faults]
+        raise RecipeError(*(f"{key}:{fault.partition(':')[2]}" for fault in faults)) from None
     if tokenizer.get_vocab() != origin.tokenizer.get_vocab():
         raise RecipeError(
-            f"reference.model: '{named}' has other tokens than the policy, so its log-probabilities would be of other "
-            f"texts; name a model of the same tokenizer"
+            f"{key}: '{named}' has other tokens than the policy, so its {outputs} would be of other texts; name a "
+            f"model of the same tokenizer"
         )
     return folder
 
@@ -269,7 +274,7 @@ def _note_use(config: Any, recipe: Recipe, pieces: Pieces) -> None:
 
 def _critic_learner(recipe: Recipe, name: str, origin: Origin, ranks: Ranks, device: torch.device) -> Learner:
     """A critic with a backbone of its own: from the critic's model, or from the policy's start."""
-    folder = Path(recipe.critic.model).expanduser() if recipe.critic.model else origin.folder
+    folder = _other_model(recipe, origin, "critic.model", "values", recipe.critic.model)
     lm = _trainable(folder, recipe)
     critic = Critic(lm, _value_head(lm, recipe), padding_free=recipe.training.padding_free)
     rate = recipe.critic.learning_rate or recipe.training.learning_rate

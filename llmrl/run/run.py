@@ -14,6 +14,7 @@ import torch.distributed as dist
 from rich.console import Console
 
 from llmrl.combinations import check_rows
+from llmrl.data.contexts import check_contexts
 from llmrl.data.prompts import LoadedPrompts
 from llmrl.engines.catalogue import start_process_group
 from llmrl.engines.ranks import Ranks
@@ -351,6 +352,7 @@ def _prompts(recipe: Recipe, pieces: Pieces, origin: Origin, workers: Workers) -
     check_rows(recipe, pieces.algorithm, *prompts.counts)
     prompts.check_step(recipe.rollout.prompts_per_step)
     check_columns(recipe.moves, prompts.train + prompts.eval)
+    check_contexts(recipe, prompts.train + prompts.eval)
     for view in recipe.by_role.values():
         if view.rewards:
             rewards = Rewards.from_specs(view.rewards, workers=workers)

@@ -31,6 +31,8 @@ def provide(
 
     groups: those that the batch was packed from. Raises RunStopped if a provider fails or gives a wrong shape.
     """
+    if role.critic:
+        batch = role.critic.with_context(batch, groups, tokenizer)
     training = role.learner.training
     updates = training.updates_per_step * training.epochs_per_step
     missing = role.algorithm.measured(updates=updates, sampled=bool(batch.rollout_logprobs.any())) - batch.data.keys()

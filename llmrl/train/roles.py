@@ -16,20 +16,12 @@ from llmrl.models.head import DIVERGENCES
 from llmrl.models.policy import Policy
 from llmrl.models.weights import Weights
 from llmrl.probe import control_output, start
-from llmrl.recipe import Critic as CriticSettings
 from llmrl.resolve import Pieces
+from llmrl.train.critics import ValueFunction
 from llmrl.train.learner import Learner
 from llmrl.train.past import Extrapolated, Past
 from llmrl.train.references import BaseReference, FrozenReference, Moving, Reference
 from llmrl.types import REFERENCE
-
-
-@dataclass
-class ValueFunction:
-    """The critic: `learner` is its own, or None where the policy's learner trains it too."""
-
-    settings: CriticSettings
-    learner: Learner | None = None
 
 
 @dataclass
@@ -74,7 +66,7 @@ class Role:
     @property
     def models(self) -> dict[str, Any]:
         """The models as providers read them."""
-        critic = self.critic and (self.critic.learner or self.learner)
+        critic = self.critic if self.critic and self.critic.learner else self.critic and self.learner
         return {"policy": self.learner, "reference": self._reference, "critic": critic, "past": self.past}
 
     @property

@@ -68,11 +68,12 @@ def make_role(case: Case, engine: dict[str, Any], ranks: Any) -> Any:
 
 
 def judged_batch() -> Batch:
-    """The fixed batch with verdicts, one of them unknown, and three reward functions."""
+    """The fixed batch with verdicts, one of them unknown, three reward functions, and contexts of critics."""
     batch = fixed_batch()
     components = torch.rand(len(batch), 3, generator=torch.Generator().manual_seed(6))
     correct = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 1.0, float("nan")])
-    return batch.with_(correct=correct, reward_components=components)
+    contexts = torch.tensor([[5, -1, 7], [-1, 8, -2], [6, 9, -1]])[torch.arange(len(batch)) % 3]
+    return batch.with_(correct=correct, reward_components=components, context_ids=contexts)
 
 
 def run(case: Case, engine: dict[str, Any], ranks: Any) -> dict[str, Any]:

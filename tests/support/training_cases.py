@@ -28,11 +28,12 @@ from llmrl.other_policies import needs_past
 from llmrl.providers.gradients import gradient_norms, influence
 from llmrl.recipe import Recipe, Training
 from llmrl.resolve import resolve_pieces
+from llmrl.train.critics import ValueFunction
 from llmrl.train.learner import Learner
 from llmrl.train.past import Extrapolated, Past
 from llmrl.train.provide import provide
 from llmrl.train.references import MovingAdapter, MovingWeights
-from llmrl.train.roles import Role, ValueFunction
+from llmrl.train.roles import Role
 from llmrl.train.step import update
 from llmrl.types import Group
 

@@ -385,3 +385,47 @@ def test_each_head_learns_from_its_own_trajectories():
 
 def test_the_critics_of_these_tests_differ_from_the_policy():
     assert not torch.equal(tiny_critic().backbone.embed_tokens.weight, tiny_lm().model.embed_tokens.weight)
+
+
+# a critic that reads more than the policy
+
+CONTEXTS = ([33, 34, -1], [-1, 35], [33, -1, 36, 37], [-1], [35, 36, -1], [-1, 33], [34, -1, 33])
+
+
+def with_contexts(change: int = 0) -> Batch:
+    """The fixed batch with CONTEXTS, their tokens greater by `change`."""
+    longest = max(map(len, CONTEXTS))
+    rows = [[*[token + change * (token > 0) for token in row], *[-2] * (longest - len(row))] for row in CONTEXTS]
+    return fixed_batch().with_(context_ids=torch.tensor(rows))
+
+
+def said_with_contexts(lm: Any, head: nn.Module) -> PerToken:
+    """The outputs for every response token after its context, each trajectory alone."""
+    batch, found = fixed_batch(), {}
+    for row, layout in enumerate(LAYOUTS):
+        own, begin = batch.token_ids[row, : len(layout)].tolist(), layout.find("A") if "A" in layout else len(layout)
+        prompt = CONTEXTS[row].index(-1)
+        before, after = CONTEXTS[row][:prompt], CONTEXTS[row][prompt + 1 :]
+        tokens = torch.tensor([[*before, *own[:begin], *after, *own[begin:]]])
+        hidden = lm.model(input_ids=tokens).last_hidden_state[0]
+        found |= {(row, t): head(hidden[len(before) + len(after) + t - 1]) for t in tokens_of(layout)}
+    return found
+
+
+@pytest.mark.parametrize("padding_free", [False, True], ids=["padded", "padding_free"])
+def test_a_context_reaches_the_critic_and_not_the_policy(padding_free):
+    lm, critic_lm, head = tiny_lm(), tiny_lm(seed=4), value_head()
+    outputs = said_with_contexts(critic_lm, head)
+    values = {place: mean_value(output) for place, output in outputs.items()}
+    advantages, returns = gae_of(values, fixed_batch())
+    expected = gradients_of(value_loss_of(outputs, returns), backbone__=critic_lm.model, head__=head)
+    expected |= gradients_of(policy_loss_of(lm, advantages), **{"": lm})
+
+    _, gradients, provided = recorded(role_of(PPO, padding_free=padding_free), with_contexts())
+    assert at(provided.values, values) == pytest.approx(list(values.values()), abs=1e-5)
+    assert largest_difference(gradients, expected) < 1e-5
+    # another context moves the values, and leaves what the policy says as it was
+    role = role_of(PPO, padding_free=padding_free, updates_per_step=2)
+    first, second = provide(role, with_contexts()), provide(role, with_contexts(change=2))
+    assert (first.values - second.values).abs()[first.response_mask].max() > 1e-3
+    assert torch.equal(first.old_logprobs, second.old_logprobs)
