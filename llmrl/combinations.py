@@ -10,7 +10,7 @@ from llmrl.algorithm import OF_CURRENT_POLICY, Algorithm
 from llmrl.errors import RecipeError, unknown_name
 from llmrl.fields import BY_NAME, CRITIC, CURRENT, FIELDS, PAST, REFERENCE
 from llmrl.ops import value_losses, values
-from llmrl.other_policies import momentum_faults
+from llmrl.other_policies import guide_faults, momentum_faults
 from llmrl.pieces import Piece, catalogue
 from llmrl.probe import OWN_SHAPES, of_pairs, tiny
 from llmrl.recipe import Recipe
@@ -376,6 +376,7 @@ RULES = (
     _gate_weighs_heads,
     _directions_are_of_rewards,
     _sampler_searches,
+    guide_faults,
     _advantage_is_there,
     _groups_are_there,
     _several_prompts_are_there,

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmrl.algorithm import Algorithm
+from llmrl.errors import gathered
 from llmrl.fields import FIELDS, PAST
 from llmrl.pieces import Piece
 from llmrl.recipe import Recipe
+from llmrl.recipe_rollout import Guide
+from llmrl.rollout.readings import reading_of
 from llmrl.types import POLICY, REFERENCE
 
 OF_PAST = frozenset(field.name for field in FIELDS if field.by == PAST)
 """Fields that only earlier policies give."""
 OF_HIDDEN = frozenset(field.name for field in FIELDS if "ref_hidden" in field.compared_with)
 """Fields that are made of a reference's hidden states."""
+NO_GUIDE = "{engine} draws tokens from its own model's distribution alone; use rollout.engine: transformers"
 NO_MIXTURE = "{engine} computes with one model at each token; use rollout.engine: transformers, or leave share out"
 
 
@@ -52,6 +56,28 @@ def written_by_faults(recipe: Recipe, algorithm: Algorithm, keep: Piece, allocat
             f"keep: {keep.name} leaves {', '.join(writers)} among the completions that policy_loss {loss.name} takes "
             "for the policy's own; use keep: own_completions, or token_weights: {policy_completions: {}}"
         )
+
+
+def guide_faults(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    """The faults of the guides of a recipe's sampling."""
+    engine = recipe.rollout.engine
+    for key, guide in guides_of(recipe).items():
+        if engine == "vllm":
+            yield f"{key}: " + NO_GUIDE.format(engine=engine)
+        faults: list[str] = []
+        with gathered(faults):
+            reading_of(guide, key)
+        yield from faults
+    if recipe.evaluation.guide is not None and recipe.evaluation.beams > 1:
+        yield f"evaluation.beams: {recipe.evaluation.beams}, but a beam search has no guide; leave one of the two out"
+    if recipe.rollout.guide is not None and any(writer.share < 1 for writer in recipe.rollout.written_by.values()):
+        yield "rollout.guide: a mixture with another writer's distribution has no guide; leave share out"
+
+
+def guides_of(recipe: Recipe) -> dict[str, Guide]:
+    """The guides of a recipe's sampling, by their keys."""
+    found = {"rollout.guide": recipe.rollout.guide, "evaluation.guide": recipe.evaluation.guide}
+    return {key: guide for key, guide in found.items() if guide is not None}
 
 
 def momentum_faults(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:

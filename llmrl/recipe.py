@@ -26,7 +26,7 @@ from llmrl.axes import AXES, ONE, Axis
 from llmrl.errors import RecipeError
 from llmrl.pieces import PieceSpec
 from llmrl.recipe_moves import Move, most_texts
-from llmrl.recipe_rollout import MAX_PAST, Fraction, Rollout
+from llmrl.recipe_rollout import MAX_PAST, Fraction, Guide, Rollout
 from llmrl.recipe_rows import Data, Strict, exactly_one
 from llmrl.recipe_training import Training
 from llmrl.templates import Template
@@ -198,6 +198,9 @@ class Evaluation(Strict):
     )
     length_exponent: NonNegativeFloat = Field(
         default=0.0, description="beams compare logprob / length ^ exponent: 0 sums, 1 means of log-probabilities"
+    )
+    guide: Guide | None = Field(
+        default=None, description="a model that changes the distribution of each token; rollout.guide is of training"
     )
     samples: NonNegativeInt = Field(default=0, description="samples per prompt for pass@k and maj@k, besides greedy")
     temperature: PositiveFloat = Field(default=1.0, description="of those samples")

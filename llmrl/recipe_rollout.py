@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from llmrl.errors import unknown_name
+from llmrl.pieces import PieceSpec
 from llmrl.recipe_rows import Strict
 from llmrl.types import DATASET, PAST, REFERENCE
 
@@ -23,6 +24,32 @@ class Writer(Strict):
         default=1.0,
         description="the writer's part in each token's distribution, writer^share x policy^(1 - share), normalized",
     )
+
+
+class Guide(Strict):
+    """A model that changes the sampler's next-token distribution, with rollout.engine: transformers.
+
+    p'(a | s) ~ p(a | s) exp(offset(s, a)) on the top_k likeliest tokens; the reading makes the offset of the model's
+    outputs (llmrl/ops/guidance.py).
+    """
+
+    model: str | list[str] = Field(
+        description="a folder of a reward model or of a language model, or several of language models"
+    )
+    reading: PieceSpec = Field(description="how its outputs become offsets, such as success: {inverse_temperature: 10}")
+    reference: str | None = Field(
+        default=None, description="the language model to which implicit_reward takes the guide's log ratio"
+    )
+    top_k: PositiveInt = Field(default=20, description="likeliest tokens that remain, and whose offsets are computed")
+    roll_in: bool = Field(
+        default=False,
+        description="guide each completion up to a place drawn evenly from it; the sampler goes on alone",
+    )
+
+    @property
+    def models(self) -> list[str]:
+        """The folders of its models."""
+        return [self.model] if isinstance(self.model, str) else self.model
 
 
 def _counted(spec: Any) -> Any:
@@ -44,6 +71,7 @@ class Rollout(Strict):
         description="completions of each group that are not the policy's: of the reference, the dataset (the row's "
         "best), or an earlier policy (past_1, past_2, ...)",
     )
+    guide: Guide | None = Field(default=None, description="a model that changes the distribution of each token")
     micro_group: PositiveInt | None = Field(
         default=None, description="completions of a prompt in flight at once: memory, never the result; default: all"
     )

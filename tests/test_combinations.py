@@ -416,3 +416,28 @@ def test_an_epoch_may_not_end_with_one_prompt_where_prompts_are_compared():
     check_rows_of("kto", [1] * 10, **epochs)
     check_rows_of("kto", [1] * 9, rollout=Rollout(prompts_per_step=4))
     check_rows_of("dpo", [2] * 9, **epochs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rollout": {}}, "rollout.guide: vllm draws tokens from its own model's distribution alone"),
+        ({"evaluation": {}}, "evaluation.guide: vllm draws"),
+        (
+            {"rollout": {"engine": "transformers", "reading": {"success": {"inverse": 1}}}},
+            "rollout.guide.reading.success: no setting 'inverse'",
+        ),
+        (
+            {"rollout": {"engine": "transformers"}, "evaluation": {"beams": 2}},
+            "evaluation.beams: 2, but a beam search has no guide",
+        ),
+    ],
+)
+def test_guides_are_refused_where_they_cannot_work(changes, words):
+    """vLLM has no guide, a reading is checked before anything loads, and a beam search is not guided."""
+    guided = {
+        key: {name: value for name, value in own.items() if name != "reading"}
+        | {"guide": {"model": "values", "reading": own.get("reading", "success")}}
+        for key, own in changes.items()
+    }
+    assert words in " ".join(faults(**guided))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,6 +114,18 @@ class Mixing(Protocol):
         """A sampler of the geometric mixture other^share x own^(1 - share), normalized at each token.
 
         It has no weights of its own: it computes with those that both hold when it is asked.
+        """
+        ...
+
+
+@runtime_checkable
+class Guiding(Protocol):
+    """A sampler whose next-token distribution other models can change."""
+
+    def guided_by(self, training: Any, evaluating: Any) -> Sampler:
+        """A sampler with the same weights, guided by the one while training and by the other on held-out prompts.
+
+        Each is a llmrl.rollout.guides.Guide, or None. Log-probabilities are those of the guided distribution.
         """
         ...
 

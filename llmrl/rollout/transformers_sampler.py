@@ -19,6 +19,7 @@ from llmrl.models.text import completes
 from llmrl.models.weights import adapter_parameters, base_parameters, kept_buffers
 from llmrl.ops.shared.draws import draw_tokens
 from llmrl.rollout.beams import beam_search
+from llmrl.rollout.guides import Guidance, Guide
 from llmrl.rollout.sampler import Completion, SamplingParams
 from llmrl.spans import span
 
@@ -85,6 +86,10 @@ class TransformersSampler:
     def mixed_with(self, other: TransformersSampler, share: float) -> TransformersSampler:
         """A sampler of the geometric mixture other^share x own^(1 - share) at each token; see MixtureSampler."""
         return MixtureSampler(self, other, share)
+
+    def guided_by(self, training: Guide | None, evaluating: Guide | None) -> TransformersSampler:
+        """A sampler with this one's weights whose next-token distribution guides change; see GuidedSampler."""
+        return GuidedSampler(self, training, evaluating)
 
     async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
@@ -161,7 +166,8 @@ class TransformersSampler:
         for row, (ids, _) in enumerate(requests):  # left padding: every completion starts in the same column
             token_ids[row, width - len(ids) :] = torch.tensor(ids)
             attention_mask[row, width - len(ids) :] = 1
-        draw = _SeededDraw([params for _, params in requests], device)
+        asked = [params for _, params in requests]
+        draw = _SeededDraw(asked, device, self._guidance(asked, attention_mask.to(device)))
         with span("engine"):
             generated = self._model.generate(
                 input_ids=token_ids.to(device),
@@ -184,6 +190,10 @@ class TransformersSampler:
     def _processors(self, attention_mask: Tensor) -> list[LogitsProcessor]:
         """The changes of the logits before a token is drawn."""
         return []
+
+    def _guidance(self, params: list[SamplingParams], attention_mask: Tensor) -> Guidance | None:
+        """The change of the distributions that tokens are drawn from."""
+        return None
 
     def _cut(
         self, token_ids: list[int], logprobs: list[float], params: SamplingParams, alternatives: Alternatives
@@ -219,6 +229,38 @@ class MixtureSampler(TransformersSampler):
 
     def _processors(self, attention_mask: Tensor) -> list[LogitsProcessor]:
         return [_Mixture(self._other._model, self._share, attention_mask)]
+
+
+class GuidedSampler(TransformersSampler):
+    """Draws from own x exp(offset), normalized over the candidates at each token; see llmrl.rollout.guides.
+
+    Temperature, top_k and top_p are the sampler's own and come first; a greedy completion takes the likeliest token of
+    the guided distribution at temperature 1. Weights that it is given are those of `own`, whose place it takes.
+    """
+
+    def __init__(self, own: TransformersSampler, training: Guide | None, evaluating: Guide | None):
+        self._serve(own.base, own._adapter, own._tokenizer, own._max_batch)
+        self.policy_version = own.policy_version
+        self._own, self._guides = own, {False: training, True: evaluating}
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        self._own.load_weights(weights, policy_version)
+        self.policy_version = policy_version
+
+    def close(self) -> None:
+        self._own.close()
+
+    def _draw(self, requests: list[tuple[list[int], SamplingParams]]) -> list[Completion]:
+        found: dict[int, Completion] = {}
+        for evaluating in self._guides:
+            chosen = [place for place, (_, params) in enumerate(requests) if params.evaluating == evaluating]
+            drawn = super()._draw([requests[place] for place in chosen]) if chosen else []
+            found |= dict(zip(chosen, drawn, strict=True))
+        return [found[place] for place in range(len(requests))]
+
+    def _guidance(self, params: list[SamplingParams], attention_mask: Tensor) -> Guidance | None:
+        guide = self._guides[params[0].evaluating]
+        return None if guide is None else guide.begin(params, attention_mask)
 
 
 def _ended(token_ids: list[int], params: SamplingParams, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -271,7 +313,8 @@ class _SeededDraw(LogitsProcessor):
     """Draws each row's token by its seed and position, or greedily, and records the token's log-probability, and those
     of the likeliest tokens where they are asked for."""
 
-    def __init__(self, params: list[SamplingParams], device: torch.device):
+    def __init__(self, params: list[SamplingParams], device: torch.device, guidance: Guidance | None = None):
+        self._guidance = guidance
         self._seeds = torch.tensor([one.seed for one in params], device=device)
         self._greedy = torch.tensor([one.temperature == 0 for one in params], device=device)
         rows: dict[tuple[float, float, int | None], list[int]] = {}
@@ -287,6 +330,8 @@ class _SeededDraw(LogitsProcessor):
         for warpers, places in self._warpers:
             for warper in warpers:
                 shaped[places] = warper(input_ids[places], shaped[places])
+        if self._guidance is not None:
+            shaped = self._guidance(input_ids, shaped)
         drawn, logprobs = draw_tokens(shaped, self._seeds, torch.full_like(self._seeds, len(self.logprobs)))
         self.logprobs.append(logprobs)
         if count := min(max(self._counts), shaped.shape[1]):
