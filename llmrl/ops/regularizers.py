@@ -168,8 +168,8 @@ def entropy_window(
     """Holds the entropy within a window around its own past mean.
 
         penalty_t = b (relu(low h - H_t) + relu(H_t - high h))        h = entropy_history
-        b = 1 - 0.2 (1 - exp(-2 u)), u = 2 progress          in the first half of the stage
-            0.8 exp(-3 u),           u = 2 progress - 1      in the second; b = 1 without anneal
+        b = 1 - 0.2 (1 - exp(-2 u)), u = 2 progress          up to the middle of the stage
+            0.8 exp(-3 u),           u = 2 progress - 1      past it; b = 1 without anneal
 
     entropy: [N, T] in nats, with gradient; entropy_history, progress: 0-dim. Before the first step, where h is nan, the
     penalty is 0. EPO adds entropy_bonus. Raises ValueError unless 0 <= low <= high.
@@ -186,6 +186,6 @@ def entropy_window(
 
 def _window_strength(progress: float) -> float:
     """1 falls slowly to 0.83 in the first half of a stage, then fast from 0.8 to 0.04."""
-    if progress < 0.5:
+    if progress <= 0.5:
         return 1 - 0.2 * (1 - math.exp(-4 * progress))
     return 0.8 * math.exp(-3 * (2 * progress - 1))

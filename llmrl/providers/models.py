@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from llmrl.batch import Batch
@@ -51,3 +52,34 @@ def values(old_outputs: Tensor, response_mask: Tensor, reading: Piece) -> dict[s
     """The critic's value of each prefix, and the standard deviation of its outputs over heads: [N, T] each."""
     read = reading({"outputs": old_outputs}) * response_mask
     return {"values": read, "value_std": old_outputs.std(dim=-1, correction=0)}
+
+
+def final_values(
+    batch: Batch, reward_components: Tensor, critic: Any, reading: Piece, *, also_scored: bool = False
+) -> Tensor:
+    """The critic's value of what follows the last token of a trajectory that a limit cut, 0 for one that ended: [N].
+
+    A trajectory that reward functions score has its verdict, however it ended, so its final value is 0 as well, unless
+    also_scored is set.
+    """
+    found, cut = torch.zeros(len(batch)), batch.get("cut_short")
+    if cut is None or not cut.any() or (reward_components.shape[1] and not also_scored):
+        return found
+    rows = cut.nonzero()[:, 0]
+    ended = _with_one_more_token(batch.rows(rows))
+    outputs = critic.measure(ended, "value_outputs")["value_outputs"]
+    found[rows] = (reading({"outputs": outputs}) * ended.response_mask).sum(dim=1).float()
+    return found
+
+
+def _with_one_more_token(batch: Batch) -> Batch:
+    """Each row with one token after its last, which alone counts as response: its value is that of all before."""
+    width = batch.token_ids.shape[1]
+    longer = {
+        name: torch.cat([tensor, tensor[:, -1:]], dim=1)
+        for name, tensor in batch.data.items()
+        if tensor.dim() > 1 and tensor.shape[1] == width
+    }
+    last = torch.nn.functional.one_hot(batch.lengths, width + 1).bool()
+    attention = torch.nn.functional.pad(batch.attention_mask, (0, 1)) | last
+    return batch.with_(**{**longer, "attention_mask": attention, "response_mask": last})

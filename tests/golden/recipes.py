@@ -121,6 +121,7 @@ OWN: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "bilevel_gae": TURNS,
     "cgi": {"providers": {"row_weights": {"of": "size"}}},
     "critique_rl1": _critiqued("critique_rl1", {"discrimination": LABELS}, refined=False),
     "critique_rl2": _critiqued("critique_rl2", {"discrimination": LABELS}),
@@ -181,6 +182,7 @@ OWN: dict[str, dict[str, Any]] = {
         },
     },
     "icepop": MISMATCH,
+    "mt_grpo": TURNS,  # its own environment runs programs, as that of thor
     "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked
     "stepwise_think_critique": {
         "rewards": {"step_critiques": None, "golden.pieces:marked_digits": {"weight": 0.2}},
@@ -219,7 +221,7 @@ BEYOND: dict[str, dict[str, Any]] = {
     "grpo-steps": {"method": "grpo", "advantage": "step_grpo"} | TURNS,
     "rebn-turns": {"method": "rebn"} | TURNS,
     "tis-capped": {"method": "tis", "token_weights": {"truncated_is": {"cap": 0.7}}} | MISMATCH,
-    "vl_dac-turns": {"method": "vl_dac"} | TURNS,
+    "vl_dac-turns": {"method": "vl_dac", "critic": {"warmup_steps": 1}} | TURNS,
     "safe-open-gate": {  # it only opens far from the reference
         "method": "safe",
         "controllers": {"kl_gate": {"threshold": 0.01}},

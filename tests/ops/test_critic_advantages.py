@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrl.ops.advantages.critic import appraised_gae, gae, sequence_baseline, step_gae, vtrace
+from llmrl.ops.advantages.critic import appraised_gae, bilevel_gae, gae, sequence_baseline, step_gae, vtrace
 from llmrl.ops.advantages.returns import reinforce
 from llmrl.ops.policy_losses.clipped import ppo_clip
 from llmrl.ops.shared.whitening import whiten
 
+OVER = torch.zeros(1)  # of the value after the last token: every task was over
 seeds = st.integers(0, 10_000)
 
 
@@ -172,13 +173,13 @@ class TestStepGae:
         # turn rewards 1 and 2, gamma .5, lam .5: A_1 = 2 - .25 = 1.75
         # delta_0 = 1 + .5 .25 - .5 = .625, A_0 = .625 + .25 1.75 = 1.0625
         rewards = row(7, 0, 1, 7, 0, 0.5, 1.5)
-        found = step_gae(rewards, self.VALUES, self.MASK, self.TURNS, gamma=0.5, lam=0.5, whiten=False)
+        found = step_gae(rewards, self.VALUES, self.MASK, self.TURNS, OVER, gamma=0.5, lam=0.5, whiten=False)
         assert found.advantages.tolist() == [[0, 1.0625, 1.0625, 0, 1.75, 1.75, 1.75]]
         assert_at(found.returns, {(0, 1): 1.5625, (0, 4): 2.0}, elsewhere=math.nan)
 
     def test_turns_weigh_the_same_in_the_whitening(self):
         # two numbers are +-(d / 2) from their mean, std d / sqrt(2): +-1 / sqrt(2), whatever the turns' lengths
-        found = step_gae(row(7, 0, 1, 7, 0, 0.5, 1.5), self.VALUES, self.MASK, self.TURNS).advantages
+        found = step_gae(row(7, 0, 1, 7, 0, 0.5, 1.5), self.VALUES, self.MASK, self.TURNS, OVER).advantages
         low = -math.sqrt(0.5)
         expected = row(0, low, low, 0, -low, -low, -low)
         torch.testing.assert_close(found.abs(), expected.abs())
@@ -187,7 +188,7 @@ class TestStepGae:
     def test_turns_that_follow_at_once_are_apart(self):
         # gamma lam 1, V 0: the later turn's 2 is credit of the first too
         turns = torch.tensor([[0, 0, 1]])
-        found = step_gae(row(0, 1, 2), torch.zeros(1, 3), mask_of("xxx"), turns, gamma=1, lam=1, whiten=False)
+        found = step_gae(row(0, 1, 2), torch.zeros(1, 3), mask_of("xxx"), turns, OVER, gamma=1, lam=1, whiten=False)
         assert found.advantages.tolist() == [[3, 3, 2]]
         assert_at(found.returns, {(0, 0): 3.0, (0, 2): 2.0}, elsewhere=math.nan)
 
@@ -195,9 +196,16 @@ class TestStepGae:
         rows = ragged(5)
         turns = torch.where(rows.mask, rows.mask.cumsum(1) - 1, -1)
         data = rows.rewards(), rows.noise(), rows.mask
-        steps, tokens = step_gae(*data, turns, gamma=0.9, lam=0.8), gae(*data, gamma=0.9, lam=0.8)
+        steps, tokens = step_gae(*data, turns, OVER, gamma=0.9, lam=0.8), gae(*data, gamma=0.9, lam=0.8)
         torch.testing.assert_close(steps.advantages, tokens.advantages)
         torch.testing.assert_close(steps.returns, tokens.returns, equal_nan=True)
+
+    def test_a_cut_episode_goes_on_from_its_last_value(self):
+        # as test_by_hand, and 4 after the last token: A_1 = 2 + .5 4 - .25 = 3.75, A_0 = .625 + .25 3.75
+        rewards, after = row(7, 0, 1, 7, 0, 0.5, 1.5), torch.tensor([4.0])
+        found = step_gae(rewards, self.VALUES, self.MASK, self.TURNS, after, gamma=0.5, lam=0.5, whiten=False)
+        assert found.advantages.tolist() == [[0, 1.5625, 1.5625, 0, 3.75, 3.75, 3.75]]
+        assert_at(found.returns, {(0, 1): 2.0625, (0, 4): 4.0}, elsewhere=math.nan)
 
     @pytest.mark.parametrize("white", [True, False])
     def test_naive_loop(self, ragged, white):
@@ -217,7 +225,7 @@ class TestStepGae:
             for key in firsts:
                 there[key] = True
             of_turn = naive_lambda(compact_rewards, compact_values, there, 0.99, [0.95] * len(values))
-            found = step_gae(rewards, values, rows.mask, turns, whiten=white)
+            found = step_gae(rewards, values, rows.mask, turns, OVER, whiten=white)
             targets = {(i, t): of_turn[i, k] + values[i, t].item() for (i, k), t in firsts.items()}
             assert_at(found.returns, targets, elsewhere=math.nan)
             credit = naive_whiten(of_turn) if white else of_turn
@@ -225,6 +233,47 @@ class TestStepGae:
                 found.advantages,
                 {(i, t): credit[i, turns[i, t].item()] for i, t in rows.mask.nonzero().tolist()},
             )
+
+
+class TestBilevelGae:
+    def test_two_turns_of_which_the_second_is_rewarded(self):
+        """gamma .95, lam 1, V 0: turn 1 has .95. Where rewards mark the ends of turns, both turns are one, with 1."""
+        mask, turns = mask_of(".xx.xx"), torch.tensor([[-1, 0, 0, -1, 1, 1]])
+        data = row(9, 0, 0, 9, 0, 1), torch.zeros(1, 6), mask
+        found = bilevel_gae(*data, turns, OVER, whiten=False).advantages
+        torch.testing.assert_close(found, row(0, 0.95, 0.95, 0, 1, 1))
+        by_reward = bilevel_gae(*data, turns.clamp(max=0), OVER, whiten=False).advantages
+        assert by_reward.tolist() == [[0, 1, 1, 0, 1, 1]]
+
+    def test_by_hand(self):
+        """gamma .5, token_gamma .9, lam .5; the values at the turns' last tokens are .4 and .2, and .8 after them.
+
+        H_1 = 2 + .5 .8 - .2 = 2.2            H_0 = 1 + .5 .2 - .4 + .25 2.2 = 1.25
+        first tokens: .3 reward, values .6 and 1: .3 + .9 .4 - .6 + .45 1.25 = .6225; .9 .2 - 1 + .45 2.2 = .17
+        """
+        rewards, values = row(0.3, 1, 7, 0, 2), row(0.6, 0.4, 7, 1, 0.2)
+        turns, after = torch.tensor([[0, 0, -1, 1, 1]]), torch.tensor([0.8])
+        found = bilevel_gae(
+            rewards, values, mask_of("xx.xx"), turns, after, gamma=0.5, token_gamma=0.9, lam=0.5, whiten=False
+        )
+        torch.testing.assert_close(found.advantages, row(0.6225, 1.25, 0, 0.17, 2.2))
+        torch.testing.assert_close(found.returns, row(1.2225, 1.65, math.nan, 1.17, 2.4), equal_nan=True)
+
+    def test_turns_of_one_token_are_gae_over_turns(self, ragged):
+        rows = ragged(6)
+        turns = torch.where(rows.mask, rows.mask.cumsum(1) - 1, -1)
+        data = rows.rewards(), rows.noise(), rows.mask
+        found = bilevel_gae(*data, turns, OVER, gamma=0.9, token_gamma=0.3, lam=0.8)
+        tokens = gae(*data, gamma=0.9, lam=0.8)
+        torch.testing.assert_close(found.advantages, tokens.advantages)
+        torch.testing.assert_close(found.returns, tokens.returns, equal_nan=True)
+
+    def test_one_turn_is_gae_over_tokens(self, ragged):
+        rows = ragged(7)
+        turns = torch.where(rows.mask, 0, -1)
+        data = rows.rewards(), rows.noise(), rows.mask
+        found = bilevel_gae(*data, turns, OVER, gamma=0.3, token_gamma=0.9, lam=0.8)
+        torch.testing.assert_close(found.advantages, gae(*data, gamma=0.9, lam=0.8).advantages)
 
 
 class TestVtrace:
@@ -319,7 +368,8 @@ class TestSequenceBaseline:
 ALL = {
     "gae": lambda r, v, m, turns, old, rollout: gae(r, v, m, gamma=0.9),
     "vapo": lambda r, v, m, turns, old, rollout: gae(r, v, m, lam_returns=1.0, length_adaptive=0.3),
-    "step_gae": lambda r, v, m, turns, old, rollout: step_gae(r, v, m, turns),
+    "step_gae": lambda r, v, m, turns, old, rollout: step_gae(r, v, m, turns, OVER),
+    "bilevel_gae": lambda r, v, m, turns, old, rollout: bilevel_gae(r, v, m, turns, OVER),
     "vtrace": lambda r, v, m, turns, old, rollout: vtrace(r, v, m, old, rollout, gamma=0.9, lam=0.9),
     "sequence_baseline": lambda r, v, m, turns, old, rollout: sequence_baseline(r, v, m),
 }
@@ -380,6 +430,7 @@ def test_no_response_at_all(ragged, name):
         (gae, {"length_adaptive": 0.0}, "length_adaptive: 0.0"),
         (step_gae, {"gamma": -1.0}, "gamma: -1.0"),
         (step_gae, {"lam": 1.5}, "lam: 1.5"),
+        (bilevel_gae, {"token_gamma": 1.5}, "token_gamma: 1.5"),
         (vtrace, {"lam": 1.5}, "lam: 1.5"),
         (vtrace, {"rho_cap": 0.0}, "rho_cap: 0.0"),
         (vtrace, {"rho_advantage_cap": -1.0}, "rho_advantage_cap: -1.0"),
@@ -388,7 +439,7 @@ def test_no_response_at_all(ragged, name):
 )
 def test_settings_out_of_range(ragged, function, wrong, message):
     rewards, values, mask, turns, old, rollout = data_of(ragged(0))
-    extra = {gae: (), step_gae: (turns,), vtrace: (old, rollout)}[function]
+    extra = {gae: (), step_gae: (turns, OVER), bilevel_gae: (turns, OVER), vtrace: (old, rollout)}[function]
     with pytest.raises(ValueError, match=message):
         function(rewards, values, mask, *extra, **wrong)
 

@@ -211,8 +211,10 @@ def test_entropy_window_is_closed_before_there_is_a_history():
     [
         (0.0, 1.0),
         (0.25, 0.873576),  # 1 - .2 (1 - e^-1)
-        (0.5, 0.8),
+        (0.5, 0.827067),  # 1 - .2 (1 - e^-2), at step 75 of 150
+        (76 / 150, 0.768632),  # .8 e^(-3/75): a jump of the source's
         (0.75, 0.178504),  # .8 e^-1.5
+        (1.0, 0.039830),  # .8 e^-3
     ],
 )
 def test_entropy_window_fades(progress, strength):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llmrl.ops.advantages.group import grpo
-from llmrl.ops.advantages.turns import process_rloo, step_grpo, turn_grpo
+from llmrl.ops.advantages.turns import first_turn_grpo, process_rloo, step_grpo, turn_grpo
 
 NAN = math.nan
 HALF = math.sqrt(0.5)  # 1/2 over the unbiased std of two numbers 1 apart
@@ -46,6 +46,28 @@ def test_a_call_that_failed_among_three():
     found = turn_grpo(*data, normalize_std=False, turn_weight=0.5).advantages
     expected = [[0, 2 / 3, 2 / 3, 0, 1 / 6, 0, 0.5, 0.5], [0, 0, -1 / 3, 0, 0, -0.5, -0.5, -0.5]]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_turn_rewards_before_the_first_result_alone():
+    """Two trajectories that used the tool, and one that did not; all divided by std sqrt(1/3) of 1, 1, 0 or 1, 0, 0.
+
+    outcomes 1, 0, 0: 2/3, -1/3, -1/3 over .577350; turn rewards 0, 1 and none, which is 0: -1/3, 2/3, -1/3
+    both together 1, 1, 0: 1/3, 1/3, -2/3: the third's credit on all its tokens
+    """
+    data = laid_out(["PAAEB", "PAEBB", "PAAAA"], [[0, None], [1, None], [None]], [1, 0, 0], [7, 7, 7])
+    unit = math.sqrt(3)  # 1 over the std
+    found = first_turn_grpo(*data, std_floor=FLOOR).advantages
+    first, later, none = (1 / 3) * unit, (2 / 3) * unit, (-2 / 3) * unit
+    expected = [[0, first, first, 0, later], [0, first, 0, -first, -first], [0, none, none, none, none]]
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("weight", "before"), [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)])
+def test_the_coefficient_of_the_turn_before_the_result(weight, before):
+    """Outcome +1 and turn -1, both in units of half their range: 0 before the result, +1 after it."""
+    data = laid_out(["PAEB", "PAEB"], [[0, None], [2, None]], [2, 0], [0, 0])
+    found = first_turn_grpo(*data, turn_weight=weight, normalize_std=False).advantages
+    assert found.tolist() == [[0, before, 0, 1], [0, -before, 0, -1]]
 
 
 def test_the_floor_is_added_to_both_stds():

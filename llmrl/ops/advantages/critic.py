@@ -15,6 +15,8 @@ from llmrl.ops.shared.groups import spread, trajectory_rewards
 from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
 from llmrl.ops.shared.ratio import as_ratio
 from llmrl.ops.shared.recursion import lambda_advantages, next_on_mask, reward_to_go
+from llmrl.ops.shared.rows import last_tokens
+from llmrl.ops.shared.turns import turn_ends, turn_starts
 from llmrl.ops.shared.whitening import whiten as whitened
 from llmrl.types import Credit
 
@@ -63,6 +65,7 @@ def step_gae(
     values: Tensor,
     response_mask: Tensor,
     turn_ids: Tensor,
+    final_values: Tensor,
     *,
     gamma: float = 0.99,
     lam: float = 0.95,
@@ -71,19 +74,55 @@ def step_gae(
     """Generalized advantages per turn, the same on all tokens of the turn.
 
         delta_k = r_k + gamma V_{k+1} - V_k        r_k: the turn's rewards; V_k: the value at its first token
-        A_k     = delta_k + gamma lam A_{k+1}
+        A_k     = delta_k + gamma lam A_{k+1}      V past the last turn: final_values, 0 where the task was over
 
-    rewards, values, response_mask, turn_ids: [N, T]; turn_ids rise along a row. Whitening is over the turns of
-    the batch, where each counts once whatever its length. Returns A_k + V_k at the first token of each turn, nan
-    elsewhere, so the critic learns values of turns alone.
+    rewards, values, response_mask, turn_ids: [N, T]; turn_ids rise along a row; final_values: [N]. Whitening is over
+    the turns of the batch, where each counts once whatever its length. Returns A_k + V_k at the first token of each
+    turn, nan elsewhere, so the critic learns values of turns alone.
     Raises ValueError for gamma or lam outside [0, 1]. Source: VL-DAC, arXiv 2508.04280.
     """
     require_fraction(gamma=gamma, lam=lam)
-    turns = torch.where(response_mask, turn_ids, -1)
-    before = torch.nn.functional.pad(turns.cummax(dim=1).values[:, :-1], (1, 0), value=-1)
-    first = response_mask & (turns > before)
-    advantages, on_tokens = _of_segments(rewards, values, response_mask, first, gamma, lam, whiten)
+    first = turn_starts(response_mask, turn_ids)
+    goes_on = _going_on(rewards, response_mask, gamma * final_values)
+    advantages, on_tokens = _of_segments(goes_on, values, response_mask, first, gamma, lam, whiten)
     return Credit(on_tokens, _targets(advantages + values, first))
+
+
+def bilevel_gae(
+    rewards: Tensor,
+    values: Tensor,
+    response_mask: Tensor,
+    turn_ids: Tensor,
+    final_values: Tensor,
+    *,
+    gamma: float = 0.95,
+    token_gamma: float = 1.0,
+    lam: float = 1.0,
+    whiten: bool = True,
+) -> Credit:
+    """Generalized advantages over turns, which then are the rewards of generalized advantages over each turn's tokens.
+
+        D_k     = r_k + gamma V_{k+1} - V_k                   r_k, V_k: reward and value at the last token of turn k
+        H_k     = D_k + gamma lam H_{k+1}                     V past the last turn: final_values
+        A_t     = H_k                                         t the last token of turn k
+        A_t     = r_t + token_gamma V_{t+1} - V_t + token_gamma lam A_{t+1}        on the turn's other tokens
+
+    A turn ends where turn_ids say so, whatever its reward. rewards, values, response_mask, turn_ids: [N, T], turn_ids
+    rising along a row; final_values: [N], 0 where the task was over. Whitening is over the response tokens of the
+    batch. Returns A_t + V_t. Raises ValueError for gamma, token_gamma or lam outside [0, 1].
+    Source: VAGEN, whose code takes the tokens of reward other than 0 for the ends of turns.
+    """
+    require_fraction(gamma=gamma, token_gamma=token_gamma, lam=lam)
+    last = turn_ends(response_mask, turn_ids)
+    goes_on = _going_on(rewards, response_mask, gamma * final_values)
+    turns = lambda_advantages(goes_on, values, last, gamma=gamma, lam=lam)
+    rewards, values = (torch.where(response_mask, x, 0.0).double() for x in (rewards, values))
+    inside = response_mask & ~last
+    deltas = torch.where(inside, rewards + token_gamma * next_on_mask(values, response_mask) - values, turns)
+    decay = torch.ones_like(deltas).masked_fill(inside, token_gamma * lam).masked_fill(last, 0.0)
+    advantages = torch.where(response_mask, reward_to_go(deltas, decay), 0.0)
+    shown = whitened(advantages, response_mask) if whiten else advantages
+    return Credit(shown.float(), _targets(advantages + values, response_mask))
 
 
 def appraised_gae(
@@ -110,6 +149,12 @@ def appraised_gae(
     first = begins | (response_mask & appraised_values.isfinite())
     _, on_tokens = _of_segments(rewards, appraised_values.nan_to_num(0.0), response_mask, first, gamma, lam, whiten)
     return Credit(on_tokens)
+
+
+def _going_on(rewards: Tensor, response_mask: Tensor, ahead: Tensor) -> Tensor:
+    """The rewards with what is `ahead` [N] of each trajectory on its last response token: [N, T] fp64."""
+    on_response = torch.where(response_mask, rewards, 0.0).double()
+    return torch.where(last_tokens(response_mask), on_response + ahead.double()[:, None], on_response)
 
 
 def _of_segments(

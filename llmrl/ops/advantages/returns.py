@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llmrl.ops.shared.ranges import require_fraction
 from llmrl.ops.shared.recursion import reward_to_go
+from llmrl.ops.shared.turns import on_tokens, taken_turns, turn_returns
 from llmrl.ops.shared.whitening import MIN_STD, whiten
 from llmrl.types import Credit
 
@@ -56,12 +57,5 @@ def rebn(rewards: Tensor, response_mask: Tensor, turn_ids: Tensor, *, gamma: flo
     Raises ValueError if gamma is outside [0, 1]. Source: GEM, arXiv 2510.01051.
     """
     require_fraction(gamma=gamma)
-    turn_of = torch.where(response_mask, turn_ids, 0)
-    shape = (len(rewards), int(turn_of.max()) + 1)
-    turn_rewards = torch.zeros(shape, dtype=torch.float64, device=rewards.device)
-    turn_rewards.scatter_add_(1, turn_of, torch.where(response_mask, rewards, 0.0).double())
-    lengths = torch.zeros(shape, dtype=torch.int64, device=rewards.device)
-    taken = lengths.scatter_add_(1, turn_of, response_mask.long()) > 0
-    returns = reward_to_go(turn_rewards, torch.ones_like(turn_rewards).masked_fill(taken, gamma))
-    advantages = whiten(returns, taken).gather(1, turn_of)
-    return Credit(torch.where(response_mask, advantages, 0.0).float())
+    returns = turn_returns(rewards, response_mask, turn_ids, gamma=gamma)
+    return Credit(on_tokens(whiten(returns, taken_turns(response_mask, turn_ids)), response_mask, turn_ids))

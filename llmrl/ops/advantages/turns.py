@@ -12,6 +12,7 @@ from torch import Tensor
 from llmrl.ops.shared.groups import group_centred, group_std, group_sums, present, spread
 from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
 from llmrl.ops.shared.recursion import reward_to_go
+from llmrl.ops.shared.turns import on_tokens, taken_turns, turn_sums
 from llmrl.types import Credit
 
 
@@ -41,27 +42,63 @@ def turn_grpo(
 
     reward_components: [N, K]; turn_rewards, response_mask, turn_ids: [N, T]; group_ids: [N]. Raises ValueError for a
     negative turn_weight or a std_floor that is not positive. Source: THOR, arXiv 2509.13761, whose turns are compared
-    with other samples of the same turn; two turns, of which the first is rewarded, are MT-GRPO, arXiv 2505.11821.
+    with other samples of the same turn.
     """
     require_positive(std_floor=std_floor)
     refuse_negative(turn_weight=turn_weight)
     floor = std_floor if normalize_std else None
-    turn_of = torch.where(response_mask, turn_ids, 0)
     given = response_mask & ~turn_rewards.isnan()
-    shape = (len(given), int(turn_of.max()) + 1)
-    steps = turn_rewards.new_zeros(shape, dtype=torch.float64)
-    steps.scatter_add_(1, turn_of, torch.where(given, turn_rewards, 0.0).double())
-    rewarded = torch.zeros(shape, dtype=torch.int64, device=given.device).scatter_add_(1, turn_of, given.long()) > 0
+    steps = turn_sums(torch.where(given, turn_rewards, 0.0), response_mask, turn_ids)
+    rewarded = turn_sums(given, response_mask, turn_ids) > 0
 
     compared = response_mask
     if min_turn_reward is not None:
         compared = response_mask & ~(given & (turn_rewards < min_turn_reward)).any(dim=1, keepdim=True)
     outcome = _standardized(reward_components.double().sum(dim=1), compared, group_ids, floor)
     step = torch.zeros_like(steps)
-    group_of = group_ids[:, None].expand(shape)[rewarded]
+    group_of = group_ids[:, None].expand(steps.shape)[rewarded]
     step[rewarded] = _standardized(steps[rewarded], rewarded[rewarded][:, None], group_of, floor)
-    on_turns = torch.where(response_mask, turn_weight * step.gather(1, turn_of), 0.0)
-    return Credit(spread(outcome, response_mask) + on_turns.float())
+    return Credit(spread(outcome, response_mask) + on_tokens(turn_weight * step, response_mask, turn_ids))
+
+
+def first_turn_grpo(
+    reward_components: Tensor,
+    turn_rewards: Tensor,
+    response_mask: Tensor,
+    turn_ids: Tensor,
+    group_ids: Tensor,
+    *,
+    turn_weight: float = 1.0,
+    normalize_std: bool = True,
+    std_floor: float = 1e-4,
+) -> Credit:
+    """The outcome's credit on all tokens, plus that of the turn rewards on the turn before the first tool result.
+
+        R_i     = sum_k reward_components_ik        r_i: the rewards of trajectory i's turns, summed
+        O_i     = (R_i - mean_g R) / (std_g R + std_floor)        over the group's trajectories; S_i, C_i: of r, R + r
+        A_t     = O_i + turn_weight S_i        on tokens of i's first turn, where a later one follows
+        A_t     = O_i                          on tokens of later turns
+        A_t     = C_i                          on all tokens of a trajectory of one turn, which used no tool
+
+    std unbiased; without normalize_std none is divided. A trajectory without a turn reward has r 0 and is compared as
+    well. Token rewards are not read. reward_components: [N, K]; turn_rewards, response_mask, turn_ids: [N, T];
+    group_ids: [N]. Raises ValueError for a negative turn_weight or a std_floor that is not positive.
+    Source: MT-GRPO, arXiv 2505.11821.
+    """
+    require_positive(std_floor=std_floor)
+    refuse_negative(turn_weight=turn_weight)
+    floor = std_floor if normalize_std else None
+    given = response_mask & ~turn_rewards.isnan()
+    outcome = reward_components.double().sum(dim=1)
+    turn = torch.where(given, turn_rewards, 0.0).double().sum(dim=1)
+    of_outcome, of_turn, of_both = (
+        _standardized(values, response_mask, group_ids, floor)[:, None] for values in (outcome, turn, outcome + turn)
+    )
+    taken = taken_turns(response_mask, turn_ids)
+    order = taken.cumsum(dim=1)
+    credit = torch.where(order == 1, of_outcome + turn_weight * of_turn, of_outcome)
+    credit = torch.where(order[:, -1:] == 1, of_both, credit)
+    return Credit(on_tokens(credit, response_mask, turn_ids))
 
 
 def step_grpo(
