@@ -218,9 +218,19 @@ class Algorithm:
         return names - {"logprobs"} | ({"old_logprobs"} if "logprobs" in names else frozenset())
 
     def credit(self, batch: Batch, extra: Mapping[str, Tensor] | None = None) -> Credit:
-        """Advantages of the whole batch, [N, T], zero off the response; `extra` holds the controllers' outputs."""
+        """Advantages of the whole batch, [N, T], zero off the response; `extra` holds the controllers' outputs.
+
+        Credit is given to whole trajectories: the rows of one are joined.
+        """
         if self.advantage is None:
             return Credit(torch.zeros_like(batch.rewards))
+        joined = batch.joined()
+        credit = self._credit(joined.batch, extra)
+        returns = None if credit.returns is None else joined.back(credit.returns, math.nan)
+        return Credit(joined.back(credit.advantages), returns)
+
+    def _credit(self, batch: Batch, extra: Mapping[str, Tensor] | None) -> Credit:
+        assert self.advantage is not None
         known = {**batch.data, "logprobs": batch.get("old_logprobs"), **(extra or {})}
         rewards = batch.rewards
         for penalty in self.token_rewards:
@@ -237,7 +247,8 @@ class Algorithm:
 
     def shares(self, batch: Batch) -> Tensor:
         """Each token's weight in the mean over all trajectories of one optimizer step: [N, T]."""
-        return self.reduce(batch.data)
+        joined = batch.joined()
+        return joined.back(self.reduce(joined.batch.data))
 
     def value_targets(self, batch: Batch, credit: Credit) -> Tensor:
         """The response tokens at which all targets that the value loss reads are known: [N, T]."""
@@ -253,8 +264,9 @@ class Algorithm:
         self, batch: Batch, advantages: Tensor, extra: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """The token weights that do not depend on the current policy, by piece: [N, T] each."""
-        known = {**batch.data, "advantages": advantages, **(extra or {})}
-        return {_key(piece): piece(known) for piece in self._weights if _is_fixed(piece)}
+        joined = batch.joined()
+        known = {**joined.batch.data, "advantages": joined.there(advantages), **(extra or {})}
+        return {_key(piece): joined.back(piece(known)) for piece in self._weights if _is_fixed(piece)}
 
     def update_weights(
         self, mini: Batch, logprobs: Tensor, advantages: Tensor, extra: Mapping[str, Tensor]

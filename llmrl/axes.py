@@ -75,7 +75,7 @@ AXES: tuple[Axis, ...] = (
                          "demonstrations", "comparisons", "solutions", "asker"})),
     Axis("env", "environment", "llmrl.envs.catalogue", "the environment that answers a completion",
          "while completions are sampled", default="single_turn", outside=True, of_role=False, controlled=False,
-         also=frozenset({"prompt", "encode", "decode", "authors"})),
+         also=frozenset({"prompt", "row", "seed", "encode", "decode", "authors"})),
     Axis("allocate", "allocation", "llmrl.ops.allocation",
          "how many completions each prompt gets; default: group_size", "between rounds of sampling", outside=True,
          of_role=False, controlled=False, moments=(ALLOCATING,)),

@@ -29,6 +29,7 @@ from llmrl.recipe_moves import Move, most_texts
 from llmrl.recipe_rollout import MAX_PAST, Fraction, Guide, Rollout
 from llmrl.recipe_rows import Data, Strict, exactly_one
 from llmrl.recipe_training import Training
+from llmrl.recipe_turns import Turns
 from llmrl.templates import Template
 from llmrl.types import ACTOR, PAST
 
@@ -275,6 +276,7 @@ class Recipe(Axes):
     moves: dict[str, Move] = Field(
         default_factory=dict, description="the texts that roles write for a question, in trees; none: the env's answers"
     )
+    turns: Turns = Field(default=Turns(), description="how the turns of an environment that speaks text are taken")
     trained_every: PositiveInt = Field(
         default=1,
         description="the role learns in every so many steps; in the others it only samples, and its schedule of the "

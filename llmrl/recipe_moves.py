@@ -46,7 +46,7 @@ def _message(spec: Any) -> Any:
 Message = Annotated[str | dict[str, Template], BeforeValidator(_message)]
 
 
-def _pattern(text: str) -> str:
+def pattern(text: str) -> str:
     """A regular expression with a group."""
     try:
         with warnings.catch_warnings():
@@ -107,7 +107,7 @@ class Move(Strict):
         "before each step; `samples` follow each",
     )
     rounds: PositiveInt = Field(default=1, description="the most of this move on the way to one text")
-    parts: dict[str, Annotated[str, AfterValidator(_pattern)]] = Field(
+    parts: dict[str, Annotated[str, AfterValidator(pattern)]] = Field(
         default_factory=dict,
         description="parts of its text, each by a regular expression whose first group is the part, in the last place "
         "that matches: what follows reads them as {MOVE.PART}, rewards by `columns`; without all parts nothing follows",

@@ -14,6 +14,7 @@ an episode are a tree: a draft, the critiques of the draft, the refinements afte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,7 +57,13 @@ class Prompt:
 
 @dataclass
 class Turn:
-    """One author's contiguous tokens; reward: the environment's reward for the turn, None if it gave none."""
+    """One author's contiguous tokens; reward: the environment's reward for the turn, None if it gave none.
+
+    restarts: of the environment's turns: its tokens stand in place of all before, so that the trajectory goes on in
+    another row of a batch. state: the name of the state that the author acts in, None where it has none; equal names
+    are equal states. action: the author's action as the environment read it, None where it read none. valid: whether
+    the action was one. seconds: from the turn's beginning to the environment's answer.
+    """
 
     author: str
     token_ids: list[int]
@@ -64,6 +71,11 @@ class Turn:
     policy_version: int = 0
     reward: float | None = None
     text: str = ""
+    restarts: bool = False
+    state: str | None = None
+    action: str | None = None
+    valid: bool = True
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,9 @@ class Trajectory:
     move: its name among the recipe's moves; node: its place in the question's trees, such as 0/critique.2; parent,
     children: the trajectory that it follows, and those that follow it. judged: whether the rewards that read no other
     verdict were asked. parts: of its text, by the names that the recipe gives them; lacks: the names of
-    those that were not found. prefix: how many tokens of the parent its author read; None for all.
+    those that were not found. prefix: how many tokens of the parent its author read; None for all. solved: the
+    environment's verdict, None if it gave none. hidden: what the environment knows and the author may not, for critics.
+    measured: the environment's numbers of the episode, by name.
     """
 
     prompt: Prompt
@@ -141,6 +155,9 @@ class Trajectory:
     parts: Mapping[str, str] = field(default_factory=dict)
     lacks: tuple[str, ...] = ()
     prefix: int | None = None
+    solved: bool | None = None
+    hidden: str | None = None
+    measured: dict[str, float] = field(default_factory=dict)
 
     @property
     def path(self) -> list[Trajectory]:
@@ -159,8 +176,9 @@ class Trajectory:
 
     @property
     def correct(self) -> bool | None:
-        """True if every verifier that gave a verdict agreed; None if none did."""
-        verdicts = [score.correct for score in self.scores.values() if score.correct is not None]
+        """True if every verifier, and the environment, agreed of those that gave a verdict; None if none did."""
+        given = [self.solved, *(score.correct for score in self.scores.values())]
+        verdicts = [verdict for verdict in given if verdict is not None]
         return all(verdicts) if verdicts else None
 
     @property
@@ -180,8 +198,25 @@ class Trajectory:
 
     @property
     def verdict_or_reward(self) -> float:
-        """The verdict if there is one, else the reward; dynamic sampling reads it."""
-        return self.reward if self.correct is None else float(self.correct)
+        """The verdict if there is one, else the sum of all rewards; dynamic sampling reads it."""
+        return self.total_reward if self.correct is None else float(self.correct)
+
+    @property
+    def total_reward(self) -> float:
+        """The reward and all that was given for single turns and tokens."""
+        given = [turn.reward for turn in self.own_turns if turn.reward is not None]
+        return math.fsum([self.reward, *given, *self.turn_rewards, *self.token_rewards.values()])
+
+    @property
+    def parts_of_turns(self) -> list[tuple[tuple[int, ...], list[Turn]]]:
+        """The contexts that the author read, each with the turns that follow it: one, unless a turn restarts."""
+        found: list[tuple[tuple[int, ...], list[Turn]]] = [(self.prompt.token_ids, [])]
+        for turn in self.turns:
+            if turn.restarts:
+                found.append((tuple(turn.token_ids), []))
+            else:
+                found[-1][1].append(turn)
+        return found
 
     @property
     def completion_tokens(self) -> int:

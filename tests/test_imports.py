@@ -25,6 +25,7 @@ FLOORS = (
         "recipe_moves",
         "recipe_rollout",
         "recipe_training",
+        "recipe_turns",
         "recipe",
         "recipe_faults",
         "recipe_layers",

@@ -19,7 +19,7 @@ from llmrl.evaluation.trees import tallies
 from llmrl.metrics.table import METRICS, metric_of
 from llmrl.rollout.measure import metrics_of
 from llmrl.run_folder.reader import RunReader
-from llmrl.types import Group
+from llmrl.types import Group, Turn
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
@@ -107,6 +107,14 @@ def names_of_trees() -> set[str]:
     return {*measured, *(f"eval/{name}" for name in held_out)}
 
 
+def names_of_episodes() -> set[str]:
+    """Every metric of an episode of turns, one of which restarts."""
+    played = trees.answer("8")
+    played.turns = [Turn("actor", [1], reward=1.0, action="up"), Turn("environment", [2], restarts=True)]
+    played.measured = {"moves": 3.0}
+    return set(metrics_of([Group(played.prompt, [played])], [], ["actor"], seconds=1.0))
+
+
 OF_RELABELLED = {"hindsight/successes", "hindsight/relabelled", "hindsight/undecided"}
 """The metrics of a source that no golden run has; tests/train/test_relabelled.py reads their values."""
 
@@ -157,7 +165,9 @@ def row(tmp_path_factory) -> dict:
 
 def test_the_table_knows_every_metric_of_a_run(row):
     assert row["failures/own_metrics:low_digit/invalid"] > 0 and "own_metrics:nothing" in row
-    assert [name for name in {*row, *names_of_trees()} if name != "stage" and metric_of(name) is None] == []
+    assert [
+        name for name in {*row, *names_of_trees(), *names_of_episodes()} if name != "stage" and metric_of(name) is None
+    ] == []
 
 
 def test_the_table_knows_every_metric_of_every_method():
@@ -165,7 +175,9 @@ def test_the_table_knows_every_metric_of_every_method():
 
 
 def test_the_table_has_no_metric_that_nobody_writes(row):
-    written = {metric_of(name) for name in golden_names() | row.keys() | names_of_trees() | OF_RELABELLED}
+    written = {
+        metric_of(name) for name in golden_names() | row.keys() | names_of_trees() | names_of_episodes() | OF_RELABELLED
+    }
     assert [metric.name for metric in METRICS if metric not in written] == []
 
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from llmrl.batch import Batch
 from llmrl.fields import BY_NAME
-from llmrl.types import POLICY, Group, Trajectory
+from llmrl.types import CUT_SHORT, POLICY, Group, Trajectory
 
 
 def pack(groups: Sequence[Group], author: str) -> Batch:
     """The trajectories of all groups as right-padded tensors; `author`'s tokens are the ones to train on.
 
     A trajectory's outcome reward goes on the author's last token, turn values on their turns' last tokens, and token
-    values on their tokens.
+    values on their tokens. A trajectory with turns that restart is one row for each context that the author read.
     """
-    rows = [_Row(one, number, author) for number, group in enumerate(groups) for one in group.trajectories]
+    numbered = [(number, one) for number, group in enumerate(groups) for one in group.trajectories]
+    rows = [row for place, (number, one) in enumerate(numbered) for row in _rows_of(one, number, place, author)]
     width = max(len(row.token_ids) for row in rows)
 
     def stack(field: str, dtype: torch.dtype, fill: float = 0) -> Tensor:
@@ -46,8 +47,33 @@ def pack(groups: Sequence[Group], author: str) -> Batch:
         answer_ids=torch.tensor([texts[row.text] for row in rows]),
         reward_components=_components([row.components for row in rows]),
         grades=torch.tensor([row.grade for row in rows]),
+        trajectory_ids=torch.tensor([row.trajectory for row in rows]),
+        cut_short=torch.tensor([row.cut_short for row in rows]),
+        state_ids=_of_turns(rows, [row.states for row in rows], turn_ids),
+        action_ids=_of_turns(rows, [row.actions for row in rows], turn_ids),
+        turn_seconds=_seconds(rows, turn_ids),
         **_known(groups, rows),
     )
+
+
+def _of_turns(rows: Sequence[_Row], named: Sequence[Mapping[int, str | None]], turn_ids: Tensor) -> Tensor:
+    """A number for the name of each token's turn, the same for equal names in one group, -1 without one: [N, T]."""
+    numbers: dict[tuple[int, str], int] = {}
+    table = torch.full((len(rows), int(turn_ids.max()) + 2), -1)
+    for index, (row, names) in enumerate(zip(rows, named, strict=True)):
+        for turn, name in names.items():
+            if name is not None:
+                table[index, turn] = numbers.setdefault((row.group, name), len(numbers))
+    return table.gather(1, turn_ids.clamp(min=-1) + 1)
+
+
+def _seconds(rows: Sequence[_Row], turn_ids: Tensor) -> Tensor:
+    """The duration of each token's turn, 0 off the author's turns: [N, T] fp32."""
+    table = torch.zeros(len(rows), int(turn_ids.max()) + 2)
+    for index, row in enumerate(rows):
+        for turn, seconds in row.seconds.items():
+            table[index, turn] = seconds
+    return table.gather(1, turn_ids.clamp(min=-1) + 1)
 
 
 def _known(groups: Sequence[Group], rows: Sequence[_Row]) -> dict[str, Tensor]:
@@ -58,51 +84,78 @@ def _known(groups: Sequence[Group], rows: Sequence[_Row]) -> dict[str, Tensor]:
 
 
 class _Row:
-    """One trajectory as flat lists of one number per token.
+    """One trajectory, or the part of one that follows one context, as flat lists of one number per token.
 
     token_ids         P0 P1 A0 A1 E0 A2     prompt, actor, environment, actor
     response_mask      0  0  1  1  0  1
     turn_numbers       0  0  1  1  0  2
     turn_rewards       -  -  -  r  -  s     r of the first turn, s of the last; nan, here -, where none was given
     rewards            0  0  0  r  0  R     R = s + outcome
+
+    states, actions, seconds: of the author's turns, by number.
     """
 
-    def __init__(self, trajectory: Trajectory, number: int, author: str):
-        self.group = number
+    def __init__(self, trajectory: Trajectory, number: int, place: int, author: str):
+        self.group, self.trajectory = number, place
         self.text = trajectory.text.strip()
         self.components = trajectory.components
         self.correct = math.nan if trajectory.correct is None else float(trajectory.correct)
         self.grade = -1 if trajectory.grade is None else trajectory.grade
+        self.cut_short = trajectory.stop_reason in CUT_SHORT
         self.from_policy = trajectory.writer == POLICY
         own = [turn for turn in trajectory.turns if turn.author == author]
         self.policy_version = min((turn.policy_version for turn in own), default=0)
-        self._lay_out(trajectory, author)
+        self.states: dict[int, str | None] = {}
+        self.actions: dict[int, str | None] = {}
+        self.seconds: dict[int, float] = {}
+        self.token_ids: list[int] = []
+        self.turn_numbers: list[int] = []
+        self.turn_rewards: list[float] = []
+        self.rollout_logprobs: list[float] = []
 
-    def _lay_out(self, trajectory: Trajectory, author: str) -> None:
-        self.token_ids = list(trajectory.prompt.token_ids)
-        self.turn_numbers = [0] * len(self.token_ids)
-        self.turn_rewards = [math.nan] * len(self.token_ids)
-        self.rollout_logprobs = [0.0] * len(self.token_ids)
-        scored, number, spoken = iter(trajectory.turn_rewards), 0, 0
-        for turn in trajectory.turns:
-            trained = turn.author == author
-            number += trained
-            given = [turn.reward, next(scored, None) if trained else None]
-            self.token_ids += turn.token_ids
-            self.turn_numbers += [number * trained] * len(turn.token_ids)
-            rewards = [math.nan] * (len(turn.token_ids) - 1) + [_sum(given)] if turn.token_ids else []
-            if trained:
-                on_tokens = (trajectory.token_rewards.get(spoken + place) for place in range(len(rewards)))
-                rewards = [_sum([None if math.isnan(r) else r, one]) for r, one in zip(rewards, on_tokens, strict=True)]
-                spoken += len(rewards)
-            self.turn_rewards += rewards
-            known = trained and turn.rollout_logprobs
-            self.rollout_logprobs += turn.rollout_logprobs if known else [0.0] * len(turn.token_ids)
-        self.response_mask = [number > 0 for number in self.turn_numbers]
+    def add(self, tokens: Sequence[int], *, turn: int, rewards: Sequence[float], logprobs: Sequence[float]) -> None:
+        """Tokens of the author's turn of that number, 0 for those of others."""
+        self.token_ids += tokens
+        self.turn_numbers += [turn] * len(tokens)
+        self.turn_rewards += rewards or [math.nan] * len(tokens)
+        self.rollout_logprobs += logprobs or [0.0] * len(tokens)
+
+    @property
+    def response_mask(self) -> list[bool]:
+        return [number > 0 for number in self.turn_numbers]
+
+    def finish(self, outcome: float) -> None:
+        """Fill in the rewards, with the outcome on the author's last token."""
         self.rewards = [0.0 if math.isnan(reward) else reward for reward in self.turn_rewards]
-        if True in self.response_mask:
-            last = len(self.response_mask) - 1 - self.response_mask[::-1].index(True)
-            self.rewards[last] += trajectory.reward
+        mask = self.response_mask
+        if True in mask:
+            self.rewards[len(mask) - 1 - mask[::-1].index(True)] += outcome
+
+
+def _rows_of(trajectory: Trajectory, number: int, place: int, author: str) -> list[_Row]:
+    """A trajectory's rows: one for each context that the author read. Turns are counted over all of them."""
+    rows: list[_Row] = []
+    scored, turns, spoken = iter(trajectory.turn_rewards), 0, 0
+    for context, following in trajectory.parts_of_turns:
+        row = _Row(trajectory, number, place, author)
+        row.add(context, turn=0, rewards=(), logprobs=())
+        for turn in following:
+            if turn.author != author:
+                given = [math.nan] * (len(turn.token_ids) - 1) + [_sum([turn.reward])] if turn.token_ids else []
+                row.add(turn.token_ids, turn=0, rewards=given, logprobs=())
+                continue
+            turns += 1
+            row.states[turns], row.actions[turns], row.seconds[turns] = turn.state, turn.action, turn.seconds
+            given = [turn.reward, next(scored, None)]
+            rewards = [math.nan] * (len(turn.token_ids) - 1) + [_sum(given)] if turn.token_ids else []
+            on_tokens = (trajectory.token_rewards.get(spoken + place) for place in range(len(rewards)))
+            rewards = [_sum([None if math.isnan(r) else r, one]) for r, one in zip(rewards, on_tokens, strict=True)]
+            spoken += len(rewards)
+            row.add(turn.token_ids, turn=turns, rewards=rewards, logprobs=turn.rollout_logprobs)
+        rows.append(row)
+    for row in rows:
+        row.finish(trajectory.reward if row is rows[-1] else 0.0)
+    return rows
 
 
 def _sum(given: Sequence[float | None]) -> float:

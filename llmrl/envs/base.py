@@ -20,7 +20,7 @@ def _no_prompts(text: str) -> list[int]:
     raise ValueError("this author reads no plain prompts")
 
 
-def _no_template(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+def _no_template(messages: Sequence[Mapping[str, Any]]) -> Any:
     raise ValueError("this author's tokenizer has no chat template")
 
 
@@ -29,7 +29,8 @@ class AuthorText:
     """The conversions between one author's tokens and text.
 
     decode: token ids -> text, special tokens included, without the stop token that ends it (llmrl/models/text.py).
-    chat: messages -> the tokens of a prompt that asks for an answer. plain: the same of a text that is no chat.
+    written: the same with the stop token. render: messages -> the text of a prompt that asks for an answer; chat: its
+    tokens. plain: the tokens of a prompt that is no chat.
     vocabulary: how many tokens there are, where that is known. end: the tokens that end an answer.
     """
 
@@ -39,6 +40,8 @@ class AuthorText:
     vocabulary: int | None = None
     plain: Callable[[str], list[int]] = _no_prompts
     end: tuple[int, ...] = ()
+    render: Callable[[Sequence[Mapping[str, Any]]], str] = _no_template
+    written: Callable[[list[int]], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,16 @@ class Step:
     """An environment's answer to the turn just taken.
 
     observation: tokens appended to the next author's context. An empty one that is not done lets the author go on with
-    the turn. reward: of the turn just taken, or None; a piece that compares turns skips a turn without a reward.
-    rewards: of other authors' last turns. done: whether that was the last turn; stop_reason: why, unless the author
-    ended the answer. author: who answers next; default: the same one. context: tokens that the next author reads in
-    place of all before, as the prompt of a new trajectory; `compared` names the set of the question's trajectories
-    that the new one is compared with.
+    the turn. restarts: the observation stands in place of everything before, and the trajectory goes on: as where a
+    chat template drops earlier thoughts. reward: of the turn just taken, or None; a piece that compares turns skips a
+    turn without a reward. rewards: of other authors' last turns. done: whether that was the last turn; stop_reason:
+    why, unless the author ended the answer. author: who answers next; default: the same one. context: tokens that the
+    next author reads in place of all before, as the prompt of a new trajectory; `compared` names the set of the
+    question's trajectories that the new one is compared with.
+
+    action, valid: the action that was found in the turn just taken, and whether it was one. state: the name of the
+    state in which the next turn is taken. solved: the environment's verdict on the episode so far; None: it has none.
+    hidden: what a critic may know and the authors may not; None: as before. metrics: numbers of the episode.
     """
 
     observation: list[int]
@@ -61,6 +69,13 @@ class Step:
     compared: str = ""
     rewards: Mapping[str, float] = field(default_factory=dict)
     stop_reason: StopReason | None = None
+    restarts: bool = False
+    action: str | None = None
+    valid: bool = True
+    state: str | None = None
+    solved: bool | None = None
+    hidden: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Env(Protocol):
@@ -69,17 +84,20 @@ class Env(Protocol):
     The function that makes it takes, by name, any of
 
         prompt             the Prompt
+        row, seed          its row, and the row's seed, which is the same in all of the prompt's episodes
         encode, decode     the first author's Encode, and AuthorText.decode
         authors            every role's AuthorText, by name
 
     An environment may have an attribute `stop`, a tuple of strings that end a completion besides those of the recipe.
-    The matching text, up to the end of its last token, is part of the completion. An environment may also have
-    `async def close(self)`, which is always called once. All environments of a process run in one event loop: work
-    that takes long belongs into a thread or a process, since it would hold up every other episode and every deadline.
+    The matching text, up to the end of its last token, is part of the completion. It may have `turn_tokens`, the most
+    tokens of a turn, and `async def close(self)`, which is always called once. All environments of a process run in one
+    event loop: work that takes long belongs into a thread or a process, since it would hold up every other episode and
+    every deadline. An environment that speaks text is a World (llmrl/envs/world.py), which becomes one of these.
     """
 
-    async def reset(self) -> list[int]:
-        """The first observation: the tokens that the first author answers."""
+    async def reset(self) -> list[int] | Step:
+        """The first observation: the tokens that the first author answers, or a Step that is not done with these as
+        `observation`, whose `author` answers them."""
         ...
 
     async def step(self, completion: Completion) -> Step:

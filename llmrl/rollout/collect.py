@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from llmrl.data.written import Written
 from llmrl.errors import RunStopped
 from llmrl.pieces import Piece
+from llmrl.recipe_turns import Turns
 from llmrl.rollout.measure import metrics_of
 from llmrl.rollout.moves import Asked, Asking, Moves
 from llmrl.rollout.play import Author, Player, counted
@@ -49,8 +50,8 @@ class Collector:
 
     authors: the roles that write, by name; the first one answers the question. deadline_seconds: for one call of
     `sample`, scoring included. env_retries: how often an episode whose environment failed is started anew. micro_group:
-    the most completions of a prompt that are sampled at once. moves: the recipe's, which are played in place of the
-    environment. written: the completions of rows by prompt id, for groups in
+    the most completions of a prompt that are sampled at once. turns: how those of a world are taken. moves: the
+    recipe's, which are played in place of the environment. written: the completions of rows by prompt id, for groups in
     which the dataset writes. gather: returns every rank's object, in rank order.
     """
 
@@ -63,6 +64,7 @@ class Collector:
         env_retries: int = 1,
         max_prompt_tokens: int | None = None,
         micro_group: int | None = None,
+        turns: Turns | None = None,
         moves: Sequence[Asked] = (),
         written: Mapping[str, Sequence[Written]] | None = None,
         rank: int = 0,
@@ -71,7 +73,9 @@ class Collector:
     ):
         self.authors = dict(authors)
         self.first = next(iter(authors))
-        self._player = Player(self.authors, make_env, retries=env_retries, max_prompt_tokens=max_prompt_tokens)
+        self._player = Player(
+            self.authors, make_env, retries=env_retries, max_prompt_tokens=max_prompt_tokens, turns=turns
+        )
         self._moves = Moves(self.authors, moves, max_prompt_tokens=max_prompt_tokens) if moves else None
         self._deadline = deadline_seconds
         self._micro_group = micro_group

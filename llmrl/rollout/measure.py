@@ -56,10 +56,7 @@ def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[
     if apart := [float(bool(t.lacks)) for t in scored if t.parts or t.lacks]:
         metrics["parts_missing"] = _mean(apart)
     metrics |= rates(tally(scored))
-    turn_rewards = [turn.reward for t in scored for turn in t.turns if turn.reward is not None]
-    if turn_rewards:
-        metrics["turn_reward"] = _mean(turn_rewards)
-        metrics["rewarded_turns"] = len(turn_rewards) / len(scored)
+    metrics |= _of_turns(scored)
     for name in sorted({name for t in scored for name in t.scores}):
         scores = [t.scores[name] for t in scored if name in t.scores]
         metrics[f"reward/{name}"] = _mean([score.value for score in scores])
@@ -70,6 +67,23 @@ def _of_author(sampled: list[Group], kept: list[Group], seconds: float) -> dict[
     for (source, kind), count in Counter((f.source, f.kind) for f in failures).items():
         metrics[f"failures/{source}/{kind}"] = float(count)
     return metrics
+
+
+def _of_turns(scored: Sequence[Trajectory]) -> dict[str, float]:
+    """Metrics of what an environment said of turns and episodes, where it said something."""
+    turns = [turn for t in scored for turn in t.own_turns]
+    found: dict[str, float] = {}
+    if rewards := [turn.reward for turn in turns if turn.reward is not None]:
+        found |= {"turn_reward": _mean(rewards), "rewarded_turns": len(rewards) / len(scored)}
+    if found or any(turn.state is not None or turn.action is not None for turn in turns):
+        found["total_reward"] = _mean([t.total_reward for t in scored])
+        found["turns"] = len(turns) / len(scored)
+        found["invalid_actions"] = _mean([float(not turn.valid) for turn in turns])
+    if any(turn.restarts for t in scored for turn in t.turns):
+        found["restarts"] = sum(turn.restarts for t in scored for turn in t.turns) / len(scored)
+    for name in sorted({name for t in scored for name in t.measured}):
+        found[f"env/{name}"] = _mean([t.measured[name] for t in scored if name in t.measured])
+    return found
 
 
 def _outcome(trajectory: Trajectory) -> tuple[object, ...]:

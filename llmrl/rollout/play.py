@@ -9,10 +9,13 @@ from collections import Counter
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import Any, Protocol, get_args
 
 from llmrl.envs.base import AuthorText, Env, Step
+from llmrl.envs.dialogue import Dialogue
 from llmrl.pieces import Piece
+from llmrl.recipe_turns import Turns
 from llmrl.rollout.sampler import Completion, Sampler, SamplingParams, derive_seed
 from llmrl.spans import span
 from llmrl.types import ENVIRONMENT, POLICY, Episode, Failure, Group, Prompt, StopReason, Trajectory, Turn
@@ -55,12 +58,14 @@ class Stream:
     """One author's unfinished trajectory in an episode.
 
     context: all tokens before the author's current turn. limit: the most tokens of the context and the turn together.
+    began: when the turn began, on the monotonic clock.
     """
 
     trajectory: Trajectory
     context: list[int]
     turn: Turn
     limit: int
+    began: float = 0.0
 
 
 class EnvironmentFailed(Exception):
@@ -75,11 +80,17 @@ class Player:
     """Plays episodes: environments of one kind against the authors' samplers.
 
     retries: fresh starts of an episode whose environment failed, before it is given up. max_prompt_tokens: of every
-    context that an environment makes.
+    context that an environment makes. turns: how those of a world are taken.
     """
 
     def __init__(
-        self, authors: Mapping[str, Author], make_env: Piece, *, retries: int, max_prompt_tokens: int | None = None
+        self,
+        authors: Mapping[str, Author],
+        make_env: Piece,
+        *,
+        retries: int,
+        max_prompt_tokens: int | None = None,
+        turns: Turns | None = None,
     ):
         self.authors = authors
         self.first = next(iter(authors))
@@ -88,6 +99,7 @@ class Player:
         self._text = {"encode": texts[self.first].encode, "decode": texts[self.first].decode, "authors": texts}
         self._retries = retries
         self._max_prompt_tokens = max_prompt_tokens
+        self._turns = turns or Turns()
 
     async def episode(
         self, prompt: Prompt, number: int, params: SamplingParams, waiting: Counter[str], writer: str = POLICY
@@ -116,7 +128,7 @@ class Player:
     async def _play(self, episode: Episode, params: SamplingParams, waiting: Counter[str], writer: str) -> None:
         """The authors' turns and the environment's answers; the environment is always closed afterwards."""
         with _environment():
-            env: Env = self._make_env({"prompt": episode.prompt} | self._text)
+            env = self._made(episode.prompt)
         try:
             await self._take_turns(env, episode, params, waiting, writer)
         finally:
@@ -125,35 +137,58 @@ class Player:
                     async with asyncio.timeout(CLOSE_SECONDS):
                         await counted(waiting, "environment", close())
 
+    def _made(self, prompt: Prompt) -> Env:
+        """The environment of an episode; a world becomes one by the recipe's turns."""
+        seed = prompt.row.get("seed")
+        seed = seed if isinstance(seed, int) else derive_seed("episode", prompt.id)
+        made = self._make_env({"prompt": prompt, "row": prompt.row, "seed": seed} | self._text)
+        if not hasattr(made, "act"):
+            return made
+        texts = {name: author.text for name, author in self.authors.items()}
+        return Dialogue(made, self._turns, texts, prompt, seed)
+
     async def _take_turns(
         self, env: Env, episode: Episode, params: SamplingParams, waiting: Counter[str], writer: str
     ) -> None:
         with _environment():
-            context = _tokens(await counted(waiting, "environment", env.reset()), self.authors[self.first].text)
-        author, stop = self.first, getattr(env, "stop", ())
-        streams = {author: self._begin(episode, author, context, params, "")}
+            opening = await counted(waiting, "environment", env.reset())
+            if not isinstance(opening, Step):
+                opening = Step(list(opening), done=False)
+            author = opening.author or self.first
+            context = _tokens(opening.observation, self.authors[author].text)
+        streams = {author: self._begin(episode, author, context, params, opening.compared)}
+        _know(opening, episode, streams[author])
         for place in itertools.count():
             stream = streams[author]
-            seen, own = stream.context + stream.turn.token_ids, params.of(author)
-            ask = replace(
-                own, stop=(*own.stop, *stop), max_tokens=stream.limit - len(seen), seed=derive_seed(params.seed, place)
-            )
+            ask = self._asked(env, stream, author, params, place)
             sampler = self.authors[author].sampler_of(writer if author == self.first else POLICY)
-            sampled = await counted(waiting, "sampler", sampler.sample(seen, ask))
+            sampled = await counted(waiting, "sampler", sampler.sample(stream.context + stream.turn.token_ids, ask))
             completion = self._record(stream, sampled, author)
             with _environment():
                 step: Step = await counted(waiting, "environment", env.step(completion))
                 self._refuse_unusable(step, author, streams)
-                _reward(step, stream, streams)
+                _answered(step, stream, streams)
             if step.done:
                 stream.trajectory.stop_reason = step.stop_reason or completion.stop_reason
+                _know(step, episode)
                 return
             stays = (step.author or author) == author and step.context is None
-            cut, author = stays and completion.stop_reason == "length", step.author or author
+            cut = completion.stop_reason == "length" and getattr(env, "turn_tokens", None) is None
+            cut, author = stays and cut, step.author or author
             if step.context is not None:
                 streams[author] = self._begin(episode, author, list(step.context), params, step.compared)
-            elif cut or not self._extended(streams, author, step.observation):
+            elif cut or not self._extended(streams, author, step):
+                _know(step, episode)
                 return
+            _know(step, episode, streams[author])
+
+    def _asked(self, env: Env, stream: Stream, author: str, params: SamplingParams, place: int) -> SamplingParams:
+        """The parameters of an author's next completion in its turn."""
+        own, most = params.of(author), stream.limit - len(stream.context) - len(stream.turn.token_ids)
+        if (turn_tokens := getattr(env, "turn_tokens", None)) is not None:
+            most = min(most, turn_tokens)
+        stop = (*own.stop, *getattr(env, "stop", ()))
+        return replace(own, stop=stop, max_tokens=most, seed=derive_seed(params.seed, place))
 
     def _refuse_unusable(self, step: Any, author: str, streams: Mapping[str, Stream]) -> None:
         """Raises ValueError for a step that the episode cannot go on with."""
@@ -185,7 +220,7 @@ class Player:
             prompt = replace(prompt, token_ids=tuple(context), text=text)
         trajectory = Trajectory(prompt, [], "stop", author=author, compared=compared, episode=episode)
         episode.trajectories.append(trajectory)
-        return Stream(trajectory, context, Turn(author, []), len(context) + params.of(author).max_tokens)
+        return Stream(trajectory, context, Turn(author, []), len(context) + params.of(author).max_tokens, monotonic())
 
     def _record(self, stream: Stream, completion: Completion, author: str) -> Completion:
         """Write a sampled completion into the stream; returns the whole turn so far."""
@@ -197,29 +232,29 @@ class Player:
         turn.policy_version = completion.policy_version
         turn.text = trajectory.text = self.authors[author].text.decode(completion.token_ids)
         trajectory.stop_reason = completion.stop_reason
-        return completion
+        return replace(completion, text=turn.text)
 
-    def _extended(self, streams: Mapping[str, Stream], author: str, observation: list[int]) -> bool:
+    def _extended(self, streams: Mapping[str, Stream], author: str, step: Step) -> bool:
         """Add the environment's observation to the next author's stream; returns whether there is room for an answer.
 
         The next turn extends the exact tokens of the last one: nothing is decoded and tokenized again. An observation
         without room for an answer is dropped.
         """
+        observation = step.observation
         if author not in streams:
             raise EnvironmentFailed(
                 Failure("environment", "invalid", f"handed the turn to {author!r}, who has no context yet")
             )
         stream = streams[author]
-        after = stream.context + stream.turn.token_ids + observation
+        after = observation if step.restarts else stream.context + stream.turn.token_ids + observation
         if len(after) >= stream.limit:
             stream.trajectory.stop_reason = "context_full" if observation else "length"
             return False
         if observation:
+            text = self.authors[author].text.decode(observation)
             stream.context = after
-            stream.trajectory.turns.append(
-                Turn(ENVIRONMENT, observation, text=self.authors[author].text.decode(observation))
-            )
-            stream.turn = Turn(author, [])
+            stream.trajectory.turns.append(Turn(ENVIRONMENT, observation, text=text, restarts=step.restarts))
+            stream.turn, stream.began = Turn(author, []), monotonic()
         return True
 
 
@@ -235,15 +270,30 @@ def _tokens(token_ids: Any, text: AuthorText) -> list[int]:
     return found
 
 
-def _reward(step: Step, stream: Stream, streams: Mapping[str, Stream]) -> None:
-    """Write the environment's rewards into the turn just taken and into other authors' last turns."""
-    stream.turn.reward = step.reward
+def _answered(step: Step, stream: Stream, streams: Mapping[str, Stream]) -> None:
+    """Write the environment's answer into the turn just taken, and its rewards into other authors' last turns."""
+    turn = stream.turn
+    turn.reward, turn.action, turn.valid = step.reward, step.action, step.valid
+    turn.seconds = monotonic() - stream.began
     for name, reward in step.rewards.items():
         turn = streams[name].turn
         turn.reward = reward if turn.reward is None else turn.reward + reward
-    for reward in (step.reward, *step.rewards.values()):
-        if reward is not None and not math.isfinite(reward):
-            raise ValueError(f"gave the reward {reward}, expected a finite number")
+    rewards = [("reward", one) for one in (step.reward, *step.rewards.values()) if one is not None]
+    for name, number in (*rewards, *step.metrics.items()):
+        if not math.isfinite(number):
+            raise ValueError(f"gave the {name} {number}, expected a finite number")
+
+
+def _know(step: Step, episode: Episode, stream: Stream | None = None) -> None:
+    """Write what a step says of the whole episode; stream: of the author whose turn begins in the step's state."""
+    if stream is not None and step.state is not None:
+        stream.turn.state = step.state
+    for trajectory in episode.trajectories:
+        if step.solved is not None:
+            trajectory.solved = step.solved
+        if step.hidden is not None:
+            trajectory.hidden = step.hidden
+        trajectory.measured.update(step.metrics)
 
 
 def _joined(turn: Turn, completion: Completion) -> Completion:

@@ -56,7 +56,8 @@ class Completion:
 
     logprobs are of the distribution sampled from (after temperature, top_p, top_k) and are empty for greedy sampling.
     alternatives: of each token the likeliest ones in its place, with their log-probabilities in that distribution, or
-    at temperature 1 where sampling is greedy; empty unless they were asked for.
+    at temperature 1 where sampling is greedy; empty unless they were asked for. text: the tokens decoded, without a
+    stop token at their end, once the collector has them.
     """
 
     token_ids: list[int]
@@ -64,6 +65,7 @@ class Completion:
     stop_reason: Literal["stop", "length"]
     policy_version: int
     alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
+    text: str = ""
 
 
 class Sampler(Protocol):

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from llmrl.data.written import Written
 from llmrl.engines.ranks import Ranks
 from llmrl.envs.base import AuthorText, Encode
 from llmrl.errors import RecipeError
-from llmrl.models.text import decoder, prompt_tokens
+from llmrl.models.text import as_written, decoder, prompt_tokens
 from llmrl.other_policies import NO_GUIDE, NO_MIXTURE, guides_of
 from llmrl.pieces import Piece, resolve
 from llmrl.recipe import Lora, Recipe
@@ -157,6 +158,7 @@ def make_collector(
         deadline_seconds=recipe.rollout.deadline_seconds,
         max_prompt_tokens=recipe.rollout.max_prompt_tokens,
         micro_group=recipe.rollout.micro_group,
+        turns=recipe.turns,
         moves=resolve_moves(recipe),
         written=written,
         rank=ranks.rank,
@@ -351,15 +353,18 @@ def author_text(origin: Origin) -> AuthorText:
     """The conversions between tokens and text of an author whose model starts from `origin`."""
     tokenizer: Any = origin.tokenizer
 
+    def render(messages: Sequence[Mapping[str, Any]]) -> str:
+        return Conversation(tokenizer, messages_of(messages)).prompt
+
     def chat(messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        prompt = Conversation(tokenizer, messages_of(messages)).prompt
-        return list(tokenizer.encode(prompt, add_special_tokens=False))
+        return list(tokenizer.encode(render(messages), add_special_tokens=False))
 
     def plain(text: str) -> list[int]:
         return prompt_tokens(tokenizer, text, chat=False)
 
     decode, end = decoder(tokenizer, origin.stop_token_ids), (tokenizer.eos_token_id,)
-    return AuthorText(encoder(tokenizer), decode, chat, len(tokenizer), plain, end)
+    written = partial(as_written, tokenizer)
+    return AuthorText(encoder(tokenizer), decode, chat, len(tokenizer), plain, end, render, written)
 
 
 def encoder(tokenizer: Any) -> Encode:

@@ -19,6 +19,11 @@ TURN = pa.struct(
         "token_ids": pa.list_(pa.int64()),
         "rollout_logprobs": pa.list_(pa.float64()),
         "reward": pa.float64(),
+        "restarts": pa.bool_(),
+        "state": pa.string(),
+        "action": pa.string(),
+        "valid": pa.bool_(),
+        "seconds": pa.float64(),
     }
 )
 SCHEMA = pa.schema(
@@ -41,6 +46,9 @@ SCHEMA = pa.schema(
         "answer": pa.string(),
         "reward": pa.float64(),
         "correct": pa.bool_(),
+        "solved": pa.bool_(),
+        "hidden": pa.string(),
+        "measured": pa.string(),
         "scores": pa.string(),
         "outcomes": pa.string(),
         "stop_reason": pa.string(),
@@ -68,7 +76,7 @@ def row_of(group: Group, trajectory: Trajectory, *, stage: str, step: int, kind:
     """A trajectory's row. episode: the episode's number, -1 for a trajectory of `besides`.
 
     move, node: empty for a recipe without moves; parent: the node that the trajectory follows, None of a first answer.
-    scores and outcomes are JSON, since reward functions differ between runs. policy_version is the oldest turn's.
+    measured, scores and outcomes are JSON, since runs differ in them. policy_version is the oldest turn's.
     """
     failure, scores = trajectory.failure, trajectory.scores
     return {
@@ -90,6 +98,9 @@ def row_of(group: Group, trajectory: Trajectory, *, stage: str, step: int, kind:
         "answer": str(group.prompt.row.get("answer", "")),
         "reward": trajectory.reward,
         "correct": trajectory.correct,
+        "solved": trajectory.solved,
+        "hidden": trajectory.hidden,
+        "measured": json.dumps(trajectory.measured),
         "scores": json.dumps({name: score.value for name, score in scores.items()}),
         "outcomes": json.dumps({name: s.outcome for name, s in scores.items() if s.outcome is not None}),
         "stop_reason": trajectory.stop_reason,
@@ -104,13 +115,20 @@ def with_all_columns(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
     """The table with the schema's columns; those that an earlier version of llmrl did not write are empty."""
     return pa.table(
         {
-            field.name: table[field.name].cast(field.type)
+            field.name: _cast(table[field.name], field.type)
             if field.name in table.column_names
             else pa.nulls(table.num_rows, field.type)
             for field in schema
         },
         schema=schema,
     )
+
+
+def _cast(column: pa.ChunkedArray, to: pa.DataType) -> Any:
+    """The column with a type; turns without some fields, as an earlier version wrote them, get empty ones."""
+    if to == pa.list_(TURN) and column.type != to:
+        return pa.array(column.to_pylist(), to)
+    return column.cast(to)
 
 
 def trajectories_of(rows: Sequence[Mapping[str, Any]]) -> list[Trajectory]:
@@ -142,13 +160,14 @@ def trajectories_of(rows: Sequence[Mapping[str, Any]]) -> list[Trajectory]:
 
 def _trajectory(row: Mapping[str, Any]) -> Trajectory:
     prompt = Prompt(row["prompt_id"], tuple(row["prompt_token_ids"]), row["prompt"], {"answer": row["answer"]})
-    turns = [Turn(**{name: turn[name] for name in ("author", "token_ids", "rollout_logprobs", "reward", "text")})
-             for turn in row["turns"]]  # fmt: skip
+    known = [{name: value for name, value in turn.items() if value is not None} for turn in row["turns"]]
+    turns = [Turn(**turn) for turn in known]
     made = Trajectory(prompt, turns, row["stop_reason"], row["completion"], author=row["author"])
     outcomes = json.loads(row["outcomes"] or "{}")
     for place, (name, value) in enumerate(json.loads(row["scores"] or "{}").items()):
         correct, verdict = (None, None) if place else (row["correct"], row["verdict"])
         made.scores[name] = Score(value, correct, outcome=outcomes.get(name), verdict=verdict)
+    made.solved, made.hidden, made.measured = row["solved"], row["hidden"], json.loads(row["measured"] or "{}")
     made.reward, made.compared, made.writer = row["reward"], row["compared"], row["writer"]
     made.move, made.node, made.failure = row["move"] or "", row["node"] or "", _failure(row["failure"])
     return made

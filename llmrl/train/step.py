@@ -84,7 +84,7 @@ class RoleStep:
             credit = role.algorithm.credit(batch, role.controlled)
             fixed = role.algorithm.fixed_weights(batch, credit.advantages, role.controlled)
         whole = CreditedBatch(batch, credit, fixed)
-        metrics = {"trajectories": float(len(batch))} | _of_credit(batch, credit)
+        metrics = {"trajectories": float(len(batch.units))} | _of_credit(batch, credit)
         for name, vector in vectors_of(batch).items():
             metrics |= numbers_of(name, vector)
         logprobs = batch.get("old_logprobs")
@@ -153,7 +153,7 @@ def _minibatches(batch: Batch, role: Role, seed: int) -> Iterator[Tensor]:
     if role.algorithm.is_coupled or role.algorithm.compares:
         units = [batch.group_ids.eq(group).nonzero()[:, 0] for group in batch.group_ids.unique()]
     else:
-        units = list(torch.arange(len(batch))[:, None])
+        units = batch.units
     for _ in range(epochs):
         order = torch.randperm(len(units), generator=generator) if updates > 1 else torch.arange(len(units))
         for part in order.tensor_split(updates):
