@@ -222,6 +222,7 @@ def test_credit_and_means_of_a_split_trajectory_are_those_of_the_whole(method):
         values = torch.where(batch.response_mask, batch.token_ids / 10, 0.0)
         scores = torch.zeros(len(batch), 1)
         known = {"old_logprobs": batch.rollout_logprobs, "ref_logprobs": batch.rollout_logprobs - 0.5}
+        known["final_values"] = torch.zeros(len(batch))
         batch = batch.with_(values=values, reward_components=scores, **known)
         credit = algorithm.credit(batch)
         found.append([credit.advantages[batch.response_mask], algorithm.shares(batch)[batch.response_mask]])
