@@ -5,7 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llmrl.envs.games.bargaining import bargaining
+from llmrl.envs.games.game import Game
+from llmrl.envs.games.guess_number import guess_number
+from llmrl.envs.games.maze import maze
+from llmrl.envs.games.nim import nim
+from llmrl.envs.games.text_navigation import text_navigation
+from llmrl.envs.games.twenty_questions import twenty_questions
+from llmrl.envs.games.wordle import wordle
 from llmrl.envs.python_tool import python_tool
 from llmrl.envs.single_turn import single_turn
 
-CATALOGUE: dict[str, Callable[..., Any]] = {"python_tool": python_tool, "single_turn": single_turn}
+GAMES: dict[str, Callable[..., Game]] = {
+    "bargaining": bargaining,
+    "guess_number": guess_number,
+    "maze": maze,
+    "nim": nim,
+    "text_navigation": text_navigation,
+    "twenty_questions": twenty_questions,
+    "wordle": wordle,
+}
+CATALOGUE: dict[str, Callable[..., Any]] = {"python_tool": python_tool, "single_turn": single_turn, **GAMES}

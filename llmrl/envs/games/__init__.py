@@ -1,0 +1,1 @@
+"""Games of text, drawn from a seed, in plain Python: each takes microseconds a turn."""
