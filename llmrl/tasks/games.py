@@ -19,9 +19,9 @@ def demonstrations(
     """Rows with the messages of one game each: the game is the user, and a scripted player the assistant.
 
     game: a game of llmrl with its settings, as `env` names it; player: expert, novice or random. Row n is the game of
-    seed `seed` + n, with the columns messages, seed, solved and return, the sum of the player's rewards. All actions are
-    answers to imitate with `prompt: messages`, `completion: messages`, `turns: all` and `chat: true`. A game that takes
-    more than `most_turns` ends there. Raises RecipeError for an unknown game, setting or player.
+    seed `seed` + n, with the columns messages, seed, solved and return, the sum of the player's rewards. All actions
+    are answers to imitate with `prompt: messages`, `completion: messages`, `turns: all` and `chat: true`. A game that
+    takes more than `most_turns` ends there. Raises RecipeError for an unknown game, setting or player.
     """
     make = resolve(game, GAMES, key="settings.game", what="game")
     if player not in make({}).players:
