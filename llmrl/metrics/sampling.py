@@ -64,6 +64,7 @@ SAMPLES = (
     Metric("hindsight/<entry>", "Of attempts: the shares called successes, given another goal, and without a verdict."),
     Metric("spliced/<entry>", "Of paths: the pairs, and the shares that were flagged or criticized, kept, or too "
            "long."),
+    Metric("filtered/<entry>", "Of filtered rollouts: the reward that is asked for, and the share that reaches it."),
     Metric("completion_tokens", "The mean length of a trajectory, without prompt and environment.", "tokens",
            "changes slowly", "A climb without a gain in accuracy is padding: add overlong_penalty, or set `reduce`.",
            format=".1f", heading="length",

@@ -35,6 +35,7 @@ from llmrl.recipe import Rollout
 from llmrl.rollout.collect import Collected, Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams
 from llmrl.train.evolved_prompts import evolved_prompts
+from llmrl.train.filtered import filtered_rollouts
 from llmrl.train.prompted_pairs import prompted_pairs
 from llmrl.train.relabelled import relabelled
 from llmrl.train.spliced_paths import criticized_paths, spliced_paths
@@ -192,6 +193,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
     source.__name__: source
     for source in (
         rollouts,
+        filtered_rollouts,
         demonstrations,
         preferences,
         answer_pairs,
