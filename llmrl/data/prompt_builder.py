@@ -21,9 +21,9 @@ from llmrl.data.files import Row
 from llmrl.data.messages import SYSTEM, Messages, transcript
 from llmrl.data.row_values import RowValue, row_values
 from llmrl.data.steps import solution_of
-from llmrl.data.written import Span, Written, reward_of_label, reward_of_score
+from llmrl.data.written import Exact, Span, Written, reward_of_label, reward_of_score
 from llmrl.errors import RecipeError, short
-from llmrl.models.text import prompt_tokens
+from llmrl.models.text import as_written, prompt_tokens
 from llmrl.recipe_rows import Rows
 from llmrl.rewards.golds import EXPECTED, gold_texts
 from llmrl.templates import RowTemplate
@@ -86,11 +86,13 @@ class PromptBuilder:
         """Every row's prompt except the rows used as examples, and how many were too long and left out."""
         prompts = []
         for index in range(self._first, len(self.rows)):
-            text = self._text(index)
-            token_ids = self._encode(text) or [self._first_token()]
+            exact = self._exact(self.rows[index], f"{self.part}:{index}")
+            text = self._text(index) if exact is None else self.questions[index]
+            token_ids = (self._encode(text) or [self._first_token()]) if exact is None else exact
             self._refuse_unknown(token_ids, text, f"{self.key}.prompt", index)
             if len(token_ids) <= max_prompt_tokens:
-                messages = tuple(self._conversation(index).messages) if self.source.chat else None
+                chat = self.source.chat and exact is None
+                messages = tuple(self._conversation(index).messages) if chat else None
                 row = self._with_answer(index)
                 prompts.append(Prompt(f"{self.part}:{index}", tuple(token_ids), text, row, messages))
         return prompts, len(self.rows) - self._first - len(prompts)
@@ -146,6 +148,8 @@ class PromptBuilder:
         """The row's solutions, each step a span whose reward is the step's label."""
         row, source = self.rows[_index(prompt)], self.source
         lists = {name: self._list(name, row, prompt.id, empty=True) for name in ("steps", "step_labels")}
+        if lists["steps"] and all(isinstance(one, Written) for one in lists["steps"]):
+            return lists["steps"]
         if not (lists["steps"] and isinstance(lists["steps"][0], list)):  # a row of one solution
             lists = {name: [values] for name, values in lists.items()}
         settings = {name: getattr(source, name) for name in ("separator", "neutral", "last_step_only")}
@@ -186,6 +190,9 @@ class PromptBuilder:
     def _following(self, prompt: Prompt, completion: RowValue, row: Row | None = None) -> list[Span]:
         """The tokens of a column's completion that follow `prompt.token_ids`, up to its stop token."""
         key, index = completion.key, _index(prompt)
+        given = completion.value(self.rows[index] if row is None else row, prompt.id)
+        if isinstance(given, Written):
+            return given.spans
         said = self._said(self.rows[index] if row is None else row, prompt.id, completion)
         parts = [(said[0]["content"], True)]
         if self.source.chat:
@@ -228,6 +235,8 @@ class PromptBuilder:
         """The row's question: text, or messages without the answers that `completion` names in the same list."""
         if "prompt" not in self._values:
             return ""
+        if (exact := self._exact(row, place)) is not None:
+            return as_written(self.tokenizer, exact)
         prompt = self._values["prompt"]
         asked, where = prompt.text_or_messages(row, place), f"{prompt.key}: {place}"
         if isinstance(asked, str):
@@ -323,6 +332,11 @@ class PromptBuilder:
         """The token after which a text without a prompt begins."""
         begins = self.tokenizer.bos_token_id
         return cast(int, self.tokenizer.eos_token_id if begins is None else begins)
+
+    def _exact(self, row: Row, place: str) -> list[int] | None:
+        """The tokens of a prompt that the row gives as such."""
+        given = self._values["prompt"].value(row, place) if "prompt" in self._values else None
+        return given.tokens(self.tokenizer) if isinstance(given, Exact) else None
 
     def _encode(self, text: str) -> list[int]:
         return prompt_tokens(self.tokenizer, text, chat=self.source.chat)

@@ -5,8 +5,10 @@ A transform is a function, built in or `module:function`. Its positional paramet
     comparisons   the rows' completions as texts, with their rewards, in whatever form the rows are
     rows          the rows as they are
 
-It returns rows with the columns `prompt` and, as far as they are known, `completion`, `answer`, `chosen`, `rejected`,
-of which the source reads those that it needs. It raises ValueError for rows that it cannot use.
+It returns rows with the columns `prompt` and, as far as they are known, `completion`, `label`, `answer`, `chosen`,
+`rejected`, `steps` and `step_labels`, of which the source reads those that it needs. A prompt may be an Exact, and a
+completion or a list of steps a Written, where their tokens are known (llmrl/data/written.py). It raises ValueError for
+rows that it cannot use.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ from llmrl.columns import as_json
 from llmrl.data.critiques import critiques_of_drafts, merged_critiques
 from llmrl.data.faulty_rows import of_every_row
 from llmrl.data.files import Row
-from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS
+from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS, SOLUTIONS
 from llmrl.data.helpful_critiques import helpful_critiques
 from llmrl.data.messages import Messages, transcript
 from llmrl.data.persuasion import persuasion_pairs
 from llmrl.data.poisoning import poisoned
 from llmrl.data.prompt_builder import COLUMN_KEYS
 from llmrl.data.recognition import FormedRows, formed
+from llmrl.data.recorded_turns import expert_and_own, privileged_pairs, turn_states
 from llmrl.data.row_values import RowValue
 from llmrl.data.trees import improved_answers
+from llmrl.data.turn_values import tree_values, turn_values
 from llmrl.data.written import reward_of_label, reward_of_score
 from llmrl.errors import RecipeError, first_line
 from llmrl.pieces import Piece, resolve
@@ -39,11 +43,12 @@ from llmrl.rewards.rubric import AnswerRubric, PairRubric, rubric_of
 from llmrl.templates import RowTemplate, Template
 
 READ = {
-    DEMONSTRATIONS: ("prompt", "completion"),
-    COMPARISONS: ("prompt", "chosen", "rejected"),
-    QUESTIONS: ("prompt",),
+    DEMONSTRATIONS: (("prompt", "completion"),),
+    COMPARISONS: (("prompt", "chosen", "rejected"), ("prompt", "completion", "label")),
+    QUESTIONS: (("prompt",),),
+    SOLUTIONS: (("prompt", "steps", "step_labels"),),
 }
-"""The columns of made rows that a source reads; `answer` besides."""
+"""The columns of made rows that a source reads, or those that it reads instead; `answer` besides."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,11 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         merged_critiques,
         improved_answers,
         helpful_critiques,
+        turn_states,
+        turn_values,
+        tree_values,
+        privileged_pairs,
+        expert_and_own,
     )
 }
 
@@ -165,7 +175,8 @@ def read_rows(source: Rows, rows: list[Row], part: str, gives: str | None) -> Fo
         found = formed(source, rows, part, COMPARISONS)
         available["comparisons"] = _comparisons(found, part)
     made = _made(piece, available, key)
-    read = READ.get(gives or QUESTIONS, READ[QUESTIONS])
+    choices = READ[gives or QUESTIONS]
+    read = next((names for names in choices if set(names) <= set(made[0])), choices[0])
     if lacking := [name for name in read if name not in made[0]]:
         raise RecipeError(f"{key}: {piece.name} gives no {lacking[0]}, which learn_from reads")
     keys = {name: name if name in read else None for name in COLUMN_KEYS}

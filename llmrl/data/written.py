@@ -18,6 +18,20 @@ LABELS: Mapping[str, float] = {
 
 
 @dataclass(frozen=True)
+class Exact:
+    """A prompt by its tokens, which a transform gives in the place of its text. before: a text in front of them."""
+
+    token_ids: tuple[int, ...]
+    before: str = ""
+
+    def tokens(self, tokenizer: Any) -> list[int]:
+        """The tokens of the text and of the prompt; a token that opens sequences stays the first."""
+        opening = int(self.token_ids[:1] == (tokenizer.bos_token_id,))
+        said = tokenizer.encode(self.before, add_special_tokens=False) if self.before else []
+        return [*self.token_ids[:opening], *said, *self.token_ids[opening:]]
+
+
+@dataclass(frozen=True)
 class Span:
     """Consecutive tokens after a prompt; trained: whether the assistant said them, who is imitated or compared.
     reward: the span's own, such as a step's label; None if it has none."""

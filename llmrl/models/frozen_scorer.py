@@ -18,8 +18,8 @@ from llmrl.models.gate import load_gate
 from llmrl.models.kinds import REWARD_MODEL, Kind, expect
 from llmrl.models.loading import load_tokenizer, scores_tokens, stop_token_ids
 from llmrl.models.scorer import Scorer, load_reward_model
-from llmrl.models.text import decoder
-from llmrl.types import Prompt
+from llmrl.models.text import as_written, decoder
+from llmrl.types import Prompt, Trajectory
 
 TOKENS_AT_ONCE = 8192
 
@@ -129,6 +129,14 @@ class FrozenScorer:
         if before and before[-1] == self.tokenizer.eos_token_id:
             before.pop()  # the tokenizer's own
         return None, before
+
+    def reads(self, trajectory: Trajectory) -> bool:
+        """Whether this tokenizer reads the tokens of the prompt and of each turn as their texts."""
+        decode = decoder(self.tokenizer, self._stops)
+        asked = trajectory.prompt.token_ids
+        plain = self.tokenizer.decode(list(asked), skip_special_tokens=True)
+        prompt = trajectory.prompt.text in (as_written(self.tokenizer, asked), plain)
+        return prompt and all(decode(turn.token_ids) == turn.text for turn in trajectory.own_turns)
 
     def speaks(self, prompt: Prompt, token_ids: Sequence[int], text: str | None) -> bool:
         """Whether this tokenizer has the tokens of the prompt, and reads the completion's as its text."""

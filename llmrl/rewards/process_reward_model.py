@@ -26,12 +26,12 @@ COMBINED = {
 """How the chances of an answer's steps become one number."""
 
 
-def load(*, path: str, separator: str | None = None, **settings: Any) -> None:
+def load(*, path: str, separator: str | None = None, of_turns: bool = False, **settings: Any) -> None:
     """Load the model; raises RecipeError for a folder without one, and for one whose separator is not known."""
     model = _model(path)
     if model.heads > 2:
         raise RecipeError(f"{KEY}.path: the model has {model.heads} classes of steps, expected one head or two classes")
-    if separator is None and model.separator is None:
+    if separator is None and model.separator is None and not of_turns:
         raise RecipeError(
             f"{KEY}.separator: required, since '{path}' does not say what follows each step; name the text that its "
             f"training had there"
@@ -47,6 +47,7 @@ async def process_reward_model(
     steps: Literal["min", "product", "mean", "last", "each"] = "min",
     delimiter: str | None = None,
     separator: str | None = None,
+    of_turns: bool = False,
 ) -> list[Score | Failure]:
     """The chances that a completion's steps are right, by the process reward model in a folder.
 
@@ -54,9 +55,12 @@ async def process_reward_model(
     completion's reward of the steps' chances; each: no reward of the completion, but each chance on the last token of
     its step, as turn_rewards, for a model of the policy's tokenizer. delimiter: the text that ends a step of a
     completion (default: the separator). separator: the text that ended each step in the model's training (default: what
-    the folder says).
+    the folder says). of_turns: a step is a turn of the episode, by the policy's own tokens; with `each`, chances are
+    rewards of the turns. A model of turn_values (`method: agent_prm`) learned such steps.
     """
     model = _model(path)
+    if of_turns:
+        return await asyncio.to_thread(_of_turns, model, group, steps)
     between = model.separator if separator is None else separator
     return await asyncio.to_thread(_scored, model, group, steps, delimiter or between, between)
 
@@ -72,6 +76,34 @@ def _scored(model: Any, group: Group, steps: str, delimiter: str, separator: str
         chances = [chance(one) for one in scores]
         found[place] = _score(model, group.trajectories[place], own, delimiter, steps, chances)
     return [one for one in found if one is not None]
+
+
+def _of_turns(model: Any, group: Group, steps: str) -> list[Score | Failure]:
+    """The scores of trajectories whose steps are the author's turns."""
+    fit = [bool(one.own_turns) and model.reads(one) for one in group.trajectories]
+    rows = [_turn_row(one) for one, fits in zip(group.trajectories, fit, strict=True) if fits]
+    scored = iter(model.scores_at(rows))
+    found: list[Score | Failure] = []
+    for fits in fit:
+        if not fits:
+            found.append(Failure("process_reward_model", "invalid", "the model reads other tokens than the policy"))
+            continue
+        chances = tuple(chance(one) for one in next(scored))
+        metrics = {"steps": float(len(chances)), "lowest": min(chances)}
+        if steps == "each":
+            found.append(Score(0.0, turn_values=chances, metrics=metrics))
+        else:
+            found.append(Score(COMBINED[steps](chances), metrics=metrics))
+    return found
+
+
+def _turn_row(trajectory: Trajectory) -> tuple[list[int], list[int]]:
+    """All tokens of a trajectory, and the place of the last token of each of the author's turns."""
+    tokens, ends = list(trajectory.prompt.token_ids), []
+    for turn in trajectory.turns:
+        tokens += turn.token_ids
+        ends += [len(tokens) - 1] if turn.author == trajectory.author else []
+    return tokens, ends
 
 
 def chance(scores: Sequence[float]) -> float:

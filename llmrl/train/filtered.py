@@ -38,8 +38,9 @@ def filtered_rollouts(
 
     R: a trajectory's rewards, summed, those of its environment included. history: how many earlier samples count;
     default: all of the stage; 0: this step alone, so that its best share of 1 - quantile is kept. The quantile is
-    interpolated between neighbours. A step of which nothing is left is sampled anew, rollout.max_refills times. Sources:
-    online filtered BC beside ArCHer, arXiv 2402.19446, and in LMRL-Gym, arXiv 2311.18232, which keeps the best share.
+    interpolated between neighbours. A step of which nothing is left is sampled anew, rollout.max_refills times.
+    Sources: online filtered BC beside ArCHer, arXiv 2402.19446, and in LMRL-Gym, arXiv 2311.18232, which keeps the
+    best share.
     """
     return FilteredRollouts(stream, collector, sample_groups, keep, rollout, params, quantile, history, above)
 
@@ -97,7 +98,9 @@ class FilteredRollouts:
         left = [one for one in group.trajectories if one.total_reward >= floor and one.total_reward > self.above]
         return replace(group, trajectories=left)
 
-    def _metrics(self, before: Sequence[Group], after: Sequence[Group], floors: Mapping[str, float]) -> dict[str, float]:
+    def _metrics(
+        self, before: Sequence[Group], after: Sequence[Group], floors: Mapping[str, float]
+    ) -> dict[str, float]:
         """The first author's floor, and the share of all authors' trajectories that reached theirs."""
         left, found = (sum(len(group.trajectories) for group in groups) for groups in (after, before))
         return {"filtered/floor": floors[self.collector.first], "filtered/kept": left / found}

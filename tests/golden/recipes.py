@@ -91,9 +91,19 @@ def _critiqued(
 
 
 WRITTEN = ("completion", "chosen", "rejected")
+
+
+def _of_recorded_turns(method: str, **transform: Any) -> dict[str, Any]:
+    """A method that learns from the rollouts of an earlier stage; transform: it, with settings for these rewards."""
+    recorded = dict.fromkeys(WRITTEN) | {"path": "${run_dir}/rollouts/explore-*.parquet", "transform": transform}
+    values = {"method": method, "data": {"train": recorded}, "rollout": {"max_prompt_tokens": 16}}
+    return {"stages": {"explore": {"method": "grpo", "training": {"steps": 2}} | TURNS, "values": values}}
+
+
 REWARDS = ["golden.pieces:low_digits", "overlong_penalty"]
 OWN: dict[str, dict[str, Any]] = {
     "accelerated_dpo": {"reference": {"every": 1}},
+    "agent_prm": _of_recorded_turns("agent_prm", turn_values={"low": -20.0, "high": 20.0}),
     "agent_r": {  # texts that the model's characters can make
         "learn_from": {
             "spliced_paths": {"flag": "{prompt}{path}{action}", "revisions": ["=", "+"], "least_good": 0.0},
@@ -184,10 +194,12 @@ OWN: dict[str, dict[str, Any]] = {
     "icepop": MISMATCH,
     "mt_grpo": TURNS,  # its own environment runs programs, as that of thor
     "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked
+    "sweet_rl_critic": _of_recorded_turns("sweet_rl_critic", privileged_pairs={"context": "{answer}="}),
     "stepwise_think_critique": {
         "rewards": {"step_critiques": None, "golden.pieces:marked_digits": {"weight": 0.2}},
     },
     "tis": MISMATCH,
+    "qlass": _of_recorded_turns("qlass", tree_values={"gamma": 0.5}),
     "repro": {"providers": {"answer_logprobs": {"delimiter": "+"}}},
     "router_aware": {"model": "experts"},
     "spc": {"rollout": {"written_by": {"dataset": 1}}},
@@ -336,7 +348,7 @@ def _plan(name: str, folder: Path, run_dir: Path) -> Plan:
 
 def _of_method(name: str) -> dict[str, Any]:
     own = OWN.get(name, {})
-    recipe = own if "roles" in own else {"method": name} | own
+    recipe = own if own.keys() & {"roles", "stages"} else {"method": name} | own
     if "warmup_steps" in (methods()[name].get("critic") or {}):  # or the policy would not be trained at all
         recipe["critic"] = {"warmup_steps": 1}
     return recipe

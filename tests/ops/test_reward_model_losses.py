@@ -10,6 +10,7 @@ import torch
 from llmrl.ops.preference_losses.reward_models import (
     bradley_terry,
     component_regression,
+    inverse_bce,
     reward_regression,
     step_bce,
     step_cross_entropy,
@@ -83,3 +84,21 @@ def test_classes_of_steps():
         step_cross_entropy(scores, torch.tensor([[0.5, NAN, NAN]]))
     with pytest.raises(ValueError, match="one head has no classes"):
         step_cross_entropy(scores[..., :1], labels)
+
+
+def test_inverse_bce_tells_whose_turns_they_are_by_the_implied_rewards():
+    """Row 0, an expert's: Q 2 and 3, so d = 2 - 3/2 and 3. Row 1, the policy's: Q 1. Row 2 has no turns.
+
+    tokens    P A A E A      scores of other tokens, here 9, are not read
+    """
+    scores = torch.tensor([[9.0, 9, 2, 9, 3], [9, 9, 1, 9, 9], [9, 9, 9, 9, 9]], requires_grad=True)
+    mask = torch.tensor([[0, 1, 1, 0, 1], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
+    turns = torch.tensor([[-1, 0, 0, -1, 1], [-1, 0, 0, -1, -1], [-1] * 5])
+    found = inverse_bce(scores[..., None], torch.tensor([1.0, 0.0, NAN]), mask, turns, gamma=0.5)
+    assert found.tolist() == pytest.approx([(softplus(-0.5) + softplus(-3)) / 2, softplus(1), 0.0])
+    found.sum().backward()
+    first, second = (-1 / (1 + math.exp(d)) / 2 for d in (0.5, 3))  # of d; Q_2 is in both
+    expected = [[0, 0, first, 0, second - 0.5 * first], [0, 0, 1 / (1 + math.exp(-1)), 0, 0], [0] * 5]
+    assert torch.allclose(scores.grad, torch.tensor(expected))
+    with pytest.raises(ValueError, match="gamma"):
+        inverse_bce(scores[..., None], torch.ones(3), mask, turns, gamma=1.5)

@@ -132,3 +132,33 @@ def test_other_models_are_refused(tmp_path):
 def test_split():
     assert split_steps("a\n\nb", "\n\n") == ["a", "b"]
     assert split_steps("", "\n") == [""] and split_steps("\n\n", "\n") == ["\n\n"]
+
+
+def test_the_steps_of_an_episode_are_its_authors_turns(folder):
+    """The chances at the turns' last tokens, by transformers' own forward over all tokens, the environment's too."""
+    tokenizer = frozen_scorer(folder, STEP_REWARD_MODEL).tokenizer
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+    turns = [
+        Turn("actor", [*encode("12"), 1], text="12"),
+        Turn("environment", encode("=3")),
+        Turn("actor", encode("a"), text="a"),
+    ]
+    asked = Prompt("train:0", tuple(encode("1+2=")), "1+2=", {})
+    played = Trajectory(asked, turns, "stop", text="a")
+    foreign = Trajectory(asked, [Turn("actor", encode("b"), text="a")], "stop", text="a")
+    model = LlamaForTokenClassification.from_pretrained(str(folder)).eval()
+    tokens = [*asked.token_ids, *(token for turn in turns for token in turn.token_ids)]
+    first, second = model(input_ids=torch.tensor([tokens])).logits[0, [6, 9], 0].sigmoid().tolist()
+    for steps, value, of_turns in (("each", 0.0, (first, second)), ("product", first * second, ())):
+        group = Group(asked, [played, foreign], "actor")
+        given = {"path": str(folder), "steps": steps, "of_turns": True}
+        rewards = Rewards.from_specs({"process_reward_model": given}, workers=Workers(1))
+        rewards.load_models()
+        played.scores.clear()
+        played.judged = False
+        asyncio.run(rewards.score(group))
+        assert not played.failure, played.failure
+        score = played.scores["process_reward_model"]
+        assert score.value == pytest.approx(value, abs=1e-5)
+        assert score.turn_values == pytest.approx(of_turns, abs=1e-5)
+        assert foreign.failure and "other tokens" in foreign.failure.message

@@ -71,7 +71,7 @@ def test_without_history_each_step_keeps_its_best_share():
 def test_a_reward_at_the_floor_that_earns_nothing_is_dropped():
     found = source(quantile=0.0, above=0.0).collect(0)
     assert kept(found) == [0.9]
-    with pytest.raises(RunStopped, match="1 rounds reached its quantile 0.9 .* above 2"):
+    with pytest.raises(RunStopped, match=r"1 rounds reached its quantile 0.9 .* above 2"):
         source(above=2.0).collect(0)
     assert kept(source(above=2.0, max_refills=1).collect(0)) == [3.0]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
-from llmrl.ops.shared.ranges import refuse_negative
+from llmrl.ops.shared.ranges import refuse_negative, require_fraction
 
 
 def bradley_terry(
@@ -92,6 +92,32 @@ def step_cross_entropy(scores: Tensor, turn_rewards: Tensor) -> Tensor:
     if ((labels != labels.round()) | (labels < 0) | (labels >= classes)).any():
         raise ValueError(f"a step's label is none of the classes 0 to {classes - 1}")
     return _over_steps(cross_entropy(scores.movedim(-1, 1), labels.long(), reduction="none"), known)
+
+
+def inverse_bce(
+    scores: Tensor, completion_rewards: Tensor, response_mask: Tensor, turn_ids: Tensor, *, gamma: float = 0.95
+) -> Tensor:
+    """Binary cross-entropy of whose turns a trajectory's are, by the reward that their Q-values imply: [N].
+
+        d_k  = Q_k - gamma Q_{k+1}        Q_k: the score at turn k's last token; Q = 0 past the last turn
+        loss = mean over turns of -y log sigmoid(d_k) - (1 - y) log sigmoid(-d_k)
+
+    y = completion_rewards: 1 for an expert's trajectory, 0 for the policy's; a trajectory without response tokens has
+    loss 0. Both terms of d have a gradient. The next turn is the trajectory's own, where the paper samples the policy's
+    in the same state. scores: [N, T, 1]; response_mask, turn_ids: [N, T]. Raises ValueError for gamma outside [0, 1].
+    Source: InversePRM, arXiv 2502.10325.
+    """
+    require_fraction(gamma=gamma)
+    _require_heads(scores, 1)
+    turns = torch.where(response_mask, turn_ids, -1)
+    last = response_mask & (turns != torch.nn.functional.pad(turns[:, 1:], (0, 1), value=-1))
+    shape = (len(turns), int(turns.max().clamp(min=0)) + 1)
+    place = turns.clamp(min=0)
+    values = scores.new_zeros(shape).scatter_add(1, place, torch.where(last, scores[..., 0], 0.0))
+    taken = torch.zeros_like(values).scatter_add(1, place, last.to(values.dtype)) > 0
+    implied = values - gamma * torch.nn.functional.pad(values[:, 1:], (0, 1))
+    label = completion_rewards.nan_to_num(0.0).to(values.dtype)[:, None].expand(shape)
+    return _over_steps(binary_cross_entropy_with_logits(implied, label, reduction="none"), taken)
 
 
 def _labels(turn_rewards: Tensor) -> tuple[Tensor, Tensor]:
