@@ -71,6 +71,12 @@ POLICY = (
     Metric("advantage_std", "The standard deviation of the tokens' advantages.", "", "above 0", "See groups_mixed."),
     Metric("advantage_max", "The largest size of an advantage.", "", "a few standard deviations",
            "A few tokens decide the step: whiten the advantages or bound the rewards."),
+    Metric("state_group_size", "The turns of a group in one state, on average over its states.", "turns", "above 1",
+           "At 1 no two turns are compared, and credit by states is credit by outcomes: name states without what "
+           "differs by chance, such as times and step numbers.", format=".2f"),
+    Metric("turns_shared", "The share of turns that another trajectory of the group took as well, with the same action "
+           "from one state to the same next one.", "share", "well below 1",
+           "At 1 the trajectories are all the same: raise rollout.temperature.", format=".1%"),
     Metric("ratio", "The mean ratio of a token's probability to the old one.", "", "near 1",
            "Use fewer updates_per_step, or a lower learning rate."),
     Metric("clip_fraction_low", "The share of tokens past the lower bound of the loss.", "share", "a few percent",

@@ -78,7 +78,7 @@ def _with_one_more_token(batch: Batch) -> Batch:
     longer = {
         name: torch.cat([tensor, tensor[:, -1:]], dim=1)
         for name, tensor in batch.data.items()
-        if tensor.dim() > 1 and tensor.shape[1] == width
+        if name in BY_NAME and BY_NAME[name].shape.startswith("N T")
     }
     last = torch.nn.functional.one_hot(batch.lengths, width + 1).bool()
     attention = torch.nn.functional.pad(batch.attention_mask, (0, 1)) | last

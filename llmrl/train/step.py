@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llmrl.batch import Batch
 from llmrl.errors import RunStopped
-from llmrl.ops.shared.diagnostics import explained_variance, mismatch
+from llmrl.ops.shared.diagnostics import explained_variance, mismatch, repeated_states
 from llmrl.ops.shared.steps import first_error_f1
 from llmrl.spans import span
 from llmrl.train.critics import critic_rows
@@ -168,6 +168,11 @@ def _of_credit(batch: Batch, credit: Credit) -> Metrics:
         targets = batch.response_mask & credit.returns.isfinite()
         metrics["value"] = float(batch.values[targets].mean())
         metrics["explained_variance"] = float(explained_variance(batch.values, credit.returns, targets))
+    if "state_ids" in batch:
+        whole = batch.joined().batch
+        metrics |= repeated_states(
+            whole.response_mask, whole.turn_ids, whole.state_ids, whole.action_ids, whole.group_ids
+        )
     return metrics
 
 

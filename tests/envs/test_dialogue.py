@@ -213,7 +213,7 @@ def test_a_restart_is_a_row_of_its_own_and_credit_is_that_of_the_whole():
     assert [unit.tolist() for unit in split.rows(torch.tensor([0, 1])).units] == [[0, 1]]
 
 
-@pytest.mark.parametrize("method", ["grpo", "ppo", "vl_dac", "thor"])
+@pytest.mark.parametrize("method", ["grpo", "ppo", "vl_dac", "bilevel_gae", "thor", "mt_grpo", "rebn", "gigpo", "salt"])
 def test_credit_and_means_of_a_split_trajectory_are_those_of_the_whole(method):
     algorithm = resolve_pieces(method_recipe(method)).algorithm
     found = []

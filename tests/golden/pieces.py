@@ -36,9 +36,14 @@ def prefers_low(a: str, b: str) -> float:
     return 0.5 + (low[0] - low[1]) / 8
 
 
-def asks_on(prompt: Prompt, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str]) -> AsksOn:
-    """The actor's turn ends with a sign; the environment rewards a digit before it and says "7+"."""
-    return AsksOn(prompt, encode, decode)
+def asks_on(
+    prompt: Prompt, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str], *, states: bool = False
+) -> AsksOn:
+    """The actor's turn ends with a sign; the environment rewards a digit before it and says "7+".
+
+    states: the state is whether a digit was said before; the action is the sign.
+    """
+    return AsksOn(prompt, encode, decode, states)
 
 
 @dataclass
@@ -48,13 +53,17 @@ class AsksOn:
     prompt: Prompt
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
+    states: bool = False
     stop: tuple[str, ...] = ("+", "=")
 
-    async def reset(self) -> list[int]:
-        return list(self.prompt.token_ids)
+    async def reset(self) -> list[int] | Step:
+        start = list(self.prompt.token_ids)
+        return Step(start, done=False, state="start") if self.states else start
 
     async def step(self, completion: Any) -> Step:
         said = self.decode(completion.token_ids)
         if not said.endswith(self.stop):
             return Step([])
-        return Step(self.encode("7+"), float(said[-2:-1].isdigit()), done=False)
+        digit = said[-2:-1].isdigit()
+        named = {"state": str(digit), "action": said[-1:]} if self.states else {}
+        return Step(self.encode("7+"), float(digit), done=False, **named)

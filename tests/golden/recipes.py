@@ -60,6 +60,7 @@ COMMON: dict[str, Any] = {
 """It lies under the method, which therefore keeps whatever it sets itself."""
 
 TURNS = {"env": {"golden.pieces:asks_on": {}}}
+STATES = {"env": {"golden.pieces:asks_on": {"states": True}}}
 # the sampler says another probability than the trainer, which is what some methods correct for
 MISMATCH = {"rollout": {"top_k": 3}}
 # the opinion on two answers alone rewards
@@ -191,6 +192,7 @@ OWN: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "gigpo": STATES,
     "icepop": MISMATCH,
     "mt_grpo": TURNS,  # its own environment runs programs, as that of thor
     "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked
@@ -202,6 +204,7 @@ OWN: dict[str, dict[str, Any]] = {
     "qlass": _of_recorded_turns("qlass", tree_values={"gamma": 0.5}),
     "repro": {"providers": {"answer_logprobs": {"delimiter": "+"}}},
     "router_aware": {"model": "experts"},
+    "salt": STATES,
     "spc": {"rollout": {"written_by": {"dataset": 1}}},
     # its own environment runs programs, which takes a sandbox
     "thor": TURNS | {"advantage": {"turn_grpo": {"min_turn_reward": 1.0}}},
@@ -230,6 +233,7 @@ BEYOND: dict[str, dict[str, Any]] = {
         "rollout": {"temperature": 0.7, "top_p": 0.9, "top_k": 8, "stop": ["="]},
     },
     "ppo-shared-backbone": {"method": "ppo", "critic": {"backbone": "shared"}},
+    "grpo-states": {"method": "grpo", "advantage": "state_returns"} | STATES,
     "grpo-steps": {"method": "grpo", "advantage": "step_grpo"} | TURNS,
     "rebn-turns": {"method": "rebn"} | TURNS,
     "tis-capped": {"method": "tis", "token_weights": {"truncated_is": {"cap": 0.7}}} | MISMATCH,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from llmrl.ops.regularizers import kl_k3
+from llmrl.ops.shared.turns import shared_turns, taken_turns, turn_groups, turn_names
 from llmrl.ops.shared.whitening import MIN_STD
 
 
@@ -56,3 +57,28 @@ def _variance(values: Tensor, mask: Tensor) -> Tensor:
     values = torch.where(mask, values, 0.0).double()
     count = mask.sum().clamp(min=1)
     return torch.where(mask, values - values.sum() / count, 0.0).square().sum() / count
+
+
+def repeated_states(
+    response_mask: Tensor, turn_ids: Tensor, state_ids: Tensor, action_ids: Tensor, group_ids: Tensor
+) -> dict[str, float]:
+    """How often trajectories of a group meet: without it, credit by states is credit by outcomes.
+
+        state_group_size   turns in one state of a group, on average over the states
+        turns_shared       share of the turns that another trajectory of the group took in the same state, with the same
+                           action and the same next state
+
+    response_mask, turn_ids, state_ids, action_ids: [N, T]; group_ids: [N]. Nothing where no state is known.
+    """
+    taken = taken_turns(response_mask, turn_ids)
+    names = turn_names(state_ids, response_mask, turn_ids)
+    if not (names[taken] >= 0).any():
+        return {}
+    rows, state_of = turn_groups(taken, group_ids, names)
+    _, edge_of = shared_turns(response_mask, turn_ids, state_ids, action_ids, group_ids)
+    visits = torch.stack([edge_of, rows], dim=1).unique(dim=0)
+    met = visits[:, 0].bincount(minlength=len(edge_of)) > 1
+    return {
+        "state_group_size": len(state_of) / (int(state_of.max()) + 1),
+        "turns_shared": float(met[edge_of].double().mean()),
+    }
