@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from llmrl.axes import AXES, ONE, Axis
+from llmrl.axes import AXES, BY_KEY, ONE, Axis
 from llmrl.errors import RecipeError
 from llmrl.pieces import PieceSpec
 from llmrl.recipe_moves import Move, most_texts
@@ -292,6 +292,11 @@ class Recipe(Axes):
     training: Training = Field(default=Training(), description="updating")
     evaluation: Evaluation = Field(default=Evaluation(), description="measuring")
     checkpoint: Checkpointing = Field(default=Checkpointing(), description="saving")
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether answers are rewarded: by reward functions, or by an environment of the recipe's own."""
+        return bool(self.rewards) or (self.env != BY_KEY["env"].default and not self.moves)
 
     @property
     def trajectories_per_step(self) -> int:

@@ -290,8 +290,7 @@ def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
     if SOLUTIONS in source.data and named and rows.steps is None:
         faults.append(f"learn_from: {source.name} needs data.train.steps and step_labels (a solution and its labels)")
     scored = "collector" in source.data and "rewards" not in (source.mark("brings") or ())
-    rewarded = recipe.rewards or (recipe.env != BY_KEY["env"].default and not recipe.moves)
-    if scored and not rewarded and recipe.trained:
+    if scored and not recipe.rewarded and recipe.trained:
         faults.append(
             f"learn_from: {source.name} needs at least one reward under rewards, such as math_verifier: {{}}, or an "
             f"environment that rewards"

@@ -349,7 +349,8 @@ def test_a_provider_of_ones_own_replaces_the_built_in_one(tmp_path):
         ),
         (
             {"policy_loss": "nll", "rewards": {}},
-            "learn_from: rollouts needs at least one reward under rewards, such as math_verifier: {}",
+            "learn_from: rollouts needs at least one reward under rewards, such as math_verifier: {}, or an "
+            "environment that rewards",
         ),
     ],
 )

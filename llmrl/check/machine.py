@@ -63,7 +63,7 @@ class Sized:
     @property
     def samples(self) -> bool:
         """Whether anything is sampled: to learn from it, or to be evaluated."""
-        return self.pieces.samples or bool(self.recipe.rewards and self.recipe.data.eval)
+        return self.pieces.samples or bool(self.recipe.rewarded and self.recipe.data.eval)
 
 
 def check_machine(models: Sequence[Sized], ranks: int, report: Report) -> None:
@@ -331,7 +331,7 @@ def check_engines(recipe: Recipe, pieces: Pieces | None, ranks: int, report: Rep
         report.faults.append(
             f"training.strategy: {training.strategy} is not installed; set training.strategy=torch for one process"
         )
-    if pieces and not pieces.samples and not (recipe.rewards and recipe.data.eval):
+    if pieces and not pieces.samples and not (recipe.rewarded and recipe.data.eval):
         return
     if rollout.engine == "vllm" and importlib.util.find_spec("vllm") is None:
         report.faults.append(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmrl.check.report import Report
-from llmrl.data.prompts import LoadedPrompts
+from llmrl.data.prompts import LoadedPrompts, asked
 from llmrl.recipe_rows import Data, Rows
 
 
@@ -15,12 +15,12 @@ class Asked:
     """The questions that a stage asks in training, and where they come from."""
 
     source: Rows
-    questions: frozenset[str]
+    questions: frozenset[tuple[str, int | None]]
 
     @classmethod
     def of(cls, data: Data, prompts: LoadedPrompts) -> Asked:
         """The training questions of a stage whose prompts are loaded."""
-        return cls(data.train, frozenset(prompts.questions[prompt.id].strip() for prompt in prompts.train))
+        return cls(data.train, frozenset(asked(prompts.questions[one.id], one.row) for one in prompts.train))
 
 
 def check_overlap(data: Data, prompts: LoadedPrompts, earlier: Mapping[str, Asked], report: Report) -> None:
@@ -29,15 +29,15 @@ def check_overlap(data: Data, prompts: LoadedPrompts, earlier: Mapping[str, Aske
     Training questions are only counted, without a warning, if both stages name the same file or data set, which the
     recipe shows, or if different seeds of a task with few questions drew the same ones by chance.
     """
-    for stage, asked in earlier.items():
+    for stage, before in earlier.items():
         for part, source, found in (("train", data.train, prompts.train), ("eval", data.eval, prompts.eval)):
-            shared = sum(prompts.questions[prompt.id].strip() in asked.questions for prompt in found)
+            shared = sum(asked(prompts.questions[one.id], one.row) in before.questions for one in found)
             if not shared or source is None or source.closest:  # which is meant to train on the same rows again
                 continue
             text = f"data.{part}: {shared} of {len(found)} questions are trained on in stage {stage} too"
-            if seeds_overlap(source, asked.source):
-                report.warn(f"{text}; {way_out(f'data.{part}.seed', asked.source)}")
-            elif part == "train" and (_same_rows(source, asked.source) or source.task is not None):
+            if seeds_overlap(source, before.source):
+                report.warn(f"{text}; {way_out(f'data.{part}.seed', before.source)}")
+            elif part == "train" and (_same_rows(source, before.source) or source.task is not None):
                 report.say("", text)
             else:
                 report.warn(text)

@@ -348,7 +348,7 @@ def _say_arithmetic(recipe: Recipe, samples: bool, prompts_in_train: int | None,
 def _check_evaluation(recipe: Recipe, roles: Collection[str], pieces: Pieces | None, faults: list[str]) -> None:
     """The faults of evaluation's settings: an unknown checkpoint.metric, an answer_pattern without one group."""
     settings = recipe.evaluation
-    asks, compares = bool(recipe.rewards or (pieces and pieces.samples)), pieces and pieces.algorithm.compares
+    asks, compares = bool(recipe.rewarded or (pieces and pieces.samples)), pieces and pieces.algorithm.compares
     if recipe.data.eval is None or not (asks or compares):
         return
     known = [f"eval/{name}" for name in ("accuracy", "reward", "completion_tokens")] if asks else []

@@ -40,7 +40,7 @@ def _collects(recipe: Recipe, pieces: Pieces) -> bool:
 
 
 def _asks(recipe: Recipe, pieces: Pieces) -> bool:
-    return bool(recipe.data.eval and recipe.rewards)
+    return bool(recipe.data.eval and recipe.rewarded)
 
 
 def _evaluates(recipe: Recipe, pieces: Pieces) -> bool:
@@ -48,7 +48,7 @@ def _evaluates(recipe: Recipe, pieces: Pieces) -> bool:
     if held_out is None:
         return False
     imitated = DEMONSTRATIONS in pieces.source.data and (held_out.completion or not held_out.names_columns)
-    return bool(recipe.rewards or pieces.algorithm.compares or imitated)
+    return bool(recipe.rewarded or pieces.algorithm.compares or imitated)
 
 
 def _has_critic(recipe: Recipe, pieces: Pieces) -> bool:

@@ -32,6 +32,9 @@ MOST_CATEGORIES = 100
 MOST_LABELS = 20
 UNLABELLED = "no step has a label"
 
+Asked = tuple[str, int | None]
+"""A question and the seed of its row, by which an environment makes an episode of it; None without one."""
+
 
 @dataclass(frozen=True)
 class LoadedPrompts:
@@ -135,7 +138,7 @@ def load_prompts(
         part: PromptBuilder(tokenizer, found.source, found.rows, part=part, stop_token_ids=stop_token_ids)
         for part, found in read.items()
     }
-    asked_in_eval = {question.strip() for question in builders["eval"].questions} - {""} if data.eval else set()
+    asked_in_eval = set(_asked(builders["eval"])) - {("", None)} if data.eval else set()
     questions: dict[str, str] = {}
     loaded = LoadedPrompts(
         [],
@@ -198,7 +201,7 @@ class _Part:
     builder: PromptBuilder
     source: Rows
     loaded: LoadedPrompts
-    asked_in_eval: set[str]
+    asked_in_eval: set[Asked]
     max_completion_tokens: int | None
 
     def load(self, max_prompt_tokens: int) -> tuple[list[Prompt], Counter[str]]:
@@ -216,7 +219,7 @@ class _Part:
 
     def _fault(self, prompt: Prompt) -> str | None:
         """Why a row is left out; None if its completions, if it has some, are in `loaded`."""
-        if self.builder.question(prompt).strip() in self.asked_in_eval:
+        if asked(self.builder.question(prompt), prompt.row) in self.asked_in_eval:
             return OVERLAP
         compared = self.builder.comparison(prompt) if self.source.compares else []
         imitates = self.source.completion is not None and not (self.source.label or self.source.components)
@@ -236,6 +239,16 @@ class _Part:
         if solved:
             self.loaded.solutions[prompt.id] = solved
         return None
+
+
+def asked(question: str, row: Mapping[str, Any]) -> Asked:
+    """The question as it is compared with others: rows with other seeds ask other questions."""
+    seed = row.get("seed")
+    return question.strip(), seed if isinstance(seed, int) else None
+
+
+def _asked(builder: PromptBuilder) -> list[Asked]:
+    return [asked(question, row) for question, row in zip(builder.questions, builder.rows, strict=True)]
 
 
 def _unlabelled(solutions: Sequence[Written], source: Rows) -> str | None:

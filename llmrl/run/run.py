@@ -260,7 +260,7 @@ class Run:
         prompts, told = keep_closest(prompts, recipe, origins[first], self.ranks, self.device)
         if told:
             self.progress.say(f"stage {name}: data.train: {told}")
-        samples = pieces[first].samples or (recipe.rewards and prompts.eval and not scoring)
+        samples = pieces[first].samples or (recipe.rewarded and prompts.eval and not scoring)
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
         collector = None
         if samples:

@@ -352,6 +352,18 @@ def test_load_prompts_with_nothing_left(tokenizer, tmp_path):
     )
 
 
+def test_rows_of_other_seeds_ask_other_questions(tokenizer, tmp_path):
+    """As where an environment makes an episode of each seed, and every row asks the same."""
+    files = {}
+    for part, seeds in (("train", [1, 2]), ("eval", [2, 3])):
+        files[part] = tmp_path / f"{part}.jsonl"
+        files[part].write_text("".join(json.dumps({"q": "1+1", "seed": seed}) + "\n" for seed in seeds))
+    loaded = load_prompts(
+        tokenizer, Data(**{part: rows(path=str(path), prompt="q") for part, path in files.items()}), 100
+    )
+    assert [prompt.row["seed"] for prompt in (*loaded.train, *loaded.eval)] == [1, 2, 3]
+
+
 def drafts(path: Path, *labels: Any) -> Data:
     """Rows with a given draft, and whether it is right."""
     lines = [{"q": f"{n}+1", "a": "2", "draft": {"right": label}} for n, label in enumerate(labels)]
