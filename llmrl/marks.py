@@ -116,6 +116,12 @@ def reads_earlier(setting: str) -> Callable[[Function], Function]:
     return lambda function: _marked(function, "reads_earlier", setting)
 
 
+def remembers(entry: str, setting: str) -> Callable[[Function], Function]:
+    """Marks a reward that reads `remembered`: of its own scores in earlier steps the last numbers of that entry of
+    `metrics`, as many as the setting says."""
+    return lambda function: _marked(function, "remembers", (entry, setting))
+
+
 def reads_token_texts(function: Function) -> Function:
     """Marks a reward that finds the tokens which end parts of a text; the text of tokens is known in a run alone."""
     return _marked(function, "reads_token_texts", True)

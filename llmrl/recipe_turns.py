@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt
+from pydantic import AfterValidator, Field, FiniteFloat, PositiveFloat, PositiveInt
 
 from llmrl.recipe_moves import pattern
 from llmrl.recipe_rows import Strict
@@ -32,6 +32,10 @@ class Turns(Strict):
     most: PositiveInt | str | None = Field(
         default=None,
         description="an author's turns, or the row's column with their number; then the episode is cut short",
+    )
+    most_factor: PositiveFloat = Field(
+        default=1.0,
+        description="of `most`, rounded up: 2.0 gives twice the turns of the row's column, such as those of an expert",
     )
     past_most: Literal["truncated", "lost"] = Field(
         default="truncated",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -132,11 +133,16 @@ class Dialogue:
 
 def _most(turns: Turns, prompt: Prompt) -> int | None:
     """The most turns of an author; raises ValueError if the row's column holds no such number."""
-    if not isinstance(turns.most, str):
-        return turns.most
-    if turns.most not in prompt.row:
-        raise ValueError(unknown_name("turns.most", turns.most, prompt.row, "column"))
-    most = prompt.row[turns.most]
+    if turns.most is None:
+        return None
+    return math.ceil(turns.most_factor * (turns.most if isinstance(turns.most, int) else _in_row(turns.most, prompt)))
+
+
+def _in_row(name: str, prompt: Prompt) -> int:
+    """The number of turns in the row's column; raises ValueError if it holds none."""
+    if name not in prompt.row:
+        raise ValueError(unknown_name("turns.most", name, prompt.row, "column"))
+    most = prompt.row[name]
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise ValueError(f"turns.most: column '{turns.most}' holds {most!r}, expected a number of turns")
+        raise ValueError(f"turns.most: column '{name}' holds {most!r}, expected a number of turns")
     return most

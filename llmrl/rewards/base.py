@@ -11,6 +11,8 @@ A reward function's positional parameters are its data, taken by name for one tr
     episode            the trajectories of every author
     earlier            the parts of the last texts of the trajectory's move in earlier steps, oldest first, for a
                        function that is marked by llmrl.marks.reads_earlier
+    remembered         numbers of the function's own scores in earlier steps, oldest first, for one that is marked by
+                       llmrl.marks.remembers
     correct            the verdict of the other rewards: True, False, or None if none of them gives one
     trajectory         the llmrl.types.Trajectory itself, with those before and after it in the tree of a recipe's moves
     <column>           any column of the data row, by its name
@@ -39,7 +41,7 @@ from llmrl.recipe_rows import DIRECTION
 from llmrl.rewards.cache import ResultCache, cache_key
 from llmrl.rewards.respondents import Respondent, roles_asked_by
 from llmrl.rewards.results import NO_REWARD, as_score, of_each, shown
-from llmrl.rewards.reward import KEY, Reward, value_at
+from llmrl.rewards.reward import EARLIER, KEY, REMEMBERED, Reward, value_at
 from llmrl.rewards.votes import answers_of
 from llmrl.rewards.workers import Workers
 from llmrl.types import Failure, Group, Score, Trajectory
@@ -54,6 +56,7 @@ class Rewards:
         self.cache: ResultCache[list[Score | Failure | None]] = ResultCache()
         self._workers = workers
         self._earlier: dict[str, deque[Mapping[str, str]]] = {}
+        self._remembered = {r.name: deque[float](maxlen=r.remembers[1]) for r in self.rewards if r.remembers}
         workers.warm(reward.module for reward in rewards)
 
     @classmethod
@@ -181,19 +184,29 @@ class Rewards:
         )
 
     def remember(self, groups: Sequence[Group]) -> None:
-        """Keep the parts of a step's texts, by move, for rewards that read those of earlier steps."""
+        """Keep of a step the parts of texts, by move, and numbers of scores, for rewards that read those of earlier
+        steps."""
         most = max((reward.reads_earlier for reward in self.rewards), default=0)
         for one in (one for group in groups for one in group.trajectories if most and one.parts):
             self._earlier.setdefault(one.move, deque(maxlen=most)).append(dict(one.parts))
+        for reward in (reward for reward in self.rewards if reward.remembers):
+            scores = [one.scores.get(reward.name) for group in groups for one in group.trajectories]
+            entry = reward.remembers[0] if reward.remembers else ""
+            self._remembered[reward.name] += [s.metrics[entry] for s in scores if s is not None and entry in s.metrics]
 
-    def state_dict(self) -> dict[str, list[Mapping[str, str]]]:
-        """The texts of earlier steps that rewards read, by move."""
-        return {move: list(texts) for move, texts in self._earlier.items()}
+    def state_dict(self) -> dict[str, dict[str, list[Any]]]:
+        """The texts of earlier steps that rewards read, by move, and the numbers, by reward."""
+        return {
+            EARLIER: {move: list(texts) for move, texts in self._earlier.items()},
+            REMEMBERED: {name: list(numbers) for name, numbers in self._remembered.items()},
+        }
 
-    def load_state_dict(self, state: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
         """Restore what `state_dict` gave."""
         most = max((reward.reads_earlier for reward in self.rewards), default=0)
-        self._earlier = {move: deque(texts, maxlen=most) for move, texts in state.items()}
+        self._earlier = {move: deque(texts, maxlen=most) for move, texts in state[EARLIER].items()}
+        for name, numbers in self._remembered.items():
+            numbers.extend(state[REMEMBERED].get(name, ()))
 
     async def begin(self, group: Group) -> None:
         """Fill in the scores of the rewards that read no other verdict; a trajectory that has them is left as it is.
@@ -282,7 +295,8 @@ class Rewards:
 
     async def _attempt(self, reward: Reward, part: Group) -> list[Score | Failure | None]:
         """The part's scores; a function marked by `cached_by` shares them with equal calls, also concurrent ones."""
-        function, args = reward.call(part, self.authors, self._earlier)
+        own = self._remembered.get(reward.name, ())
+        function, args = reward.call(part, self.authors, self._earlier, own)
         key = cache_key(function, args, reward.piece.settings)
         if key is None:
             return await self._scored(reward, part, function, args)

@@ -8,6 +8,7 @@ from typing import Any
 from llmrl.rewards.appraisal import appraisal
 from llmrl.rewards.choice_letter import choice_letter
 from llmrl.rewards.code.verifier import code_verifier
+from llmrl.rewards.costs import cheapness
 from llmrl.rewards.critiques import discrimination, refined
 from llmrl.rewards.debates import wins_debate
 from llmrl.rewards.found_faults import found_faults
@@ -80,6 +81,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         reasoning_steps,
         overlong_penalty,
         length_penalty,
+        cheapness,
         cosine_length,
         group_length,
         from_dataset,

@@ -56,8 +56,8 @@ def _run_settings(
     return run | {"rows": rows or {}, "column_of": columns or {}} | named
 
 
-EARLIER = "earlier"
-"""The datum of a function that reads texts of earlier steps."""
+EARLIER, REMEMBERED = "earlier", "remembered"
+"""The data of functions that read texts, and numbers of their own, of earlier steps."""
 OF_GROUP = ("group", "authors")
 """The data of a function that scores a whole group; authors: the recipe's roles, for one that asks them."""
 _MISSING = object()
@@ -106,6 +106,12 @@ class Reward:
         return self.piece.setting(setting) if setting else 0
 
     @property
+    def remembers(self) -> tuple[str, int] | None:
+        """The entry of its metrics that the function reads from earlier steps, and how many numbers."""
+        mark = self.piece.mark("remembers")
+        return mark and (mark[0], self.piece.setting(mark[1]))
+
+    @property
     def per_group(self) -> bool:
         """Whether a call is for a whole group, with a result for each trajectory."""
         return self.reads_group or self.convention.per_group
@@ -141,7 +147,11 @@ class Reward:
     @property
     def of_rows(self) -> tuple[str, ...]:
         """The function's parameters that stand for columns of the data."""
-        others = {*self.convention.data, *LOGGERS, *((*OF_GROUP, EARLIER) if self.convention is NATIVE else [])}
+        others = {
+            *self.convention.data,
+            *LOGGERS,
+            *((*OF_GROUP, EARLIER, REMEMBERED) if self.convention is NATIVE else []),
+        }
         return tuple(name for name in self.piece.data if name not in others)
 
     @property
@@ -191,18 +201,22 @@ class Reward:
         return faults
 
     def call(
-        self, part: Group, authors: Mapping[str, Respondent], earlier: Mapping[str, Sequence[Mapping[str, str]]]
+        self,
+        part: Group,
+        authors: Mapping[str, Respondent],
+        earlier: Mapping[str, Sequence[Mapping[str, str]]],
+        remembered: Sequence[float] = (),
     ) -> tuple[Callable[..., Any], list[Any]]:
         """The function to call for the part's trajectories, and its arguments: data, but no settings.
 
-        authors, earlier: of the functions that read them; earlier is by move.
+        authors, earlier, remembered: of the functions that read them; earlier is by move.
         """
         function = self.piece.function
         if self.reads_group:
             return function, [part if name == "group" else authors for name in self.piece.data]
         if self.convention is NATIVE:
             [trajectory] = part.trajectories
-            told = {EARLIER: list(earlier.get(trajectory.move, ()))}
+            told = {EARLIER: list(earlier.get(trajectory.move, ())), REMEMBERED: list(remembered)}
             names = self.piece.data
             return function, [told[name] if name in told else self._datum(trajectory, name) for name in names]
         every = [self._data(trajectory) for trajectory in part.trajectories]

@@ -99,6 +99,9 @@ def test_a_world_without_room_or_turns_is_cut_short_and_not_solved():
     assert (by_row.stop_reason, by_row.correct, len(by_row.own_turns)) == ("environment_truncated", False, 2)
     lost, _ = played("+1", "+1", turns=Turns(most=2, past_most="lost"))
     assert lost.stop_reason == "environment_ended"
+    # an expert takes two turns; half as many again are three, and what is not solved by then is a failure
+    late, _ = played("+1", "+1", "+1", turns=Turns(most="budget", most_factor=1.2, past_most="lost"))
+    assert (len(late.own_turns), late.correct, late.stop_reason) == (3, False, "environment_ended")
     full, _ = played("+1", "+1", "+1", tokens=10)
     assert full.stop_reason == "context_full" and len(full.own_turns) == 2
     missing, _ = played("+1", turns=Turns(most="bugdet"))
