@@ -357,7 +357,7 @@ def test_rows_of_other_seeds_ask_other_questions(tokenizer, tmp_path):
     files = {}
     for part, seeds in (("train", [1, 2]), ("eval", [2, 3])):
         files[part] = tmp_path / f"{part}.jsonl"
-        files[part].write_text("".join(json.dumps({"q": "1+1", "seed": seed}) + "\n" for seed in seeds))
+        files[part].write_text("".join(json.dumps({"q": "1+1", "a": "2", "seed": seed}) + "\n" for seed in seeds))
     loaded = load_prompts(
         tokenizer, Data(**{part: rows(path=str(path), prompt="q") for part, path in files.items()}), 100
     )
