@@ -13,24 +13,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmrl.axes import AXES, ONE, WEIGHTED
+from llmrl.axes import AXES, OF_CRITIC, ONE, WEIGHTED
 from llmrl.batch import Batch
-from llmrl.fields import BY_NAME, COMPARED, CREDITED, CRITIC, CURRENT, FIELDS, PACKED, PROVIDED, REFERENCE, names
+from llmrl.fields import (
+    BY_NAME,
+    COMPARED,
+    CREDITED,
+    CRITIC,
+    CURRENT,
+    FIELDS,
+    PACKED,
+    PROVIDED,
+    REFERENCE,
+    TARGET,
+    names,
+)
 from llmrl.pieces import Piece
 from llmrl.types import Credit, TokenLoss
 
 CRITICS = frozenset(field.name for field in FIELDS if field.by == CRITIC)
 """Fields that only a critic gives: its outputs, and the values read from them."""
+OF_TARGET = frozenset(field.name for field in FIELDS if field.by == TARGET)
+"""Fields that only a slow copy of the critic gives."""
 OF_REFERENCE = frozenset(field.name for field in FIELDS if field.by == REFERENCE)
 """Fields that only a reference gives."""
-READINGS = CRITICS - {"old_outputs"}
-OF_CURRENT_POLICY = names(CURRENT) - {"outputs"}
+OUTPUTS_OF_CRITIC = frozenset({"old_outputs", "old_outputs_after"})
+READINGS = CRITICS - OUTPUTS_OF_CRITIC
+OF_CURRENT_POLICY = names(CURRENT) - OF_CRITIC
 OLD = {field.name: field.of_model for field in FIELDS if field.moment == PROVIDED and field.of_model in names(CURRENT)}
 """Fields of the old policy, each with the current policy's field that replaces it while the two are the same."""
 
@@ -70,6 +85,7 @@ class Algorithm:
     log_ratio: Piece
     value: Piece
     value_loss: Piece
+    value_target: Piece | None = None
     policy_loss: Piece | None = None
     preference_loss: tuple[Weighted, ...] = ()
     advantage: Piece | None = None
@@ -166,7 +182,7 @@ class Algorithm:
         """
         needs = self.needs | _names(self.running_controllers.values())
         if self.has_critic:
-            needs |= {"old_outputs", *self.value_loss.data}
+            needs |= {"old_outputs", *self.value_loss.data, *(self.value_target.data if self.value_target else ())}
         compared = {name for need in needs & BY_NAME.keys() for name in BY_NAME[need].compared_with}
         several = (needs & OLD.keys()) | ({"old_logprobs"} if sampled else set()) if updates > 1 else set()
         known = names(PACKED, CREDITED, CURRENT, COMPARED) | {"state", "metrics"} | self.controllers.keys()
@@ -176,6 +192,12 @@ class Algorithm:
     def has_critic(self) -> bool:
         """Whether some piece reads a critic's field."""
         return bool(CRITICS & self.needs)
+
+    @property
+    def has_target(self) -> bool:
+        """Whether some piece reads the outputs of the critic's slow copy."""
+        read = [self.value_loss, *([self.value_target] if self.value_target else [])]
+        return self.has_critic and bool(OF_TARGET & (self.needs | _names(read)))
 
     @property
     def has_reference(self) -> bool:
@@ -242,8 +264,16 @@ class Algorithm:
         advantages = credit.advantages
         for shaping in self.advantage_shaping:
             advantages = shaping(known | {"advantages": advantages})
-        returns = None if credit.returns is None else credit.returns.masked_fill(~batch.response_mask, math.nan)
-        return Credit(advantages, returns)
+        returns = self.value_target(known) if self.value_target and self.has_critic else credit.returns
+        return Credit(advantages, None if returns is None else _off_mask(returns, batch.response_mask))
+
+    def critic_credit(self, batch: Batch, extra: Mapping[str, Tensor] | None = None) -> Credit:
+        """The targets of a critic that is trained on a batch of its own, whose advantages nobody reads."""
+        if self.value_target is None:
+            return self.credit(batch, extra)
+        joined = batch.joined()
+        targets = _off_mask(self.value_target(joined.batch.data), joined.batch.response_mask)
+        return Credit(torch.zeros_like(batch.rewards), joined.back(targets, math.nan))
 
     def shares(self, batch: Batch) -> Tensor:
         """Each token's weight in the mean over all trajectories of one optimizer step: [N, T]."""
@@ -255,7 +285,7 @@ class Algorithm:
         known = batch.response_mask
         if "returns" in self.value_loss.data:
             assert credit.returns is not None
-            known = known & credit.returns.isfinite()
+            known = known & _any_output(credit.returns.isfinite())
         if "grades" in self.value_loss.data:
             known = known & (batch.grades >= 0).unsqueeze(1)
         return known
@@ -342,31 +372,23 @@ def with_old_as_current(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, **missing}
 
 
-def coupled_coefficients(
-    algorithm: Algorithm, mini: Batch, logprobs: Tensor, advantages: Tensor, extra: Mapping[str, Tensor]
-) -> tuple[Tensor, TokenLoss]:
-    """The gradient of a coupled policy loss with respect to an update's log-probabilities, and the loss: [N, T].
-
-    sum(coefficients * logprobs) has the loss's gradient, and can be summed over any division into micro-batches.
-    """
-    assert algorithm.policy_loss is not None
-    leaf = logprobs.detach().clone().requires_grad_()
-    data = with_old_as_current({**mini.data, "logprobs": leaf, "advantages": advantages, **extra})
-    if "log_ratio" in algorithm.policy_loss.data:
-        data["log_ratio"] = algorithm.log_ratio(data)
-    with torch.enable_grad():
-        result: TokenLoss = algorithm.policy_loss(data)
-        total = torch.where(mini.response_mask, result.loss, 0.0).sum()
-        (coefficients,) = torch.autograd.grad(total, leaf)
-    return coefficients, replace(result, loss=result.loss.detach())
-
-
 def _is_fixed(piece: Piece) -> bool:
     return not OF_CURRENT_POLICY & set(piece.data)
 
 
 def _key(piece: Piece) -> str:
     return f"{piece.name}{sorted(piece.settings.items())}"
+
+
+def _any_output(known: Tensor) -> Tensor:
+    """Whether something is known of a token, or of one of its outputs: [N, T] or [N, T, H] to [N, T]."""
+    return known if known.dim() == 2 else known.any(dim=-1)
+
+
+def _off_mask(targets: Tensor, response_mask: Tensor) -> Tensor:
+    """Targets [N, T] or [N, T, H], nan off the mask."""
+    off = ~response_mask if targets.dim() == 2 else ~response_mask.unsqueeze(-1)
+    return targets.masked_fill(off, math.nan)
 
 
 def _names(pieces: Iterable[Piece]) -> frozenset[str]:

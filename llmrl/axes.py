@@ -17,11 +17,12 @@ from llmrl.pieces import catalogue
 
 ONE, CHAIN, WEIGHTED = "one", "chain", "weighted"
 """How many pieces a key names: one; several, applied in the recipe's order; several that are added up by weight."""
-OF_CRITIC = frozenset({"outputs"})
-"""A field that only the critic's training pass has; no other axis may read it."""
+OF_CRITIC = frozenset({"outputs", "outputs_after"})
+"""Fields that only the critic's training pass has; no other axis may read them."""
 OF_SCORER = frozenset({"scores"})
 """A field that only the training pass of a reward model has, whose losses are of pairs and completions."""
 TOKENS, CREDIT, LOSS = "a tensor per token", "a Credit", "a TokenLoss"
+TARGETS = "a target per token, or per token and output of the critic"
 COMPARISON = "a tensor per pair, or per completion if nothing of pairs is read"
 """The kinds of results that one call on the tiny batch can check."""
 
@@ -32,8 +33,8 @@ class Axis:
 
     what: a name for one piece, as in faults. catalogue: the module whose public functions are the built-in pieces.
     moments: moments of llmrl/fields.py whose fields a piece may read; also: other data that it may read. returns:
-    TOKENS, CREDIT, LOSS, COMPARISON or none. runs: when, in words. outside: the pieces run while trajectories are
-    gathered, not by the Algorithm. of_role: each role of a run chooses its own.
+    TOKENS, CREDIT, LOSS, TARGETS, COMPARISON or none. runs: when, in words. outside: the pieces run while trajectories
+    are gathered, not by the Algorithm. of_role: each role of a run chooses its own.
     """
 
     key: str
@@ -111,8 +112,11 @@ AXES: tuple[Axis, ...] = (
          "before micro-batches are cut", default="token_mean", moments=BEFORE, controlled=False, returns=TOKENS),
     Axis("value", "reading of a critic's outputs", "llmrl.ops.values", "how a critic's outputs become a value",
          "before credit is given", default="mean", also=frozenset({"outputs"}), controlled=False, returns=TOKENS),
+    Axis("value_target", "target of a critic", "llmrl.ops.value_targets",
+         "targets of a critic's outputs; default: the returns that the advantage gives", "before the batch is cut",
+         moments=BEFORE, controlled=False, returns=TARGETS),
     Axis("value_loss", "value loss", "llmrl.ops.value_losses", "loss of a critic's outputs", "with the critic's loss",
-         default="squared", moments=(PACKED, PROVIDED, CREDITED), also=frozenset({"outputs"}), controlled=False,
+         default="squared", moments=(PACKED, PROVIDED, CREDITED), also=OF_CRITIC, controlled=False,
          returns=LOSS),
     Axis("controllers", "controller", "llmrl.ops.controllers",
          "settings of controllers, which pieces bring by naming their output", "after each step", kind=CHAIN,

@@ -118,13 +118,13 @@ class Joined:
         return found
 
     def back(self, tensor: Tensor, fill: float = 0.0) -> Tensor:
-        """A tensor of the trajectories as one of the batch's rows: [E, T'] to [N, T]."""
+        """A tensor of the trajectories as one of the batch's rows: [E, T', ...] to [N, T, ...]."""
         if self.places is None:
             return tensor
-        known = self.places >= 0
-        flat = tensor.new_full((self.shape[0] * self.shape[1],), fill)
-        flat[self.places[known]] = tensor.expand(self.places.shape)[known]
-        return flat.reshape(self.shape)
+        known, of_token = self.places >= 0, tensor.shape[2:]
+        flat = tensor.new_full((self.shape[0] * self.shape[1], *of_token), fill)
+        flat[self.places[known]] = tensor.expand(*self.places.shape, *of_token)[known]
+        return flat.reshape(*self.shape, *of_token)
 
     def _field(self, name: str, tensor: Tensor, last: Tensor) -> Tensor:
         shape = _shape(name, tensor)

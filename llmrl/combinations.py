@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import suppress
-from typing import Any
 
 from llmrl.algorithm import OF_CURRENT_POLICY, Algorithm
+from llmrl.axes import OF_CRITIC
+from llmrl.critic_combinations import CRITIC_RULES
 from llmrl.errors import RecipeError, unknown_name
 from llmrl.fields import BY_NAME, CRITIC, CURRENT, FIELDS, PAST, REFERENCE
-from llmrl.ops import value_losses, values
 from llmrl.other_policies import guide_faults, momentum_faults
-from llmrl.pieces import Piece, catalogue
-from llmrl.probe import OWN_SHAPES, of_pairs, tiny
+from llmrl.pieces import Piece
+from llmrl.probe import of_pairs
 from llmrl.recipe import Recipe
 from llmrl.rollout.catalogue import VLLM_RANKS
 
@@ -23,14 +22,14 @@ OF_POLICY = frozenset(
     field.name
     for field in FIELDS
     if field.by in (CRITIC, REFERENCE, PAST, "the policy at step start")
-    or (field.moment == CURRENT and field.name not in ("scores", "outputs"))
+    or (field.moment == CURRENT and field.name not in ("scores", *OF_CRITIC))
 )
 """Fields that only runs with a policy have."""
 
 
 def refused(recipe: Recipe, algorithm: Algorithm) -> list[str]:
     """Every fault of the recipe's pieces as a whole."""
-    return [fault for rule in (*RULES, momentum_faults) for fault in rule(recipe, algorithm)]
+    return [fault for rule in (*RULES, *CRITIC_RULES, momentum_faults) for fault in rule(recipe, algorithm)]
 
 
 def check_rows(
@@ -235,41 +234,6 @@ def _mismatch_counts_once(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]
             )
 
 
-def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
-    critic = recipe.critic
-    if not algorithm.has_critic:
-        return
-    if critic.frozen and not critic.warmup_steps and critic.model is None:
-        yield "critic.frozen: the critic would stay as it was initialised; give critic.warmup_steps or critic.model"
-    steps = recipe.training.steps
-    if critic.frozen and steps is not None and critic.warmup_steps >= steps:
-        yield f"critic.warmup_steps: {critic.warmup_steps} leaves the policy none of training.steps {steps}"
-    if critic.backbone == "shared" and critic.model is not None:
-        yield "critic.model: a critic with the policy's backbone (critic.backbone: shared) has no model of its own"
-    if critic.backbone == "shared" and critic.context is not None:
-        yield (
-            "critic.context: with the policy's backbone (critic.backbone: shared) the policy would read the context "
-            "too; use critic.backbone: own"
-        )
-    if critic.backbone == "shared" and critic.frozen:
-        yield "critic.frozen: a critic with the policy's backbone moves with it; use critic.backbone: own"
-    if critic.detach and critic.backbone == "own":
-        yield "critic.detach: only a critic that shares the policy's backbone can be detached from it"
-    learns_returns = "returns" in algorithm.value_loss.data and not _grade_readers(algorithm)
-    if learns_returns and (critic.warmup_steps or not critic.frozen) and not _gives_returns(recipe, algorithm):
-        given = f"{algorithm.advantage.name} gives" if algorithm.advantage else "without one there are"
-        yield f"advantage: a piece reads values, but {given} no returns that a critic could learn; use one such as gae"
-    reading, loss = algorithm.value, algorithm.value_loss
-    if bool(reading.mark("reads_logits")) != bool(loss.mark("reads_logits")):
-        pairs = [", ".join(_marked(module, "reads_logits")) for module in (values, value_losses)]
-        yield (
-            f"value_loss: {loss.name} with value: {reading.name}; {pairs[1]} and {pairs[0]} need each other, as the "
-            f"outputs are the logits of a distribution"
-        )
-    if "value_std" in algorithm.needs and critic.outputs < 2:
-        yield "critic.outputs: a piece reads value_std, the spread over heads; give at least 2"
-
-
 def _reference_can_be_measured_once(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     if not recipe.reference.precompute or not algorithm.has_reference:
         return
@@ -282,20 +246,6 @@ def _reference_can_be_measured_once(recipe: Recipe, algorithm: Algorithm) -> Ite
         yield (
             f"reference.precompute: learn_from {_named(recipe.learn_from)} samples new completions at every step, so "
             f"there is nothing to measure before the first; leave it out, or learn from preferences or demonstrations"
-        )
-
-
-def _grades_are_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
-    loss = algorithm.value_loss.name
-    if algorithm.predicts_grades and algorithm.reads_values and algorithm.value.mark("reads_heads"):
-        yield (
-            f"value_loss: {loss} makes the critic's outputs the logits of grades, but a piece reads them as "
-            f"values by value: {algorithm.value.name}"
-        )
-    for key, piece in [] if algorithm.predicts_grades else _grade_readers(algorithm):
-        yield (
-            f"{key}.{piece.name}: reads the critic's outputs as the logits of grades, but value_loss: "
-            f"{loss} does not teach it these; use value_loss: grade_cross_entropy"
         )
 
 
@@ -347,28 +297,6 @@ def _named(spec: object) -> str:
     return spec if isinstance(spec, str) else next(iter(spec)) if isinstance(spec, dict) else ""
 
 
-def _marked(module: Any, mark: str) -> list[str]:
-    return [name for name, function in catalogue(module).items() if getattr(function, mark, None)]
-
-
-def _grade_readers(algorithm: Algorithm) -> list[tuple[str, Piece]]:
-    """The pieces, with their keys, that read a critic's outputs as the logits of grades."""
-    credit = [(key, piece) for key, piece in algorithm.placed() if key != "value_loss"]
-    return [(key, piece) for key, piece in credit if {"old_outputs", "grades"} <= set(piece.data)]
-
-
-def _gives_returns(recipe: Recipe, algorithm: Algorithm) -> bool:
-    """Whether the advantage has targets for a critic, tried on a tiny batch."""
-    advantage = algorithm.advantage
-    if advantage is None:
-        return False
-    for shape in OWN_SHAPES:
-        data = tiny(recipe.critic.outputs, len(recipe.rewards), advantage.data, shape)
-        with suppress(Exception):  # a field of the recipe's own has another shape
-            return advantage(data).returns is not None
-    return False
-
-
 RULES = (
     _something_is_learnt,
     _something_is_done,
@@ -387,9 +315,7 @@ RULES = (
     _penalties_have_gradients,
     _penalties_keep_their_weight,
     _mismatch_counts_once,
-    _critic_can_learn,
     _reference_can_be_measured_once,
-    _grades_are_learnt,
     _coupled_losses_can_be_taken_apart,
     _settings_agree,
     _sets_fit_groups,

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+TARGET = "a copy of the critic that follows it slowly"
 CRITIC, REFERENCE, SCORER = "a critic", "a frozen reference model", "the reward model in training"
 PAST = "earlier policies"
 PACKED, PROVIDED, CREDITED, CURRENT, ALLOCATING = "packed", "provided", "credited", "current", "allocating"
@@ -277,6 +278,14 @@ FIELDS: tuple[Field, ...] = (
           lambda x: x.zeros(4, 4, 8), of_model="hidden", special=True),
     Field("old_outputs", "N T H", PROVIDED, CRITIC, "the critic's outputs for the prefix before token t",
           lambda x: x.zeros(4, 4, x.outputs), special=True),
+    Field("old_outputs_after", "N T H", PROVIDED, CRITIC, "the critic's outputs for the prefix that ends with token t",
+          lambda x: x.zeros(4, 4, x.outputs), special=True),
+    Field("target_outputs", "N T H", PROVIDED, TARGET, "its outputs for the prefix before token t",
+          lambda x: x.zeros(4, 4, x.outputs), special=True),
+    Field("target_outputs_after", "N T H", PROVIDED, TARGET, "its outputs for the prefix that ends with token t",
+          lambda x: x.zeros(4, 4, x.outputs), special=True),
+    Field("staleness", "N", PROVIDED, "the stage", "training steps between the policy and the one that sampled it",
+          lambda x: x.counting(4) % 2),
     Field("values", "N T", PROVIDED, CRITIC, "what the critic's outputs say the prefix is worth",
           lambda x: x.advantages, special=True),
     Field("value_std", "N T", PROVIDED, CRITIC, "standard deviation of the critic's outputs over heads",
@@ -320,6 +329,9 @@ FIELDS: tuple[Field, ...] = (
     Field("scores", "N T H", CURRENT, SCORER, "the head's outputs at each token, with gradient", lambda x: x.scores,
           of_model="scores"),
     Field("outputs", "N T H", CURRENT, "the critic in training", "the critic's outputs, with gradient",
+          lambda x: x.zeros(4, 4, x.outputs).requires_grad_()),
+    Field("outputs_after", "N T H", CURRENT, "the critic in training",
+          "its outputs for the prefix that ends with token t, with gradient",
           lambda x: x.zeros(4, 4, x.outputs).requires_grad_()),
     *_compared(),
     Field("samples", "P", ALLOCATING, "the rounds before", "completions so far", _per_prompt(4, 4)),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmrl.axes import BY_KEY, COMPARISON, CREDIT, LOSS
+from llmrl.axes import BY_KEY, COMPARISON, CREDIT, LOSS, TARGETS
 from llmrl.errors import unknown_name
 from llmrl.fields import BUDGET, BY_NAME, tiny_data
 from llmrl.ops import controllers
@@ -101,7 +101,10 @@ def _try(key: str, piece: Piece, data: dict[str, Any]) -> list[str]:
         return [_raised(f"{key}.{piece.name}", error)]
     expected, tensor = RESULTS.get(BY_KEY[key].returns or "", (Tensor, None))
     per_token = getattr(result, tensor, None) if tensor else result
-    if isinstance(result, expected) and isinstance(per_token, Tensor) and tuple(per_token.shape) == shape:
+    shapes = [shape]
+    if BY_KEY[key].returns == TARGETS:
+        shapes.append((*shape, data["old_outputs"].shape[-1]))
+    if isinstance(result, expected) and isinstance(per_token, Tensor) and tuple(per_token.shape) in shapes:
         is_loss = BY_KEY[key].returns in (LOSS, COMPARISON)
         return [_without_gradient(key, piece, data)] if is_loss and not per_token.requires_grad else []
     got = f"a tensor of shape {tuple(per_token.shape)}" if isinstance(per_token, Tensor) else type(result).__name__

@@ -154,6 +154,11 @@ class Critic(Strict):
     weight: PositiveFloat = Field(default=1.0, description="shared backbone: of the value loss beside the policy's")
     warmup_steps: NonNegativeInt = Field(default=0, description="first steps, in which only the critic is trained")
     frozen: bool = Field(default=False, description="not trained any more after its warm-up")
+    target_mix: Fraction = Field(
+        default=0.005,
+        description="own backbone: where a piece reads target_outputs, the critic's share in each move of the slow "
+        "copy that gives them; it moves after every update of the critic",
+    )
 
 
 class Reference(Strict):

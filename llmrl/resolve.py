@@ -253,7 +253,7 @@ OUTSIDE_DATA = {
 """The data that makers of samplers and weight transports may name."""
 PROVIDER_DATA = frozenset(
     {"batch", "groups", "policy", "reference", "critic", "past", "tokenizer", "seed", "share_done", "wanted", "reading"}
-    | {"collector", "params", "measured_once"}
+    | {"collector", "params", "measured_once", "critic_target", "steps_done"}
 )
 """The data other than fields that a provider may read: see llmrl/providers."""
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from llmrl.algorithm import coupled_coefficients
 from llmrl.batch import Batch
 from llmrl.fields import PACKED, PROVIDED, names, tiny_data
 from llmrl.recipe import Recipe
 from llmrl.recipe_file import methods
 from llmrl.recipe_layers import merge
 from llmrl.resolve import resolve_pieces
+from llmrl.train.objectives import coupled_coefficients
 
 
 def recipe(method: str | None = None, **changes: Any) -> Recipe:

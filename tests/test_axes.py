@@ -130,6 +130,10 @@ def value_of_heads(outputs):
     return outputs.amin(dim=-1)
 
 
+def value_target(rewards):
+    return rewards
+
+
 def value_loss(outputs, returns):
     return TokenLoss((outputs.mean(dim=-1) - returns) ** 2)
 
@@ -172,6 +176,7 @@ ONE_OF_EACH: dict[str, Any] = {
     "regularizers": "penalty",
     "reduce": "shares",
     "value": "value",
+    "value_target": "value_target",
     "value_loss": "value_loss",
 }
 
@@ -258,7 +263,7 @@ def test_a_method_is_listed_by_its_axes(name, capsys):
 @pytest.mark.parametrize("key", ONE_OF_EACH)
 def test_a_piece_of_ones_own_may_stand_on_each_axis(key):
     name = f"own_axes:{ONE_OF_EACH[key]}"
-    needed = {"advantage": "gae"} if key in ("value", "value_loss", "token_rewards") else {}
+    needed = {"advantage": "gae"} if key in ("value", "value_target", "value_loss", "token_rewards") else {}
     if key == "learn_from":
         needed = {"policy_loss": "nll", "advantage": None}
     assert faults(**needed, **{key: spelt(BY_KEY[key], name)}) == []

@@ -128,9 +128,10 @@ def _per_token(name: str, tensor: Tensor) -> bool:
 
 
 def _begins(batch: Batch) -> list[int]:
-    """The column of each row's first response token; the row's length if it has none."""
-    first = batch.response_mask.int().argmax(dim=1)
-    return torch.where(batch.response_mask.any(dim=1), first, batch.lengths).tolist()
+    """The column of each row's first token that its author wrote; the row's length if there is none."""
+    turns = batch.get("turn_ids")  # also where a batch that is measured has its response elsewhere
+    written = batch.response_mask if turns is None else turns >= 0
+    return torch.where(written.any(dim=1), written.int().argmax(dim=1), batch.lengths).tolist()
 
 
 def _laid_out(context: list[int], length: int, begin: int) -> tuple[list[int], list[int]]:

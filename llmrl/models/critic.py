@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmrl.models.outputs import Places, backbone_of, run_backbone
+from llmrl.models.outputs import Hidden, Places, backbone_of, run_backbone
 from llmrl.models.padding_free import choose_packing
 
 
@@ -47,12 +47,28 @@ class Critic(nn.Module):
         self.packs = choose_packing(self.backbone, padding_free)
 
     def forward(
-        self, token_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, **asked: object
+        self,
+        token_ids: Tensor,
+        attention_mask: Tensor,
+        response_mask: Tensor,
+        *,
+        wanted: frozenset[str] = frozenset({"value_outputs"}),
+        **asked: object,
     ) -> dict[str, Tensor]:
-        """value_outputs [N, T, H] fp32: at t of the prefix BEFORE token t, read from the hidden state of t - 1.
+        """The `wanted` outputs, [N, T, H] fp32 each, zero wherever response_mask is False.
 
-        Zero wherever response_mask is False.
+        value_outputs           at t of the prefix BEFORE token t, read from the hidden state of t - 1
+        value_outputs_after     at t of the prefix that ENDS with token t, read from its own hidden state
         """
         places = Places.of(response_mask)
-        hidden = run_backbone(self.backbone, token_ids, attention_mask, packed=self.packs).before(places)
-        return {"value_outputs": places.spread(self.head(hidden.states))}
+        hidden = run_backbone(self.backbone, token_ids, attention_mask, packed=self.packs)
+        return {name: places.spread(self.head(read_at(hidden, name, places))) for name in wanted & READ_AT.keys()}
+
+
+READ_AT = {"value_outputs": Hidden.before, "value_outputs_after": Hidden.at}
+"""A critic's outputs, and where their hidden states are read."""
+
+
+def read_at(hidden: Hidden, output: str, places: Places) -> Tensor:
+    """The hidden states from which an output is read: [R, d]."""
+    return READ_AT[output](hidden, places).states

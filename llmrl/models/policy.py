@@ -14,9 +14,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from llmrl.errors import RecipeError
-from llmrl.models.critic import ValueHead
+from llmrl.models.critic import READ_AT, ValueHead, read_at
 from llmrl.models.head import DIVERGENCES, TOP, Head, scaling_of
-from llmrl.models.outputs import Places, backbone_of, run_backbone, without_peft
+from llmrl.models.outputs import Hidden, Places, backbone_of, run_backbone, without_peft
 from llmrl.models.padding_free import choose_packing
 from llmrl.models.routing import require_routers, router_choices, router_drift
 from llmrl.ops.shared.head_kl import Predictor
@@ -25,7 +25,7 @@ from llmrl.spans import span
 _CHOICES = {"old_router_ids", "old_router_logprobs"}
 _ROUTING = _CHOICES | {"router_drift"}
 _OUTPUTS = (
-    {"logprobs", "entropy", "top_logprobs", "value_outputs", "head_gradient_norms", "head_gradients"}
+    {"logprobs", "entropy", "top_logprobs", *READ_AT, "head_gradient_norms", "head_gradients"}
     | ({"hidden"} | DIVERGENCES)
     | (TOP | _ROUTING)
 )
@@ -106,6 +106,7 @@ class Policy(nn.Module):
             hidden [N, T, d]                             the hidden state that predicts token t
             ref_kl, policy_kl [N, T]                     KL(q || p), KL(p || q), q of known["ref_hidden"]; with gradient
             value_outputs [N, T, H]                      the value head's, of the prefix before t; with gradient
+            value_outputs_after [N, T, H]                the same of the prefix that ends with t; with gradient
             head_gradient_norms [N]                      || d(sum_t logprobs) / dW ||_F, W the LM head's weight
             head_gradients [K, V, d]                     d(sum_nt c logprobs) / dW for known["coefficients"] [N, T, K]
 
@@ -116,9 +117,10 @@ class Policy(nn.Module):
         self.activate()
         known = known or {}
         places = Places.of(response_mask)
-        found_by = run_backbone(
+        everywhere = run_backbone(
             backbone_of(self.lm), token_ids, attention_mask, packed=self.packs, router_logits=bool(wanted & _ROUTING)
-        ).before(places)
+        )
+        found_by = everywhere.before(places)
         hidden, targets = found_by.states, places.at(token_ids)
         asked = [targets[:, None]] + ([places.at(known["old_top_ids"])] if "top_logprobs" in wanted else [])
         head, reference = self._head, self._reference(wanted, known, places)
@@ -130,15 +132,22 @@ class Policy(nn.Module):
         if "router_drift" in wanted:
             old = (places.at(known["old_router_ids"]), places.at(known["old_router_logprobs"]))
             found["router_drift"] = router_drift(layers, *old)
-        if self.value_head is not None and "value_outputs" in wanted:
-            found["value_outputs"] = self.value_head(hidden.detach() if self.detach_values else hidden)
-        found |= {"hidden": hidden} if "hidden" in wanted else {}
+        found |= self._values(everywhere, places, wanted) | ({"hidden": hidden} if "hidden" in wanted else {})
         outputs = {name: places.spread(values) for name, values in found.items()}
         if "head_gradient_norms" in wanted:
             outputs["head_gradient_norms"] = head.weight_gradient_norms(hidden, targets, places.lengths)
         if "head_gradients" in wanted:
             outputs["head_gradients"] = head.weight_gradients(hidden, targets, places.at(known["coefficients"]))
         return outputs
+
+    def _values(self, hidden: Hidden, places: Places, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """The value head's outputs."""
+        found: dict[str, Tensor] = {}
+        for name in READ_AT.keys() & wanted:
+            assert self.value_head is not None
+            states = read_at(hidden, name, places)
+            found[name] = self.value_head(states.detach() if self.detach_values else states)
+        return found
 
     def _reference(self, wanted: frozenset[str], known: Mapping[str, Tensor], places: Places) -> Predictor | None:
         if not wanted & DIVERGENCES or "ref_hidden" not in known:
@@ -155,7 +164,7 @@ class Policy(nn.Module):
             raise ValueError(f"wanted: no output named {', '.join(sorted(unknown))}")
         if routing := wanted & _ROUTING:
             require_routers(self.inner, ", ".join(sorted(routing)))
-        if "value_outputs" in wanted and self.value_head is None:
+        if wanted & READ_AT.keys() and self.value_head is None:
             raise ValueError("wanted: value_outputs, but this policy has no value head")
 
     def without_adapter(self) -> AbstractContextManager[Any]:

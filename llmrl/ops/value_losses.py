@@ -1,8 +1,9 @@
 """Losses of a critic per token, unreduced.
 
-outputs [N, T, H] are the critic's heads, with gradient; old_outputs are the same at step start; returns [N, T] are the
-targets of tokens, grades [N] those of trajectories. A token whose return is nan, a trajectory whose grade is -1, and
-all tokens off the response mask have no target: their loss, gradient and stats are 0.
+outputs [N, T, H] are the critic's heads before each token, outputs_after those after it, with gradient; old_outputs
+are the first at step start. returns [N, T] are the targets of tokens, grades [N] those of trajectories. A token whose
+return is nan, a trajectory whose grade is -1, and all tokens off the response mask have no target: their loss, gradient
+and stats are 0.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from llmrl.marks import reads_logits
 from llmrl.ops.shared.grades import grade_logprobs
 from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
+from llmrl.ops.shared.twin import twin_heads
 from llmrl.ops.shared.value_bins import bin_values
 from llmrl.ops.values import softmin
 from llmrl.types import TokenLoss
@@ -95,6 +97,23 @@ def huber(
     if clip is not None:
         loss = (loss + F.huber_loss(_held(heads, old, clip), targets, reduction="none", delta=delta)) / 2
     return TokenLoss(loss.mean(dim=-1), _stats(heads, old, target, clip))
+
+
+def twin_squared(outputs: Tensor, outputs_after: Tensor, returns: Tensor) -> TokenLoss:
+    """Half the squared errors of a twin critic, added up: of Q after the last tokens of turns, of V before the first.
+
+        loss_t = sum_j 1/2 (Q_tj - R_tj)^2 + sum_j 1/2 (V_tj - R_tj)^2        over the outputs with a target at t
+
+    outputs, outputs_after: [N, T, H], see ops/shared/twin.py; returns: [N, T, H] or [N, T], such as those of
+    value_targets.twin_td. stats: value_error, the mean distance of the outputs that have a target at t. Raises
+    ValueError for an odd H. Source: ArCHer, arXiv 2402.19446.
+    """
+    heads = torch.cat(twin_heads(outputs, outputs_after), dim=-1)
+    targets = returns.float() if returns.dim() == heads.dim() else returns.float().unsqueeze(-1).expand_as(heads)
+    known = targets.isfinite()
+    errors = torch.where(known, heads - torch.where(known, targets, 0.0), 0.0)
+    mean_error = errors.detach().abs().sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
+    return TokenLoss(errors.square().sum(dim=-1) / 2, {"value_error": mean_error})
 
 
 @reads_logits

@@ -42,9 +42,22 @@ def past_moves(past: Any) -> int:
     return past.moves
 
 
-def old_outputs(batch: Batch, critic: Any) -> Tensor:
-    """The critic's outputs before the step's first update: [N, T, H]."""
-    return critic.measure(batch, "value_outputs")["value_outputs"]
+@provides("old_outputs", "old_outputs_after")
+def old_critic(batch: Batch, critic: Any, wanted: Collection[str]) -> dict[str, Tensor]:
+    """The critic's outputs before the step's first update: [N, T, H] each."""
+    return _measured(critic, batch, "old_", wanted)
+
+
+@provides("target_outputs", "target_outputs_after")
+def target_critic(batch: Batch, critic_target: Any, wanted: Collection[str]) -> dict[str, Tensor]:
+    """The outputs of the critic's slow copy: [N, T, H] each."""
+    return _measured(critic_target, batch, "target_", wanted)
+
+
+def _measured(critic: Any, batch: Batch, prefix: str, wanted: Collection[str]) -> dict[str, Tensor]:
+    outputs = {name: f"value_{name.removeprefix(prefix)}" for name in wanted}
+    found = critic.measure(batch, *outputs.values())
+    return {name: found[output] for name, output in outputs.items()}
 
 
 @provides("values", "value_std")

@@ -14,3 +14,8 @@ def uniform_noise(token_ids: Tensor, seed: int) -> Tensor:
 def progress(share_done: float) -> Tensor:
     """The share of the stage's steps that is done: a single number."""
     return torch.tensor(share_done)
+
+
+def staleness(policy_version: Tensor, steps_done: int) -> Tensor:
+    """The training steps between the policy and the one that sampled a trajectory: [N]."""
+    return (steps_done - policy_version).clamp(min=0)

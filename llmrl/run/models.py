@@ -36,7 +36,7 @@ from llmrl.resolve import Pieces, check_grades
 from llmrl.train.critics import ValueFunction
 from llmrl.train.learner import Learner
 from llmrl.train.past import Extrapolated, Past
-from llmrl.train.references import Moving, MovingAdapter, MovingWeights
+from llmrl.train.references import Moving, MovingTrained, MovingWeights
 from llmrl.train.roles import Role
 
 
@@ -126,7 +126,7 @@ def make_role(
     critic = None
     if algorithm.has_critic:
         own = None if shared else _critic_learner(recipe, name, origin, ranks, device)
-        critic = ValueFunction(recipe.critic, own)
+        critic = ValueFunction.of(recipe.critic, own, algorithm)
     return Role(name, pieces, learner, reference, critic, moving, past=past)
 
 
@@ -143,7 +143,7 @@ def _reference(
         return None, Extrapolated(learner, settings.every, settings.momentum, weights)
     if settings.every is not None:
         moves = learner, settings.every, settings.mix
-        moving = MovingAdapter(*moves) if weights is None else MovingWeights(*moves, weights)
+        moving = MovingTrained(*moves) if weights is None else MovingWeights(*moves, weights)
     return weights, moving
 
 

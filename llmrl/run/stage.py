@@ -227,7 +227,8 @@ class Stage:
             tokenizer = self.origins[name].tokenizer
             with span("pack"):
                 packed = pack(groups, name)
-            batch = provide(role, packed, groups=groups, tokenizer=tokenizer, seed=own, share_done=share_done)
+            known = {"seed": own, "share_done": share_done, "steps_done": self.step}
+            batch = provide(role, packed, groups=groups, tokenizer=tokenizer, **known)
             tokens += float(batch.response_mask.sum())
             sharing.setdefault(id(role.learner), []).append((role, batch))
         metrics: Metrics = {}

@@ -5,23 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from llmrl.algorithm import Algorithm
 from llmrl.batch import Batch
 from llmrl.data.contexts import CriticRows, context_ids
+from llmrl.engines.engine import Update
 from llmrl.errors import RunStopped
 from llmrl.recipe import Critic as CriticSettings
 from llmrl.train.learner import Learner
-from llmrl.train.micro_batches import CreditedBatch, Outputs
+from llmrl.train.micro_batches import CreditedBatch, MetricSums, Outputs
+from llmrl.train.objectives import ValueObjective
+from llmrl.train.references import MovingTrained
 from llmrl.types import Credit, Group
 
 
 @dataclass
 class ValueFunction:
-    """The critic: `learner` is its own, or None where the policy's learner trains it too."""
+    """The critic: `learner` is its own, or None where the policy's learner trains it too.
+
+    target: a copy that follows its weights slowly, where a piece reads the copy's outputs.
+    """
 
     settings: CriticSettings
     learner: Learner | None = None
+    slow: MovingTrained | None = None
+
+    @classmethod
+    def of(cls, settings: CriticSettings, learner: Learner | None, algorithm: Algorithm) -> ValueFunction:
+        """The critic with what its algorithm reads of it."""
+        follows = learner is not None and algorithm.has_target
+        return cls(settings, learner, MovingTrained(learner, 1, settings.target_mix) if learner and follows else None)
 
     def with_context(self, batch: Batch, groups: Sequence[Group], tokenizer: Any) -> Batch:
         """The batch with the tokens that the critic alone reads, if the recipe names a context.
@@ -45,8 +60,48 @@ class ValueFunction:
         assert self.learner is not None
         if self.settings.context is not None and "context_ids" not in batch:
             raise RunStopped("critic.context: the batch to be measured has no contexts")
-        rows = CriticRows.of(batch)
-        return {name: rows.back(tensor) for name, tensor in self.learner.measure(rows.batch, *names).items()}
+        return _measured(self.learner, batch, names)
+
+    @property
+    def target(self) -> Target | None:
+        """The slow copy as providers read it."""
+        return Target(self.slow) if self.slow else None
+
+    def update(self, algorithm: Algorithm, mini: CreditedBatch, sums: MetricSums) -> Update:
+        """One optimizer step of a critic that has a learner of its own."""
+        assert self.learner is not None
+        mini = critic_rows(mini)
+        self.learner.accumulate(mini, [ValueObjective.of(algorithm, mini)], sums)
+        done = self.learner.step()
+        if self.slow:
+            self.slow.move()
+        return done
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` needs beside the learner's own state; all ranks call it."""
+        if self.slow and self.learner:
+            self.slow.save(folder, self.learner.name)
+
+    def load(self, folder: Path) -> None:
+        """Restore the state that `save` wrote."""
+        if self.slow and self.learner:
+            self.slow.load(folder, self.learner.name)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A critic's slow copy, which measures batches of the policy's rows."""
+
+    slow: MovingTrained
+
+    def measure(self, batch: Batch, *names: str) -> Outputs:
+        """The outputs `names` on the policy's rows: [N, T, ...] each."""
+        return _measured(self.slow, batch, names)
+
+
+def _measured(model: Learner | MovingTrained, batch: Batch, names: Sequence[str]) -> Outputs:
+    rows = CriticRows.of(batch)
+    return {name: rows.back(tensor) for name, tensor in model.measure(rows.batch, *names).items()}
 
 
 def critic_rows(mini: CreditedBatch) -> CreditedBatch:

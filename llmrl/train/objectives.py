@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from llmrl.algorithm import Algorithm, coupled_coefficients
+from llmrl.algorithm import Algorithm, with_old_as_current
+from llmrl.axes import OF_CRITIC
 from llmrl.batch import Batch
 from llmrl.ops.regularizers import kl_k1, kl_k2, kl_k3
 from llmrl.train.learner import Learner, Loss
@@ -90,7 +91,10 @@ class ValueObjective:
     algorithm: Algorithm
     shares: Tensor
     weight: float = 1.0
-    wanted = frozenset({"value_outputs"})
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        return frozenset(f"value_{name}" for name in OF_CRITIC & set(self.algorithm.value_loss.data))
 
     @classmethod
     def of(cls, algorithm: Algorithm, mini: CreditedBatch, *, weight: float = 1.0) -> ValueObjective:
@@ -99,15 +103,35 @@ class ValueObjective:
         return cls(algorithm, algorithm.shares(mini.batch.with_(response_mask=targets)), weight)
 
     def __call__(self, part: CreditedBatch, rows: Tensor, found: Outputs) -> Loss:
-        outputs, targets = found["value_outputs"], self.algorithm.value_targets(part.batch, part.credit)
-        value = value_loss(self.algorithm, part.batch, part.credit, outputs)
-        weighted = value.loss * self.shares[rows, : outputs.shape[1]].to(outputs.device)
+        targets = self.algorithm.value_targets(part.batch, part.credit)
+        value = value_loss(self.algorithm, part.batch, part.credit, found)
+        weighted = value.loss * self.shares[rows, : targets.shape[1]].to(targets.device)
         return Loss(self.weight * weighted.sum(), {"value_loss": weighted.detach()}, value.stats, targets)
 
 
-def value_loss(algorithm: Algorithm, batch: Batch, credit: Credit, outputs: Tensor) -> TokenLoss:
+def coupled_coefficients(
+    algorithm: Algorithm, mini: Batch, logprobs: Tensor, advantages: Tensor, extra: Mapping[str, Tensor]
+) -> tuple[Tensor, TokenLoss]:
+    """The gradient of a coupled policy loss with respect to an update's log-probabilities, and the loss: [N, T].
+
+    sum(coefficients * logprobs) has the loss's gradient, and can be summed over any division into micro-batches.
+    """
+    assert algorithm.policy_loss is not None
+    leaf = logprobs.detach().clone().requires_grad_()
+    data = with_old_as_current({**mini.data, "logprobs": leaf, "advantages": advantages, **extra})
+    if "log_ratio" in algorithm.policy_loss.data:
+        data["log_ratio"] = algorithm.log_ratio(data)
+    with torch.enable_grad():
+        result: TokenLoss = algorithm.policy_loss(data)
+        total = torch.where(mini.response_mask, result.loss, 0.0).sum()
+        (coefficients,) = torch.autograd.grad(total, leaf)
+    return coefficients, replace(result, loss=result.loss.detach())
+
+
+def value_loss(algorithm: Algorithm, batch: Batch, credit: Credit, found: Outputs) -> TokenLoss:
     """A critic's loss of each token, 0 where it has no target: [N, T]."""
-    known = {**batch.data, "outputs": outputs, "advantages": credit.advantages, "returns": credit.returns}
+    outputs = {name: found[f"value_{name}"] for name in OF_CRITIC if f"value_{name}" in found}
+    known = {**batch.data, **outputs, "advantages": credit.advantages, "returns": credit.returns}
     result: TokenLoss = algorithm.value_loss(known)
     return TokenLoss(torch.where(algorithm.value_targets(batch, credit), result.loss, 0.0), result.stats)
 

@@ -26,6 +26,7 @@ def provide(
     tokenizer: Any = None,
     seed: int = 0,
     share_done: float = 0.0,
+    steps_done: int = 0,
 ) -> Batch:
     """The batch with every field that the role's pieces read and the batch does not have yet.
 
@@ -41,6 +42,7 @@ def provide(
         "tokenizer": tokenizer,
         "seed": seed,
         "share_done": share_done,
+        "steps_done": steps_done,
         "reading": role.algorithm.value if role.algorithm.reads_values else None,
     }
     for provider, fields in in_order(role.pieces.providers, missing, batch.data.keys()):

@@ -79,7 +79,7 @@ class Moving:
     def after(self, step: int) -> None:
         """Move it if it is due after that many steps; all ranks call it."""
         if step % self.every == 0:
-            self._move()
+            self.move()
 
     def save(self, folder: Path, name: str) -> None:
         """Write the weights; every rank has all of them, and the first one writes."""
@@ -104,7 +104,8 @@ class Moving:
         """All weights by Hugging Face name; every rank consumes them all."""
         raise NotImplementedError
 
-    def _move(self) -> None:
+    def move(self) -> None:
+        """Move it; all ranks call it."""
         raise NotImplementedError
 
     def _put(self) -> None:
@@ -149,7 +150,7 @@ class MovingWeights(Moving):
         return FrozenReference(self.model, self.learner).weights()
 
     @torch.no_grad()
-    def _move(self) -> None:
+    def move(self) -> None:
         for name, weight in self.learner.weights():
             self._mix(name, weight)
         self._put()
@@ -161,10 +162,10 @@ class MovingWeights(Moving):
 
 
 @dataclass
-class MovingAdapter(Moving):
-    """A moving reference that has an adapter of its own on the base of a LoRA policy.
+class MovingTrained(Moving):
+    """A moving copy of what a learner trains: of a LoRA policy's adapter, or of all weights of a critic.
 
-    The engine computes with the reference's adapter in place of the policy's while the reference measures.
+    The engine computes with the copy in place of the learner's own weights while the copy measures.
     """
 
     def __post_init__(self) -> None:
@@ -180,7 +181,7 @@ class MovingAdapter(Moving):
             yield from self.learner.weights()
 
     @torch.no_grad()
-    def _move(self) -> None:
+    def move(self) -> None:
         for name, weight in self.learner.engine.trained_weights().items():
             self._mix(name, weight)
 

@@ -67,7 +67,9 @@ class Role:
     def models(self) -> dict[str, Any]:
         """The models as providers read them."""
         critic = self.critic if self.critic and self.critic.learner else self.critic and self.learner
-        return {"policy": self.learner, "reference": self._reference, "critic": critic, "past": self.past}
+        return {"policy": self.learner, "reference": self._reference, "critic": critic, "past": self.past} | (
+            {"critic_target": self.critic.target} if self.critic else {}
+        )
 
     @property
     def _reference(self) -> Reference:
@@ -126,6 +128,8 @@ class Role:
             learner.save(folder)
         for one in self._keeping:
             one.save(folder, self.name)
+        if self.critic:
+            self.critic.save(folder)
 
     def load(self, folder: Path) -> None:
         """Restore the state that `save` wrote."""
@@ -133,6 +137,8 @@ class Role:
             learner.load(folder)
         for one in self._keeping:
             one.load(folder, self.name)
+        if self.critic:
+            self.critic.load(folder)
 
 
 def numbers_of(name: str, tensor: Tensor) -> dict[str, float]:

@@ -19,7 +19,6 @@ from llmrl.errors import RunStopped
 from llmrl.ops.shared.diagnostics import explained_variance, mismatch, repeated_states
 from llmrl.ops.shared.steps import first_error_f1
 from llmrl.spans import span
-from llmrl.train.critics import critic_rows
 from llmrl.train.learner import Objective
 from llmrl.train.micro_batches import CreditedBatch, MetricSums
 from llmrl.train.objectives import PolicyObjective, ValueObjective
@@ -123,9 +122,7 @@ class RoleStep:
         """One optimizer step of a critic that has a learner of its own."""
         critic = self.role.critic
         if self.trains_critic and critic and critic.learner:
-            mini = critic_rows(mini)
-            critic.learner.accumulate(mini, [ValueObjective.of(self.role.algorithm, mini)], self.sums)
-            self.norms["critic_grad_norm"].append(critic.learner.step().grad_norm)
+            self.norms["critic_grad_norm"].append(critic.update(self.role.algorithm, mini, self.sums).grad_norm)
 
     def finish(self) -> Metrics:
         """The step's metrics."""

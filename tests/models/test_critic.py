@@ -69,6 +69,23 @@ def test_outputs_are_of_the_prefix_before_the_token(adapted, padding_free):
 
 
 @both_layouts
+def test_outputs_after_are_of_the_prefix_that_ends_with_the_token(padding_free):
+    lm, head = make_lm("llama"), ValueHead(32, 3, seed=0)
+    wanted = frozenset({"value_outputs", "value_outputs_after"})
+    found = Critic(lm, head, padding_free=padding_free)(*inputs(), wanted=wanted)
+    token_ids, _, response_mask = inputs()
+    for row, t in response_mask.nonzero().tolist():
+        hidden = lm(input_ids=token_ids[row : row + 1, : t + 1], output_hidden_states=True).hidden_states[-1]
+        expected = head.weight @ hidden[0, -1]
+        torch.testing.assert_close(found["value_outputs_after"][row, t], expected, atol=1e-5, rtol=1e-5)
+    after, before = found["value_outputs_after"], found["value_outputs"]
+    assert not after[~response_mask].any()
+    torch.testing.assert_close(after[1, 1], before[1, 2])  # of one turn: P A A E E A A
+    shared = Policy(lm, value_head=head)(*inputs(), wanted=wanted)["value_outputs_after"]
+    torch.testing.assert_close(shared, after, atol=1e-5, rtol=1e-5)
+
+
+@both_layouts
 def test_the_token_itself_and_what_follows_do_not_count(padding_free):
     """Golden rule of a baseline: it may not know the action that it is the baseline of."""
     critic = Critic(make_lm(), ValueHead(32, 1, seed=0), padding_free=padding_free)

@@ -32,7 +32,7 @@ from llmrl.train.critics import ValueFunction
 from llmrl.train.learner import Learner
 from llmrl.train.past import Extrapolated, Past
 from llmrl.train.provide import provide
-from llmrl.train.references import MovingAdapter, MovingWeights
+from llmrl.train.references import MovingTrained, MovingWeights
 from llmrl.train.roles import Role
 from llmrl.train.step import update
 from llmrl.types import Group
@@ -171,7 +171,7 @@ def role_of(
     if algorithm.has_critic:
         own = tiny_critic(critic_lm, outputs=outputs, padding_free=padding_free)
         of_own = None if shared else learner("actor.critic", own, rate=recipe.critic.learning_rate)
-        critic = ValueFunction(recipe.critic, of_own)
+        critic = ValueFunction.of(recipe.critic, of_own, algorithm)
     has_own_reference = "ref_logprobs" in algorithm.needs and not isinstance(policy.lm, PeftModel)
     reference = tiny_policy(tiny_lm(seed=3), padding_free=padding_free) if has_own_reference else None
     reference = reference.to(device).eval() if reference else None
@@ -180,7 +180,7 @@ def role_of(
         moving, reference = Extrapolated(of_policy, moves.every, moves.momentum, reference), None
     elif moves.every is not None:
         settings = of_policy, moves.every, moves.mix
-        moving = MovingWeights(*settings, reference) if reference else MovingAdapter(*settings)
+        moving = MovingWeights(*settings, reference) if reference else MovingTrained(*settings)
     past, history = None, recipe.history
     if needs_past(recipe, algorithm):
         whole = None if isinstance(policy.lm, PeftModel) else tiny_policy(padding_free=padding_free).to(device).eval()

@@ -1,0 +1,68 @@
+"""Targets of a critic's outputs, of whole trajectories, before the batch is cut.
+
+A target is [N, T], the same for all outputs, or [N, T, H], one for each. It is nan where an output has none, as
+everywhere off the response mask. Without one of these pieces a critic learns the advantage's returns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmrl.ops.shared.ranges import require_fraction
+from llmrl.ops.shared.recursion import next_on_mask, reward_to_go
+from llmrl.ops.shared.turns import on_tokens, turn_ends, turn_starts, turn_sums
+from llmrl.ops.shared.twin import at_next, here_or_next, twin_heads
+
+
+def monte_carlo(rewards: Tensor, response_mask: Tensor, *, gamma: float = 1.0) -> Tensor:
+    """The discounted sum of the rewards that follow, whatever any critic says.
+
+        R_t = r_t + gamma R_next(t)        next(t): the following response token
+
+    rewards, response_mask: [N, T]. Returns [N, T]. Raises ValueError for a gamma outside [0, 1].
+    Source: Monte-Carlo prediction; BPCO, arXiv 2608.23566.
+    """
+    require_fraction(gamma=gamma)
+    found = torch.where(response_mask, rewards, 0.0).double()
+    returns = reward_to_go(found, torch.where(response_mask, gamma, 1.0).double())
+    return torch.where(response_mask, returns, torch.nan).float()
+
+
+def twin_td(
+    rewards: Tensor,
+    response_mask: Tensor,
+    turn_ids: Tensor,
+    target_outputs: Tensor,
+    target_outputs_after: Tensor,
+    staleness: Tensor,
+    cut_short: Tensor,
+    *,
+    gamma: float = 0.95,
+    recorded_actions: bool = False,
+) -> Tensor:
+    """Temporal-difference targets of a twin critic's Q at the ends of turns, and of its V at their beginnings.
+
+        Q_j(turn k) <- r_k + gamma V'_j(state of turn k + 1)        V' = 0 past the last turn
+        V_j(state of turn k) <- Q'_j(turn k)                        of fresh turns alone, unless recorded_actions
+
+    Primed values are the target network's; r_k: the rewards on the turn's tokens. Each estimate j has targets of its
+    own: no minimum is taken. V is that of the current policy, so it learns from the turns that this policy has just
+    taken (staleness 0), while Q learns from all. With recorded_actions it learns from every turn: V is then that of
+    the policies whose turns were kept. The last turn of a trajectory that a limit cut short has no target of Q.
+
+    rewards, response_mask, turn_ids: [N, T]; target_outputs, target_outputs_after: [N, T, H], see ops/shared/twin.py;
+    staleness, cut_short: [N]. Returns [N, T, H], Q first. Raises ValueError for a gamma outside [0, 1] or an odd H.
+    Source: ArCHer, arXiv 2402.19446; recorded_actions: Digi-Q, arXiv 2502.15760.
+    """
+    require_fraction(gamma=gamma)
+    q, v = twin_heads(target_outputs, target_outputs_after)
+    starts, ends = turn_starts(response_mask, turn_ids), turn_ends(response_mask, turn_ids)
+    of_turn = on_tokens(turn_sums(rewards, response_mask, turn_ids), response_mask, turn_ids)
+    goes_on = next_on_mask(starts.float(), starts) > 0
+    for_q = of_turn.unsqueeze(-1) + gamma * at_next(v, starts)
+    for_v = here_or_next(q, ends)
+    learns_q = ends & (goes_on | ~cut_short.unsqueeze(1))
+    learns_v = starts if recorded_actions else starts & (staleness == 0).unsqueeze(1)
+    places = torch.cat([learns_q.unsqueeze(-1).expand_as(q), learns_v.unsqueeze(-1).expand_as(v)], dim=-1)
+    return torch.where(places, torch.cat([for_q, for_v], dim=-1), torch.nan)
