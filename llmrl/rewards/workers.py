@@ -9,30 +9,23 @@ import asyncio
 import atexit
 import contextlib
 import importlib
-import multiprocessing
 import os
 import pickle
-import resource
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import connection, spawn
+from multiprocessing import connection
 from types import TracebackType
 from typing import Any
 
-MESSAGE_CHARACTERS = 500
+from llmrl.spawned import CrashError, described, kill, settle, start
+
 START_SECONDS = 300.0
 """The time that a process may take to import its modules, or to take a call."""
 START_ATTEMPTS = 3
-PROCESS_NAME = "llmrl_reward_worker"
+PROCESS_NAME = "reward_worker"
 LOOK_SECONDS = 0.2
-_SPAWN = multiprocessing.get_context("spawn")
-
-
-class CrashError(Exception):
-    """The function raised something other than ValueError, or took its process down with it."""
 
 
 class Workers:
@@ -146,11 +139,7 @@ class _Process:
     """A worker process and the parent's end of its pipe."""
 
     def __init__(self, memory_bytes: int, modules: Sequence[str]):
-        _hide_main()
-        self._pipe, own = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_serve, args=(own, memory_bytes, list(modules)), name=PROCESS_NAME)
-        self._process.start()
-        own.close()  # so that the pipe ends with the process
+        self._pipe, self._process = start(_serve, memory_bytes, list(modules), name=PROCESS_NAME)
         self._ready = False
 
     def takes(self, call: bytes) -> bool:
@@ -172,9 +161,7 @@ class _Process:
     def kill(self) -> None:
         """Kill the process, and those that it has started."""
         if not self._pipe.closed:
-            self._process.kill()
-            with contextlib.suppress(OSError):
-                os.killpg(self._id, signal.SIGKILL)
+            kill(self._process)
 
     def end(self) -> int | None:
         """Kill the process if it has not ended by itself; returns its exit code."""
@@ -211,27 +198,6 @@ class _Process:
             return True
 
 
-def _hide_main() -> None:
-    """Keep pool processes from importing the parent's script, which may lack a `__main__` guard.
-
-    multiprocessing tells each spawned process the parent's main module, except processes of our pools. Other users of
-    multiprocessing in this program are not affected.
-    """
-    if getattr(spawn.get_preparation_data, "hides_main", False):
-        return
-    original = spawn.get_preparation_data
-
-    def get_preparation_data(name: str) -> dict[str, Any]:
-        data = original(name)
-        if name == PROCESS_NAME:
-            data.pop("init_main_from_name", None)
-            data.pop("init_main_from_path", None)
-        return data
-
-    get_preparation_data.hides_main = True  # pyright: ignore[reportFunctionMemberAccess]
-    spawn.get_preparation_data = get_preparation_data
-
-
 def _serve(pipe: connection.Connection, memory_bytes: int, modules: Sequence[str]) -> None:
     """Answer calls one after the other: say that the process is ready, that it has taken a call, and the outcome."""
     _start_process(memory_bytes, modules)
@@ -244,29 +210,12 @@ def _serve(pipe: connection.Connection, memory_bytes: int, modules: Sequence[str
 
 
 def _start_process(memory_bytes: int, modules: Sequence[str]) -> None:
-    # A signal to the trainer's process group must not reach this process: the trainer still needs the step's grades.
-    os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    # Numeric libraries reserve memory per thread; on a large machine that alone could reach the cap.
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    cap = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (cap, hard))
+    settle(memory_bytes)
     for name in modules:
         # A module that cannot be imported must not end the process: each call that needs it fails with a message.
         with contextlib.suppress(Exception):
             module = importlib.import_module(name)
             getattr(module, "warm_up", lambda: None)()
-
-
-def _exit_with_parent() -> None:
-    """End with the parent; a function stuck in a loop would otherwise outlive a killed trainer."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _run_pickled(call: bytes) -> tuple[str, Any]:
@@ -275,14 +224,6 @@ def _run_pickled(call: bytes) -> tuple[str, Any]:
         function, args, kwargs = pickle.loads(call)
         return "returned", pickle.dumps(function(*args, **kwargs))
     except ValueError as error:
-        return "invalid", _describe(error)
+        return "invalid", described(error)
     except BaseException as error:
-        return "crash", _describe(error)
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        message = str(error)
-    except Exception:
-        message = "(its message could not be printed)"
-    return f"{type(error).__name__}: {message}"[:MESSAGE_CHARACTERS]
+        return "crash", described(error)
