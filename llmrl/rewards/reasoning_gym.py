@@ -21,7 +21,7 @@ TASK_SETTINGS = "task_settings"
 Extract = Literal["last_line", "all", "tag"]
 
 
-def _read(
+def read_answer(
     completion: str,
     prompt: str = "",
     *,
@@ -31,7 +31,7 @@ def _read(
     after: str | None = None,
     thoughts_end: str | None = None,
 ) -> str | None:
-    """The completion's answer; by default as many last lines as the row's answer has, and one without a row."""
+    """The completion's answer, None without one; by default as many last lines as the row's answer has, and one without a row."""
     text = after_thoughts(completion, prompt, thoughts_end=thoughts_end)
     if text is not None and after is not None:
         text = text_after(text, after)
@@ -47,7 +47,7 @@ def _read(
     return found.strip() or None if found else None
 
 
-@reads_answers(_read)
+@reads_answers(read_answer)
 def reasoning_gym(
     completion: str,
     row: Mapping[str, Any],
@@ -68,15 +68,11 @@ def reasoning_gym(
     an answer is wrong, and so is one that the scorer fails on. Raises ValueError for a row of an unknown task, and if
     the scorer fails on the row's own answer.
     """
-    entry, task = _entry(row)
-    answer = _read(completion, prompt, row=row, extract=extract, tag=tag, after=after, thoughts_end=thoughts_end)
+    entry, task = entry_of(row)
+    answer = read_answer(completion, prompt, row=row, extract=extract, tag=tag, after=after, thoughts_end=thoughts_end)
     if answer is None:
         return Score(0.0, False)
-    try:
-        value = task.score(answer, entry)
-    except Exception:  # a scorer may raise anything on a text of another form
-        _try_gold(task, entry)
-        return Score(0.0, False)
+    value = task.score_or_zero(answer, entry)
     return Score(value, value >= 1.0)
 
 
@@ -86,7 +82,7 @@ def warm_up() -> None:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """A task as its settings make it; tuples: whether its scorer compares metadata with tuples."""
 
     dataset: Any
@@ -96,9 +92,17 @@ class _Task:
         with guarding("reasoning_gym"):
             return float(self.dataset.score_answer(answer=answer, entry=entry))
 
+    def score_or_zero(self, answer: str, entry: Mapping[str, Any]) -> float:
+        """The score of an answer, 0 where the scorer fails on it; raises ValueError if it fails on the gold too."""
+        try:
+            return self.score(answer, entry)
+        except Exception:  # a scorer may raise anything on a text of another form
+            _try_gold(self, entry)
+            return 0.0
+
 
 @functools.lru_cache(maxsize=256)
-def _task(name: str, settings: str) -> _Task:
+def _task(name: str, settings: str) -> Task:
     from reasoning_gym.factory import DATASETS, create_dataset
 
     if name not in DATASETS:
@@ -108,13 +112,14 @@ def _task(name: str, settings: str) -> _Task:
         example = dataset[0]
     except Exception as error:  # the library checks settings by assertions and by failing
         raise ValueError(f"{name} cannot be made with the settings {settings}: {error}") from error
-    task = _Task(dataset)
+    task = Task(dataset)
     lists, tuples = ({**example, "metadata": _all_as(kind, example["metadata"])} for kind in (list, tuple))
     # JSON and parquet make lists of tuples, and some scorers then refuse their own gold
-    return _Task(dataset, task.score(example["answer"], lists) < 1.0 <= task.score(example["answer"], tuples))
+    return Task(dataset, task.score(example["answer"], lists) < 1.0 <= task.score(example["answer"], tuples))
 
 
-def _entry(row: Mapping[str, Any]) -> tuple[dict[str, Any], _Task]:
+def entry_of(row: Mapping[str, Any]) -> tuple[dict[str, Any], Task]:
+    """The row as an entry, and its task; raises ValueError for a row that is no entry, or of an unknown task."""
     missing = [name for name in ("answer", "metadata") if name not in row]
     if missing:
         raise ValueError(f"the data row has no '{missing[0]}': it is not a reasoning_gym entry")
@@ -133,7 +138,7 @@ def _all_as(kind: type[list[Any]] | type[tuple[Any, ...]], value: Any) -> Any:
     return kind(_all_as(kind, one) for one in value) if isinstance(value, list | tuple) else value
 
 
-def _try_gold(task: _Task, entry: Mapping[str, Any]) -> None:
+def _try_gold(task: Task, entry: Mapping[str, Any]) -> None:
     try:
         task.score(entry["answer"], entry)
     except Exception as error:
