@@ -14,7 +14,7 @@ from llmrl.data.datasets import load_rows
 from llmrl.data.faulty_rows import named, repeated
 from llmrl.data.messages import SYSTEM
 from llmrl.data.prompt_builder import PromptBuilder
-from llmrl.data.prompts import OVERLAP, LoadedPrompts
+from llmrl.data.prompts import OVERLAP, LoadedPrompts, asked
 from llmrl.data.transforms import read_rows
 from llmrl.data.written import Written
 from llmrl.errors import RecipeError, gathered, short
@@ -160,7 +160,7 @@ def _count_repeated(
     source: Rows, prompts: Sequence[Prompt], questions: Mapping[str, str], part: str, report: Report
 ) -> None:
     """Warn of rows that ask what an earlier row asks; tasks, comparisons and solutions ask some questions twice."""
-    again, contrary = repeated(prompts, questions)
+    again, contrary = repeated(prompts, lambda one: asked(questions[one.id], one.row))
     text = f"{len(again)} of {len(prompts)} rows ask what an earlier row asks: {named(again)}"
     if contrary:
         text += f"; {len(contrary)} of them with another answer: {named(contrary)}"

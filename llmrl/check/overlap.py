@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llmrl.check.report import Report
 from llmrl.data.prompts import LoadedPrompts, asked
+from llmrl.data.tasks import TASKS
 from llmrl.recipe_rows import Data, Rows
 
 
@@ -46,7 +47,7 @@ def check_overlap(data: Data, prompts: LoadedPrompts, earlier: Mapping[str, Aske
 def seeds_overlap(one: Rows, other: Rows) -> bool:
     """Whether two sources are one reasoning-gym task whose seeds are so near that they give the same rows, shifted."""
     near = one.seed < other.seed + other.size and other.seed < one.seed + one.size
-    of_library = one.task is not None and ":" not in one.task
+    of_library = one.task is not None and one.task not in TASKS and ":" not in one.task
     return of_library and (one.task, one.settings) == (other.task, other.settings) and near
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from llmrl.data.files import Row
@@ -44,11 +44,11 @@ def refuse_dropped(prompts: Iterable[Prompt], questions: Mapping[str, str], key:
             )
 
 
-def repeated(prompts: Sequence[Prompt], questions: Mapping[str, str]) -> tuple[list[Prompt], list[Prompt]]:
+def repeated(prompts: Sequence[Prompt], asked: Callable[[Prompt], Hashable]) -> tuple[list[Prompt], list[Prompt]]:
     """The prompts that ask what an earlier one asks, and those among them whose answer is another one."""
-    first: dict[str, Prompt] = {}
-    again = [one for one in prompts if first.setdefault(questions[one.id].strip(), one) is not one]
-    return again, [one for one in again if _answer(one) != _answer(first[questions[one.id].strip()])]
+    first: dict[Hashable, Prompt] = {}
+    again = [one for one in prompts if first.setdefault(asked(one), one) is not one]
+    return again, [one for one in again if _answer(one) != _answer(first[asked(one)])]
 
 
 def named(prompts: Sequence[Prompt]) -> str:

@@ -1,4 +1,4 @@
-"""Rows that a task generates: one of reasoning-gym's, or a function `module:function`.
+"""Rows that a task generates: one of TASKS, one of reasoning-gym's, or a function `module:function`.
 
 A reasoning-gym row is the task's entry (question, answer, metadata) and `task_settings`, JSON of the settings that the
 entry was made with, since the entry's scorer is made with them too. A function is called with size and seed, and its
@@ -14,21 +14,25 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from llmrl.data.seeds import seeds
 from llmrl.errors import RecipeError, first_line, unknown_name
 from llmrl.pieces import resolve
 from llmrl.recipe_rows import Rows
 from llmrl.rewards.reasoning_gym import TASK_SETTINGS
 
 Settings = Mapping[str, Any]
+TASKS = {"seeds": seeds}
+"""The tasks of llmrl itself."""
 
 
 def rows_of_task(source: Rows, key: str) -> list[dict[str, Any]]:
     """The rows of `source.task`, at most `source.limit`; raises RecipeError for an unknown task or setting."""
-    return _from_function(source, key) if ":" in str(source.task) else _from_library(source, key)
+    own = str(source.task) in TASKS or ":" in str(source.task)
+    return _from_function(source, key) if own else _from_library(source, key)
 
 
 def _from_function(source: Rows, key: str) -> list[dict[str, Any]]:
-    generator = resolve({str(source.task): source.settings}, {}, key=f"{key}.task", what="task")
+    generator = resolve({str(source.task): source.settings}, TASKS, key=f"{key}.task", what="task")
     unknown = set(generator.data) - {"size", "seed"}
     if unknown:
         takes = ", ".join(sorted(unknown))
@@ -80,7 +84,7 @@ def _check(task: str, settings: Settings, task_key: str, key: str, written_as: M
     from reasoning_gym.factory import DATASETS
 
     if task not in DATASETS:
-        raise RecipeError(unknown_name(task_key, task, DATASETS, "reasoning-gym task"))
+        raise RecipeError(unknown_name(task_key, task, [*DATASETS, *TASKS], "reasoning-gym task"))
     valid = {field.name for field in dataclasses.fields(DATASETS[task][1]) if field.init} - set(written_as)
     faults = []
     for setting in settings:

@@ -13,8 +13,12 @@ from llmrl.envs.games.nim import nim
 from llmrl.envs.games.text_navigation import text_navigation
 from llmrl.envs.games.twenty_questions import twenty_questions
 from llmrl.envs.games.wordle import wordle
+from llmrl.envs.gymnasium import gymnasium
 from llmrl.envs.python_tool import python_tool
+from llmrl.envs.reasoning_gym import reasoning_gym
 from llmrl.envs.single_turn import single_turn
+from llmrl.envs.textarena import textarena
+from llmrl.envs.textworld import textworld
 
 GAMES: dict[str, Callable[..., Game]] = {
     "bargaining": bargaining,
@@ -25,4 +29,12 @@ GAMES: dict[str, Callable[..., Game]] = {
     "twenty_questions": twenty_questions,
     "wordle": wordle,
 }
-CATALOGUE: dict[str, Callable[..., Any]] = {"python_tool": python_tool, "single_turn": single_turn, **GAMES}
+CATALOGUE: dict[str, Callable[..., Any]] = {
+    "gymnasium": gymnasium,
+    "python_tool": python_tool,
+    "reasoning_gym": reasoning_gym,
+    "single_turn": single_turn,
+    "textarena": textarena,
+    "textworld": textworld,
+    **GAMES,
+}

@@ -98,7 +98,7 @@ class Gymnasium:
 
     def reset(self, seed: int) -> Outcome:
         observation, info = self._env.reset(seed=seed)
-        return Outcome(self._show(observation, info))
+        return Outcome(self._show(observation, info), solved=self._verdict(info))
 
     def act(self, action: str) -> Outcome:
         """One step; an action that the space does not have is none, and changes nothing."""
@@ -116,7 +116,7 @@ class Gymnasium:
             reward=float(reward),
             terminated=bool(terminated),
             truncated=bool(truncated and not terminated),
-            solved=self._verdict(info) if self._over else None,
+            solved=self._verdict(info),
         )
 
     def close(self) -> None:

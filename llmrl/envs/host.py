@@ -10,6 +10,7 @@ from multiprocessing import connection
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.random.mtrand import set_bit_generator
 
 from llmrl.envs.world import Outcome
 from llmrl.spawned import described, settle
@@ -63,7 +64,7 @@ class Resident:
     @contextlib.contextmanager
     def _streams(self) -> Iterator[None]:
         random.setstate(self._stream)
-        np.random.set_bit_generator(self._bits)
+        set_bit_generator(self._bits)
         try:
             yield
         finally:

@@ -62,7 +62,7 @@ class Tries:
         self._over = False
 
     def reset(self, seed: int) -> Outcome:
-        return Outcome(hidden=f"The answer is: {self._row['answer']}")
+        return Outcome(solved=False, hidden=f"The answer is: {self._row['answer']}")
 
     def act(self, action: str) -> Outcome:
         """The score of one try."""
@@ -81,6 +81,6 @@ class Tries:
             told,
             reward=gain - self._cost,
             terminated=self._over,
-            solved=solved if self._over else None,
+            solved=solved,
             metrics={"best_score": self._best},
         )

@@ -143,7 +143,7 @@ class Textarena:
             player = self._scripted.get(self.seats[number])
             if player is None:
                 told = self.seats[number] if len(self.seats) > 1 else None
-                return Outcome(text, valid=valid, player=told, hidden=self._inner())
+                return Outcome(text, valid=valid, player=told, solved=False, hidden=self._inner())
             done = self._moved(str(player(text)))
         return self._ended(mover, valid=valid)
 
@@ -187,8 +187,8 @@ def _made(id: str, settings: Mapping[str, Any]) -> Any:
     quiet = io.StringIO()  # some games look for word lists on the network, and say so
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         import textarena as library
+        from textarena.envs.registration import ENV_REGISTRY as games
 
-        games = library.envs.registration.ENV_REGISTRY
         if f"{id}{RAW}" not in games:
             plain = [name.removesuffix(RAW) for name in games if name.endswith(RAW)]
             raise ValueError(unknown_name("id", id, plain, "game of textarena"))

@@ -145,7 +145,7 @@ class Play:
         text = _said(state.feedback)
         opening = text.find(state.objective) if state.objective else -1
         told = self._with_commands(text[max(opening, 0) :], state)
-        return Outcome(told, state=self._state, hidden=self._inner(state))
+        return Outcome(told, solved=False, state=self._state, hidden=self._inner(state))
 
     def act(self, action: str) -> Outcome:
         """The answer to a command."""
@@ -167,7 +167,7 @@ class Play:
             terminated=terminated,
             truncated=truncated,
             valid=understood,
-            solved=bool(state.won) if self._over else None,
+            solved=bool(state.won),
             state=self._state,
             hidden=self._inner(state),
         )

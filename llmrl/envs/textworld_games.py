@@ -64,6 +64,7 @@ def make_game(options: Mapping[str, Any], seed: int, path: str) -> None:
     import numpy as np
     import textworld
     from textworld.challenges import CHALLENGES
+    from textworld.generator import compile_game
 
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +81,6 @@ def make_game(options: Mapping[str, Any], seed: int, path: str) -> None:
             textworld.make(wanted)
         else:
             made = CHALLENGES[options["challenge"]][1](dict(options["settings"]), wanted)
-            textworld.generator.compile_game(made, wanted)
+            compile_game(made, wanted)
         for ending in (".json", ".z8"):
             os.replace(Path(wanted.path).with_suffix(ending), target.with_suffix(ending))

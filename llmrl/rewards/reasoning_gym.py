@@ -31,7 +31,7 @@ def read_answer(
     after: str | None = None,
     thoughts_end: str | None = None,
 ) -> str | None:
-    """The completion's answer, None without one; by default as many last lines as the row's answer has, and one without a row."""
+    """The completion's answer; by default as many last lines as the row's answer has, and one without a row."""
     text = after_thoughts(completion, prompt, thoughts_end=thoughts_end)
     if text is not None and after is not None:
         text = text_after(text, after)
