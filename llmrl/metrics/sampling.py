@@ -62,6 +62,8 @@ SAMPLES = (
     Metric("evolved/<entry>", "Of prompts that evolve: the share asked, and how many are made, refused or waiting."),
     Metric("prompted/<entry>", "Of prompted pairs: the gap that was asked for, and the share of prompts with a pair."),
     Metric("hindsight/<entry>", "Of attempts: the shares called successes, given another goal, and without a verdict."),
+    Metric("regenerated/<entry>", "Of turns that failed and were sampled anew: the share of samples with such a turn, "
+           "the share that was too long to be cut, and the mean reward of the new turns."),
     Metric("spliced/<entry>", "Of paths: the pairs, and the shares that were flagged or criticized, kept, or too "
            "long."),
     Metric("filtered/<entry>", "Of filtered rollouts: the reward that is asked for, and the share that reaches it."),

@@ -37,6 +37,7 @@ from llmrl.rollout.sampler import SamplingParams
 from llmrl.train.evolved_prompts import evolved_prompts
 from llmrl.train.filtered import filtered_rollouts
 from llmrl.train.prompted_pairs import prompted_pairs
+from llmrl.train.regenerated_turns import regenerated_turns
 from llmrl.train.relabelled import relabelled
 from llmrl.train.spliced_paths import criticized_paths, spliced_paths
 from llmrl.types import ACTOR, Group, Prompt
@@ -203,6 +204,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         spliced_paths,
         criticized_paths,
         relabelled,
+        regenerated_turns,
     )
 }
 """The built-in sources, by the names that recipes use."""

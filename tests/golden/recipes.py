@@ -207,7 +207,11 @@ OWN: dict[str, dict[str, Any]] = {
     "salt": STATES,
     "spc": {"rollout": {"written_by": {"dataset": 1}}},
     # its own environment runs programs, which takes a sandbox
-    "thor": TURNS | {"advantage": {"turn_grpo": {"min_turn_reward": 1.0}}},
+    "thor": TURNS
+    | {
+        "learn_from": {"regenerated_turns": {"least": 1.0, "marker": None}},
+        "rollout": {"max_prompt_tokens": 16},  # which holds an answer up to its last turn
+    },
 }
 """What a method needs beside what is common."""
 
@@ -233,6 +237,12 @@ BEYOND: dict[str, dict[str, Any]] = {
         "rollout": {"temperature": 0.7, "top_p": 0.9, "top_k": 8, "stop": ["="]},
     },
     "ppo-shared-backbone": {"method": "ppo", "critic": {"backbone": "shared"}},
+    "thor-whole-trajectories": {
+        "method": "thor",
+        "learn_from": "rollouts",
+        "advantage": {"turn_grpo": {"min_turn_reward": 1.0}},
+    }
+    | TURNS,
     "grpo-states": {"method": "grpo", "advantage": "state_returns"} | STATES,
     "grpo-steps": {"method": "grpo", "advantage": "step_grpo"} | TURNS,
     "rebn-turns": {"method": "rebn"} | TURNS,
