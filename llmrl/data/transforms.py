@@ -22,6 +22,7 @@ from typing import Any
 
 from llmrl.columns import as_json
 from llmrl.data.critiques import critiques_of_drafts, merged_critiques
+from llmrl.data.expert_steps import expert_steps
 from llmrl.data.faulty_rows import of_every_row
 from llmrl.data.files import Row
 from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS, SOLUTIONS
@@ -154,6 +155,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         tree_values,
         privileged_pairs,
         expert_and_own,
+        expert_steps,
     )
 }
 

@@ -170,8 +170,8 @@ def own_completions(group: Group) -> list[Trajectory]:
 def dataset_and_worst(group: Group, *, min_gap: float = 0.0) -> list[Trajectory]:
     """A pair of the dataset's best completion and the policy's worst one, of whatever rewards said of both.
 
-    Nothing unless the dataset's completion is rewarded more, by over `min_gap`. Source: semi-online preference
-    optimization, arXiv 2412.05095, whose own threshold is one of a diffusion model.
+    Nothing unless the dataset's completion is rewarded more, by over `min_gap`, and the two differ. Source: semi-online
+    preference optimization, arXiv 2412.05095, whose own threshold is one of a diffusion model.
     """
     mixed = _shuffled(group)
     written = [one for one in mixed if one.writer == DATASET]
@@ -179,7 +179,8 @@ def dataset_and_worst(group: Group, *, min_gap: float = 0.0) -> list[Trajectory]
     if not written or not sampled:
         return []
     best, worst = max(written, key=_reward), min(sampled, key=_reward)
-    return [best, worst] if best.reward - worst.reward > min_gap else []
+    same = [one.token_ids for one in best.own_turns] == [one.token_ids for one in worst.own_turns]
+    return [best, worst] if best.reward - worst.reward > min_gap and not same else []
 
 
 def _of_verdict(group: Group, verdict: bool) -> list[Trajectory]:

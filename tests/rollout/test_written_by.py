@@ -100,6 +100,12 @@ def test_the_dataset_against_the_worst_sample(rewards, min_gap, pair):
     assert kept(dataset_and_worst(scored(*rewards), min_gap=min_gap)) == pair
 
 
+def test_a_sample_that_says_what_the_dataset_says_is_no_pair():
+    group = scored(("policy", 0.0), ("dataset", 1.0))
+    group.trajectories[0].turns[0].token_ids = [1]
+    assert dataset_and_worst(group) == []
+
+
 def test_no_place_of_a_group_wins_ties():
     """Of equal rewards each place is chosen about as often, whatever the tokens; the same group twice is the same."""
     best = [0, 0, 0]
