@@ -223,3 +223,11 @@ def measured_once_by(measure: Callable[..., Any]) -> Callable[[Function], Functi
     group_size=n) samples and scores with the stage's first policy.
     """
     return lambda function: _marked(function, "measured_once_by", measure)
+
+
+def brings_tools(schemas: Callable[..., Sequence[Mapping[str, Any]]]) -> Callable[[Function], Function]:
+    """Marks an environment whose tools stand in the prompts.
+
+    schemas(row, **settings) returns the tools' schemas for a row, as chat templates read them.
+    """
+    return lambda function: _marked(function, "tools", schemas)

@@ -5,15 +5,18 @@ All of this happens before anything loads; one RecipeError has every fault.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmrl.algorithm import Algorithm, Weighted
 from llmrl.axes import AXES, BY_KEY, CHAIN, ONE, Axis
 from llmrl.combinations import refused
+from llmrl.data.files import Row
 from llmrl.data.forms import COMPARISONS, DEMONSTRATIONS, QUESTIONS, SOLUTIONS
+from llmrl.data.row_tools import RowTools
 from llmrl.engines.catalogue import check_engine
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.fields import BY_NAME, PACKED, PROVIDED, names
@@ -306,6 +309,24 @@ def read_for(recipe: Recipe) -> str | None:
         return None
     read = {*source.data, *([COMPARISONS] if DATASET in recipe.rollout.written_by else [])}
     return next((gives for gives in (DEMONSTRATIONS, COMPARISONS, SOLUTIONS) if gives in read), QUESTIONS)
+
+
+def brought_tools(recipe: Recipe) -> RowTools | None:
+    """The function that gives the schemas of the environment's tools for a row; None for an environment without."""
+    piece: Piece = _of_axis(BY_KEY["env"], recipe.env)
+    schemas = piece.mark("tools")
+    if schemas is None:
+        return None
+    settings = {name: piece.setting(name) for name in inspect.signature(piece.function).parameters}
+    settings = {name: value for name, value in settings.items() if name not in piece.data}
+
+    def of_row(row: Row) -> Sequence[Any]:
+        try:
+            return schemas(row, **settings)
+        except ValueError as error:
+            raise RecipeError(f"env.{piece.name}: {error}") from None
+
+    return of_row
 
 
 def trained_on(recipe: Recipe) -> list[str]:

@@ -45,7 +45,8 @@ CUT_SHORT: frozenset[StopReason] = frozenset({"length", "context_full", "environ
 class Prompt:
     """One question as the model sees it, with the data row it came from (the reward reads its columns).
 
-    messages: the conversation that the chat template rendered as `text`; None for data that is no chat.
+    messages: the conversation that the chat template rendered as `text`; None for data that is no chat. tools: the
+    schemas of the functions that it shows.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Prompt:
     text: str
     row: Mapping[str, Any]
     messages: tuple[Mapping[str, Any], ...] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass

@@ -19,6 +19,7 @@ from llmrl.data.chat import Conversation
 from llmrl.data.faulty_rows import of_every_row
 from llmrl.data.files import Row
 from llmrl.data.messages import SYSTEM, Messages, transcript
+from llmrl.data.row_tools import RowTools, ToolLists
 from llmrl.data.row_values import RowValue, row_values
 from llmrl.data.steps import solution_of
 from llmrl.data.written import Exact, Span, Written, reward_of_label, reward_of_score
@@ -48,7 +49,7 @@ class PromptBuilder:
 
     part: "train" or "eval", the first half of every Prompt.id ("train:17" is row 17 of the source).
     stop_token_ids: the tokens that end a completion; default: the tokenizer's end-of-sequence token.
-    questions: each row's rendered prompt before system prompt, examples and chat template.
+    questions: each row's rendered prompt before system prompt, examples and chat template. tools: the environment's.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class PromptBuilder:
         *,
         part: str = "train",
         stop_token_ids: Sequence[int] = (),
+        tools: RowTools | None = None,
     ):
         self.tokenizer = tokenizer
         self.source = source
@@ -70,6 +72,7 @@ class PromptBuilder:
             raise RecipeError(f"{key}.chat: true, but the tokenizer has no chat template; set model.chat_template")
         columns = {column: None for row in rows for column in row}
         self._values = row_values(source, COLUMN_KEYS, columns, key)
+        self._tool_lists = ToolLists(source, self._values.get("tools"), tools, key)
         self._system = _system_prompt(source, columns, key)
         self._category = RowValue(source.category, columns, f"{key}.category") if source.category else None
         # the default column may be absent: from rows to imitate, or from rows of a task whose reward reads others
@@ -93,8 +96,9 @@ class PromptBuilder:
             if len(token_ids) <= max_prompt_tokens:
                 chat = self.source.chat and exact is None
                 messages = tuple(self._conversation(index).messages) if chat else None
+                tools = (self._tools(index) or ()) if chat else ()
                 row = self._with_answer(index)
-                prompts.append(Prompt(f"{self.part}:{index}", tuple(token_ids), text, row, messages))
+                prompts.append(Prompt(f"{self.part}:{index}", tuple(token_ids), text, row, messages, tuple(tools)))
         return prompts, len(self.rows) - self._first - len(prompts)
 
     def asking(self, text: str, row: Row) -> PromptBuilder:
@@ -320,13 +324,7 @@ class PromptBuilder:
         return Conversation(self.tokenizer, [*system, *shown, *own], self._tools(index))
 
     def _tools(self, index: int) -> list[Any] | None:
-        if "tools" not in self._values:
-            return None
-        place = f"{self.part}:{index}"
-        value = as_json(self._values["tools"].value(self.rows[index], place))
-        if value is not None and not (isinstance(value, list) and all(isinstance(one, dict) for one in value)):
-            raise RecipeError(f"{self.key}.tools: {place}: expected a list of schemas, got {short(value)}")
-        return value or None
+        return self._tool_lists.of(self.rows[index], f"{self.part}:{index}")
 
     def _first_token(self) -> int:
         """The token after which a text without a prompt begins."""

@@ -13,6 +13,7 @@ from llmrl.data.datasets import load_rows
 from llmrl.data.faulty_rows import refuse_dropped
 from llmrl.data.prompt_builder import PromptBuilder
 from llmrl.data.recognition import FormedRows
+from llmrl.data.row_tools import RowTools
 from llmrl.data.stream import balanced_epoch
 from llmrl.data.transforms import read_rows
 from llmrl.data.written import Written
@@ -124,18 +125,19 @@ def load_prompts(
     max_completion_tokens: int | None = None,
     stop_token_ids: Sequence[int] = (),
     gives: str | None = None,
+    tools: RowTools | None = None,
 ) -> LoadedPrompts:
     """Load and render `data`; a training row whose question also occurs in eval is dropped.
 
     Duplicates inside train stay. Nothing is truncated: rows with prompts longer than `max_prompt_tokens` or a written
     completion longer than `max_completion_tokens` are dropped and counted, and so are comparisons that prefer nothing.
     gives: what the rows are read for, of llmrl.data.forms; their form is recognised where no key names their columns.
-    Raises RecipeError for any row that cannot be rendered, or if no row is left.
+    tools: the environment's for a row. Raises RecipeError for any row that cannot be rendered, or if no row is left.
     """
     sources = {"train": data.train} | ({"eval": data.eval} if data.eval else {})
     read = {part: read_rows(source, load_rows(source, part), part, gives) for part, source in sources.items()}
     builders = {
-        part: PromptBuilder(tokenizer, found.source, found.rows, part=part, stop_token_ids=stop_token_ids)
+        part: PromptBuilder(tokenizer, found.source, found.rows, part=part, stop_token_ids=stop_token_ids, tools=tools)
         for part, found in read.items()
     }
     asked_in_eval = set(_asked(builders["eval"])) - {("", None)} if data.eval else set()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from llmrl.data.tool_calls import FORMS, CallReader
+from llmrl.envs.following import Following
 from llmrl.rollout.sampler import Completion
 from llmrl.types import StopReason
 
@@ -20,7 +22,7 @@ def _no_prompts(text: str) -> list[int]:
     raise ValueError("this author reads no plain prompts")
 
 
-def _no_template(messages: Sequence[Mapping[str, Any]]) -> Any:
+def _no_template(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Any:
     raise ValueError("this author's tokenizer has no chat template")
 
 
@@ -29,19 +31,22 @@ class AuthorText:
     """The conversions between one author's tokens and text.
 
     decode: token ids -> text, special tokens included, without the stop token that ends it (llmrl/models/text.py).
-    written: the same with the stop token. render: messages -> the text of a prompt that asks for an answer; chat: its
-    tokens. plain: the tokens of a prompt that is no chat.
+    written: the same with the stop token. render: messages, and the schemas of tools if there are some -> the text of a
+    prompt that asks for an answer; chat: its tokens. plain: the tokens of a prompt that is no chat. calls: reads the
+    tool calls in a turn. following: what the chat template was seen to write after turns.
     vocabulary: how many tokens there are, where that is known. end: the tokens that end an answer.
     """
 
     encode: Encode
     decode: Callable[[list[int]], str]
-    chat: Callable[[Sequence[Mapping[str, Any]]], list[int]] = _no_template
+    chat: Callable[..., list[int]] = _no_template
     vocabulary: int | None = None
     plain: Callable[[str], list[int]] = _no_prompts
     end: tuple[int, ...] = ()
-    render: Callable[[Sequence[Mapping[str, Any]]], str] = _no_template
+    render: Callable[..., str] = _no_template
     written: Callable[[list[int]], str] | None = None
+    calls: CallReader = field(default=CallReader(FORMS["hermes"]), compare=False)
+    following: Following = field(default_factory=Following, compare=False)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,24 @@ class Step:
     hidden: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    def followed_by(self, last: Step) -> Step:
+        """The step with what the environment adds to it once the episode is over: rewards, numbers, its verdict."""
+        names = {**self.rewards, **last.rewards}
+        return replace(
+            self,
+            reward=_sum(self.reward, last.reward),
+            rewards={name: _sum(self.rewards.get(name), last.rewards.get(name)) for name in names},
+            solved=self.solved if last.solved is None else last.solved,
+            hidden=self.hidden if last.hidden is None else last.hidden,
+            metrics={**self.metrics, **last.metrics},
+        )
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    """The sum of the numbers that are given; None if there are none."""
+    given = [number for number in (one, other) if number is not None]
+    return sum(given) if given else None
+
 
 class Env(Protocol):
     """One episode's environment: made for one question, used once.
@@ -90,9 +113,11 @@ class Env(Protocol):
 
     An environment may have an attribute `stop`, a tuple of strings that end a completion besides those of the recipe.
     The matching text, up to the end of its last token, is part of the completion. It may have `turn_tokens`, the most
-    tokens of a turn, and `async def close(self)`, which is always called once. All environments of a process run in one
-    event loop: work that takes long belongs into a thread or a process, since it would hold up every other episode and
-    every deadline. An environment that speaks text is a World (llmrl/envs/world.py), which becomes one of these.
+    tokens of a turn, `async def cut(self) -> Step | None`, which is asked for a last reward where a limit of the
+    recipe's ends the episode, and `async def close(self)`, which is always called once. All environments of a process
+    run in one event loop: work that takes long belongs into a thread or a process, since it would hold up every other
+    episode and every deadline. An environment that speaks text is a World (llmrl/envs/world.py), which becomes one of
+    these.
     """
 
     async def reset(self) -> list[int] | Step:

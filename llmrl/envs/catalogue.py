@@ -14,11 +14,13 @@ from llmrl.envs.games.text_navigation import text_navigation
 from llmrl.envs.games.twenty_questions import twenty_questions
 from llmrl.envs.games.wordle import wordle
 from llmrl.envs.gymnasium import gymnasium
+from llmrl.envs.mcp_server import mcp
 from llmrl.envs.python_tool import python_tool
 from llmrl.envs.reasoning_gym import reasoning_gym
 from llmrl.envs.single_turn import single_turn
 from llmrl.envs.textarena import textarena
 from llmrl.envs.textworld import textworld
+from llmrl.envs.tools import tools, trl_environment
 
 GAMES: dict[str, Callable[..., Game]] = {
     "bargaining": bargaining,
@@ -31,10 +33,13 @@ GAMES: dict[str, Callable[..., Game]] = {
 }
 CATALOGUE: dict[str, Callable[..., Any]] = {
     "gymnasium": gymnasium,
+    "mcp": mcp,
     "python_tool": python_tool,
     "reasoning_gym": reasoning_gym,
     "single_turn": single_turn,
     "textarena": textarena,
     "textworld": textworld,
+    "tools": tools,
+    "trl_environment": trl_environment,
     **GAMES,
 }

@@ -54,15 +54,20 @@ class Dialogue:
         self._taken[author] += 1
         self._invalid[author] = 0 if outcome.valid else self._invalid[author] + 1
         reason = self._ending(author, outcome)
-        known: dict[str, Any] = {
-            "reward": self._reward(outcome),
-            "action": action,
-            "valid": outcome.valid,
-            "rewards": outcome.rewards,
-        }
-        if reason is not None:
-            return Step([], stop_reason=reason, **known, **self._known(outcome))
-        return self._handed_on(outcome, outcome.player or author, **known)
+        reward, rewards = self._reward(outcome), outcome.rewards
+        known: dict[str, Any] = {"reward": reward, "action": action, "valid": outcome.valid, "rewards": rewards}
+        if reason is None:
+            return self._handed_on(outcome, outcome.player or author, **known)
+        step = Step([], stop_reason=reason, **known, **self._known(outcome))
+        over = outcome.terminated or outcome.truncated
+        return step if over or (last := await self.cut()) is None else step.followed_by(last)
+
+    async def cut(self) -> Step | None:
+        """The world's last words on an episode that a limit ended, such as its reward; None if it has none."""
+        if (end := getattr(self._world, "end", None)) is None:
+            return None
+        outcome: Outcome = await end()
+        return Step([], reward=outcome.reward, rewards=outcome.rewards, **self._known(outcome))
 
     async def close(self) -> None:
         if (close := getattr(self._world, "close", None)) is not None:

@@ -47,8 +47,9 @@ class World(Protocol):
     """One episode's world: made for one question, used once.
 
     The function that makes it takes, by name, any of the data of an environment (llmrl/envs/base.py). A world may have
-    `async def close(self)`, which is always called once. All worlds of a process share one event loop: work that takes
-    long belongs into a host process (llmrl/envs/hosts.py).
+    `async def end(self) -> Outcome`, whose reward, verdict and numbers count where a limit of the recipe's ends the
+    episode, and `async def close(self)`, which is always called once. All worlds of a process share one event loop:
+    work that takes long belongs into a host process (llmrl/envs/hosts.py).
     """
 
     async def reset(self, seed: int) -> Outcome:

@@ -178,7 +178,8 @@ class Player:
             if step.context is not None:
                 streams[author] = self._begin(episode, author, list(step.context), params, step.compared)
             elif cut or not self._extended(streams, author, step):
-                _know(step, episode)
+                with _environment():
+                    _know(await _last_words(env, step, stream, streams, waiting), episode)
                 return
             _know(step, episode, streams[author])
 
@@ -282,6 +283,19 @@ def _answered(step: Step, stream: Stream, streams: Mapping[str, Stream]) -> None
     for name, number in (*rewards, *step.metrics.items()):
         if not math.isfinite(number):
             raise ValueError(f"gave the {name} {number}, expected a finite number")
+
+
+async def _last_words(
+    env: Env, step: Step, stream: Stream, streams: Mapping[str, Stream], waiting: Counter[str]
+) -> Step:
+    """The last step of an episode that a limit ended, with what the environment adds to it."""
+    ask = getattr(env, "cut", None)
+    last = None if ask is None else await counted(waiting, "environment", ask())
+    if last is None:
+        return step
+    step = step.followed_by(last)
+    _answered(replace(step, rewards=last.rewards), stream, streams)  # the others have their rewards of before
+    return step
 
 
 def _know(step: Step, episode: Episode, stream: Stream | None = None) -> None:

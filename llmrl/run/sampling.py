@@ -20,6 +20,7 @@ from llmrl.data.forms import DEMONSTRATIONS
 from llmrl.data.messages import messages_of
 from llmrl.data.prompts import LoadedPrompts, load_prompts
 from llmrl.data.stream import PromptStream
+from llmrl.data.tool_calls import CallReader
 from llmrl.data.written import Written
 from llmrl.engines.ranks import Ranks
 from llmrl.envs.base import AuthorText, Encode
@@ -28,7 +29,7 @@ from llmrl.models.text import as_written, decoder, prompt_tokens
 from llmrl.other_policies import NO_GUIDE, NO_MIXTURE, guides_of
 from llmrl.pieces import Piece, resolve
 from llmrl.recipe import Lora, Recipe
-from llmrl.resolve import Pieces, read_for, resolve_moves
+from llmrl.resolve import Pieces, brought_tools, read_for, resolve_moves
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
@@ -346,6 +347,7 @@ def load_stage_prompts(recipe: Recipe, origin: Origin) -> LoadedPrompts:
         max_completion_tokens=recipe.rollout.max_completion_tokens,
         stop_token_ids=origin.stop_token_ids,
         gives=read_for(recipe),
+        tools=brought_tools(recipe),
     )
 
 
@@ -353,18 +355,19 @@ def author_text(origin: Origin) -> AuthorText:
     """The conversions between tokens and text of an author whose model starts from `origin`."""
     tokenizer: Any = origin.tokenizer
 
-    def render(messages: Sequence[Mapping[str, Any]]) -> str:
-        return Conversation(tokenizer, messages_of(messages)).prompt
+    def render(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        return Conversation(tokenizer, messages_of(messages), tools or None).prompt
 
-    def chat(messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        return list(tokenizer.encode(render(messages), add_special_tokens=False))
+    def chat(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        return list(tokenizer.encode(render(messages, tools), add_special_tokens=False))
 
     def plain(text: str) -> list[int]:
         return prompt_tokens(tokenizer, text, chat=False)
 
     decode, end = decoder(tokenizer, origin.stop_token_ids), (tokenizer.eos_token_id,)
     written = partial(as_written, tokenizer)
-    return AuthorText(encoder(tokenizer), decode, chat, len(tokenizer), plain, end, render, written)
+    calls = CallReader.of(tokenizer)
+    return AuthorText(encoder(tokenizer), decode, chat, len(tokenizer), plain, end, render, written, calls)
 
 
 def encoder(tokenizer: Any) -> Encode:
