@@ -13,6 +13,7 @@ from llmrl.other_policies import guide_faults, momentum_faults
 from llmrl.pieces import Piece
 from llmrl.probe import of_pairs
 from llmrl.recipe import Recipe
+from llmrl.reward_model_combinations import gate_weighs_heads, head_is_there
 from llmrl.rollout.catalogue import VLLM_RANKS
 
 OF_ROLLOUTS = frozenset(field.name for field in FIELDS if field.sampled)
@@ -69,19 +70,6 @@ def _something_is_learnt(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
 def _something_is_done(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     if not recipe.trained and not algorithm.samples:
         yield f"trained: false, and learn_from {_named(recipe.learn_from)} samples nothing, so there is nothing to do"
-
-
-def _gate_weighs_heads(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
-    if recipe.model.gate is None:
-        return
-    if not algorithm.scores or algorithm.scores_tokens:
-        yield "model.gate: only a reward model of completions has heads that a gate can weigh"
-    elif "completion_head_scores" in algorithm.needs:
-        yield "model.gate: the loss reads each head, but a gate makes one score of them; use bradley_terry"
-    if recipe.model.heads < 2:
-        yield f"model.heads: {recipe.model.heads}, which leaves model.gate nothing to weigh; give those of the model"
-    if recipe.model.lora is not None:
-        yield "model.lora: a gate is trained alone, on frozen weights; leave one of model.lora and model.gate out"
 
 
 def _one_kind_of_model(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
@@ -301,7 +289,8 @@ RULES = (
     _something_is_learnt,
     _something_is_done,
     _one_kind_of_model,
-    _gate_weighs_heads,
+    gate_weighs_heads,
+    head_is_there,
     _directions_are_of_rewards,
     _sampler_searches,
     guide_faults,

@@ -43,8 +43,9 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         given = f"{algorithm.advantage.name} gives" if algorithm.advantage else "without one there are"
         yield f"advantage: a piece reads values, but {given} no returns that a critic could learn; use one such as gae"
     reading, loss = algorithm.value, algorithm.value_loss
-    if bool(reading.mark("reads_logits")) != bool(loss.mark("reads_logits")):
-        pairs = [", ".join(_marked(module, "reads_logits")) for module in (values, value_losses)]
+    kinds = reading.mark("reads_logits"), loss.mark("reads_logits")
+    if kinds[0] != kinds[1]:
+        pairs = [", ".join(_marked(module, "reads_logits", kinds[0] or kinds[1])) for module in (values, value_losses)]
         yield (
             f"value_loss: {loss.name} with value: {reading.name}; {pairs[1]} and {pairs[0]} need each other, as the "
             f"outputs are the logits of a distribution"
@@ -87,8 +88,8 @@ def _gives_returns(recipe: Recipe, algorithm: Algorithm) -> bool:
     return False
 
 
-def _marked(module: Any, mark: str) -> list[str]:
-    return [name for name, function in catalogue(module).items() if getattr(function, mark, None)]
+def _marked(module: Any, mark: str, value: Any) -> list[str]:
+    return [name for name, function in catalogue(module).items() if getattr(function, mark, None) == value]
 
 
 CRITIC_RULES = (_critic_can_learn, _grades_are_learnt)

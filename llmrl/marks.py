@@ -44,6 +44,11 @@ def reads_logits(function: Function) -> Function:
     return _marked(function, "reads_logits", True)
 
 
+def reads_chance(function: Function) -> Function:
+    """Marks a reading or a loss of a critic's output that takes it for the logit of a chance."""
+    return _marked(function, "reads_logits", "chance")
+
+
 def reads_heads(function: Function) -> Function:
     """Marks a reading that takes every output of a critic as a value of its own."""
     return _marked(function, "reads_heads", True)

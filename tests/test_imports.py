@@ -35,7 +35,7 @@ FLOORS = (
     ),
     ("data", "envs", "evaluation", "models", "rewards", "rollout", "tasks", "providers"),
     ("engines", "serve"),
-    ("algorithm", "critic_combinations", "combinations", "other_policies", "resolve"),
+    ("algorithm", "critic_combinations", "combinations", "other_policies", "reward_model_combinations", "resolve"),
     ("train",),
     ("run", "overoptimization"),
     ("catalogues",),

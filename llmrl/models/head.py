@@ -20,6 +20,7 @@ from llmrl.ops.shared.logprobs import divergences, entropies, log_probabilities,
 LOGIT_BYTES_PER_SLICE = 64 * 2**20
 TOP_TOKENS = 8
 TOP = frozenset({"old_top_ids", "old_top_logprobs"})
+LOG_PARTITION = "log_partition"
 REF_KL, POLICY_KL = "ref_kl", "policy_kl"
 DIVERGENCES = frozenset({REF_KL, POLICY_KL})
 
@@ -53,7 +54,11 @@ class Head:
         collect them in its call. Any other, such as one with an adapter, runs in slices of tokens, and again in the
         backward pass.
         """
-        settings: dict[str, Any] = {"entropy": "entropy" in wanted, "most_likely": TOP_TOKENS if wanted & TOP else 0}
+        settings: dict[str, Any] = {
+            "entropy": "entropy" in wanted,
+            "most_likely": TOP_TOKENS if wanted & TOP else 0,
+            "partition": LOG_PARTITION in wanted,
+        }
         kls = sorted(wanted & DIVERGENCES) if reference is not None else []
         if getattr(self.module.forward, "__func__", None) is nn.Linear.forward:
             with self._forward_is(lambda h, t: self._fused(h, t, reference, kls, **settings)):
@@ -102,10 +107,21 @@ class Head:
             del self.module.forward  # its class's is seen again
 
     def _fused(
-        self, hidden: Tensor, targets: Tensor, reference: Predictor | None, kls: Sequence[str], **settings: Any
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        reference: Predictor | None,
+        kls: Sequence[str],
+        *,
+        partition: bool,
+        **settings: Any,
     ) -> dict[str, Tensor]:
         weight, bias = self.module.weight, self.module.bias
         found = head_logprobs(hidden, weight, bias, targets, scaling=self.scaling, **settings)
+        if partition:  # a token's logit less its log-probability
+            first = targets[:, 0]
+            output = (hidden * weight[first]).sum(dim=-1) + (0.0 if bias is None else bias[first])
+            found[LOG_PARTITION] = self.scaling(output) - found["logprobs"][:, 0]
         for name in kls:
             assert reference is not None
             policy = Predictor(hidden, weight, bias)
@@ -121,10 +137,14 @@ class Head:
         *,
         entropy: bool,
         most_likely: int,
+        partition: bool,
     ) -> dict[str, Tensor]:
         def of_slice(hidden: Tensor, targets: Tensor, ref_hidden: Tensor) -> dict[str, Tensor]:
-            log_p = log_probabilities(self.logits(hidden))
+            logits = self.logits(hidden)
+            log_p = log_probabilities(logits)
             found = {"logprobs": log_p.gather(-1, targets)}
+            if partition:
+                found[LOG_PARTITION] = torch.logsumexp(logits.float(), dim=-1)
             if reference is not None:
                 of_reference = self.scaling(nn.functional.linear(ref_hidden, reference.weight, reference.bias))
                 log_q = log_probabilities(of_reference)

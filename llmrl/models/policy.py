@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from llmrl.errors import RecipeError
 from llmrl.models.critic import READ_AT, ValueHead, read_at
-from llmrl.models.head import DIVERGENCES, TOP, Head, scaling_of
+from llmrl.models.head import DIVERGENCES, LOG_PARTITION, TOP, Head, scaling_of
 from llmrl.models.outputs import Hidden, Places, backbone_of, run_backbone, without_peft
 from llmrl.models.padding_free import choose_packing
 from llmrl.models.routing import require_routers, router_choices, router_drift
@@ -26,7 +26,7 @@ _CHOICES = {"old_router_ids", "old_router_logprobs"}
 _ROUTING = _CHOICES | {"router_drift"}
 _OUTPUTS = (
     {"logprobs", "entropy", "top_logprobs", *READ_AT, "head_gradient_norms", "head_gradients"}
-    | ({"hidden"} | DIVERGENCES)
+    | ({"hidden", LOG_PARTITION} | DIVERGENCES)
     | (TOP | _ROUTING)
 )
 
@@ -98,7 +98,7 @@ class Policy(nn.Module):
         Zero wherever response_mask is False; column 0 has no prefix and is never a response. By name:
 
             logprobs [N, T]                              always; with gradient
-            entropy [N, T]                               of the distribution of token t; with gradient
+            entropy, log_partition [N, T]                of token t's distribution, and its logits; with gradient
             old_top_ids, old_top_logprobs [N, T, K]      the K = min(8, V) most likely tokens, most likely first
             top_logprobs [N, T, K]                       of known["old_top_ids"]; with gradient
             old_router_ids, old_router_logprobs          [N, T, L, k], the experts chosen in each of L layers

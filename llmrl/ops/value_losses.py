@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmrl.marks import reads_logits
+from llmrl.marks import reads_chance, reads_logits
 from llmrl.ops.shared.grades import grade_logprobs
 from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
 from llmrl.ops.shared.twin import twin_heads
-from llmrl.ops.shared.value_bins import bin_values
+from llmrl.ops.shared.value_bins import bin_values, require_single
 from llmrl.ops.values import softmin
 from llmrl.types import TokenLoss
 
@@ -140,6 +140,27 @@ def categorical(outputs: Tensor, returns: Tensor, *, low: float, high: float, sm
     stats = {
         "value_error": (log_p.detach().exp() @ support - target).abs(),
         "returns_outside": ((target < low) | (target > high)).float(),
+    }
+    return TokenLoss(loss * known, {name: stat * known for name, stat in stats.items()})
+
+
+@reads_chance
+def bernoulli(outputs: Tensor, returns: Tensor) -> TokenLoss:
+    """Cross-entropy between the return, a probability, and the one whose logit the output is.
+
+        loss_t = -R_t log sigmoid(v_t) - (1 - R_t) log sigmoid(-v_t)        R_t clamped to [0, 1]
+
+    outputs: [N, T, 1]; returns: [N, T]. stats: value_error, |sigmoid(v_t) - R_t|; returns_outside, the share of returns
+    out of [0, 1]. Raises ValueError for several outputs. Source: direct advantage policy optimization, arXiv
+    2412.18279.
+    """
+    require_single(outputs)
+    known = ~returns.isnan()
+    heads, target = (x.squeeze(-1) for x in _where_known(returns, outputs))
+    loss = F.binary_cross_entropy_with_logits(heads, target.clamp(0.0, 1.0), reduction="none")
+    stats = {
+        "value_error": (heads.detach().sigmoid() - target).abs(),
+        "returns_outside": ((target < 0) | (target > 1)).float(),
     }
     return TokenLoss(loss * known, {name: stat * known for name, stat in stats.items()})
 

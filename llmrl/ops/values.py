@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from llmrl.marks import reads_heads, reads_logits
+from llmrl.marks import reads_chance, reads_heads, reads_logits
 from llmrl.ops.shared.ranges import require_positive
-from llmrl.ops.shared.value_bins import bin_values
+from llmrl.ops.shared.value_bins import bin_values, require_single
 
 
 @reads_heads
@@ -38,6 +38,19 @@ def softmin(outputs: Tensor, *, temperature: float = 0.3) -> Tensor:
     require_positive(temperature=temperature)
     heads = outputs.float()
     return -temperature * (torch.logsumexp(-heads / temperature, dim=-1) - math.log(heads.shape[-1]))
+
+
+@reads_chance
+def probability(outputs: Tensor) -> Tensor:
+    """The probability whose logit the critic's output is.
+
+        V_t = sigmoid(v_t)
+
+    outputs: [N, T, 1]. Returns [N, T]. The loss is value_losses.bernoulli. Raises ValueError for several outputs.
+    Source: direct advantage policy optimization, arXiv 2412.18279.
+    """
+    require_single(outputs)
+    return outputs[..., 0].float().sigmoid()
 
 
 @reads_logits

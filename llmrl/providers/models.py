@@ -27,6 +27,11 @@ def ref_logprobs(batch: Batch, reference: Any) -> Tensor:
     return reference.measure(batch, "logprobs")["logprobs"]
 
 
+def ref_log_partition(batch: Batch, reference: Any) -> Tensor:
+    """Log-sum-exp of the logits of the frozen reference's next token: [N, T]."""
+    return reference.measure(batch, "log_partition")["log_partition"]
+
+
 def ref_hidden(batch: Batch, reference: Any) -> Tensor:
     """Hidden states of the frozen reference: [N, T, d]."""
     return reference.measure(batch, "hidden")["hidden"]

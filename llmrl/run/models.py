@@ -33,6 +33,7 @@ from llmrl.other_policies import needs_past, needs_reference
 from llmrl.recipe import Model, Recipe, updating
 from llmrl.recipe_file import of_roles
 from llmrl.resolve import Pieces, check_grades
+from llmrl.reward_model_combinations import labels_steps
 from llmrl.train.critics import ValueFunction
 from llmrl.train.learner import Learner
 from llmrl.train.past import Extrapolated, Past
@@ -245,6 +246,9 @@ def _scorer_learner(
         gradient_checkpointing=training.gradient_checkpointing,
     )
     scorer = Scorer(lm, padding_free=training.padding_free, gate=_gate(lm, recipe, origin)).train()
+    if recipe.model.head_only:
+        lm.requires_grad_(False)
+        scorer.inner.score.requires_grad_(True)
     return Learner(name, make_engine(training.strategy, scorer, training, device), training, ranks, loss_metric="loss")
 
 
@@ -266,7 +270,7 @@ def _gate(lm: Any, recipe: Recipe, origin: Origin) -> Gate | None:
 
 def _note_use(config: Any, recipe: Recipe, pieces: Pieces) -> None:
     """Note in a reward model's config how what is saved of it has to be read."""
-    if pieces.algorithm.scores_tokens:
+    if labels_steps(pieces.algorithm):
         config.step_separator = recipe.data.train.separator
     if pieces.source.mark("joins_answers"):
         config.compares_answers = True

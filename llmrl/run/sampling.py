@@ -30,6 +30,7 @@ from llmrl.other_policies import NO_GUIDE, NO_MIXTURE, guides_of
 from llmrl.pieces import Piece, resolve
 from llmrl.recipe import Lora, Recipe
 from llmrl.resolve import Pieces, brought_tools, read_for, resolve_moves
+from llmrl.reward_model_combinations import labels_steps
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.workers import Workers
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
@@ -287,7 +288,7 @@ def make_source(
 def _held_out_written(prompts: LoadedPrompts, role: Role) -> Mapping[str, list[Written]]:
     """The completions of rows, by prompt id, that a role's evaluation reads."""
     if role.algorithm.compares:
-        return prompts.solutions if role.algorithm.scores_tokens else prompts.comparisons
+        return prompts.solutions if labels_steps(role.algorithm) else prompts.comparisons
     imitates = DEMONSTRATIONS in role.pieces.source.data
     return {name: [one] for name, one in prompts.demonstrations.items()} if imitates else {}
 

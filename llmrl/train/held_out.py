@@ -14,6 +14,7 @@ from llmrl.data.packing import pack
 from llmrl.evaluation.held_out_preferences import of_labels, of_pairs
 from llmrl.ops.shared.comparisons import compared
 from llmrl.ops.shared.steps import first_error_f1, first_error_shares, step_correct, step_verdicts
+from llmrl.reward_model_combinations import labels_steps
 from llmrl.train.preferences import pair_statistics
 from llmrl.train.roles import Role
 from llmrl.types import Group
@@ -44,7 +45,7 @@ def compare(role: Role, held_out: HeldOut) -> dict[str, float]:
     Completions of a row with different rewards are pairs; rows of a single one are compared with each other. Of a
     reward model of steps, its verdicts on the steps. Of a role that compares nothing, how likely the completions are.
     """
-    if role.algorithm.scores_tokens:
+    if labels_steps(role.algorithm):
         return _of_steps(role, held_out)
     if not role.algorithm.compares:
         return _of_demonstrations(role, held_out)

@@ -14,6 +14,7 @@ from llmrl.fields import COMPARED, names
 from llmrl.ops.shared.comparisons import SIDES, compared, outcomes, pair_shares, pairs_of
 from llmrl.ops.shared.steps import first_error_shares, step_correct, step_verdicts
 from llmrl.probe import of_pairs
+from llmrl.reward_model_combinations import labels_steps
 from llmrl.train.learner import Learner, Loss
 from llmrl.train.micro_batches import CreditedBatch, MetricSums, Outputs
 
@@ -80,7 +81,7 @@ class PreferenceObjective:
             sums["preference_loss"] = total.detach()
         else:
             total = (self.coefficients[rows, : output.shape[1]].to(output.device) * output).sum()
-        if self.algorithm.scores_tokens:
+        if labels_steps(self.algorithm):
             verdicts = step_verdicts(output.detach(), part.batch.turn_rewards)
             stats = {"step_accuracy": step_correct(verdicts)}
             return Loss(total, sums, stats, verdicts.labelled, first_error_shares(verdicts))

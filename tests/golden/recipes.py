@@ -159,6 +159,7 @@ OWN: dict[str, dict[str, Any]] = {
     "llava_critic_r1": {
         "rewards": {"right_verdict": {"labels": [*"0123456789"]}, "format_pattern": {"pattern": "[0-9]+"}},
     },
+    "direct_advantage": {"providers": {"step_ids": {"delimiter": "+"}}},
     "dpa": {
         "data": {
             "train": {"prompt": "{percent.0}{question}", "direction": {"rewards": REWARDS, "between": [0, 90]}},

@@ -19,3 +19,9 @@ def bin_values(outputs: Tensor, *, low: float, high: float) -> Tensor:
             f"low = {low} to high = {high}"
         )
     return torch.linspace(low, high, outputs.shape[-1], device=outputs.device)
+
+
+def require_single(outputs: Tensor) -> None:
+    """Raises ValueError unless a critic has one output per token [..., 1]."""
+    if outputs.shape[-1] != 1:
+        raise ValueError(f"outputs: {outputs.shape[-1]} per token is not valid, expected 1; set critic.outputs")
