@@ -86,17 +86,18 @@ class Score:
 
     value: the reward, before its weight, placed on the trajectory's last token. correct: a verifier's verdict, which
     dynamic sampling and accuracy read. turn_values: optional, one number per actor turn, placed on the turns' last
-    tokens. outcome: a verifier's name for the outcome, such as "timeout", which metrics count. grade: the outcome's
-    rank among the verifier's ordered outcomes, 0 the worst, which a critic may predict. metrics: further numbers by
-    name, whose means over the trajectories are metrics of the run. token_values: numbers for some of the author's
-    tokens, by their places among these, such as one for each step on its last token. verdict: what a critique says of
-    the trajectory that it follows, one of VERDICTS; None for a score of anything else. feedback: a verifier's words on
-    the outcome, such as the first failed test, which later texts may be told.
+    tokens; None for a turn that it does not reward. outcome: a verifier's name for the outcome, such as "timeout",
+    which metrics count. grade: the outcome's rank among the verifier's ordered outcomes, 0 the worst, which a critic
+    may predict. metrics: further numbers by name, whose means over the trajectories are metrics of the run.
+    token_values: numbers for some of the author's tokens, by their places among these, such as one for each step on its
+    last token. verdict: what a critique says of the trajectory that it follows, one of VERDICTS; None for a score of
+    anything else. feedback: a verifier's words on the outcome, such as the first failed test, which later texts may be
+    told.
     """
 
     value: float
     correct: bool | None = None
-    turn_values: tuple[float, ...] = ()
+    turn_values: tuple[float | None, ...] = ()
     outcome: str | None = None
     grade: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
@@ -142,7 +143,7 @@ class Trajectory:
     scores: dict[str, Score] = field(default_factory=dict)
     components: dict[str, float] = field(default_factory=dict)
     reward: float = 0.0
-    turn_rewards: list[float] = field(default_factory=list)
+    turn_rewards: list[float | None] = field(default_factory=list)
     token_rewards: dict[int, float] = field(default_factory=dict)
     failure: Failure | None = None
     author: str = ACTOR
@@ -206,8 +207,9 @@ class Trajectory:
     @property
     def total_reward(self) -> float:
         """The reward and all that was given for single turns and tokens."""
-        given = [turn.reward for turn in self.own_turns if turn.reward is not None]
-        return math.fsum([self.reward, *given, *self.turn_rewards, *self.token_rewards.values()])
+        of_turns = [*(turn.reward for turn in self.own_turns), *self.turn_rewards]
+        given = [reward for reward in of_turns if reward is not None]
+        return math.fsum([self.reward, *given, *self.token_rewards.values()])
 
     @property
     def parts_of_turns(self) -> list[tuple[tuple[int, ...], list[Turn]]]:

@@ -277,8 +277,12 @@ class Rewards:
             name: weight * scores[name].value if name in scores else 0.0 for name, weight in weights.items() if weight
         }
         trajectory.reward = math.fsum(trajectory.components.values())
-        by_turn = [[weights[name] * value for value in score.turn_values] for name, score in scores.items()]
-        trajectory.turn_rewards = [math.fsum(turn) for turn in zip_longest(*by_turn, fillvalue=0.0)]
+        by_turn = [
+            [None if value is None else weights[name] * value for value in score.turn_values]
+            for name, score in scores.items()
+        ]
+        given = [[value for value in turn if value is not None] for turn in zip_longest(*by_turn)]
+        trajectory.turn_rewards = [math.fsum(turn) if turn else None for turn in given]
         by_token: dict[int, list[float]] = {}
         for name, score in scores.items():
             for place, value in score.token_values.items():

@@ -47,9 +47,10 @@ class _Unexpected(Exception):
 
 
 def _plain(score: Score, turns: int, grades: float) -> Score:
-    value, turn_values = _number(score.value), tuple(_number(one) for one in score.turn_values)
+    value = _number(score.value)
+    turn_values = tuple(None if one is None else _number(one) for one in score.turn_values)
     token_values = {operator.index(place): _number(one) for place, one in score.token_values.items()}
-    if not all(math.isfinite(number) for number in (value, *turn_values, *token_values.values())):
+    if not all(math.isfinite(number) for number in (value, *filter(None, turn_values), *token_values.values())):
         raise _Unexpected(f"{shown(score)}, expected finite numbers")
     correct = None if score.correct is None else _truth(score.correct)
     if correct is None and score.correct is not None:

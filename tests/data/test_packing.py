@@ -133,6 +133,33 @@ def test_pack_keeps_the_lowest_grade_that_a_verifier_gave():
     assert rows.grades is not None and rows.grades.tolist() == [0, 2]
 
 
+def test_who_rewards_a_turn_makes_no_difference():
+    """An environment, a judge that gives each turn a number or none, and a process reward on tokens: one batch."""
+    shapes: list[dict] = [
+        {"by_turn": [0.5, None, 0.0]},
+        {"turn_rewards": [0.5, None, 0.0]},
+        {"token_rewards": {1: 0.5, 4: 0.0}},
+        {"by_turn": [0.25, None, None], "turn_rewards": [0.25, None, 0.0]},
+    ]
+    batches = []
+    for shape in shapes:
+        given = shape.pop("by_turn", [None] * 3)
+        sampled = [
+            Turn(ACTOR, ids, reward=reward) for ids, reward in zip([[20, 21], [22], [23, 24]], given, strict=True)
+        ]
+        turns = [sampled[0], Turn(ENVIRONMENT, [30]), sampled[1], Turn(ENVIRONMENT, [31]), sampled[2]]
+        one = Trajectory(prompt(10), turns, "stop", reward=2.0, components={"verifier": 2.0}, **shape)
+        assert one.total_reward == 2.5
+        batches.append(pack([Group(prompt(10), [one])], ACTOR))
+    first, *others = batches
+    assert first.turn_rewards[0].nan_to_num(nan=-1).tolist() == [-1, -1, 0.5, -1, -1, -1, -1, 0]
+    assert first.rewards.tolist() == [[0, 0, 0.5, 0, 0, 0, 0, 2]]
+    for other in others:
+        assert first.data.keys() == other.data.keys()
+        for name, tensor in first.data.items():
+            torch.testing.assert_close(other.data[name], tensor, equal_nan=True, msg=name)
+
+
 def test_a_turn_reward_of_zero_is_not_the_same_as_none():
     """The environment's and the scores' are one sum; who of the two spoke makes no difference."""
     asked, nan = prompt(1), math.nan

@@ -46,6 +46,11 @@ def test_a_number_of_any_library_is_a_plain_float(half):
         assert found == Score(0.5) and type(found.value) is float
 
 
+def test_a_turn_that_is_not_rewarded_has_no_number():
+    found = result_of(Score(1, turn_values=(None, numpy.float32(0))), turns=2)
+    assert isinstance(found, Score) and found.turn_values == (None, 0.0)
+
+
 def test_grades_and_turn_values_are_made_plain():
     found = result_of(Score(1, True, turn_values=numpy.array([0.5, 2.0]), grade=numpy.int64(2)), turns=2, grades=3)
     assert found == Score(1.0, True, (0.5, 2.0), grade=2)
@@ -93,6 +98,7 @@ def test_anything_else_is_told(result, message):
         float("inf"),
         numpy.float64("nan"),
         Score(1.0, turn_values=(1e400,)),
+        Score(1.0, turn_values=(math.nan,)),
         Score(1.0, token_values={0: math.nan}),
     ],
 )

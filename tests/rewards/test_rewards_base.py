@@ -117,10 +117,11 @@ def test_built_ins_through_the_pool(math_workers):
 
 def test_turn_values_are_weighted_and_one_per_turn(workers):
     rewards = from_specs(workers, per_turn={"weight": 2.0, "retries": 0}, length={"weight": 1.0})
-    one = group("abc", row={"values": [0.5, -1.0]})
-    one.trajectories[0].turns.append(Turn(ACTOR, [9]))
+    one = group("abc", row={"values": [0.5, -1.0, None]})
+    one.trajectories[0].turns += [Turn(ACTOR, [9]), Turn(ACTOR, [9])]
     score(rewards, one)
-    assert one.trajectories[0].turn_rewards == [1.0, -2.0]  # 2 * 0.5, 2 * -1; length has no turn values
+    # 2 * 0.5, 2 * -1, and nothing for the third; length has no turn values
+    assert one.trajectories[0].turn_rewards == [1.0, -2.0, None]
     assert one.trajectories[0].reward == 5.0  # 2 * 1 + 3
     short = group("abc", row={"values": [0.5, -1.0]})
     score(rewards, short)
