@@ -24,11 +24,12 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         yield f"critic.warmup_steps: {critic.warmup_steps} leaves the policy none of training.steps {steps}"
     if critic.backbone == "shared" and critic.model is not None:
         yield "critic.model: a critic with the policy's backbone (critic.backbone: shared) has no model of its own"
-    if critic.backbone == "shared" and critic.context is not None:
-        yield (
-            "critic.context: with the policy's backbone (critic.backbone: shared) the policy would read the context "
-            "too; use critic.backbone: own"
-        )
+    for key in ("context", "others") if critic.backbone == "shared" else ():
+        if getattr(critic, key) is not None:
+            yield (
+                f"critic.{key}: with the policy's backbone (critic.backbone: shared) the policy would read the context "
+                "too; use critic.backbone: own"
+            )
     if critic.backbone == "shared" and algorithm.has_target:
         yield (
             "critic.backbone: shared, but a piece reads the outputs of the critic's slow copy, which would be one of "
@@ -48,7 +49,7 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         pairs = [", ".join(_marked(module, "reads_logits", kinds[0] or kinds[1])) for module in (values, value_losses)]
         yield (
             f"value_loss: {loss.name} with value: {reading.name}; {pairs[1]} and {pairs[0]} need each other, as the "
-            f"outputs are the logits of a distribution"
+            f"outputs are logits"
         )
     if "value_std" in algorithm.needs and critic.outputs < 2:
         yield "critic.outputs: a piece reads value_std, the spread over heads; give at least 2"

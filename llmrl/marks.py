@@ -49,6 +49,11 @@ def reads_chance(function: Function) -> Function:
     return _marked(function, "reads_logits", "chance")
 
 
+def reads_places(function: Function) -> Function:
+    """Marks a reading or a loss that takes a critic's outputs as the logits of a value's place in a range."""
+    return _marked(function, "reads_logits", "place")
+
+
 def reads_heads(function: Function) -> Function:
     """Marks a reading that takes every output of a critic as a value of its own."""
     return _marked(function, "reads_heads", True)

@@ -151,6 +151,11 @@ class Critic(Strict):
         description="own backbone: text that the critic reads and the policy does not: a template of the row's columns "
         "and {hidden}, what the environment hides; it stands before the prompt, or about {prompt} where that is named",
     )
+    others: Template | None = Field(
+        default=None,
+        description="own backbone: how the critic reads what the episode's other authors were told and wrote before "
+        "each turn of its role, a template of {author} and {text}; default: it does not",
+    )
     outputs: PositiveInt = Field(default=1, description="numbers per token: heads, or the bins of a distribution")
     detach: bool = Field(default=False, description="shared backbone: keep the value gradient out of it")
     learning_rate: PositiveFloat | None = Field(default=None, description="own backbone; default: training's")
@@ -162,6 +167,11 @@ class Critic(Strict):
         description="own backbone: where a piece reads target_outputs, the critic's share in each move of the slow "
         "copy that gives them; it moves after every update of the critic",
     )
+
+    @property
+    def reads_more(self) -> bool:
+        """Whether the critic reads tokens that the policy does not."""
+        return self.context is not None or self.others is not None
 
 
 class Reference(Strict):

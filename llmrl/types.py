@@ -64,7 +64,8 @@ class Turn:
     restarts: of the environment's turns: its tokens stand in place of all before, so that the trajectory goes on in
     another row of a batch. state: the name of the state that the author acts in, None where it has none; equal names
     are equal states. action: the author's action as the environment read it, None where it read none. valid: whether
-    the action was one. seconds: from the turn's beginning to the environment's answer.
+    the action was one. seconds: from the turn's beginning to the environment's answer. place: of an author's turn: how
+    many completions the episode's authors were asked for before.
     """
 
     author: str
@@ -78,6 +79,7 @@ class Turn:
     action: str | None = None
     valid: bool = True
     seconds: float = field(default=0.0, compare=False)
+    place: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

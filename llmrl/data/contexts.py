@@ -1,14 +1,18 @@
 """Tokens that a critic reads beside a trajectory's own: its rows, aligned with the policy's on every token of these.
 
 the policy's row     P0 P1 A0 A1 E0 A2                  P prompt, A author, E others
-context_ids          C0 C1 -1 D0                        -1 stands for the prompt
-the critic's row     C0 C1 P0 P1 D0 A0 A1 E0 A2         D stands before the author's first token
-columns              -1 -1  0  1 -1  2  3  4  5         of the policy's row
+context_ids          C0 C1 -1 D0 -1 F0                  -1 stands for the row's tokens up to the author's next turn
+the critic's row     C0 C1 P0 P1 D0 A0 A1 E0 F0 A2      the rest of the row follows the last token of the context
+columns              -1 -1  0  1 -1  2  3  4 -1  5      of the policy's row
+
+A template's text stands before and behind the prompt, as C and D do. What other authors were told and wrote stands
+before the author's next turn, as D and F do: a value reads what happened before its turn, and nothing that came later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +25,12 @@ from llmrl.fields import BY_NAME
 from llmrl.recipe import Recipe
 from llmrl.recipe_moves import PROMPT
 from llmrl.templates import RowTemplate
-from llmrl.types import Prompt, Trajectory
+from llmrl.types import ENVIRONMENT, Prompt, Trajectory
 
 HIDDEN = "hidden"
 """The name, in a context's template, of the text that an environment tells critics alone."""
-PROMPT_HERE, PADDING = -1, -2
-"""In `context_ids`: the place of the prompt, and the end of the context."""
+ROW_HERE, PADDING = -1, -2
+"""In `context_ids`: the place of the row's tokens up to the author's next turn, and the end of the context."""
 
 
 def check_contexts(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
@@ -41,13 +45,24 @@ def check_contexts(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
                 raise RecipeError(f"{key}: {error}, in {name}") from None
 
 
-def context_ids(template: str, trajectories: Sequence[Trajectory], tokenizer: Any) -> Tensor:
-    """The tokens of each trajectory's context: [N, C] int64, with PROMPT_HERE once and PADDING at the end.
+def context_ids(
+    template: str, trajectories: Sequence[Trajectory], tokenizer: Any, *, others: str | None = None
+) -> Tensor:
+    """The tokens of each row's context: [N, C] int64, with ROW_HERE for the prompt, and PADDING at the end.
 
-    A template that does not name {prompt} stands before it. Raises ValueError for a column without text, and for
-    {hidden} of an environment that gave no hidden text.
+    trajectories: of each row; one that comes again continues in another context. A template that does not name
+    {prompt} stands before it. others: a template of {author} and {text}, by which the turns of the episode's other
+    authors, and what these were told, stand before the author's turns that came later. Raises ValueError for a column
+    without text, and for {hidden} of an environment that gave no hidden text.
     """
-    rows = [_tokens(template, trajectory, tokenizer) for trajectory in trajectories]
+    rows: list[list[int]] = []
+    begun: Counter[int] = Counter()
+    for one in trajectories:
+        row = _tokens(template, one, tokenizer)
+        if others is not None:
+            row = _with_others(row, one, begun[id(one)], RowTemplate(others), tokenizer)
+        begun[id(one)] += 1
+        rows.append(row)
     found = torch.full((len(rows), max(map(len, rows), default=1)), PADDING)
     for index, row in enumerate(rows):
         found[index, : len(row)] = torch.tensor(row)
@@ -63,7 +78,34 @@ def _tokens(template: str, trajectory: Trajectory, tokenizer: Any) -> list[int]:
     places = [index for index, part in enumerate(parts) if part.is_column and part.text == PROMPT]
     cut = places[0] if places else len(parts)
     before, after = ("".join(_text(part, known) for part in some) for some in (parts[:cut], parts[cut + 1 :]))
-    return [*_encoded(before, tokenizer), PROMPT_HERE, *_encoded(after, tokenizer)]
+    return [*_encoded(before, tokenizer), ROW_HERE, *_encoded(after, tokenizer)]
+
+
+def _with_others(row: list[int], trajectory: Trajectory, part: int, template: RowTemplate, tokenizer: Any) -> list[int]:
+    """A context with what happened to other authors before each turn of a part of the trajectory."""
+    listed = trajectory.episode.trajectories if trajectory.episode else []
+    beside = [one for one in listed if one.author != trajectory.author]
+    happened = sorted((event for one in beside for event in _events(one, template)), key=lambda event: event[0])
+    made, place = list(row), -1
+    turns = [turn for turn in trajectory.parts_of_turns[part][1] if turn.author == trajectory.author]
+    for number, turn in enumerate(turns):
+        text = "".join(said for when, said in happened if place <= when < turn.place)
+        made += [*([ROW_HERE] if number else []), *_encoded(text, tokenizer)]
+        place = turn.place
+    return made
+
+
+def _events(trajectory: Trajectory, template: RowTemplate) -> Iterator[tuple[int, str]]:
+    """What an author was told and wrote, each with the place of the turn that it belongs to."""
+    told = [trajectory.prompt.text]
+    for turn in trajectory.turns:
+        if turn.author != trajectory.author:
+            told.append(turn.text)
+            continue
+        for text in told:
+            yield turn.place, template.fill({"author": ENVIRONMENT, "text": text})
+        yield turn.place, template.fill({"author": turn.author, "text": turn.text})
+        told = []
 
 
 def _text(part: Any, known: Mapping[str, Any]) -> str:
@@ -127,17 +169,27 @@ def _per_token(name: str, tensor: Tensor) -> bool:
     return BY_NAME[name].shape.startswith("N T") if name in BY_NAME else tensor.dim() > 1
 
 
-def _begins(batch: Batch) -> list[int]:
-    """The column of each row's first token that its author wrote; the row's length if there is none."""
-    turns = batch.get("turn_ids")  # also where a batch that is measured has its response elsewhere
-    written = batch.response_mask if turns is None else turns >= 0
-    return torch.where(written.any(dim=1), written.int().argmax(dim=1), batch.lengths).tolist()
+def _begins(batch: Batch) -> list[list[int]]:
+    """The columns at which each row's turns begin; the row's length for a row without turns."""
+    turns = batch.turn_ids  # the response mask may be narrower, as where a final value is read
+    first = turns > torch.nn.functional.pad(turns.cummax(dim=1).values[:, :-1], (1, 0), value=-1)
+    return [row.nonzero()[:, 0].tolist() or [length] for row, length in zip(first, batch.lengths.tolist(), strict=True)]
 
 
-def _laid_out(context: list[int], length: int, begin: int) -> tuple[list[int], list[int]]:
+def _laid_out(context: list[int], length: int, begins: list[int]) -> tuple[list[int], list[int]]:
     """The columns of a critic's row, -1 for the context's tokens, and these tokens, 0 elsewhere."""
-    place = context.index(PROMPT_HERE)
-    before, after = context[:place], [token for token in context[place + 1 :] if token != PADDING]
-    columns = [*[-1] * len(before), *range(begin), *[-1] * len(after), *range(begin, length)]
-    tokens = [*before, *[0] * begin, *after, *[0] * (length - begin)]
-    return columns, tokens
+    columns: list[int] = []
+    tokens: list[int] = []
+    coming, done = iter(begins), 0
+    for token in context:
+        if token == PADDING:
+            break
+        if token == ROW_HERE:
+            until = next(coming, length)
+            columns += range(done, until)
+            tokens += [0] * (until - done)
+            done = until
+        else:
+            columns.append(-1)
+            tokens.append(token)
+    return [*columns, *range(done, length)], [*tokens, *[0] * (length - done)]

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
-from llmrl.ops.shared.ranges import require_positive
+from llmrl.ops.shared.ranges import require_fraction, require_positive
 
 State = dict[str, float]
 Metrics = Mapping[str, float]
@@ -179,6 +179,30 @@ def reward_influence(
     log_total = top + math.log(sum(math.exp(weight - top) for weight in moved))
     log_weights = [weight - log_total for weight in moved]
     return _numbered("log_weight", log_weights) | _numbered("value", [math.exp(weight) for weight in log_weights])
+
+
+def value_scale(
+    state: State, metrics: Metrics, return_moments: Sequence[float] | None, *, decay: float = 0.99
+) -> State:
+    """The running mean and standard deviation of the turns' returns, value/0 and value/1; 0 and 1 at the start.
+
+        m = sum_k w_k mean_k / sum_k w_k        q: the same of the mean squares        w_k = decay^(steps since k)
+        value/0 = m        value/1 = sqrt(max(q - m^2, 0.01))
+
+    return_moments: the step's mean and mean square. The sum of the weights makes the first steps unbiased. Raises
+    ValueError for a decay outside (0, 1]. Source: value normalization in MAPPO, arXiv 2103.01955.
+    """
+    require_positive(decay=decay)
+    require_fraction(decay=decay)
+    state = {"value/0": 0.0, "value/1": 1.0, "mean": 0.0, "square": 0.0, "weight": 0.0} | state
+    found = [float(value) for value in return_moments] if return_moments is not None else []
+    if len(found) != 2 or not all(map(math.isfinite, found)):
+        return state
+    mean, square = (decay * state[name] + value for name, value in zip(("mean", "square"), found, strict=True))
+    weight = decay * state["weight"] + 1.0
+    centre = mean / weight
+    spread = math.sqrt(max(square / weight - centre**2, 0.01))
+    return {"value/0": centre, "value/1": spread, "mean": mean, "square": square, "weight": weight}
 
 
 def _pid(

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmrl.marks import reads_chance, reads_logits
+from llmrl.marks import reads_chance, reads_logits, reads_places
 from llmrl.ops.shared.grades import grade_logprobs
-from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive
+from llmrl.ops.shared.ranges import refuse_negative, require_fraction, require_positive, require_range
 from llmrl.ops.shared.twin import twin_heads
 from llmrl.ops.shared.value_bins import bin_values, require_single
 from llmrl.ops.values import softmin
@@ -114,6 +114,28 @@ def twin_squared(outputs: Tensor, outputs_after: Tensor, returns: Tensor) -> Tok
     errors = torch.where(known, heads - torch.where(known, targets, 0.0), 0.0)
     mean_error = errors.detach().abs().sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
     return TokenLoss(errors.square().sum(dim=-1) / 2, {"value_error": mean_error})
+
+
+@reads_places
+def bounded(outputs: Tensor, returns: Tensor, *, low: float = 0.0, high: float = 1.0) -> TokenLoss:
+    """Cross-entropy between a return's place in the range of the rewards and each head's, averaged over heads.
+
+        loss_t = mean_j -p_t log sigmoid(v_tj) - (1 - p_t) log sigmoid(-v_tj)        p_t = (R_t - low) / (high - low)
+
+    outputs: [N, T, H]; returns: [N, T], clamped to [low, high]. Its least is at the mean return, whatever the returns'
+    distribution, and the gradient sigmoid(v) - p never exceeds 1. stats: value_error, |V_t - R_t| of values.bounded;
+    returns_outside, the share of returns out of [low, high]. Raises ValueError for a low that is not below high.
+    Source: BPCO, arXiv 2608.23566; the cross-entropy is a reconstruction.
+    """
+    require_range(low, high)
+    known = ~returns.isnan()
+    heads, target = _where_known(returns, outputs)
+    place = ((target - low) / (high - low)).clamp(0, 1).expand_as(heads)
+    loss = F.binary_cross_entropy_with_logits(heads, place, reduction="none").mean(dim=-1)
+    target = target.squeeze(-1)
+    value = low + (high - low) * heads.detach().sigmoid().mean(dim=-1)
+    stats = {"value_error": (value - target).abs(), "returns_outside": ((target < low) | (target > high)).float()}
+    return TokenLoss(loss * known, {name: stat * known for name, stat in stats.items()})
 
 
 @reads_logits

@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from llmrl.marks import reads_chance, reads_heads, reads_logits
-from llmrl.ops.shared.ranges import require_positive
+from llmrl.marks import reads_chance, reads_heads, reads_logits, reads_places
+from llmrl.ops.shared.ranges import require_positive, require_range
 from llmrl.ops.shared.value_bins import bin_values, require_single
 
 
@@ -51,6 +51,20 @@ def probability(outputs: Tensor) -> Tensor:
     """
     require_single(outputs)
     return outputs[..., 0].float().sigmoid()
+
+
+@reads_heads
+@reads_places
+def bounded(outputs: Tensor, *, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """A value within the range of the rewards: the sigmoid of each head, on that range, and the mean over heads.
+
+        V_t = low + (high - low) 1/H sum_j sigmoid(v_tj)
+
+    outputs: [N, T, H]. Returns [N, T]. low and high must be those of the loss, value_losses.bounded. Raises ValueError
+    for a low that is not below high. Source: BPCO, arXiv 2608.23566; the sigmoid is a reconstruction.
+    """
+    require_range(low, high)
+    return low + (high - low) * outputs.float().sigmoid().mean(dim=-1)
 
 
 @reads_logits

@@ -160,6 +160,8 @@ class Player:
         _know(opening, episode, streams[author])
         for place in itertools.count():
             stream = streams[author]
+            if not stream.turn.token_ids:
+                stream.turn.place = place
             ask = self._asked(env, stream, author, params, place)
             sampler = self.authors[author].sampler_of(writer if author == self.first else POLICY)
             sampled = await counted(waiting, "sampler", sampler.sample(stream.context + stream.turn.token_ids, ask))

@@ -43,14 +43,14 @@ class ValueFunction:
 
         groups: those that the batch was packed from. Raises RunStopped for a row that lacks what the context names.
         """
-        if self.settings.context is None:
+        if not self.settings.reads_more:
             return batch
         trajectories = [one for group in groups for one in group.trajectories]
         of_rows = batch.get("trajectory_ids")
         if of_rows is not None:
             trajectories = [trajectories[index] for index in of_rows.tolist()]
         try:
-            found = context_ids(self.settings.context, trajectories, tokenizer)
+            found = context_ids(self.settings.context or "", trajectories, tokenizer, others=self.settings.others)
         except ValueError as error:
             raise RunStopped(f"critic.context: {error}") from None
         return batch.with_(context_ids=found)
@@ -58,7 +58,7 @@ class ValueFunction:
     def measure(self, batch: Batch, *names: str) -> Outputs:
         """The outputs `names` of a critic with a learner of its own, on the policy's rows: [N, T, ...] each."""
         assert self.learner is not None
-        if self.settings.context is not None and "context_ids" not in batch:
+        if self.settings.reads_more and "context_ids" not in batch:
             raise RunStopped("critic.context: the batch to be measured has no contexts")
         return _measured(self.learner, batch, names)
 

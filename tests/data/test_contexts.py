@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 
 from llmrl.batch import Batch
 from llmrl.data.contexts import CriticRows, check_contexts, context_ids
+from llmrl.data.packing import pack
 from llmrl.errors import RecipeError
-from llmrl.types import ACTOR, Prompt, Trajectory, Turn
+from llmrl.types import ACTOR, ENVIRONMENT, Episode, Group, Prompt, Trajectory, Turn
 
 LETTERS = SimpleNamespace(encode=lambda text, *, add_special_tokens: [ord(letter) for letter in text])
 
@@ -63,3 +65,37 @@ def test_a_name_that_no_row_has_is_refused_with_the_nearest():
         check_contexts(recipe, [Prompt("p", (), "", {"answer": "7"})])  # pyright: ignore
     role.critic.context = "{answer} {hidden}{prompt}"
     check_contexts(recipe, [Prompt("p", (), "", {"answer": "7"})])  # pyright: ignore
+
+
+def test_what_other_authors_were_told_and_wrote_stands_before_the_turns_that_came_later():
+    """Turns in their order: the guide's 0, the actor's 1, the guide's 2 and 3, the actor's 4, the guide's 5."""
+    asked = Prompt("p", (1, 2), "q", {})
+    guide, own = (Trajectory(replace(asked, text=text), [], "stop", author=name) for name, text in NAMED.items())
+    guide.turns = [
+        Turn("guide", [0], text="a", place=0),
+        *(
+            Turn(ENVIRONMENT, [0], text="e"),
+            Turn("guide", [0], text="b", place=2),
+            Turn("guide", [0], text="c", place=3),
+        ),
+        *(Turn(ENVIRONMENT, [0], text="f"), Turn("guide", [0], text="d", place=5)),
+    ]
+    own.turns = [Turn(ACTOR, [20, 21], place=1), Turn(ENVIRONMENT, [30]), Turn(ACTOR, [22], place=4)]
+    own.episode = guide.episode = Episode(asked, [guide, own])
+    found = context_ids("c", [own, guide], LETTERS, others="{text}{author}.")
+    said = ["c", -1, "genvironment.aguide.", -1, "eenvironment.bguide.cguide."]
+    assert found[0].tolist() == [*_ids(said), *[-2] * (found.shape[1] - len(_ids(said)))]
+    told = ["c", -1, -1, "qenvironment.actor.", -1, -1, "environment.actor."]
+    assert found[1][: len(_ids(told))].tolist() == _ids(told)  # the actor's turns have no text here
+    batch = pack([Group(asked, [own])], ACTOR).with_(context_ids=found[:1])
+    assert CriticRows.of(batch).batch.token_ids[0].tolist() == [
+        *_ids(["c"]), 1, 2, *_ids(["genvironment.aguide."]), 20, 21, 30, *_ids(["eenvironment.bguide.cguide."]), 22,
+    ]  # fmt: skip
+
+
+NAMED = {"guide": "g", ACTOR: "q"}
+
+
+def _ids(said: list) -> list[int]:
+    """Letters as the tokenizer encodes them, and numbers as they are."""
+    return [token for one in said for token in ([one] if isinstance(one, int) else map(ord, one))]

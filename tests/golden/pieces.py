@@ -5,11 +5,12 @@ The functions import next to nothing, since worker processes import this module 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llmrl.envs.base import Step
+from llmrl.envs.world import Outcome
 from llmrl.marks import gives_grades
 from llmrl.types import Prompt, Score
 
@@ -67,3 +68,27 @@ class AsksOn:
         digit = said[-2:-1].isdigit()
         named = {"state": str(digit), "action": said[-1:]} if self.states else {}
         return Step(self.encode("7+"), float(digit), done=False, **named)
+
+
+def passes_on(authors: Mapping[str, Any]) -> PassesOn:
+    """The first role is asked, the second one hears the last character of the answer; both earn what its digits say."""
+    return PassesOn(*authors)
+
+
+@dataclass
+class PassesOn:
+    """A world of two turns for each role."""
+
+    asked: str
+    hears: str
+    turns: int = 0
+
+    async def reset(self, seed: int) -> Outcome:
+        return Outcome("+", player=self.asked)
+
+    async def act(self, action: str) -> Outcome:
+        self.turns += 1
+        told, earned = f"{action[-1]}=", float(action[0] in LOW)
+        if self.turns % 2:
+            return Outcome(told, player=self.hears, reward=earned)
+        return Outcome(told, player=self.asked, reward=earned, rewards={self.asked: earned}, terminated=self.turns == 4)

@@ -61,6 +61,13 @@ COMMON: dict[str, Any] = {
 
 TURNS = {"env": {"golden.pieces:asks_on": {}}}
 STATES = {"env": {"golden.pieces:asks_on": {"states": True}}}
+# two roles whose texts are their actions, and who share a reward
+PAIR = {
+    "env": {"golden.pieces:passes_on": {}},
+    "turns": {"max_tokens": 2},
+    "roles": {"actor": {}, "other": {}},
+    "rollout": {"max_completion_tokens": 16},
+}
 # the sampler says another probability than the trainer, which is what some methods correct for
 MISMATCH = {"rollout": {"top_k": 3}}
 # the opinion on two answers alone rewards
@@ -133,6 +140,11 @@ OWN: dict[str, dict[str, Any]] = {
         },
     },
     "bilevel_gae": TURNS,
+    "collm_cc": PAIR | {"method": "collm_cc", "critic": {"others": "{text}="}},
+    "collm_dc": TURNS,
+    "ippo": TURNS,
+    "magrpo": TURNS,
+    "mappo": PAIR | {"method": "mappo", "critic": {"others": "{text}="}},
     "cgi": {"providers": {"row_weights": {"of": "size"}}},
     "critique_rl1": _critiqued("critique_rl1", {"discrimination": LABELS}, refined=False),
     "critique_rl2": _critiqued("critique_rl2", {"discrimination": LABELS}),

@@ -15,6 +15,7 @@ from llmrl.ops.controllers import (
     kl_gate,
     mean_log_ratio,
     reward_influence,
+    value_scale,
 )
 from llmrl.pieces import catalogue
 
@@ -25,6 +26,7 @@ ALL = {
     "kl_gate": kl_gate,
     "hypervolume": hypervolume,
     "reward_influence": reward_influence,
+    "value_scale": value_scale,
 }
 METRICS = {
     "entropy": 1.0,
@@ -34,7 +36,7 @@ METRICS = {
     "eval/accuracy": 0.4,
     "completion_log_ratios": -0.3,
 }
-FIELDS = {"reward_influence": [1.0, 3.0]}
+FIELDS = {"reward_influence": [1.0, 3.0], "value_scale": [1.0, 3.0]}
 """The field that a controller reads besides, where it does; None stands for a step that did not measure it."""
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrl.ops.value_losses import bootstrapped, categorical, huber, squared
+from llmrl.ops.value_losses import bootstrapped, bounded, categorical, huber, squared
 from llmrl.ops.values import expectation, softmin
 
 seeds = st.integers(0, 10_000)
@@ -22,6 +22,25 @@ def value_and_gradient(function, outputs, *data, **chosen):
     result = function(leaf, *data, **chosen)
     result.loss.sum().backward()
     return result.loss.detach(), leaf.grad
+
+
+class TestBounded:
+    def test_by_hand(self):
+        # range -1 to 3, return 2: place 3/4; heads of sigmoid 1/2 and 3/4: the gradients are (sigmoid - 3/4) / 2
+        outputs = one(0, math.log(3))
+        loss, gradient = value_and_gradient(bounded, outputs, torch.tensor([[2.0]]), low=-1, high=3)
+        entropy = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+        assert loss.item() == pytest.approx((math.log(2) + entropy) / 2)
+        assert gradient.flatten().tolist() == pytest.approx([-0.125, 0.0], abs=1e-6)
+        found = bounded(outputs, torch.tensor([[2.0]]), low=-1, high=3)
+        assert found.stats["value_error"].item() == pytest.approx(0.5)  # 1.5 less 2
+
+    def test_returns_outside_count_as_the_ends_and_unknown_ones_not_at_all(self):
+        outputs, returns = torch.zeros(1, 3, 1), torch.tensor([[5.0, math.nan, 0.5]])
+        loss, gradient = value_and_gradient(bounded, outputs, returns)
+        assert loss[0].tolist() == pytest.approx([math.log(2), 0, math.log(2)])
+        assert gradient.flatten().tolist() == [-0.5, 0, 0]
+        assert bounded(outputs, returns).stats["returns_outside"].tolist() == [[1, 0, 0]]
 
 
 class TestSquared:

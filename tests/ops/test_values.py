@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrl.ops.values import expectation, mean, softmin
+from llmrl.ops.values import bounded, expectation, mean, softmin
 
 seeds = st.integers(0, 10_000)
 
@@ -23,6 +23,14 @@ def noise(seed, *shape):
 def test_mean_by_hand():
     outputs = torch.tensor([[[1.0, 2.0, 6.0], [0.0, 0.0, -3.0]]])
     assert mean(outputs).tolist() == [[3, -1]]
+
+
+def test_bounded_by_hand():
+    # sigmoids 1/2 and 3/4, of mean 5/8, on the range from -1 to 3
+    assert bounded(heads(0, math.log(3)), low=-1, high=3).item() == pytest.approx(1.5)
+    assert bounded(heads(-1000)).item() == 0 and bounded(heads(1000), high=2).item() == 2
+    with pytest.raises(ValueError, match="low: 1 is not valid"):
+        bounded(heads(0), low=1, high=1)
 
 
 def test_softmin_by_hand():

@@ -22,3 +22,9 @@ def require_fraction(**settings: float) -> None:
     for name, value in settings.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name}: {value} is not valid, expected a number from 0 to 1")
+
+
+def require_range(low: float, high: float) -> None:
+    """Raises ValueError for a low that is not below high."""
+    if not low < high:
+        raise ValueError(f"low: {low} is not valid, expected a number below high = {high}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from llmrl.ops.shared.ranges import require_range
+
 
 def bin_values(outputs: Tensor, *, low: float, high: float) -> Tensor:
     """K values evenly spaced from `low` to `high`, one for each of the K outputs [..., K]: [K] fp32.
 
     Raises ValueError for a `low` that is not below `high`, and for fewer than 2 outputs.
     """
-    if not low < high:
-        raise ValueError(f"low: {low} is not valid, expected a number below high = {high}")
+    require_range(low, high)
     if outputs.shape[-1] < 2:
         raise ValueError(
             f"outputs: {outputs.shape[-1]} per token is not valid, expected at least 2, one for each value from "
