@@ -49,7 +49,7 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         pairs = [", ".join(_marked(module, "reads_logits", kinds[0] or kinds[1])) for module in (values, value_losses)]
         yield (
             f"value_loss: {loss.name} with value: {reading.name}; {pairs[1]} and {pairs[0]} need each other, as the "
-            f"outputs are logits"
+            f"outputs are the logits of a distribution"
         )
     if "value_std" in algorithm.needs and critic.outputs < 2:
         yield "critic.outputs: a piece reads value_std, the spread over heads; give at least 2"

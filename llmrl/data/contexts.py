@@ -171,7 +171,8 @@ def _per_token(name: str, tensor: Tensor) -> bool:
 
 def _begins(batch: Batch) -> list[list[int]]:
     """The columns at which each row's turns begin; the row's length for a row without turns."""
-    turns = batch.turn_ids  # the response mask may be narrower, as where a final value is read
+    turns = batch.get("turn_ids")  # also where a batch that is measured has its response elsewhere
+    turns = batch.response_mask.long() - 1 if turns is None else turns
     first = turns > torch.nn.functional.pad(turns.cummax(dim=1).values[:, :-1], (1, 0), value=-1)
     return [row.nonzero()[:, 0].tolist() or [length] for row, length in zip(first, batch.lengths.tolist(), strict=True)]
 
