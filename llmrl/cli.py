@@ -187,7 +187,8 @@ def measure_speed(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="peer, overhead, growth, logprobs, sync, padding, preference, critique, memory; default: all of them",
+            help="peer, overhead, growth, logprobs, sync, padding, preference, critique, environments, memory; "
+            "default: all of them",
             autocompletion=bench_parts,
         ),
     ] = None,

@@ -48,6 +48,9 @@ PARTS: Mapping[str, Part] = {
     "padding": Part("the share of padding, and long prompts' groups against padded rows", "llmrl.bench.padding"),
     "preference": Part("learning from pairs and demonstrations against TRL's trainers", "llmrl.bench.preference"),
     "critique": Part("a critiquer's step against a plain one, and two adapters against one", "llmrl.bench.critique"),
+    "environments": Part(
+        "turns a second of live environments, and the time that vLLM waits for them", "llmrl.bench.environments"
+    ),
     "memory": Part("the peak of a run against what `llmrl check` foretold", "llmrl.bench.memory"),
 }
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from typing import Any
 
 Decode = Callable[[Sequence[int]], str]
+SHORT, REMEMBERED = 64, 8192
+"""The most tokens, or characters, of a text that is kept, and how many are kept."""
 
 
 def decoder(tokenizer: Any, stop_token_ids: Collection[int]) -> Decode:
@@ -24,6 +27,12 @@ def decoder(tokenizer: Any, stop_token_ids: Collection[int]) -> Decode:
         return as_written(tokenizer, token_ids[:-1] if ended else token_ids)
 
     return decode
+
+
+def remembered(decode: Decode) -> Decode:
+    """The same function with the texts of short turns kept, which are often said again."""
+    known = lru_cache(REMEMBERED)(lambda token_ids: decode(list(token_ids)))
+    return lambda token_ids: known(tuple(token_ids)) if len(token_ids) <= SHORT else decode(token_ids)
 
 
 def prompt_tokens(tokenizer: Any, text: str, *, chat: bool) -> list[int]:

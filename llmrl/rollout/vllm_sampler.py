@@ -128,8 +128,9 @@ class VllmSampler:
         name = str(next(self._names))
         prompt = {"prompt_token_ids": list(token_ids)}
         params = replace(params, alternatives=min(params.alternatives, self._vocabulary))
-        asked = _vllm_params(params, generator=not self._draws_by_seed)
-        self._engine.add_request(name, prompt, asked, lora_request=self._requests.get(adapter))
+        with span("engine"):
+            asked = _vllm_params(params, generator=not self._draws_by_seed)
+            self._engine.add_request(name, prompt, asked, lora_request=self._requests.get(adapter))
         future = self._futures[name] = asyncio.get_running_loop().create_future()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run_engine())

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from llmrl.data.written import Written
 from llmrl.engines.ranks import Ranks
 from llmrl.envs.base import AuthorText, Encode
 from llmrl.errors import RecipeError
-from llmrl.models.text import as_written, decoder, prompt_tokens
+from llmrl.models.text import REMEMBERED, SHORT, as_written, decoder, prompt_tokens, remembered
 from llmrl.other_policies import NO_GUIDE, NO_MIXTURE, guides_of
 from llmrl.pieces import Piece, resolve
 from llmrl.recipe import Lora, Recipe
@@ -365,7 +365,7 @@ def author_text(origin: Origin) -> AuthorText:
     def plain(text: str) -> list[int]:
         return prompt_tokens(tokenizer, text, chat=False)
 
-    decode, end = decoder(tokenizer, origin.stop_token_ids), (tokenizer.eos_token_id,)
+    decode, end = remembered(decoder(tokenizer, origin.stop_token_ids)), (tokenizer.eos_token_id,)
     written = partial(as_written, tokenizer)
     calls = CallReader.of(tokenizer)
     return AuthorText(encoder(tokenizer), decode, chat, len(tokenizer), plain, end, render, written, calls)
@@ -375,8 +375,13 @@ def encoder(tokenizer: Any) -> Encode:
     """The function with which environments encode text."""
     own = copy.deepcopy(tokenizer)  # split_special_tokens becomes its state, and samplers use theirs in other threads
 
-    def encode(text: str, *, special: bool = False) -> list[int]:
+    def encoded(text: str, special: bool) -> list[int]:
         return own.encode(text, add_special_tokens=False, split_special_tokens=not special)
+
+    known = lru_cache(REMEMBERED)(encoded)  # environments often say the same, and tokenizers take long for short texts
+
+    def encode(text: str, *, special: bool = False) -> list[int]:
+        return encoded(text, special) if len(text) > SHORT else [*known(text, special)]
 
     return encode
 

@@ -296,6 +296,8 @@ def test_demonstrations_are_rows_of_messages():
     roles = [one["role"] for one in first["messages"]]
     assert roles == ["user", "assistant"] * (len(roles) // 2)
     assert [one["content"] for one in first["messages"][:2]] == ["1-20:", "10"]
+    asked = played(guess_number(high=20, brief=True), "expert", 5, "Find it.")
+    assert asked["messages"][0]["content"] == "Find it.\n\n1-20:" and asked["messages"][1:] == first["messages"][1:]
     with pytest.raises(RecipeError, match=r"settings\.game: no game named 'mase'; did you mean 'maze'"):
         demonstrations(1, 0, game="mase")
     with pytest.raises(RecipeError, match=r"settings\.player: no player named 'novise'"):

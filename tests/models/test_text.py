@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from llmrl.models.text import completes, decoder
+from llmrl.models.text import SHORT, completes, decoder, remembered
 from llmrl.rewards.math_verifier import math_verifier
 from llmrl.rewards.shaping import format_pattern
 from llmrl.rewards.thoughts import after_thoughts
@@ -98,3 +98,20 @@ def test_the_token_that_completes_a_text():
         assert not completes(TOKENIZER, token_ids[:-1], texts)
         assert not completes(TOKENIZER, [*token_ids, *ids("1")], texts)
     assert not completes(TOKENIZER, ids("1</answer>"), ())
+
+
+def test_short_turns_are_decoded_once_and_long_ones_each_time():
+    asked = []
+
+    def decode(token_ids):
+        asked.append(list(token_ids))
+        return "".join(map(chr, token_ids))
+
+    known, long = remembered(decode), [65] * (SHORT + 1)
+    assert [known([66, 67]), known((66, 67)), known(long), known(long)] == [
+        "BC",
+        "BC",
+        "A" * len(long),
+        "A" * len(long),
+    ]
+    assert asked == [[66, 67], long, long]
