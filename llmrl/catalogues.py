@@ -14,6 +14,7 @@ from typing import Any
 import llmrl
 from llmrl import tasks
 from llmrl.axes import AXES, BY_KEY
+from llmrl.data.tasks import TASKS
 from llmrl.errors import RecipeError, unknown_name
 from llmrl.pieces import functions_of
 from llmrl.recipe_layers import read_layers
@@ -65,6 +66,8 @@ def generated() -> Iterator[Entry]:
         for name, function in functions_of(importlib.import_module(f"{tasks.__name__}.{module.name}")).items():
             if data_of(function) == ["size", "seed"]:
                 yield _of_function(f"{function.__module__}:{name}", "data.train.task", function)
+    for name, function in TASKS.items():
+        yield _of_function(name, "data.train.task", function)
     from reasoning_gym.factory import DATASETS
 
     for name, (made, settings) in sorted(DATASETS.items()):

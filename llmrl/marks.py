@@ -147,6 +147,11 @@ def settings_checked_by(check: Callable[..., None]) -> Callable[[Function], Func
     return lambda function: _marked(function, "check_settings", check)
 
 
+def tried_with(example: Callable[..., str]) -> Callable[[Function], Function]:
+    """Marks an environment with an action for the check's trial episode: example(**settings) returns a valid one."""
+    return lambda function: _marked(function, "example", example)
+
+
 @dataclass(frozen=True)
 class AsksService:
     """A function's dependence on a server, if its setting `url` names one. health: the path that tells if it is up."""

@@ -19,8 +19,9 @@ from llmrl.recipe_rows import Strict
 class Invalid(Strict):
     """What follows a text in which no action is found, or whose action the environment refuses."""
 
-    tell: str = Field(
-        default="This is no valid action.", description="told to the author where the environment says nothing itself"
+    tell: str | None = Field(
+        default=None,
+        description="told to the author; default: what the environment says, or that this is no valid action",
     )
     reward: FiniteFloat | None = Field(default=None, description="of such a turn, beside what the environment gives")
     most_in_a_row: PositiveInt = Field(default=3, description="with so many in a row the episode ends, unsolved")

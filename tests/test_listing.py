@@ -11,6 +11,7 @@ from rich.console import Console
 
 from llmrl.axes import AXES
 from llmrl.catalogues import CATALOGUES, RECIPES
+from llmrl.envs.catalogue import CATALOGUE as ENVIRONMENTS
 from llmrl.errors import RecipeError
 from llmrl.listing import list_entries, list_methods, read_proofs, show_method
 from llmrl.prove.catalogue import tasks_of
@@ -87,7 +88,7 @@ def test_pieces_are_listed_by_axis():
     assert {row[0] for row in rows_of(shown(list_entries, "pieces", "reduce"))[1:]} == {
         row[0] for row in rows if row[1] == "reduce"
     }
-    assert {row[0] for row in rows_of(shown(list_entries, "envs", None))[1:]} == {"python_tool", "single_turn"}
+    assert {row[0] for row in rows_of(shown(list_entries, "envs", None))[1:]} == set(ENVIRONMENTS)
 
 
 def test_tasks_are_llmrls_own_and_reasoning_gyms(capsys):

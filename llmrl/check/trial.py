@@ -1,6 +1,7 @@
 """A trial of the environment in an episode, and of `keep` on the group of its answers: what sampling calls.
 
-The authors follow a script: they answer with the row's gold answer, and with garbage.
+The authors follow a script: they write a valid action, where the environment names one, the row's gold answer, and
+garbage.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmrl.check.environment import example_action, say_episode
 from llmrl.check.report import Report
 from llmrl.check.writing import GARBAGE, golds_of
 from llmrl.errors import RunStopped
 from llmrl.recipe import Recipe
+from llmrl.recipe_moves import ONE_ANSWER
 from llmrl.resolve import Pieces, resolve_moves, trained_on
 from llmrl.rollout.collect import Collector, kept
 from llmrl.rollout.play import Author
@@ -57,6 +60,9 @@ def check_by_trial(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt, r
         return
     for failure in failures.values():
         report.warn(f"{played}: {failure.message}, in one of {EPISODES} trial episodes")
+    if recipe.env != ONE_ANSWER and not recipe.moves:
+        shown = next(t for group in groups for t in group.trajectories if not t.failure)
+        say_episode(shown, author_text(roles[shown.author].origin).decode, report)
     keep = {name: role.pieces.keep for name, role in roles.items() if role.recipe.trained}
     for group in groups:
         try:
@@ -67,18 +73,20 @@ def check_by_trial(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt, r
 
 def _played(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt) -> list[Group] | Exception:
     """The scored groups of the question's trial episodes, or why there are none."""
-    answers = [*golds_of(prompt)[:1], GARBAGE]
+    env = next(iter(roles.values())).pieces.env
+    answers = [*example_action(env, recipe.turns.action), *golds_of(prompt)[:1], GARBAGE]
     authors = {
         name: Author(_Scripted(role.origin, answers), _Verdicts(role.recipe), author_text(role.origin))
         for name, role in roles.items()
     }
     collector = Collector(
         authors,
-        make_env=next(iter(roles.values())).pieces.env,
+        make_env=env,
         deadline_seconds=SECONDS,
         env_retries=0,
         max_prompt_tokens=recipe.rollout.max_prompt_tokens,
         moves=resolve_moves(recipe),
+        turns=recipe.turns,
     )
     params = params_of(recipe, {name: role.origin for name, role in roles.items()})(recipe.seed)
     try:

@@ -17,7 +17,7 @@ from llmrl.rewards.thoughts import after_thoughts
 from llmrl.rollout.sampler import Completion
 from llmrl.types import Prompt, StopReason
 
-NO_THOUGHTS = ""
+INVALID = "This is no valid action."
 
 
 class Dialogue:
@@ -98,7 +98,9 @@ class Dialogue:
         """The world's answer as messages: a refused action is told of in any case."""
         if outcome.messages:
             return outcome.messages
-        text = outcome.text or ("" if outcome.valid else self._turns.invalid.tell)
+        text = outcome.text
+        if not outcome.valid:
+            text = self._turns.invalid.tell or text or INVALID
         return [{"role": "user", "content": text}] if text else []
 
     def _action(self, text: str) -> str | None:

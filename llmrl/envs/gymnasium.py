@@ -12,7 +12,7 @@ from llmrl.envs.hosts import HostedWorld, shared
 from llmrl.envs.packages import import_module, imported, is_path, require
 from llmrl.envs.world import Outcome
 from llmrl.errors import unknown_name
-from llmrl.marks import settings_checked_by
+from llmrl.marks import settings_checked_by, tried_with
 from llmrl.templates import RowTemplate
 
 Name = Annotated[str, Field(min_length=1)]
@@ -35,7 +35,12 @@ def _check(*, id: str, actions: Any, action: str | None, observation: str | None
         imported(observation) if is_path(observation) else RowTemplate(observation)
 
 
+def _example(*, actions: Sequence[str] | None = None, **others: Any) -> str:
+    return actions[0] if actions else "0"
+
+
 @settings_checked_by(_check)
+@tried_with(_example)
 def gymnasium(
     *,
     id: Name,

@@ -1,7 +1,7 @@
 """Host processes: a few processes hold many foreign worlds, whose calls have deadlines.
 
 A world that raises fails alone. A world that hangs, or that takes its process down, ends the process: the episodes in
-it fail and are begun anew in another one, as a failed environment is (rollout.env_retries).
+it fail and are begun anew in another one, as after any failure of an environment.
 """
 
 from __future__ import annotations

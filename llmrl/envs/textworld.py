@@ -14,11 +14,13 @@ from llmrl.envs.packages import require
 from llmrl.envs.textworld_games import default_folder, game_file
 from llmrl.envs.world import Outcome
 from llmrl.errors import unknown_name
-from llmrl.marks import settings_checked_by
+from llmrl.marks import settings_checked_by, tried_with
 
 Name = Annotated[str, Field(min_length=1)]
 STATUS = re.compile(r"\n?>?\s*-= [^\n]* =-\s*-?\d+/-?\d+\s*$")
 """The prompt and the line of room, score and moves at the end of what the game says."""
+OBJECTIVE_CHARACTERS = 40
+"""So many of its first characters tell the objective, which the game spells with other quotation marks."""
 COMMAND_CHARACTERS = 100
 OUTSIDE = frozenset(
     ("save", "restore", "restart", "quit", "q", "undo", "script", "transcript", "unscript", "recording", "replay")
@@ -40,6 +42,7 @@ def _check(*, challenge: str | None, settings: Mapping[str, Any] | None, quest_l
 
 
 @settings_checked_by(_check)
+@tried_with(lambda **settings: "look")
 def textworld(
     *,
     rooms: PositiveInt = 2,
@@ -143,8 +146,7 @@ class Play:
         self._score, self._moves = state.score, state.moves
         self._state = _state(state)
         text = _said(state.feedback)
-        opening = text.find(state.objective) if state.objective else -1
-        told = self._with_commands(text[max(opening, 0) :], state)
+        told = self._with_commands(text[max(text.find(state.objective[:OBJECTIVE_CHARACTERS]), 0) :], state)
         return Outcome(told, solved=False, state=self._state, hidden=self._inner(state))
 
     def act(self, action: str) -> Outcome:
