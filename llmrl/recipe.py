@@ -121,7 +121,9 @@ class Model(Strict):
     head_only: bool = Field(
         default=False, description="of a reward model: train its head alone, on the frozen hidden states (a probe)"
     )
-    chat_template: str | None = Field(default=None, description="a Jinja file that replaces the tokenizer's own")
+    chat_template: str | None = Field(
+        default=None, description="a Jinja file, such as one beside the recipe, that replaces the tokenizer's own"
+    )
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="values that the chat template reads, such as enable_thinking: false"
     )

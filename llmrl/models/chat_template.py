@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
 
 def from_file(name: str | Path) -> str:
-    """Return the template in a Jinja file; raises RecipeError if there is none, or if it is not valid Jinja."""
-    file = Path(name)
+    """Return the template in a Jinja file; raises RecipeError if there is none, or if it is not valid Jinja.
+
+    A relative path is looked for in the working directory and then where modules are, as in the recipe's own folder.
+    """
+    file = next((found for folder in ("", *sys.path) if (found := Path(folder, name)).is_file()), Path(name))
     if not file.is_file():
         guess = nearest(file.name, [f.name for f in file.parent.iterdir()] if file.parent.is_dir() else [])
         hint = f"; did you mean '{file.parent / guess}'?" if guess else ""

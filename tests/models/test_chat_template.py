@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llmrl.errors import RecipeError
-from llmrl.models.chat_template import with_defaults
+from llmrl.models.chat_template import from_file, with_defaults
 from llmrl.models.loading import character_tokenizer, load_tokenizer
 
 THINKING = (
@@ -52,3 +52,9 @@ def test_values_that_nothing_reads_are_refused(template, values, fault):
     with pytest.raises(RecipeError) as caught:
         with_defaults(template, values)
     assert str(caught.value).startswith("model.chat_template_kwargs: ") and fault in str(caught.value)
+
+
+def test_a_template_may_lie_beside_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "beside.jinja").write_text("{{ messages }}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert from_file("beside.jinja") == "{{ messages }}"
