@@ -9,7 +9,7 @@ from llmrl.axes import OF_CRITIC
 from llmrl.critic_combinations import CRITIC_RULES
 from llmrl.errors import RecipeError, unknown_name
 from llmrl.fields import BY_NAME, CRITIC, CURRENT, FIELDS, PAST, REFERENCE
-from llmrl.other_policies import guide_faults, momentum_faults
+from llmrl.other_policies import guide_faults, momentum_faults, search_faults
 from llmrl.pieces import Piece
 from llmrl.probe import of_pairs
 from llmrl.recipe import Recipe
@@ -294,6 +294,7 @@ RULES = (
     _directions_are_of_rewards,
     _sampler_searches,
     guide_faults,
+    search_faults,
     _advantage_is_there,
     _groups_are_there,
     _several_prompts_are_there,

@@ -74,6 +74,20 @@ def guide_faults(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         yield "rollout.guide: a mixture with another writer's distribution has no guide; leave share out"
 
 
+def search_faults(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
+    """The faults of the searches of a recipe's sampling."""
+    for key, search in (("rollout.search", recipe.rollout.search), ("evaluation.search", recipe.evaluation.search)):
+        if search is not None and search.best_first is not None and search.width > 1:
+            yield f"{key}.width: {search.width}, but best_first keeps all partial answers; leave one of the two out"
+    if recipe.evaluation.search is not None and recipe.evaluation.beams > 1:
+        yield "evaluation.beams: the greedy answer is replaced by evaluation.search too; leave one of the two out"
+    if recipe.rollout.search is not None and "rollout_logprobs" in algorithm.needs:
+        yield (
+            "rollout.search: what a search finds has no log-probabilities, but a piece reads rollout_logprobs; leave "
+            "one of the two out"
+        )
+
+
 def guides_of(recipe: Recipe) -> dict[str, Guide]:
     """The guides of a recipe's sampling, by their keys."""
     found = {"rollout.guide": recipe.rollout.guide, "evaluation.guide": recipe.evaluation.guide}

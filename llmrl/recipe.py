@@ -26,7 +26,7 @@ from llmrl.axes import AXES, BY_KEY, ONE, Axis
 from llmrl.errors import RecipeError
 from llmrl.pieces import PieceSpec
 from llmrl.recipe_moves import Move, most_texts
-from llmrl.recipe_rollout import MAX_PAST, Fraction, Guide, Rollout
+from llmrl.recipe_rollout import MAX_PAST, Fraction, Guide, Rollout, Search
 from llmrl.recipe_rows import Data, Strict, exactly_one
 from llmrl.recipe_training import Training
 from llmrl.recipe_turns import Turns
@@ -222,6 +222,9 @@ class Evaluation(Strict):
     )
     guide: Guide | None = Field(
         default=None, description="a model that changes the distribution of each token; rollout.guide is of training"
+    )
+    search: Search | None = Field(
+        default=None, description="a search that a model scores, in place of the greedy answer, with any sampler"
     )
     samples: NonNegativeInt = Field(default=0, description="samples per prompt for pass@k and maj@k, besides greedy")
     temperature: PositiveFloat = Field(default=1.0, description="of those samples")

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from llmrl.errors import unknown_name
 from llmrl.pieces import PieceSpec
@@ -52,6 +60,38 @@ class Guide(Strict):
         return [self.model] if isinstance(self.model, str) else self.model
 
 
+class BestFirst(Strict):
+    """A* over the steps of an answer: the partial answer with the largest f = g + weight * score goes on next."""
+
+    weight: NonNegativeFloat = Field(default=1.0, description="of the score h in f = g + weight * h")
+    aggregate: Literal["sum", "min", "max", "last"] = Field(
+        default="last", description="how steps' utilities, mean log-probabilities of their tokens, make g"
+    )
+    most: PositiveInt = Field(default=32, description="partial answers that are continued before the search gives up")
+
+
+class Search(Strict):
+    """A search over steps of an answer, whose beginnings a model scores; with any sampler.
+
+    By default it is best-of-n. With a delimiter it goes step by step, and keeps `width` partial answers.
+    """
+
+    model: str = Field(description="a folder of a reward model, or with `reference` of a language model")
+    reference: str | None = Field(
+        default=None, description="the score is the sum of the log ratios of the model's tokens to this one's"
+    )
+    samples: PositiveInt = Field(default=8, description="continuations sampled of each partial answer")
+    width: PositiveInt = Field(default=1, description="partial answers that are kept after each step")
+    delimiter: str | None = Field(
+        default=None, description="the text that ends a step; none: answers are sampled whole"
+    )
+    temperature: PositiveFloat = Field(default=1.0, description="of the continuations")
+    choice_temperature: PositiveFloat | None = Field(
+        default=None, description="draw the answer with softmax(score / this); none: the answer of the highest score"
+    )
+    best_first: BestFirst | None = Field(default=None, description="A* in place of a beam of `width`")
+
+
 def _counted(spec: Any) -> Any:
     """`reference: 1` is short for `reference: {count: 1}`."""
     return {"count": spec} if isinstance(spec, int) and not isinstance(spec, bool) else spec
@@ -72,6 +112,9 @@ class Rollout(Strict):
         "best), or an earlier policy (past_1, past_2, ...)",
     )
     guide: Guide | None = Field(default=None, description="a model that changes the distribution of each token")
+    search: Search | None = Field(
+        default=None, description="answers are found by a search that a model scores; they have no log-probabilities"
+    )
     micro_group: PositiveInt | None = Field(
         default=None, description="completions of a prompt in flight at once: memory, never the result; default: all"
     )

@@ -26,7 +26,7 @@ from llmrl.engines.ranks import Ranks
 from llmrl.envs.base import AuthorText, Encode
 from llmrl.errors import RecipeError
 from llmrl.models.text import REMEMBERED, SHORT, as_written, decoder, prompt_tokens, remembered
-from llmrl.other_policies import NO_GUIDE, NO_MIXTURE, guides_of
+from llmrl.other_policies import NO_MIXTURE
 from llmrl.pieces import Piece, resolve
 from llmrl.recipe import Lora, Recipe
 from llmrl.resolve import Pieces, brought_tools, read_for, resolve_moves
@@ -36,10 +36,10 @@ from llmrl.rewards.workers import Workers
 from llmrl.rollout.catalogue import CATALOGUE as SAMPLERS
 from llmrl.rollout.collect import Collector, SampleGroups
 from llmrl.rollout.group_sampling import Allocated, Evenly, Provided
-from llmrl.rollout.guides import load_guide
 from llmrl.rollout.play import Author
 from llmrl.rollout.role_respondent import RoleRespondent
-from llmrl.rollout.sampler import Adapting, Guiding, Mixing, Sampler, SamplingParams, sampling_params
+from llmrl.rollout.sampler import Adapting, Mixing, Sampler, SamplingParams, sampling_params
+from llmrl.run.guided_sampling import guided
 from llmrl.run.models import Origin, reference_folder
 from llmrl.train.held_out import HeldOut
 from llmrl.train.provide import for_allocation, while_gathering
@@ -139,7 +139,7 @@ def make_collector(
     for base in bases:
         on_it = {role: adapter for role, (held, adapter) in served.items() if held == base}
         found |= _on_one_base(on_it, base, views, origins[base], samplers, device)
-    found = {name: _guided(sampler, views[name], origins[name], device) for name, sampler in found.items()}
+    found = {name: guided(sampler, views[name], origins[name].tokenizer, device) for name, sampler in found.items()}
     lead = found[first], views[first], origins[first], device, served[first][0]
     asked = {
         name: respondent(name, views[view.shares_with or name], origins[name], found[name])
@@ -201,17 +201,6 @@ def _on_one_base(
             for name in wanted[1:]
         } | {wanted[0]: sampler}
     return {role: made[name] for role, name in on_it.items()}
-
-
-def _guided(sampler: Sampler, view: Recipe, origin: Origin, device: torch.device) -> Sampler:
-    """A role's sampler, with the guides of its recipe; raises RecipeError if it can have none."""
-    guides = guides_of(view)
-    if not guides:
-        return sampler
-    if not isinstance(sampler, Guiding):
-        raise RecipeError(f"{next(iter(guides))}: " + NO_GUIDE.format(engine=view.rollout.engine))
-    loaded = {key: load_guide(guide, origin.tokenizer, device, key=key) for key, guide in guides.items()}
-    return sampler.guided_by(loaded.get("rollout.guide"), loaded.get("evaluation.guide"))
 
 
 def respondent(role: str, recipe: Recipe, origin: Origin, sampler: Sampler) -> RoleRespondent:

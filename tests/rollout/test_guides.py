@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from llmrl.models.loading import load_language_model
 from llmrl.ops import guidance
 from llmrl.pieces import catalogue, resolve
 from llmrl.recipe_rollout import Guide as Settings
+from llmrl.recipe_rollout import Search
 from llmrl.rollout.guides import load_guide, roll_in_length
 from llmrl.rollout.readings import reading_of
 from llmrl.rollout.sampler import Completion, Guiding, SamplingParams, derive_seed
+from llmrl.rollout.search_scores import load_score
 from llmrl.rollout.transformers_sampler import TransformersSampler
 
 PARAMS = SamplingParams(max_tokens=5)
@@ -189,3 +192,23 @@ def test_folders_that_do_not_fit_are_faults(tokenizer, values, other):
     ):
         with pytest.raises(RecipeError, match=words):
             load_guide(Settings(**settings), tokenizer, CPU, key="rollout.guide")
+
+
+@torch.no_grad()
+def test_a_search_is_scored_by_a_reward_model_or_by_log_ratios(tokenizer, values, other, folder):
+    prompt, answers = ASKED[0], [[5, 6, 7], [9]]
+    model: Any = Qwen3ForSequenceClassification.from_pretrained(str(values), num_labels=1)
+    found = asyncio.run(load_score(Search(model=str(values)), tokenizer, "evaluation.search")(prompt, answers))
+    assert found == pytest.approx([float(whole(model.eval(), prompt + one)) for one in answers], abs=1e-4)
+    dpo = Search(model=str(other), reference=str(folder))
+    found = asyncio.run(load_score(dpo, tokenizer, "evaluation.search")(prompt, answers))
+    pair: list[Any] = [load_language_model(path) for path in (other, folder)]
+    sums = [[float(policy_logprobs(one, prompt, answer).sum()) for one in pair] for answer in answers]
+    assert found == pytest.approx([own - ref for own, ref in sums], abs=1e-3)
+    for search, words in (
+        (Search(model=str(other)), "is a language model, whose log ratio"),
+        (Search(model=str(values), reference=str(folder)), "is a reward model, which has no reference"),
+        (Search(model="nowhere"), "evaluation.search.model: 'nowhere' is no folder of a model"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            load_score(search, tokenizer, "evaluation.search")

@@ -1,4 +1,4 @@
-"""Q# from samples to a guided evaluation: the value model is trained, the policy is not, and answers get better."""
+"""Q# from samples to guided and searched answers: the policy is never trained, and answers get better."""
 
 from __future__ import annotations
 
@@ -41,10 +41,16 @@ stages:
     model: "${run_dir}/stages/samples"
     data: *asked
     rollout:
-      prompts_per_step: 4
+      prompts_per_step: 16
       group_size: 4
       guide: &guide {model: "${run_dir}/stages/values", reading: {success: {inverse_temperature: 20}}, top_k: 13}
     evaluation: {guide: *guide}
+  searched:
+    trained: false
+    model: "${run_dir}/stages/samples"
+    data: *asked
+    rollout: {prompts_per_step: 16, group_size: 1, search: &search {model: "${run_dir}/stages/values", samples: 6}}
+    evaluation: {samples: 0, search: *search}
 """
 REWARDS = """
 from llmrl.types import Score
@@ -71,5 +77,7 @@ def test_a_value_model_guides_answers_to_rewards(tmp_path, monkeypatch):
     run = RunReader(tmp_path / "run")
     found = {row["stage"]: row["eval/pass@1"] for row in run.metrics if "eval/pass@1" in row}
     assert found["samples"] < 0.75 and found["guided"] > found["samples"] + 0.15
-    sampled = run.rollouts(stage="guided", kind="train").to_pylist()
-    assert sum(row["reward"] for row in sampled) > 0.85 * len(sampled)
+    earned = {row["stage"]: row["reward"] for row in run.metrics if "reward" in row}
+    assert earned["guided"] > earned["samples"] + 0.15
+    assert earned["searched"] > earned["samples"] + 0.15
+    assert all(not row["rollout_logprobs"] for row in run.rollouts(stage="searched", kind="train").to_pylist())
