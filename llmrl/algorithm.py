@@ -34,6 +34,7 @@ from llmrl.fields import (
     TARGET,
     names,
 )
+from llmrl.ops.shared.targets import any_output, off_mask
 from llmrl.pieces import Piece
 from llmrl.types import Credit, TokenLoss
 
@@ -185,8 +186,20 @@ class Algorithm:
             needs |= {"old_outputs", *self.value_loss.data, *(self.value_target.data if self.value_target else ())}
         compared = {name for need in needs & BY_NAME.keys() for name in BY_NAME[need].compared_with}
         several = (needs & OLD.keys()) | ({"old_logprobs"} if sampled else set()) if updates > 1 else set()
-        known = names(PACKED, CREDITED, CURRENT, COMPARED) | {"state", "metrics"} | self.controllers.keys()
-        return frozenset((needs - OLD.keys()) | (self.needs_before_updates & OLD.keys()) | compared | several) - known
+        read = frozenset((needs - OLD.keys()) | (self.needs_before_updates & OLD.keys()) | compared | several)
+        return read - self._unprovided
+
+    @property
+    def measured_by_critic(self) -> frozenset[str]:
+        """The provided fields that a critic's own batch needs."""
+        if self.value_target is None:
+            return self.measured(updates=1, sampled=False)
+        return _names([self.value_loss, self.value_target]) - self._unprovided
+
+    @property
+    def _unprovided(self) -> frozenset[str]:
+        """The data that no provider gives."""
+        return names(PACKED, CREDITED, CURRENT, COMPARED) | {"state", "metrics"} | self.controllers.keys()
 
     @property
     def has_critic(self) -> bool:
@@ -265,14 +278,14 @@ class Algorithm:
         for shaping in self.advantage_shaping:
             advantages = shaping(known | {"advantages": advantages})
         returns = self.value_target(known) if self.value_target and self.has_critic else credit.returns
-        return Credit(advantages, None if returns is None else _off_mask(returns, batch.response_mask))
+        return Credit(advantages, None if returns is None else off_mask(returns, batch.response_mask))
 
     def critic_credit(self, batch: Batch, extra: Mapping[str, Tensor] | None = None) -> Credit:
         """The targets of a critic that is trained on a batch of its own, whose advantages nobody reads."""
         if self.value_target is None:
             return self.credit(batch, extra)
         joined = batch.joined()
-        targets = _off_mask(self.value_target(joined.batch.data), joined.batch.response_mask)
+        targets = off_mask(self.value_target(joined.batch.data), joined.batch.response_mask)
         return Credit(torch.zeros_like(batch.rewards), joined.back(targets, math.nan))
 
     def shares(self, batch: Batch) -> Tensor:
@@ -285,10 +298,11 @@ class Algorithm:
         known = batch.response_mask
         if "returns" in self.value_loss.data:
             assert credit.returns is not None
-            known = known & _any_output(credit.returns.isfinite())
+            known = known & any_output(credit.returns.isfinite())
         if "grades" in self.value_loss.data:
             known = known & (batch.grades >= 0).unsqueeze(1)
-        return known
+        drawn = batch.get("replay_weights")
+        return known if drawn is None else known & (drawn > 0)
 
     def fixed_weights(
         self, batch: Batch, advantages: Tensor, extra: Mapping[str, Tensor] | None = None
@@ -378,17 +392,6 @@ def _is_fixed(piece: Piece) -> bool:
 
 def _key(piece: Piece) -> str:
     return f"{piece.name}{sorted(piece.settings.items())}"
-
-
-def _any_output(known: Tensor) -> Tensor:
-    """Whether something is known of a token, or of one of its outputs: [N, T] or [N, T, H] to [N, T]."""
-    return known if known.dim() == 2 else known.any(dim=-1)
-
-
-def _off_mask(targets: Tensor, response_mask: Tensor) -> Tensor:
-    """Targets [N, T] or [N, T, H], nan off the mask."""
-    off = ~response_mask if targets.dim() == 2 else ~response_mask.unsqueeze(-1)
-    return targets.masked_fill(off, math.nan)
 
 
 def _names(pieces: Iterable[Piece]) -> frozenset[str]:

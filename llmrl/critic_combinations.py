@@ -35,6 +35,11 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
             "critic.backbone: shared, but a piece reads the outputs of the critic's slow copy, which would be one of "
             "the policy too; use own"
         )
+    if critic.backbone == "shared" and critic.replay is not None:
+        yield (
+            "critic.replay: a critic with the policy's backbone (critic.backbone: shared) moves with it, so it cannot "
+            "learn apart; use critic.backbone: own"
+        )
     if critic.backbone == "shared" and critic.frozen:
         yield "critic.frozen: a critic with the policy's backbone moves with it; use critic.backbone: own"
     if critic.detach and critic.backbone == "own":

@@ -239,6 +239,8 @@ FIELDS: tuple[Field, ...] = (
     Field("context_ids", "N C", PACKED, "critic.context",
           "tokens that the critic alone reads; -1: the prompt's place, -2: padding", lambda x: x.zeros(4, 1).long() - 1,
           special=True),
+    Field("replay_weights", "N T", PACKED, "critic.replay", "what a token counts that was drawn, 0 for others",
+          lambda x: x.mask * 1.0, special=True),
     Field("greedy_rewards", "N", PROVIDED, "a greedy completion of each prompt",
           "reward of the greedy answer to the same prompt, or nan", lambda x: x.verdicts, sampled=True, fill=math.nan,
           special=True),

@@ -8,7 +8,7 @@ into `updates_per_step` optimizer steps; `tokens_per_micro_batch` limits the tok
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     BeforeValidator,
@@ -25,12 +25,12 @@ from pydantic import (
 from llmrl.axes import AXES, BY_KEY, ONE, Axis
 from llmrl.errors import RecipeError
 from llmrl.pieces import PieceSpec
+from llmrl.recipe_critic import Critic
 from llmrl.recipe_moves import Move, most_texts
 from llmrl.recipe_rollout import MAX_PAST, Fraction, Guide, Rollout, Search
 from llmrl.recipe_rows import Data, Strict, exactly_one
 from llmrl.recipe_training import Training
 from llmrl.recipe_turns import Turns
-from llmrl.templates import Template
 from llmrl.types import ACTOR, PAST
 
 PieceSettings = dict[str, dict[str, Any] | None]
@@ -137,43 +137,6 @@ class Model(Strict):
     def paths(self) -> list[str]:
         """The folders and hub names that the weights come from."""
         return [*self.merge.parents.values()] if self.merge else [self.path] if self.path else []
-
-
-class Critic(Strict):
-    """The value network of an advantage that reads `values`; nothing here is used without one."""
-
-    backbone: Literal["own", "shared"] = Field(
-        default="own", description="a model of its own, or the policy's hidden states"
-    )
-    model: str | None = Field(
-        default=None, description="own backbone: a folder or a hub name to start from; default: the policy's start"
-    )
-    context: Template | None = Field(
-        default=None,
-        description="own backbone: text that the critic reads and the policy does not: a template of the row's columns "
-        "and {hidden}, what the environment hides; it stands before the prompt, or about {prompt} where that is named",
-    )
-    others: Template | None = Field(
-        default=None,
-        description="own backbone: how the critic reads what the episode's other authors were told and wrote before "
-        "each turn of its role, a template of {author} and {text}; default: it does not",
-    )
-    outputs: PositiveInt = Field(default=1, description="numbers per token: heads, or the bins of a distribution")
-    detach: bool = Field(default=False, description="shared backbone: keep the value gradient out of it")
-    learning_rate: PositiveFloat | None = Field(default=None, description="own backbone; default: training's")
-    weight: PositiveFloat = Field(default=1.0, description="shared backbone: of the value loss beside the policy's")
-    warmup_steps: NonNegativeInt = Field(default=0, description="first steps, in which only the critic is trained")
-    frozen: bool = Field(default=False, description="not trained any more after its warm-up")
-    target_mix: Fraction = Field(
-        default=0.005,
-        description="own backbone: where a piece reads target_outputs, the critic's share in each move of the slow "
-        "copy that gives them; it moves after every update of the critic",
-    )
-
-    @property
-    def reads_more(self) -> bool:
-        """Whether the critic reads tokens that the policy does not."""
-        return self.context is not None or self.others is not None
 
 
 class Reference(Strict):

@@ -24,6 +24,8 @@ FLOORS = (
         "recipe_rows",
         "recipe_moves",
         "recipe_rollout",
+        "recipe_replay",
+        "recipe_critic",
         "recipe_training",
         "recipe_turns",
         "recipe",

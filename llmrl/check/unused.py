@@ -77,8 +77,10 @@ def _reads_completion(recipe: Recipe, pieces: Pieces) -> bool:
 READERS = (
     Reader(("critic.",), _has_critic, "no piece reads values, as advantage: gae would"),
     Reader(("critic.weight",), lambda r, p: r.critic.backbone == "shared", "the critic has a backbone of its own"),
-    Reader(("critic.learning_rate",), lambda r, p: r.critic.backbone == "own",
+    Reader(("critic.learning_rate", "critic.schedule", "critic.updates_per_step", "critic.epochs_per_step",
+            "critic.replay."), lambda r, p: r.critic.backbone == "own",
            "the critic shares the policy's backbone"),
+    Reader(("critic.target_mix",), lambda r, p: p.algorithm.has_target, "no piece reads target_outputs"),
     Reader(("reference.",), lambda r, p: needs_reference(r, p.algorithm),
            "no piece reads log-probabilities of a reference"),
     Reader(("history.",), lambda r, p: needs_past(r, p.algorithm), "no piece reads earlier policies, and none writes"),

@@ -70,6 +70,10 @@ class Checkpoints:
         """This stage's checkpoint of the highest step."""
         return max(self._of(stage), key=_step, default=None)
 
+    def newest(self, stage: str, count: int) -> list[Path]:
+        """This stage's checkpoints of the highest steps."""
+        return sorted(self._of(stage), key=_step)[-count:]
+
     def prune(self, stage: str, *, keep_last: int, best: int | None) -> None:
         """Delete this stage's checkpoints but the newest `keep_last` and the best one's step."""
         if not self._ranks.is_first:

@@ -281,8 +281,9 @@ def _critic_learner(recipe: Recipe, name: str, origin: Origin, ranks: Ranks, dev
     folder = _other_model(recipe, origin, "critic.model", "values", recipe.critic.model)
     lm = _trainable(folder, recipe)
     critic = Critic(lm, _value_head(lm, recipe), padding_free=recipe.training.padding_free)
-    rate = recipe.critic.learning_rate or recipe.training.learning_rate
-    training = recipe.training.model_copy(update={"learning_rate": rate})
+    names = "learning_rate", "schedule", "updates_per_step", "epochs_per_step"
+    own = {one: found for one in names if (found := getattr(recipe.critic, one)) is not None}
+    training = recipe.training.model_copy(update=own)
     return Learner(f"{name}.critic", make_engine(training.strategy, critic.train(), training, device), training, ranks)
 
 

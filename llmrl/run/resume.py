@@ -23,7 +23,7 @@ from llmrl.train.provide import while_gathering
 
 FIXED = (
     "seed", "model", "reference", "data", "learn_from", "trained", "training.strategy", "training.zero_stage",
-    "training.dtype",
+    "training.dtype", "critic.replay",
 )  # fmt: skip
 
 

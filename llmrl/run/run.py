@@ -262,6 +262,11 @@ class Run:
             self.progress.say(f"stage {name}: data.train: {told}")
         samples = pieces[first].samples or (recipe.rewarded and prompts.eval and not scoring)
         roles = make_roles(recipe, pieces, origins, self.ranks, self.device)
+        for role, one in roles.items():
+            if one.critic:
+                one.critic.open_replay(
+                    self.plan.run_dir / layout.REPLAY / name / role, recipe.checkpoint.every is not None
+                )
         collector = None
         if samples:
             shared = self.samplers, self.workers, self.ranks, self.device

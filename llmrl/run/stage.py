@@ -37,12 +37,13 @@ from llmrl.run.warnings import Warned, Watch
 from llmrl.run.weight_sync import Transport, send
 from llmrl.run_folder.writer import RunFolder
 from llmrl.spans import recording, span
+from llmrl.train.critic_replay import learn_from_replay
 from llmrl.train.divergence import divergence, is_measurable
 from llmrl.train.held_out import HeldOut, compare
 from llmrl.train.provide import provide
 from llmrl.train.roles import Role
 from llmrl.train.sources import Source
-from llmrl.train.step import Metrics, update_together
+from llmrl.train.step import Metrics, update_together, what_trains
 from llmrl.types import Group, Prompt
 
 
@@ -218,7 +219,7 @@ class Stage:
         """Train every role on its groups, roles that share a model together; returns metrics and tokens."""
         share_done = self.step / self.recipe.training.known_steps
         sharing: dict[int, list[tuple[Role, Any]]] = {}
-        tokens = 0.0
+        tokens, metrics = 0.0, Metrics()
         for name, role in self.roles.items():
             groups = [group for group in collected.groups if group.author == name and group.trajectories]
             if not groups or not self._learns(name, self.step + 1):
@@ -227,11 +228,12 @@ class Stage:
             tokenizer = self.origins[name].tokenizer
             with span("pack"):
                 packed = pack(groups, name)
-            known = {"seed": own, "share_done": share_done, "steps_done": self.step}
-            batch = provide(role, packed, groups=groups, tokenizer=tokenizer, **known)
+            of_step = {"tokenizer": tokenizer, "seed": own, "steps_done": self.step}
+            trains = what_trains(role, self.step)[1]
+            metrics |= self._prefixed(learn_from_replay(role, groups, trains=trains, **of_step), name)
+            batch = provide(role, packed, groups=groups, share_done=share_done, **of_step)
             tokens += float(batch.response_mask.sum())
             sharing.setdefault(id(role.learner), []).append((role, batch))
-        metrics: Metrics = {}
         limit = self.recipe.rollout.max_mismatch
         for together in sharing.values():
             found = update_together(together, seed=seed, max_mismatch=limit, step=self.step)
@@ -341,6 +343,9 @@ class Stage:
 
         self.checkpoints.save(self.name, self.step, state, write)
         self.checkpoints.prune(self.name, keep_last=settings.keep_last, best=self.best[1] if self.best else None)
+        for role in self.roles.values():
+            if role.critic:
+                role.critic.keep_replay_of(self.checkpoints.newest(self.name, settings.keep_last))
 
     def _log(self, row: dict[str, Any]) -> None:
         row = {"stage": self.name} | row

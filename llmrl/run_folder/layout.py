@@ -4,6 +4,7 @@ recipe.yaml        the resolved plan             environment.json   versions, de
 metrics.jsonl      a row per step                rollouts/          a parquet file per step
 warnings.jsonl     what was warned of            profile.json       where a step's time went (train --profile)
 checkpoints/       to resume from                stages/            each finished stage's model
+replay/            trajectories learned from again
 final/             the trained model             reference/         log-probabilities that were measured beforehand
 .lock              the process that writes now
 """
@@ -21,6 +22,7 @@ PROFILE = "profile.json"
 ROLLOUTS = "rollouts"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"
+REPLAY = "replay"
 FINAL = "final"
 TRAINED = "trained.json"
 """In the model's folder of a stage, and in `final`: the stage's name, its steps, and its epochs if they were given."""

@@ -37,13 +37,14 @@ class Objective(Protocol):
 @dataclass(frozen=True)
 class Loss:
     """A micro-batch's part of an objective. total: the sum over its tokens. sums, stats, shares: for metrics, as sums,
-    as [N, T] statistics of the tokens in `mask`, and as parts with their wholes."""
+    as [N, T] statistics of the tokens in `mask`, and as parts with their wholes. said: [N, T], for the caller."""
 
     total: Tensor
     sums: Mapping[str, Tensor]
     stats: Mapping[str, Tensor]
     mask: Tensor
     shares: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    said: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -113,7 +114,8 @@ class Learner:
     def accumulate(
         self, mini: CreditedBatch, objectives: Sequence[Objective], sums: MetricSums, *, last: bool = True
     ) -> Outputs:
-        """Forward and backward over one optimizer step's trajectories; returns their logprobs, if the model has them.
+        """Forward and backward over one optimizer step's trajectories; returns their logprobs, if the model has them,
+        and what the losses say.
 
         The gradients of all objectives add up. last: nothing else is accumulated before `step`.
         """
@@ -131,7 +133,9 @@ class Learner:
                 continue
             sums.add_share("padding", max(0, micro.places - micro.tokens), micro.places)
             sums.add_share("shared_tokens", max(0, micro.tokens - micro.places), micro.tokens)
-            parts.append((micro.rows, {name: found[name].detach().cpu() for name in ("logprobs",) if name in found}))
+            said = {name: found[name] for name in ("logprobs",) if name in found}
+            said |= {name: tensor for loss in losses for name, tensor in loss.said.items()}
+            parts.append((micro.rows, {name: tensor.detach().cpu() for name, tensor in said.items()}))
             if self.loss_metric:
                 sums.add(self.loss_metric, total.detach())
             for loss in losses:

@@ -115,12 +115,15 @@ class MetricSums:
         self._totals[name][0] += part
         self._totals[name][1] += whole
 
-    def means(self, ranks: Ranks, *, updates: int) -> dict[str, float]:
-        """The mean of every metric over all ranks; a metric of sums is divided by the number of updates."""
+    def means(self, ranks: Ranks, *, updates: int, of: Mapping[str, int] | None = None) -> dict[str, float]:
+        """The mean of every metric over all ranks; a metric of sums is divided by the number of updates.
+
+        of: the number of those metrics that had another one.
+        """
         parts = ranks.gather(dict(self._totals), "adding up metrics")
         means = {}
         for name in sorted({name for part in parts for name in part}):
             total = sum(part[name][0] for part in parts if name in part)
             count = sum(part[name][1] for part in parts if name in part)
-            means[name] = total / (count or updates)
+            means[name] = total / (count or (of or {}).get(name, updates))
         return means

@@ -100,13 +100,16 @@ class ValueObjective:
     def of(cls, algorithm: Algorithm, mini: CreditedBatch, *, weight: float = 1.0) -> ValueObjective:
         """Bound to the trajectories of an optimizer step."""
         targets = algorithm.value_targets(mini.batch, mini.credit)
-        return cls(algorithm, algorithm.shares(mini.batch.with_(response_mask=targets)), weight)
+        shares = algorithm.shares(mini.batch.with_(response_mask=targets))
+        drawn = mini.batch.get("replay_weights")
+        return cls(algorithm, shares if drawn is None else shares * drawn, weight)
 
     def __call__(self, part: CreditedBatch, rows: Tensor, found: Outputs) -> Loss:
         targets = self.algorithm.value_targets(part.batch, part.credit)
         value = value_loss(self.algorithm, part.batch, part.credit, found)
         weighted = value.loss * self.shares[rows, : targets.shape[1]].to(targets.device)
-        return Loss(self.weight * weighted.sum(), {"value_loss": weighted.detach()}, value.stats, targets)
+        said = {name: value.stats[name] for name in ("value_error",) if name in value.stats}
+        return Loss(self.weight * weighted.sum(), {"value_loss": weighted.detach()}, value.stats, targets, said=said)
 
 
 def coupled_coefficients(

@@ -27,16 +27,19 @@ def provide(
     seed: int = 0,
     share_done: float = 0.0,
     steps_done: int = 0,
+    fields: frozenset[str] | None = None,
 ) -> Batch:
     """The batch with every field that the role's pieces read and the batch does not have yet.
 
-    groups: those that the batch was packed from. Raises RunStopped if a provider fails or gives a wrong shape.
+    groups: those that the batch was packed from. fields: in place of those that the role's pieces read. Raises
+    RunStopped if a provider fails or gives a wrong shape.
     """
     if role.critic:
         batch = role.critic.with_context(batch, groups, tokenizer)
     training = role.learner.training
     updates = training.updates_per_step * training.epochs_per_step
-    missing = role.algorithm.measured(updates=updates, sampled=bool(batch.rollout_logprobs.any())) - batch.data.keys()
+    read = role.algorithm.measured(updates=updates, sampled=bool(batch.rollout_logprobs.any()))
+    missing = (read if fields is None else fields) - batch.data.keys()
     available = role.models | {
         "groups": groups,
         "tokenizer": tokenizer,

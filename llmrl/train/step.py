@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from llmrl.batch import Batch
+from llmrl.engines.engine import Update
 from llmrl.errors import RunStopped
 from llmrl.ops.shared.diagnostics import explained_variance, mismatch, repeated_states
 from llmrl.ops.shared.steps import first_error_f1
+from llmrl.recipe import Training
 from llmrl.spans import span
 from llmrl.train.learner import Objective
 from llmrl.train.micro_batches import CreditedBatch, MetricSums
@@ -54,17 +56,18 @@ def update_together(
         if backward:
             done = backward[0][0].role.learner.step()
             for one, _ in backward:
-                one.norms["grad_norm"].append(done.grad_norm)
-                one.metrics["learning_rate"] = done.learning_rate
-        for one, mini in own:
-            one.update_critic(mini)
+                one.moved(done)
+        for one, _ in own:
             one.updates += 1
+    for one in steps:
+        one.train_critic(seed)
     return [one.finish() for one in steps]
 
 
 @dataclass
 class RoleStep:
-    """One role's part of a training step; updates: optimizer steps done."""
+    """One role's part of a training step. updates, critic_updates: optimizer steps done, the latter of a critic that
+    has a learner of its own."""
 
     role: Role
     whole: CreditedBatch
@@ -75,6 +78,7 @@ class RoleStep:
     sums: MetricSums = field(default_factory=MetricSums)
     norms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     updates: int = 0
+    critic_updates: int = 0
 
     @classmethod
     def of(cls, role: Role, batch: Batch, *, seed: int, max_mismatch: float | None, step: int | None) -> RoleStep:
@@ -91,7 +95,9 @@ class RoleStep:
             logprobs = role.learner.measure(batch, "logprobs")["logprobs"]
         if logprobs is not None:
             metrics |= _mismatch(batch, logprobs, max_mismatch)
-        return cls(role, whole, *what_trains(role, step), max_mismatch, metrics)
+        policy, critic = what_trains(role, step)
+        beside = critic and not (role.critic and role.critic.replay)
+        return cls(role, whole, policy, beside, max_mismatch, metrics)
 
     @property
     def shared_critic(self) -> bool:
@@ -100,10 +106,13 @@ class RoleStep:
 
     def minibatches(self, seed: int) -> Iterator[CreditedBatch]:
         """The trajectories of each optimizer step."""
-        return (self.whole.rows(rows) for rows in _minibatches(self.whole.batch, self.role, seed))
+        own = self.role.learner.training
+        return (self.whole.rows(rows) for rows in _minibatches(self.whole.batch, self.role, own, seed))
 
     def accumulate(self, mini: CreditedBatch, *, last: bool) -> None:
         """The gradient of the policy's loss, and of the critic's if it shares the backbone."""
+        if self.shared_critic and self.role.critic:
+            self.role.critic.watch(self.role.learner).begin()
         role, fresh = self.role, self.updates == 0
         known = role.algorithm, role.learner, mini, role.controlled, self.sums
         objectives: list[Objective] = []
@@ -118,15 +127,27 @@ class RoleStep:
         if only_update and "logprobs" in said:
             self.metrics |= _mismatch(mini.batch, said["logprobs"], self.max_mismatch)
 
-    def update_critic(self, mini: CreditedBatch) -> None:
-        """One optimizer step of a critic that has a learner of its own."""
+    def moved(self, done: Update) -> None:
+        """Note an optimizer step of the policy's learner."""
+        self.norms["grad_norm"].append(done.grad_norm)
+        self.metrics["learning_rate"] = done.learning_rate
+        if self.shared_critic and self.role.critic:
+            self.role.critic.watch(self.role.learner).after(done)
+
+    def train_critic(self, seed: int) -> None:
+        """The optimizer steps of a critic that has a learner of its own."""
         critic = self.role.critic
-        if self.trains_critic and critic and critic.learner:
-            self.norms["critic_grad_norm"].append(critic.update(self.role.algorithm, mini, self.sums).grad_norm)
+        if not self.trains_critic or critic is None or critic.learner is None:
+            return
+        for rows in _minibatches(self.whole.batch, self.role, critic.learner.training, seed):
+            done = critic.update(self.role.algorithm, self.whole.rows(rows), self.sums)
+            self.norms["critic_grad_norm"].append(done.grad_norm)
+            self.critic_updates += 1
 
     def finish(self) -> Metrics:
         """The step's metrics."""
-        means = self.sums.means(self.role.learner.ranks, updates=self.updates)
+        of_critic = {"value_loss": self.critic_updates} if self.critic_updates else {}
+        means = self.sums.means(self.role.learner.ranks, updates=self.updates, of=of_critic)
         means |= first_error_f1(means)
         return self.metrics | means | {name: sum(found) / len(found) for name, found in self.norms.items()}
 
@@ -140,12 +161,12 @@ def what_trains(role: Role, step: int | None) -> tuple[bool, bool]:
     return not warming, warming or not settings.frozen
 
 
-def _minibatches(batch: Batch, role: Role, seed: int) -> Iterator[Tensor]:
-    """Row indices of each optimizer step; with several, the rows are shuffled anew every pass.
+def _minibatches(batch: Batch, role: Role, training: Training, seed: int) -> Iterator[Tensor]:
+    """Row indices of each optimizer step of a learner; with several, the rows are shuffled anew every pass.
 
     A loss that compares the trajectories of a group gets whole groups.
     """
-    updates, epochs = role.learner.training.updates_per_step, role.learner.training.epochs_per_step
+    updates, epochs = training.updates_per_step, training.epochs_per_step
     generator = torch.Generator().manual_seed(seed)
     if role.algorithm.is_coupled or role.algorithm.compares:
         units = [batch.group_ids.eq(group).nonzero()[:, 0] for group in batch.group_ids.unique()]

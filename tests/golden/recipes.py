@@ -145,6 +145,14 @@ OWN: dict[str, dict[str, Any]] = {
     "ippo": TURNS,
     "magrpo": TURNS,
     "mappo": PAIR | {"method": "mappo", "critic": {"others": "{text}="}},
+    "archer": TURNS
+    | {
+        "critic": {
+            "warmup_steps": 1,
+            "updates_per_step": 3,
+            "replay": {"batch": 8, "capacity": 30, "prioritised": {}},
+        },
+    },
     "cgi": {"providers": {"row_weights": {"of": "size"}}},
     "critique_rl1": _critiqued("critique_rl1", {"discrimination": LABELS}, refined=False),
     "critique_rl2": _critiqued("critique_rl2", {"discrimination": LABELS}),

@@ -27,6 +27,7 @@ from training_cases import (
 )
 
 from llmrl.batch import Batch
+from llmrl.errors import RunStopped
 from llmrl.train.provide import provide
 from llmrl.train.roles import Role
 from llmrl.train.step import Metrics, update
@@ -42,7 +43,7 @@ TURNS = {"advantage": {"step_gae": {"whiten": False}}, "policy_loss": "ppo_clip"
 
 
 def batch_with_turns() -> Batch:
-    return fixed_batch().with_(turn_ids=turn_ids())
+    return fixed_batch().with_(turn_ids=turn_ids(), reward_components=torch.zeros(len(LAYOUTS), 1))
 
 
 def recorded(role: Role, batch: Batch, *, step: int | None = None) -> tuple[Metrics, dict[str, Tensor], Batch]:
@@ -429,3 +430,43 @@ def test_a_context_reaches_the_critic_and_not_the_policy(padding_free):
     first, second = provide(role, with_contexts()), provide(role, with_contexts(change=2))
     assert (first.values - second.values).abs()[first.response_mask].max() > 1e-3
     assert torch.equal(first.old_logprobs, second.old_logprobs)
+
+
+# a schedule of its own, and weights that ought to move
+
+
+def test_a_critic_makes_updates_of_its_own():
+    pieces = PPO | {"critic": {"learning_rate": 1e-2}}
+    role = role_of(pieces, updates_per_step=2)
+    assert role.critic and role.critic.learner
+    own = role.critic.learner
+    own.training = own.training.model_copy(update={"updates_per_step": 3, "epochs_per_step": 2})
+    seen, of_policy = record_gradients(own.engine), record_gradients(role.learner.engine)
+    metrics = update(role, provide(role, fixed_batch()), seed=0)
+    assert len(seen) == 6 and len(of_policy) == 2
+    # the first of its updates is on a third of the trajectories, with credit from before any update
+    alone = role_of(pieces, updates_per_step=3)
+    assert alone.critic and alone.critic.learner
+    first = record_gradients(alone.critic.learner.engine)
+    update(alone, provide(alone, fixed_batch()), seed=0)
+    assert identical(first[0], seen[0])
+    assert metrics["critic_grad_norm"] > 0 and metrics["value_loss"] > 0
+
+
+@pytest.mark.parametrize("pieces", [PPO, SHARED], ids=["own", "shared"])
+def test_a_critic_whose_weights_do_not_move_stops_the_run(pieces):
+    role = role_of(pieces, updates_per_step=2, epochs_per_step=2)
+    assert role.critic
+    learner = role.critic.learner or role.learner
+    parameters = [p for group in learner.engine._optimizer.param_groups for p in group["params"]]
+    kept = [p for name, p in learner.engine._trained.items() if "head" in name or role.critic.learner]
+    for group in learner.engine._optimizer.param_groups:  # an optimizer that was given other parameters
+        group["params"] = [p for p in group["params"] if not any(p is one for one in kept)]
+    assert kept and len(kept) <= len(parameters)
+    with pytest.raises(RunStopped, match=r"actor.critic: its weights are those of before its first 10 updates"):
+        for step in range(4):
+            update(role, provide(role, fixed_batch()), seed=step)
+    assert role.critic.watch(learner).updates == 11
+    moving = role_of(pieces, updates_per_step=2, epochs_per_step=2)
+    for step in range(4):
+        update(moving, provide(moving, fixed_batch()), seed=step)
