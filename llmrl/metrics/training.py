@@ -118,6 +118,7 @@ PENALTIES = (
     Metric("<file>:<function>", "The mean of a regularizer of your own."),
     Metric("control/<controller>", "The number that a controller gives the next step."),
     Metric("control/<controller>/<k>", "The k-th number of such a controller."),
+    Metric("return_moments/<k>", "The mean return of the turns of a step, and the mean square of their returns."),
     Metric("influence/<k>", "How far the gradient of the k-th reward function agrees with all of them."),
 )
 MISMATCH = (

@@ -132,11 +132,7 @@ class FrozenScorer:
 
     def reads(self, trajectory: Trajectory) -> bool:
         """Whether this tokenizer reads the tokens of the prompt and of each turn as their texts."""
-        decode = decoder(self.tokenizer, self._stops)
-        asked = trajectory.prompt.token_ids
-        plain = self.tokenizer.decode(list(asked), skip_special_tokens=True)
-        prompt = trajectory.prompt.text in (as_written(self.tokenizer, asked), plain)
-        return prompt and all(decode(turn.token_ids) == turn.text for turn in trajectory.own_turns)
+        return reads(self.tokenizer, self._stops, trajectory)
 
     def speaks(self, prompt: Prompt, token_ids: Sequence[int], text: str | None) -> bool:
         """Whether this tokenizer has the tokens of the prompt, and reads the completion's as its text."""
@@ -151,6 +147,15 @@ def speaks(tokenizer: Any, stops: Sequence[int], prompt: Prompt, token_ids: Sequ
     if not own or text is None:
         return own
     return text in (tokenizer.decode(list(token_ids), skip_special_tokens=True), decoder(tokenizer, stops)(token_ids))
+
+
+def reads(tokenizer: Any, stops: Sequence[int], trajectory: Trajectory) -> bool:
+    """Whether a tokenizer reads the tokens of the prompt and of each of the author's turns as their texts."""
+    decode, asked = decoder(tokenizer, stops), trajectory.prompt.token_ids
+    plain = tokenizer.decode(list(asked), skip_special_tokens=True)
+    if trajectory.prompt.text not in (as_written(tokenizer, asked), plain):
+        return False
+    return all(decode(turn.token_ids) == turn.text for turn in trajectory.own_turns)
 
 
 @lru_cache(maxsize=8)

@@ -20,6 +20,7 @@ from llmrl.rewards.judges import judge_pointwise
 from llmrl.rewards.majority import majority_answer
 from llmrl.rewards.math_verifier import math_verifier
 from llmrl.rewards.peers import peer_scores
+from llmrl.rewards.privileged_advantage import privileged_advantage
 from llmrl.rewards.process_reward_model import process_reward_model
 from llmrl.rewards.proposals import difficulty_and_diversity, learnable, regret
 from llmrl.rewards.reasoning_gym import reasoning_gym
@@ -69,6 +70,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         integrated,
         consistency,
         reward_model,
+        privileged_advantage,
         process_reward_model,
         implicit_process_reward,
         f1,

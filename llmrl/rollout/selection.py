@@ -107,6 +107,21 @@ def best_and_worst(group: Group, *, length_cost: float = 0.0) -> list[Trajectory
 
 
 @takes_all_writers
+def halves(group: Group) -> list[Trajectory]:
+    """A pair for a preference loss: a trajectory of the half with the higher rewards, and one of the other half.
+
+    Both are drawn by the group's tokens; the middle one of an odd number is in neither half. Nothing if their rewards
+    are equal. Source: pairs of ranked actions, SWEET-RL, arXiv 2503.15478.
+    """
+    mixed, half = _shuffled(group), len(group.trajectories) // 2
+    if not half:
+        return []
+    ranked = sorted(range(len(mixed)), key=lambda place: -mixed[place].reward)
+    better, worse = (mixed[min(places)] for places in (ranked[:half], ranked[-half:]))
+    return [better, worse] if better.reward > worse.reward else []
+
+
+@takes_all_writers
 def right(group: Group, *, count: PositiveInt | None = None) -> list[Trajectory]:
     """The completions that verifiers call right, the first `count` of them; those without a verdict are none.
 

@@ -217,6 +217,7 @@ OWN: dict[str, dict[str, Any]] = {
     "icepop": MISMATCH,
     "mt_grpo": TURNS,  # its own environment runs programs, as that of thor
     "masked_is": {"rollout": {"top_p": 0.9}},  # less of it, or every trajectory would be masked
+    "sweet_rl": _of_recorded_turns("sweet_rl", turn_states={}),
     "sweet_rl_critic": _of_recorded_turns("sweet_rl_critic", privileged_pairs={"context": "{answer}="}),
     "stepwise_think_critique": {
         "rewards": {"step_critiques": None, "golden.pieces:marked_digits": {"weight": 0.2}},

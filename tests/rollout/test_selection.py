@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import pytest
 
@@ -10,6 +11,7 @@ from llmrl.rollout.selection import (
     best_of,
     everything,
     followed,
+    halves,
     mixed_outcomes,
     right,
     solved_between,
@@ -200,3 +202,10 @@ def test_a_pair_is_validated_by_what_follows_it(after_best, after_worst, kept):
     for one in critiques.trajectories:
         one.reward = 0.5
     assert validated_pair(critiques) == []
+
+
+def test_a_pair_of_halves_is_one_of_the_better_and_one_of_the_worse():
+    """Of 4, 3, 2, 1, 0 the middle one is in no pair; which of a half it is depends on the tokens."""
+    drawn = [halves(group(*((float(reward), None) for reward in rewards))) for rewards in permutations(range(5))]
+    assert {(one.reward, other.reward) for one, other in drawn} <= {(a, b) for a in (4, 3) for b in (1, 0)}
+    assert halves(group((1.0, None), (1.0, None))) == halves(group((1.0, None))) == []
