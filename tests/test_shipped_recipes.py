@@ -49,6 +49,13 @@ OFFLINE = {
     ],
     "multi_turn/calculator.yaml": ["data.train.size=600"],
     "multi_turn/frozen_lake.yaml": [],
+    **{
+        f"multi_turn/{name}.yaml": [
+            "stages.warm_start.data.train.size=600",
+            f"model.chat_template={RECIPES}/multi_turn/plain.jinja",
+        ]
+        for name in ("guess_number", "nim_one_role")
+    },
     "preference/balanced_actor.yaml": FEWER,
     "preference/directional.yaml": FEWER,
     "preference/inverse_alignment.yaml": FEWER,

@@ -80,8 +80,8 @@ def test_long_discounted_rows_do_not_underflow():
 def test_gamma_is_a_fraction():
     with pytest.raises(ValueError, match=r"gamma: 1\.5 is not valid"):
         reinforce(*trajectory_rewards(1.0), gamma=1.5)
-    with pytest.raises(ValueError, match=r"gamma: -0\.1 is not valid"):
-        rebn(*trajectory_rewards(1.0), torch.zeros(1, 1, dtype=torch.long), gamma=-0.1)
+    with pytest.raises(ValueError, match=r"gamma: -1\.5 is not valid"):
+        rebn(*trajectory_rewards(1.0), torch.zeros(1, 1, dtype=torch.long), gamma=-1.5)
 
 
 # rebn: turns
@@ -134,6 +134,17 @@ def test_rebn_naive_loop(ragged, gamma):
         expected[i, turn_ids[i] == k] = (value - mean) / std
     found = rebn(rewards, rows.mask, turn_ids, gamma=gamma).advantages
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_one_side_of_a_game_gains_the_other_loses():
+    """Turns 0 and 2 are one side's, which takes the last stone; in the second row the other side does."""
+    rewards = torch.tensor([[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    mask = torch.tensor([[True, True, True, False], [True, True, False, True]])
+    turn_ids = torch.tensor([[0, 1, 2, -1], [0, 0, -1, 1]])
+    returns = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
+    a, b, c, d, e = ((returns - returns.mean()) / returns.std()).tolist()
+    found = rebn(rewards, mask, turn_ids, gamma=-1.0).advantages
+    torch.testing.assert_close(found, torch.tensor([[a, b, c, 0.0], [d, d, 0.0, e]]))
 
 
 def test_one_token_turns_are_token_returns(ragged):

@@ -67,7 +67,8 @@ class Bargaining(Game):
             f"You are the {self.role}. {limits[self.role].format(self.own)}. Agree on a price: answer with a number as "
             f"your offer, with accept, or with leave. You have {self.rounds} rounds. The {partner} {self.asked}."
         )
-        return self.opened(rules, f"{self.own}:{self.asked}?", f"The partner's limit is {self.other}.")
+        hidden = f"The partner's limit is {self.other}.", str(self.other)
+        return self.opened(rules, f"{self.own}:{self.asked}?", hidden=hidden)
 
     def play(self, action: str) -> Outcome:
         said = normal(action)

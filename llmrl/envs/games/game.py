@@ -53,9 +53,9 @@ class Game(ABC):
             return float(solved) if over else None
         return 0.0 if solved else -1.0
 
-    def opened(self, text: str, brief: str, hidden: str) -> Outcome:
-        """The opening."""
-        return Outcome(self.worded(text, brief), solved=False, state=self.state(), hidden=hidden)
+    def opened(self, text: str, brief: str, *, hidden: tuple[str, str]) -> Outcome:
+        """The opening; hidden: what the game knows and the player is to find out, in a longer and in a short form."""
+        return Outcome(self.worded(text, brief), solved=False, state=self.state(), hidden=self.worded(*hidden))
 
     def refused(self, text: str, brief: str = "!") -> Outcome:
         """The answer to an action that the rules do not allow, which leaves everything as it was."""

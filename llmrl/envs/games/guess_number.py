@@ -51,7 +51,8 @@ class GuessNumber(Game):
             f"I think of a whole number from {self.low} to {self.high}. Guess it: answer with a number, and I say "
             f"whether mine is higher or lower. You have {self.most_guesses} guesses."
         )
-        return self.opened(rules, f"{self.low}-{self.high}:", f"The number is {self.number}.")
+        hidden = f"The number is {self.number}.", str(self.number)
+        return self.opened(rules, f"{self.low}-{self.high}:", hidden=hidden)
 
     def play(self, action: str) -> Outcome:
         said = _NUMBER.fullmatch(normal(action))

@@ -67,7 +67,8 @@ class Maze(Game):
             f"You are in a maze of {self.size} rows and {self.size} columns. Reach the goal: answer with up, down, "
             f"left or right."
         )
-        return self.opened(f"{rules} {self._view()}", self._view(), self.drawn())
+        hidden = self.drawn(), _short(self.place) + _short(self.goal)
+        return self.opened(f"{rules} {self._view()}", self._view(), hidden=hidden)
 
     def play(self, action: str) -> Outcome:
         said = normal(action).removeprefix("go ").removeprefix("move ")

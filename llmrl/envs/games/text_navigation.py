@@ -72,7 +72,8 @@ class TextNavigation(Game):
             f"drop."
         )
         brief = (f"{self._letter(self.target)}<" if self.deliver else "") + self._view()
-        return self.opened(f"{rules} {self._view()}", brief, self._known())
+        hidden = self._known(), self._letter(self.where)
+        return self.opened(f"{rules} {self._view()}", brief, hidden=hidden)
 
     def play(self, action: str) -> Outcome:
         said = normal(action)

@@ -80,7 +80,7 @@ class TwentyQuestions(Game):
             f"yes or no, one at a time, such as {QUESTIONS['a'][0]} or Is it a {self.things[0]}? "
             f"You have {self.most_questions} questions."
         )
-        return self.opened(rules, "?", f"It is the {self.thing}.")
+        return self.opened(rules, "?", hidden=(f"It is the {self.thing}.", self.thing))
 
     def play(self, action: str) -> Outcome:
         letter, guess = self._understood(action)

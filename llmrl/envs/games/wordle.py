@@ -58,7 +58,7 @@ class Wordle(Game):
             f"Guess my word of {self.length} letters. I mark each letter of your guess: {GREEN} if it is right in its "
             f"place, {YELLOW} if my word has it elsewhere, {BLACK} if not. You have {self.most_guesses} guesses."
         )
-        return self.opened(rules, "?", f"The word is {self.word}.")
+        return self.opened(rules, "?", hidden=(f"The word is {self.word}.", self.word))
 
     def play(self, action: str) -> Outcome:
         guess = normal(action)

@@ -52,10 +52,13 @@ def rebn(rewards: Tensor, response_mask: Tensor, turn_ids: Tensor, *, gamma: flo
         A_k = (G_k - mean G) / std G       on all tokens of turn k
 
     Mean and unbiased std are over turns, so long turns weigh no more than short ones; a std under 1e-6 is taken
-    as 1. gamma counts turns: below 1 it rewards few turns. With one turn each this is a batch-normalized outcome.
+    as 1. gamma counts turns: below 1 it rewards few turns; -1 is for the two sides of a zero-sum game that one author
+    plays by turns, where what a turn gains is lost to the turn before. With one turn each this is a batch-normalized
+    outcome.
     rewards, response_mask, turn_ids: [N, T], turn_ids rising along a trajectory.
-    Raises ValueError if gamma is outside [0, 1]. Source: GEM, arXiv 2510.01051.
+    Raises ValueError if gamma is outside [-1, 1]. Source: GEM, arXiv 2510.01051.
     """
-    require_fraction(gamma=gamma)
+    if not -1 <= gamma <= 1:
+        raise ValueError(f"gamma: {gamma} is not valid, expected a number from -1 to 1")
     returns = turn_returns(rewards, response_mask, turn_ids, gamma=gamma)
     return Credit(on_tokens(whiten(returns, taken_turns(response_mask, turn_ids)), response_mask, turn_ids))
