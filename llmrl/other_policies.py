@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmrl.algorithm import Algorithm
+from llmrl.axes import BY_KEY
 from llmrl.errors import gathered
 from llmrl.fields import FIELDS, PAST
 from llmrl.pieces import Piece
@@ -68,6 +69,9 @@ def guide_faults(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         with gathered(faults):
             reading_of(guide, key)
         yield from faults
+        rolled = guide.roll_in
+        if rolled is not None and not rolled.learned and recipe.env != BY_KEY["env"].default:
+            yield f"{key}.roll_in.learned: false, but {recipe.env} may ask for a turn in parts; use env: single_turn"
     if recipe.evaluation.guide is not None and recipe.evaluation.beams > 1:
         yield f"evaluation.beams: {recipe.evaluation.beams}, but a beam search has no guide; leave one of the two out"
     if recipe.rollout.guide is not None and any(writer.share < 1 for writer in recipe.rollout.written_by.values()):

@@ -34,6 +34,22 @@ class Writer(Strict):
     )
 
 
+class RollIn(Strict):
+    """Completions that the guide begins, up to a place drawn evenly, and the sampler alone ends. `true` is short for
+    the defaults."""
+
+    share: Fraction = Field(default=1.0, description="the share of completions that are begun so; others are unguided")
+    fades_over: PositiveInt | None = Field(
+        default=None, description="steps of training in which the share falls evenly to 0; none: it stays"
+    )
+    learned: bool = Field(default=True, description="false: the guided tokens are context, which nothing trains")
+
+
+def _rolled_in(spec: Any) -> Any:
+    """`roll_in: true` is short for `roll_in: {}`."""
+    return ({} if spec else None) if isinstance(spec, bool) else spec
+
+
 class Guide(Strict):
     """A model that changes the sampler's next-token distribution, with rollout.engine: transformers.
 
@@ -49,9 +65,8 @@ class Guide(Strict):
         default=None, description="the language model to which implicit_reward takes the guide's log ratio"
     )
     top_k: PositiveInt = Field(default=20, description="likeliest tokens that remain, and whose offsets are computed")
-    roll_in: bool = Field(
-        default=False,
-        description="guide each completion up to a place drawn evenly from it; the sampler goes on alone",
+    roll_in: Annotated[RollIn | None, BeforeValidator(_rolled_in)] = Field(
+        default=None, description="guide only the beginning of each completion; none: guide all of it"
     )
 
     @property

@@ -65,7 +65,8 @@ class Turn:
     another row of a batch. state: the name of the state that the author acts in, None where it has none; equal names
     are equal states. action: the author's action as the environment read it, None where it read none. valid: whether
     the action was one. seconds: from the turn's beginning to the environment's answer. place: of an author's turn: how
-    many completions the episode's authors were asked for before.
+    many completions the episode's authors were asked for before. given: how many of its first tokens another model
+    wrote in the author's place, which nothing is trained on.
     """
 
     author: str
@@ -80,6 +81,7 @@ class Turn:
     valid: bool = True
     seconds: float = field(default=0.0, compare=False)
     place: int = field(default=0, compare=False)
+    given: int = 0
 
 
 @dataclass(frozen=True)

@@ -112,17 +112,17 @@ class _Row:
         self.turn_numbers: list[int] = []
         self.turn_rewards: list[float] = []
         self.rollout_logprobs: list[float] = []
+        self.response_mask: list[bool] = []
 
-    def add(self, tokens: Sequence[int], *, turn: int, rewards: Sequence[float], logprobs: Sequence[float]) -> None:
-        """Tokens of the author's turn of that number, 0 for those of others."""
+    def add(
+        self, tokens: Sequence[int], *, turn: int, rewards: Sequence[float], logprobs: Sequence[float], given: int = 0
+    ) -> None:
+        """Tokens of the author's turn of that number, 0 for those of others; given: see Turn."""
+        self.response_mask += [turn > 0 and place >= given for place in range(len(tokens))]
         self.token_ids += tokens
         self.turn_numbers += [turn] * len(tokens)
         self.turn_rewards += rewards or [math.nan] * len(tokens)
         self.rollout_logprobs += logprobs or [0.0] * len(tokens)
-
-    @property
-    def response_mask(self) -> list[bool]:
-        return [number > 0 for number in self.turn_numbers]
 
     def finish(self, outcome: float) -> None:
         """Fill in the rewards, with the outcome on the author's last token."""
@@ -151,7 +151,7 @@ def _rows_of(trajectory: Trajectory, number: int, place: int, author: str) -> li
             on_tokens = (trajectory.token_rewards.get(spoken + place) for place in range(len(rewards)))
             rewards = [_sum([None if math.isnan(r) else r, one]) for r, one in zip(rewards, on_tokens, strict=True)]
             spoken += len(rewards)
-            row.add(turn.token_ids, turn=turns, rewards=rewards, logprobs=turn.rollout_logprobs)
+            row.add(turn.token_ids, turn=turns, rewards=rewards, logprobs=turn.rollout_logprobs, given=turn.given)
         rows.append(row)
     for row in rows:
         row.finish(trajectory.reward if row is rows[-1] else 0.0)

@@ -24,6 +24,7 @@ from llmrl.models.outputs import backbone_of
 from llmrl.models.scorer import load_reward_model
 from llmrl.pieces import Piece
 from llmrl.recipe_rollout import Guide as Settings
+from llmrl.recipe_rollout import RollIn
 from llmrl.rollout.readings import reading_of
 from llmrl.rollout.sampler import SamplingParams, derive_seed
 
@@ -42,20 +43,25 @@ class Guide:
     models: Sequence[Any] = ()
     reference: Any = None
 
-    def begin(self, params: Sequence[SamplingParams], attention_mask: Tensor) -> Guidance:
-        """What guides the completions of a batch of left-padded prompts."""
-        return Guidance(self, params, attention_mask)
+    def begin(self, params: Sequence[SamplingParams], attention_mask: Tensor, step: int) -> Guidance:
+        """The guidance of a batch of left-padded prompts' completions; step: of the policy that samples."""
+        return Guidance(self, params, attention_mask, step)
+
+    def length(self, params: SamplingParams, step: int) -> int:
+        """How many tokens of a completion are guided, before the sampler goes on alone."""
+        rolled = self.settings.roll_in
+        return params.max_tokens if rolled is None else roll_in_length(params, rolled, step)
 
 
 class Guidance:
     """Changes a batch's next-token distributions as they are sampled, token after token."""
 
-    def __init__(self, guide: Guide, params: Sequence[SamplingParams], attention_mask: Tensor):
+    def __init__(self, guide: Guide, params: Sequence[SamplingParams], attention_mask: Tensor, step: int):
         self._guide = guide
         self._values = _Reader(guide.value, attention_mask) if guide.value is not None else None
         self._models = [_Reader(model, attention_mask) for model in guide.models]
         self._reference = _Reader(guide.reference, attention_mask) if guide.reference is not None else None
-        lengths = [roll_in_length(one) if guide.settings.roll_in else one.max_tokens for one in params]
+        lengths = [guide.length(one, step) for one in params]
         self._lengths = torch.tensor(lengths, device=attention_mask.device)
         self._width = attention_mask.shape[1]
 
@@ -154,8 +160,14 @@ class _Reader:
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
-def roll_in_length(params: SamplingParams) -> int:
-    """How many tokens of a completion are guided before the sampler goes on alone, evenly from 0 to max_tokens."""
+def roll_in_length(params: SamplingParams, settings: RollIn, step: int) -> int:
+    """How many tokens of a completion a roll-in guides, by the completion's seed: evenly from 0 to max_tokens.
+
+    step: of training, on which the share of guided completions depends; the others have 0.
+    """
+    fading = 1.0 if settings.fades_over is None else max(0.0, 1 - max(step, 0) / settings.fades_over)
+    if derive_seed(params.seed, "rolled_in") >= settings.share * fading * 2**63:
+        return 0
     return derive_seed(params.seed, "roll_in") % (params.max_tokens + 1)
 
 

@@ -231,6 +231,7 @@ class Player:
         completion = _joined(turn, completion)
         if not turn.token_ids:
             trajectory.turns.append(turn)
+            turn.given = completion.given
         turn.token_ids, turn.rollout_logprobs = completion.token_ids, completion.logprobs
         turn.policy_version = completion.policy_version
         turn.text = trajectory.text = self.authors[author].text.decode(completion.token_ids)

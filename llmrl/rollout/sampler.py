@@ -57,7 +57,8 @@ class Completion:
     logprobs are of the distribution sampled from (after temperature, top_p, top_k) and are empty for greedy sampling.
     alternatives: of each token the likeliest ones in its place, with their log-probabilities in that distribution, or
     at temperature 1 where sampling is greedy; empty unless they were asked for. text: the tokens decoded, without a
-    stop token at their end, once the collector has them.
+    stop token at their end, once the collector has them. given: how many of the first tokens another model wrote, which
+    nothing is trained on.
     """
 
     token_ids: list[int]
@@ -66,6 +67,7 @@ class Completion:
     policy_version: int
     alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
     text: str = ""
+    given: int = 0
 
 
 class Sampler(Protocol):

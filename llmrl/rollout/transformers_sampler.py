@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -260,7 +261,15 @@ class GuidedSampler(TransformersSampler):
 
     def _guidance(self, params: list[SamplingParams], attention_mask: Tensor) -> Guidance | None:
         guide = self._guides[params[0].evaluating]
-        return None if guide is None else guide.begin(params, attention_mask)
+        return None if guide is None else guide.begin(params, attention_mask, self.policy_version)
+
+    def _cut(
+        self, token_ids: list[int], logprobs: list[float], params: SamplingParams, alternatives: Alternatives
+    ) -> Completion:
+        found, guide = super()._cut(token_ids, logprobs, params, alternatives), self._guides[params.evaluating]
+        if guide is None or guide.settings.roll_in is None or guide.settings.roll_in.learned:
+            return found
+        return replace(found, given=min(len(found.token_ids), guide.length(params, self.policy_version)))
 
 
 def _ended(token_ids: list[int], params: SamplingParams, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -11,17 +11,19 @@ import torch
 from sampler_contract import PROMPTS, language_model, policy_logprobs, sample_all
 from transformers import Qwen3ForSequenceClassification
 
+from llmrl.data.packing import pack
 from llmrl.errors import RecipeError
 from llmrl.models.loading import load_language_model
 from llmrl.ops import guidance
 from llmrl.pieces import catalogue, resolve
 from llmrl.recipe_rollout import Guide as Settings
-from llmrl.recipe_rollout import Search
+from llmrl.recipe_rollout import RollIn, Search
 from llmrl.rollout.guides import load_guide, roll_in_length
 from llmrl.rollout.readings import reading_of
 from llmrl.rollout.sampler import Completion, Guiding, SamplingParams, derive_seed
 from llmrl.rollout.search_scores import load_score
 from llmrl.rollout.transformers_sampler import TransformersSampler
+from llmrl.types import ACTOR, Group, Prompt, Trajectory, Turn
 
 PARAMS = SamplingParams(max_tokens=5)
 ASKED = PROMPTS[1:5]
@@ -153,12 +155,33 @@ def test_a_roll_in_hands_over_at_a_place_that_the_seed_decides(lm, plain, tokeni
     both = zip(ASKED * 3, sample_all(rolling, ASKED * 3, PARAMS), sample_all(whole_way, ASKED * 3, PARAMS), strict=True)
     lengths = set()
     for place, (prompt, found, full) in enumerate(both):
-        length = roll_in_length(SamplingParams(max_tokens=5, seed=derive_seed(0, place)))
+        length = roll_in_length(SamplingParams(max_tokens=5, seed=derive_seed(0, place)), RollIn(), 0)
         lengths.add(length)
         assert found.token_ids[:length] == full.token_ids[:length]
         own = policy_logprobs(lm, prompt, found.token_ids)[length:]
         torch.testing.assert_close(torch.tensor(found.logprobs[length:]), own, atol=1e-4, rtol=0)
     assert len(lengths) > 2
+
+
+def test_the_tokens_of_a_roll_in_may_be_context(plain, tokenizer, other):
+    """A stronger model begins a share of the answers; a batch trains on what the policy wrote after it."""
+    settings: dict[str, Any] = {"model": str(other), "reading": {"mixture": {"weights": [1.0]}}, "top_k": 99}
+    rolled = {"share": 0.5, "fades_over": 20, "learned": False}
+    made = sample_all(guided(plain, tokenizer, **settings, roll_in=rolled), ASKED * 4, PARAMS)
+    seeds = [SamplingParams(max_tokens=5, seed=derive_seed(0, place)) for place in range(16)]
+    lengths = [roll_in_length(one, RollIn(**rolled), 3) for one in seeds]
+    assert [one.given for one in made] == [min(n, len(one.token_ids)) for n, one in zip(lengths, made, strict=True)]
+    assert len(set(lengths)) > 2 and lengths.count(0) > 4
+    many = [SamplingParams(max_tokens=5, seed=seed) for seed in range(1000)]
+    for step, share in ((0, 0.5), (10, 0.25), (20, 0.0), (30, 0.0)):  # one in six of them is of length 0
+        begun = sum(roll_in_length(one, RollIn(**rolled), step) > 0 for one in many)
+        assert begun == pytest.approx(1000 * share * 5 / 6, abs=45)
+    prompt = Prompt("p", tuple(ASKED[0]), "?", {})
+    turn = Turn(ACTOR, made[0].token_ids, made[0].logprobs, given=2)
+    batch = pack([Group(prompt, [Trajectory(prompt, [turn], "stop", reward=1.0)])], ACTOR)
+    after = len(ASKED[0])
+    assert batch.response_mask[0].tolist() == [False] * (after + 2) + [True] * (len(made[0].token_ids) - 2)
+    assert batch.rewards[0, -1] == 1.0 and batch.token_ids[0, after:].tolist() == made[0].token_ids
 
 
 def test_one_row_does_not_depend_on_its_batch(plain, tokenizer, values):
