@@ -193,6 +193,11 @@ def loads_models(
     return lambda function: _marked(function, "models", LoadsModels(settings, load, look))
 
 
+def tried_without(reason: str) -> Callable[[Function], Function]:
+    """Marks an environment that the check does not play, with the reason; other pieces are tried on plain answers."""
+    return lambda function: _marked(function, "tried_without", reason)
+
+
 def runs_programs(function: Function) -> Function:
     """Marks a reward or an environment that runs programs; a sandbox for them is tried before anything loads.
 

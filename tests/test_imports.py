@@ -17,7 +17,19 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # A module may import modules of its own floor and below.
 FLOORS = (
-    ("types", "errors", "columns", "marks", "fields", "metrics", "troubles", "bounds", "spans", "spawned"),
+    (
+        "types",
+        "errors",
+        "columns",
+        "marks",
+        "fields",
+        "metrics",
+        "troubles",
+        "bounds",
+        "spans",
+        "spawned",
+        "request_fields",
+    ),
     ("ending", "pieces", "signatures", "batch", "ops", "sandbox", "methods"),
     ("axes", "templates", "run_folder"),
     (

@@ -15,7 +15,9 @@ from typing import Any
 from llmrl.check.environment import example_action, say_episode
 from llmrl.check.report import Report
 from llmrl.check.writing import GARBAGE, golds_of
+from llmrl.envs.single_turn import single_turn
 from llmrl.errors import RunStopped
+from llmrl.pieces import Piece, bind
 from llmrl.recipe import Recipe
 from llmrl.recipe_moves import ONE_ANSWER
 from llmrl.resolve import Pieces, resolve_moves, trained_on
@@ -42,6 +44,9 @@ class Tried:
 
 def check_by_trial(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt, report: Report) -> None:
     """Play episodes of one question with scripted answers, and let every trained role's `keep` choose from them."""
+    untried = None if recipe.moves else next(iter(roles.values())).pieces.env.mark("tried_without")
+    if untried:
+        report.skipped("episode", untried)
     played = "moves" if recipe.moves else f"env: {next(iter(roles.values())).pieces.env.name}"
     ended: list[list[Group] | Exception] = []
     play = threading.Thread(target=lambda: ended.append(_played(recipe, roles, prompt)), daemon=True)
@@ -60,7 +65,7 @@ def check_by_trial(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt, r
         return
     for failure in failures.values():
         report.warn(f"{played}: {failure.message}, in one of {EPISODES} trial episodes")
-    if recipe.env != ONE_ANSWER and not recipe.moves:
+    if recipe.env != ONE_ANSWER and not recipe.moves and not untried:
         shown = next(t for group in groups for t in group.trajectories if not t.failure)
         say_episode(shown, author_text(roles[shown.author].origin).decode, report)
     keep = {name: role.pieces.keep for name, role in roles.items() if role.recipe.trained}
@@ -73,7 +78,7 @@ def check_by_trial(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt, r
 
 def _played(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt) -> list[Group] | Exception:
     """The scored groups of the question's trial episodes, or why there are none."""
-    env = next(iter(roles.values())).pieces.env
+    env = _played_env(roles)
     answers = [*example_action(env, recipe.turns.action), *golds_of(prompt)[:1], GARBAGE]
     authors = {
         name: Author(_Scripted(role.origin, answers), _Verdicts(role.recipe), author_text(role.origin))
@@ -95,6 +100,12 @@ def _played(recipe: Recipe, roles: Mapping[str, Tried], prompt: Prompt) -> list[
         return error
     finally:
         collector.close()
+
+
+def _played_env(roles: Mapping[str, Tried]) -> Piece:
+    """The environment of the trial: a plain question in place of one that a check does not play."""
+    env = next(iter(roles.values())).pieces.env
+    return bind("single_turn", single_turn, {}, key="env") if env.mark("tried_without") else env
 
 
 class _Scripted:

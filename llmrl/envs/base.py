@@ -59,11 +59,13 @@ class Step:
     turn without a reward. rewards: of other authors' last turns. done: whether that was the last turn; stop_reason:
     why, unless the author ended the answer. author: who answers next; default: the same one. context: tokens that the
     next author reads in place of all before, as the prompt of a new trajectory; `compared` names the set of the
-    question's trajectories that the new one is compared with.
+    question's trajectories that the new one is compared with; with `restarts`, the trajectory of this name goes on.
 
     action, valid: the action that was found in the turn just taken, and whether it was one. state: the name of the
     state in which the next turn is taken. solved: the environment's verdict on the episode so far; None: it has none.
-    hidden: what a critic may know and the authors may not; None: as before. metrics: numbers of the episode.
+    hidden: what a critic may know and the authors may not; None: as before. metrics: numbers of the episode. answer:
+    what rewards read of the first author's trajectories in place of the last turn's text. episode_reward: added to the
+    reward of the last turn of every trajectory.
     """
 
     observation: list[int]
@@ -81,6 +83,8 @@ class Step:
     solved: bool | None = None
     hidden: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    answer: str | None = None
+    episode_reward: float | None = None
 
     def followed_by(self, last: Step) -> Step:
         """The step with what the environment adds to it once the episode is over: rewards, numbers, its verdict."""
@@ -92,6 +96,8 @@ class Step:
             solved=self.solved if last.solved is None else last.solved,
             hidden=self.hidden if last.hidden is None else last.hidden,
             metrics={**self.metrics, **last.metrics},
+            answer=self.answer if last.answer is None else last.answer,
+            episode_reward=_sum(self.episode_reward, last.episode_reward),
         )
 
 
@@ -113,11 +119,11 @@ class Env(Protocol):
 
     An environment may have an attribute `stop`, a tuple of strings that end a completion besides those of the recipe.
     The matching text, up to the end of its last token, is part of the completion. It may have `turn_tokens`, the most
-    tokens of a turn, `async def cut(self) -> Step | None`, which is asked for a last reward where a limit of the
-    recipe's ends the episode, and `async def close(self)`, which is always called once. All environments of a process
-    run in one event loop: work that takes long belongs into a thread or a process, since it would hold up every other
-    episode and every deadline. An environment that speaks text is a World (llmrl/envs/world.py), which becomes one of
-    these.
+    tokens of a turn, `adjusted(params)`, the SamplingParams of the next completion given those of the recipe, `async
+    def cut(self) -> Step | None`, which is asked for a last reward where a limit of the recipe's ends the episode, and
+    `async def close(self)`, which is always called once. All environments of a process run in one event loop: work that
+    takes long belongs into a thread or a process, since it would hold up every other episode and every deadline. An
+    environment that speaks text is a World (llmrl/envs/world.py), which becomes one of these.
     """
 
     async def reset(self) -> list[int] | Step:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llmrl.envs.agent import agent
 from llmrl.envs.games.bargaining import bargaining
 from llmrl.envs.games.game import Game
 from llmrl.envs.games.guess_number import guess_number
@@ -32,6 +33,7 @@ GAMES: dict[str, Callable[..., Game]] = {
     "wordle": wordle,
 }
 CATALOGUE: dict[str, Callable[..., Any]] = {
+    "agent": agent,
     "gymnasium": gymnasium,
     "mcp": mcp,
     "python_tool": python_tool,

@@ -157,6 +157,7 @@ class Player:
             author = opening.author or self.first
             context = _tokens(opening.observation, self.authors[author].text)
         streams = {author: self._begin(episode, author, context, params, opening.compared)}
+        begun = {(author, opening.compared): streams[author]}
         _know(opening, episode, streams[author])
         for place in itertools.count():
             stream = streams[author]
@@ -175,10 +176,14 @@ class Player:
                 _know(step, episode)
                 return
             stays = (step.author or author) == author and step.context is None
+            if step.context is not None and step.restarts:
+                streams[step.author or author] = _resumed(begun, step.author or author, step.compared)
+                step = replace(step, observation=step.context, context=None)
             cut = completion.stop_reason == "length" and getattr(env, "turn_tokens", None) is None
             cut, author = stays and cut, step.author or author
             if step.context is not None:
                 streams[author] = self._begin(episode, author, list(step.context), params, step.compared)
+                begun[author, step.compared] = streams[author]
             elif cut or not self._extended(streams, author, step):
                 with _environment():
                     _know(await _last_words(env, step, stream, streams, waiting), episode)
@@ -191,7 +196,11 @@ class Player:
         if (turn_tokens := getattr(env, "turn_tokens", None)) is not None:
             most = min(most, turn_tokens)
         stop = (*own.stop, *getattr(env, "stop", ()))
-        return replace(own, stop=stop, max_tokens=most, seed=derive_seed(params.seed, place))
+        ask = replace(own, stop=stop, max_tokens=most, seed=derive_seed(params.seed, place))
+        if (adjusted := getattr(env, "adjusted", None)) is None:
+            return ask
+        with _environment():
+            return adjusted(ask)
 
     def _refuse_unusable(self, step: Any, author: str, streams: Mapping[str, Stream]) -> None:
         """Raises ValueError for a step that the episode cannot go on with."""
@@ -274,6 +283,14 @@ def _tokens(token_ids: Any, text: AuthorText) -> list[int]:
     return found
 
 
+def _resumed(begun: Mapping[tuple[str, str], Stream], author: str, compared: str) -> Stream:
+    """The stream of an author's last trajectory of that name, which goes on."""
+    if (author, compared) not in begun:
+        message = f"goes on with a trajectory {compared!r} of {author}, which has not begun"
+        raise EnvironmentFailed(Failure("environment", "invalid", message))
+    return begun[author, compared]
+
+
 def _answered(step: Step, stream: Stream, streams: Mapping[str, Stream]) -> None:
     """Write the environment's answer into the turn just taken, and its rewards into other authors' last turns."""
     turn = stream.turn
@@ -282,7 +299,7 @@ def _answered(step: Step, stream: Stream, streams: Mapping[str, Stream]) -> None
     for name, reward in step.rewards.items():
         turn = streams[name].turn
         turn.reward = reward if turn.reward is None else turn.reward + reward
-    rewards = [("reward", one) for one in (step.reward, *step.rewards.values()) if one is not None]
+    rewards = [("reward", one) for one in (step.reward, step.episode_reward, *step.rewards.values()) if one is not None]
     for name, number in (*rewards, *step.metrics.items()):
         if not math.isfinite(number):
             raise ValueError(f"gave the {name} {number}, expected a finite number")
@@ -311,6 +328,11 @@ def _know(step: Step, episode: Episode, stream: Stream | None = None) -> None:
         if step.hidden is not None:
             trajectory.hidden = step.hidden
         trajectory.measured.update(step.metrics)
+        if step.answer is not None and trajectory.author == episode.trajectories[0].author:
+            trajectory.text = step.answer
+        if step.episode_reward is not None:
+            last = trajectory.own_turns[-1]
+            last.reward = step.episode_reward + (last.reward or 0.0)
 
 
 def _joined(turn: Turn, completion: Completion) -> Completion:

@@ -15,9 +15,10 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from llmrl.errors import first_line
+from llmrl.request_fields import RequestError
 from llmrl.serve.batching import Batcher, QueueFullError, TooLargeError
 from llmrl.serve.model import ServedModel
-from llmrl.serve.requests import RequestError, Rows, pooling_rows, score_rows
+from llmrl.serve.requests import Rows, pooling_rows, score_rows
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MOST_BODY_BYTES = 64 * 2**20

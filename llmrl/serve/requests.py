@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from llmrl.bounds import out_of_bounds
 from llmrl.data.messages import are_messages, messages_of
-from llmrl.errors import nearest, short
+from llmrl.request_fields import RequestError, known_fields, refuse_other_choices
 from llmrl.serve.model import ServedModel
 
 Rows = list[list[int]]
@@ -27,18 +25,9 @@ POOLING_FIELDS = ("input", "model", "user", *CHOICES)
 _MISSING = object()
 
 
-class RequestError(Exception):
-    """A request that cannot be answered. field: its place in the body, such as texts[2]."""
-
-    def __init__(self, field: str, value: Any, expected: str, *, status: int = 400):
-        self.field, self.value, self.expected, self.status = field, value, expected, status
-        self.message = f"{field}: got {short(value)}, expected {expected}"
-        super().__init__(self.message)
-
-
 def score_rows(body: Any, model: ServedModel) -> Rows:
     """The rows of a request to /score; raises RequestError."""
-    fields = _checked(body, SCORE_FIELDS)
+    fields = known_fields(body, SCORE_FIELDS, holds=EXPECTED)
     given = [name for name in SCORE_FIELDS[:-1] if name in fields]
     if given == ["texts"]:
         texts = _strings(fields, "texts")
@@ -57,27 +46,12 @@ def score_rows(body: Any, model: ServedModel) -> Rows:
 
 def pooling_rows(body: Any, model: ServedModel) -> Rows:
     """The rows of a request to vLLM's /pooling or /classify; raises RequestError."""
-    fields = dict(_checked(body, POOLING_FIELDS))
+    fields = dict(known_fields(body, POOLING_FIELDS, holds="input"))
     if isinstance(fields.get("input"), str):
         fields["input"] = [fields["input"]]
-    for name, valid in CHOICES.items():
-        if name in fields and not any(type(fields[name]) is type(one) and fields[name] == one for one in valid):
-            raise RequestError(name, fields[name], " or ".join(map(json.dumps, valid)))
+    refuse_other_choices(fields, CHOICES)
     encode = partial(model.text_ids, bare=fields.get("add_special_tokens") is False)
     return [_row(f"input[{place}]", text, model, encode) for place, text in _strings(fields, "input")]
-
-
-def _checked(body: Any, known: Sequence[str]) -> Mapping[str, Any]:
-    if not isinstance(body, dict):
-        raise RequestError("body", body, f"a JSON object with {EXPECTED if 'texts' in known else known[0]}")
-    for name in body:
-        if name not in known:
-            guess = nearest(name, known)
-            hint = f"did you mean '{guess}'?" if guess else f"fields: {', '.join(known)}"
-            raise RequestError(str(name), body[name], f"no such field; {hint}")
-    if fault := out_of_bounds(body):
-        raise RequestError("body", fault, "JSON of text that can be tokenized")
-    return body
 
 
 def _list(fields: Mapping[str, Any], name: str, expected: str) -> list[tuple[int, Any]]:

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reward_model import make_reward_model
 
+from llmrl.request_fields import RequestError
 from llmrl.serve.model import ServedModel
-from llmrl.serve.requests import RequestError, pooling_rows, score_rows
+from llmrl.serve.requests import pooling_rows, score_rows
 
 KEYS = ["texts", "messages", "prompt", "completion", "input", "role", "content", "tool_calls", "function", "arguments"]
 WORDS = st.sampled_from([*KEYS, "user", "assistant", "system", "tool", "1+2", "", "<eos>", "é\ud800"]) | st.text(
