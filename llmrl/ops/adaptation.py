@@ -69,12 +69,13 @@ def least_squares_step(
     require_positive(iterations=iterations)
     names = list(parameters)
     held = {name: parameters[name].detach() for name in names}
-    value, pull, *_ = torch.func.vjp(function, held)
+    derived = torch.func.vjp(function, held)
+    value, pull = derived[0], derived[1]
     if value.shape != target.shape:
         raise ValueError(f"the function gives {tuple(value.shape)}, expected the target's {tuple(target.shape)}")
 
     def normal(change: dict[str, Tensor]) -> dict[str, Tensor]:
-        _, pushed = torch.func.jvp(function, (held,), (change,))
+        pushed = torch.func.jvp(function, (held,), (change,))[1]
         (pulled,) = pull(pushed)
         return {name: pulled[name] + damping * change[name] for name in names}
 
