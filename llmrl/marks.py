@@ -152,6 +152,11 @@ def tried_with(example: Callable[..., str]) -> Callable[[Function], Function]:
     return lambda function: _marked(function, "example", example)
 
 
+def seats(setting: str) -> Callable[[Function], Function]:
+    """Marks an environment whose setting of this name lists roles of the recipe, besides `module:function`s."""
+    return lambda function: _marked(function, "seats", setting)
+
+
 @dataclass(frozen=True)
 class AsksService:
     """A function's dependence on a server, if its setting `url` names one. health: the path that tells if it is up."""

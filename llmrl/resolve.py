@@ -134,10 +134,21 @@ def resolve_moves(recipe: Recipe) -> list[Asked]:
     return found
 
 
-def moves_faults(pieces: Mapping[str, Pieces], recipe: Recipe) -> list[str]:
-    """The faults of moves beside the methods of their authors: a `choose` that is none, one text that has to be
-    compared, rows' texts that are taken for one's own. pieces: by role, of those roles that have no faults."""
-    faults: list[str] = []
+def _seat_faults(env: Piece, recipe: Recipe) -> list[str]:
+    """The faults of an environment that seats roles which the recipe does not have."""
+    key = env.mark("seats")
+    named = [name for name in env.setting(key) or () if ":" not in name] if key else []
+    unknown = [name for name in named if name not in recipe.by_role]
+    return [unknown_name(f"env.{env.name}.{key}", name, recipe.by_role, "role of the recipe") for name in unknown]
+
+
+def faults_of_play(pieces: Mapping[str, Pieces], recipe: Recipe) -> list[str]:
+    """The faults of what is played beside the methods of the authors: a role that is seated and not there, a `choose`
+    that is none, one text that has to be compared, rows' texts that are taken for one's own.
+
+    pieces: by role, of those roles that have no faults.
+    """
+    faults = _seat_faults(next(iter(pieces.values())).env, recipe) if pieces else []
     for name, move in recipe.moves.items():
         if not recipe.by_role[move.by].trained or not move.learned_from:
             continue

@@ -13,7 +13,7 @@ from checking import checked, shared_workers
 from llmrl.errors import RecipeError
 from llmrl.recipe_file import load_plan
 from llmrl.recipe_moves import compared_texts, most_texts
-from llmrl.resolve import moves_faults
+from llmrl.resolve import faults_of_play
 from llmrl.run.run import resolve_plan
 
 REVIEW: dict[str, Any] = {
@@ -147,7 +147,7 @@ def test_a_trained_role_learns_from_one_of_its_moves(write):
         "critiquer learn from a move that it samples"
     ]
     asked = {"relabelled": {"ask": "Task: {goal}", "critiquer": "critiquer", "review": "Task: {goal}\n{attempt}?"}}
-    assert not moves_faults({}, load_plan(write(learn_from=asked, **unlearned)).stages["train"])
+    assert not faults_of_play({}, load_plan(write(learn_from=asked, **unlearned)).stages["train"])
 
 
 def test_check_refuses_what_train_refuses(write):

@@ -34,7 +34,7 @@ from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.recipe_moves import check_columns, part_columns, tree_in_words
 from llmrl.recipe_products import product_of
-from llmrl.resolve import Pieces, check_grades, moves_faults, resolve_pieces, trained_on
+from llmrl.resolve import Pieces, check_grades, faults_of_play, resolve_pieces, trained_on
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.golds import check_graded
 from llmrl.rewards.workers import Workers
@@ -118,7 +118,7 @@ class _Checker:
             found = self._role(name, role, view, own, leads=role == first)
             sized += [found] if found else []
         report.faults += of_roles(faults)
-        played = moves_faults(self.resolved, recipe)
+        played = faults_of_play(self.resolved, recipe)
         report.faults += played
         if self.prompts and not played and len(self.tried) == len(views) and self.tried[first].pieces.samples:
             with gathered(report.faults):

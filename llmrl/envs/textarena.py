@@ -16,7 +16,7 @@ from llmrl.envs.hosts import HostedWorld, shared
 from llmrl.envs.packages import imported, is_path, require
 from llmrl.envs.world import Outcome
 from llmrl.errors import first_line, unknown_name
-from llmrl.marks import settings_checked_by
+from llmrl.marks import seats, settings_checked_by
 
 Name = Annotated[str, Field(min_length=1)]
 ACTOR = "actor"
@@ -49,6 +49,7 @@ def _check(*, id: str, settings: Mapping[str, Any] | None, players: Sequence[str
 
 
 @settings_checked_by(_check)
+@seats("players")
 def textarena(
     *,
     id: Name,

@@ -23,7 +23,7 @@ from llmrl.pieces import catalogue, resolve
 from llmrl.recipe import Recipe, with_steps
 from llmrl.recipe_file import Plan, of_roles, of_stages
 from llmrl.recipe_moves import check_columns, part_columns
-from llmrl.resolve import Pieces, moves_faults, resolve_pieces
+from llmrl.resolve import Pieces, faults_of_play, resolve_pieces
 from llmrl.rewards.base import Rewards
 from llmrl.rewards.golds import check_graded
 from llmrl.rewards.workers import Workers
@@ -135,7 +135,7 @@ def resolve_plan(plan: Plan) -> PiecesOf:
         for role, view in recipe.by_role.items():
             with gathered(own[role]):
                 found[name][role] = resolve_pieces(view)
-        faults[name] += of_roles(own) + moves_faults(found[name], recipe)
+        faults[name] += of_roles(own) + faults_of_play(found[name], recipe)
     if any(faults.values()):
         raise RecipeError(*of_stages(faults))
     return found

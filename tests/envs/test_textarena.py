@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from llmrl.envs.host import Resident
 from llmrl.envs.textarena import Textarena
 from llmrl.errors import RecipeError
 from llmrl.pieces import resolve
+from llmrl.recipe_file import load_plan
+from llmrl.resolve import faults_of_play, resolve_pieces
 
 NUMBERS = "GuessTheNumber-v0"
 TWO = ["actor", "opponent"]
@@ -106,3 +109,11 @@ def test_a_game_that_cannot_be_played_is_one_message_and_draws_nothing(given, fa
     with pytest.raises(RecipeError, match=re.escape(fault)):
         resolve({"textarena": given}, CATALOGUE, key="env", what="environment")
     assert random.getstate() == before
+
+
+def test_a_role_that_takes_a_seat_and_is_not_there_is_named():
+    recipe = Path(__file__).parents[2] / "recipes" / "multi_turn" / "kuhn_poker.yaml"
+    stage = load_plan(recipe, ["env.textarena.players=[actor, oponent]"]).stages["train"]
+    found = {role: resolve_pieces(view) for role, view in stage.by_role.items()}
+    told = "env.textarena.players: no role of the recipe named 'oponent'; did you mean 'opponent'?"
+    assert faults_of_play(found, stage) == [told]
