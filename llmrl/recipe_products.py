@@ -8,6 +8,7 @@ from typing import Any
 
 from llmrl.errors import nearest
 from llmrl.recipe import Recipe
+from llmrl.run_folder.layout import CRITIC
 
 ADAPTER = "/adapter"
 
@@ -20,9 +21,10 @@ def products(stages: Mapping[str, Recipe], before: str) -> list[str]:
 
 
 def product_of(path: str | None, stages: Mapping[str, Recipe], before: str) -> str | None:
-    """The name of the product of a stage before `before` whose folder `path` is."""
+    """The name of the product of a stage before `before` whose folder, or whose critic's, `path` is."""
     folder = f"{stages[before].run_dir}/stages/"
-    return next((name for name in products(stages, before) if path == f"{folder}{name}"), None)
+    known = products(stages, before)
+    return next((name for name in known if path in (f"{folder}{name}", f"{folder}{name}/{CRITIC}")), None)
 
 
 def missing_products(stages: Mapping[str, Recipe], stage: str, view: Recipe) -> list[str]:
@@ -32,7 +34,7 @@ def missing_products(stages: Mapping[str, Recipe], stage: str, view: Recipe) -> 
     folder = f"{view.run_dir}/stages/"
     faults = []
     for key, value in _texts(view.model_dump(exclude={"roles", "run_dir"})):
-        name = value.removeprefix(folder).removesuffix(ADAPTER)
+        name = value.removeprefix(folder).removesuffix(ADAPTER).removesuffix(f"/{CRITIC}")
         if not value.startswith(folder) or name in known or Path(value).exists():
             continue
         left = [one for one in known if one.startswith(f"{name}/")]

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llmrl.errors import RecipeError
 from llmrl.models.outputs import Hidden, Places, backbone_of, run_backbone
 from llmrl.models.padding_free import choose_packing
+
+HEAD = "value_head.safetensors"
+"""The file of a critic's head, in its model's folder."""
 
 
 class ValueHead(nn.Module):
@@ -34,8 +42,26 @@ class ValueHead(nn.Module):
         return functional.linear(hidden, self.weight.float(), self.bias.float())
 
 
+def save_value_head(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a head's weight and bias beside its model's."""
+    save_file({name: weights[name].contiguous().cpu() for name in ("weight", "bias")}, folder / HEAD)
+
+
+def load_value_head(head: ValueHead, folder: Path) -> None:
+    """Give a head the weights that `save_value_head` wrote, if some are there; raises RecipeError for another shape."""
+    if not (folder / HEAD).is_file():
+        return
+    found = load_file(folder / HEAD)
+    if found["weight"].shape != head.weight.shape:
+        raise RecipeError(
+            f"critic.outputs: {len(head.weight)}, but critic.model '{folder}' has {len(found['weight'])} outputs of "
+            f"{found['weight'].shape[1]} numbers each; set critic.outputs: {len(found['weight'])}"
+        )
+    head.load_state_dict(found)
+
+
 class Critic(nn.Module):
-    """A value network with a backbone of its own: the given language model without its LM head.
+    """A value network with a backbone of its own: the given language model `lm` without its LM head.
 
     padding_free: as in a recipe's training. Raises RecipeError if it is True and packed rows would see each other.
     """
@@ -43,6 +69,7 @@ class Critic(nn.Module):
     def __init__(self, lm: nn.Module, head: ValueHead, *, padding_free: bool | None = None):
         super().__init__()
         self.backbone = backbone_of(lm)
+        object.__setattr__(self, "lm", lm)  # for the names of its weights; as a module its LM head would be trained
         self.head = head
         self.packs = choose_packing(self.backbone, padding_free)
 

@@ -16,7 +16,7 @@ from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError, gathered
 from llmrl.fields import BY_NAME, CURRENT, PROVIDED, names
-from llmrl.models.critic import Critic, ValueHead
+from llmrl.models.critic import Critic, ValueHead, load_value_head
 from llmrl.models.gate import Gate
 from llmrl.models.loading import (
     is_reward_model,
@@ -280,7 +280,9 @@ def _critic_learner(recipe: Recipe, name: str, origin: Origin, ranks: Ranks, dev
     """A critic with a backbone of its own: from the critic's model, or from the policy's start."""
     folder = _other_model(recipe, origin, "critic.model", "values", recipe.critic.model)
     lm = _trainable(folder, recipe)
-    critic = Critic(lm, _value_head(lm, recipe), padding_free=recipe.training.padding_free)
+    head = _value_head(lm, recipe)
+    load_value_head(head, folder)
+    critic = Critic(lm, head, padding_free=recipe.training.padding_free)
     names = "learning_rate", "schedule", "updates_per_step", "epochs_per_step"
     own = {one: found for one in names if (found := getattr(recipe.critic, one)) is not None}
     training = recipe.training.model_copy(update=own)

@@ -314,6 +314,7 @@ class Run:
         """Export the stage's model; a stage is done once the folder exists and says so."""
         with writing(f"the model of stage {stage.name}", target.parent.parent):
             roundings = stage.export(partial_of(target))
+            stage.export_critics(partial_of(target))
         self.ranks.barrier("exporting a stage's model")
         self.folder.publish_stage(stage.name, stage.step, stage.recipe.training.epochs)
         self.ranks.barrier("publishing a stage's model")

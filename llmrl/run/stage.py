@@ -17,6 +17,7 @@ from llmrl.data.packing import pack
 from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.evaluation.evaluate import evaluate
+from llmrl.models.critic import save_value_head
 from llmrl.models.gate import save_gate
 from llmrl.models.loading import export
 from llmrl.models.weights import Rounding, adapter_weights, merged_weights
@@ -35,6 +36,7 @@ from llmrl.run.progress import RunProgress
 from llmrl.run.sampling import rewards_of
 from llmrl.run.warnings import Warned, Watch
 from llmrl.run.weight_sync import Transport, send
+from llmrl.run_folder import layout
 from llmrl.run_folder.writer import RunFolder
 from llmrl.spans import recording, span
 from llmrl.train.critic_replay import learn_from_replay
@@ -134,6 +136,20 @@ class Stage:
                 own = {key.removeprefix("gate."): value for key, value in trained.items() if key.startswith("gate.")}
                 save_gate(target, own, gate.temperature)
         return {name: rounding for name, rounding in roundings.items() if rounding.wanted}
+
+    def export_critics(self, folder: Path) -> None:
+        """The critics that have a backbone of their own, each below its role's model; as `export`."""
+        for name, role in self.roles.items():
+            learner, target = role.critic and role.critic.learner, folder / name if self.recipe.roles else folder
+            if learner is None:
+                continue
+            weights = [(key, weight.cpu()) for key, weight in learner.engine.weights() if self.ranks.is_first]
+            adapter = {key: weight.cpu() for key, weight in learner.engine.weights(adapter_weights)}
+            trained = learner.engine.trained_weights()
+            if self.ranks.is_first:
+                place = target / layout.CRITIC
+                export(learner.engine.model.lm, self.origins[name].tokenizer, place, weights, adapter)
+                save_value_head(place, {key: trained[f"head.{key}"] for key in ("weight", "bias")})
 
     def resume(self, checkpoint: Path) -> None:
         """Continue from `checkpoint`, exactly if as many processes made it; raises RecipeError if it is damaged."""

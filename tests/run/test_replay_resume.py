@@ -20,7 +20,7 @@ model:
     characters: "0123456789+-?"
 data: {train: {path: games.jsonl, prompt: question}}
 env: "secret_digit:secret_digit"
-turns: {most: 3, max_tokens: 1}
+turns: {most: 3, max_tokens: 1, past_most: lost}
 method: archer
 critic: {context: "{hidden}", warmup_steps: 1, updates_per_step: 3, learning_rate: 1.0e-3,
   replay: {capacity: 24, batch: 12, fresh: 0.25, prioritised: {}}}

@@ -1,0 +1,87 @@
+"""A critic that is trained alone in one stage, and goes on in the next."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from llmrl.errors import RecipeError
+from llmrl.recipe_file import load_plan
+from llmrl.run.run import run_plan
+
+REWARD = "async def low(completion: str) -> bool:\n    return completion[:1] in set('01234')\n"
+RECIPE: dict[str, Any] = {
+    "name": "critics",
+    "run_dir": "run",
+    "model": {
+        "build": {
+            "config": {
+                "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1,
+                "num_key_value_heads": 1, "head_dim": 32, "initializer_range": 0.05, "max_position_embeddings": 64,
+            },
+            "characters": "0123456789+=",
+        }
+    },
+    "data": {"train": {"path": "sums.jsonl"}},
+    "rewards": {"critic_stages_reward:low": {}},
+    "method": "ppo",
+    "rollout": {
+        "engine": "transformers", "max_prompt_tokens": 8, "max_completion_tokens": 2, "prompts_per_step": 4,
+        "group_size": 2,
+    },
+    "training": {"learning_rate": 1e-3, "threads": 1, "updates_per_step": 1},
+    "stages": {
+        "values": {"training": {"steps": 2}, "critic": {"warmup_steps": 2}},
+        "rl": {
+            "training": {"steps": 1},
+            "critic": {"frozen": True, "warmup_steps": 0, "model": "${run_dir}/stages/values/critic"},
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "critic_stages_reward.py").write_text(REWARD)
+    (tmp_path / "sums.jsonl").write_text("".join(f'{{"question": "{n}+1=", "answer": "{n + 1}"}}\n' for n in range(8)))
+    (tmp_path / "recipe.yaml").write_text(json.dumps(RECIPE))
+    return tmp_path / "recipe.yaml"
+
+
+def start(recipe: Path, *overrides: str) -> None:
+    run_plan(load_plan(recipe, list(overrides)), resume=False, console=Console(file=io.StringIO()))
+
+
+def test_a_stage_trains_only_a_critic_and_the_next_one_starts_from_it(recipe):
+    start(recipe)
+    stages = recipe.parent / "run" / "stages"
+    before, after = (load_file(stages / name / "critic" / "model.safetensors") for name in ("values", "rl"))
+    head, kept = (load_file(stages / name / "critic" / "value_head.safetensors") for name in ("values", "rl"))
+    assert all(torch.equal(before[name], after[name]) for name in before) and before.keys() == after.keys()
+    assert torch.equal(head["weight"], kept["weight"]) and head["bias"].any()
+    origin = load_file(recipe.parent / "run" / "origin" / "model.safetensors")
+    policy = load_file(stages / "values" / "model.safetensors")
+    assert all(torch.equal(policy[name], origin[name]) for name in policy)  # only the critic was trained
+    assert not torch.equal(before["model.norm.weight"], origin["model.norm.weight"])
+    moved = load_file(stages / "rl" / "model.safetensors")
+    assert not torch.equal(moved["model.norm.weight"], origin["model.norm.weight"])
+    with pytest.raises(RecipeError, match=r"critic.outputs: 2, but critic.model .*values/critic' has 1 outputs"):
+        found = f"critic.model={stages / 'values' / 'critic'}"
+        start(recipe, "run_dir=other", "stages.values.training.steps=0", "critic.outputs=2", f"stages.values.{found}",
+              "stages.values.critic.warmup_steps=0")  # fmt: skip
+
+
+def test_a_stage_that_leaves_no_critic_is_named(recipe):
+    with pytest.raises(
+        RecipeError, match=r"critic.model: no stage before 'rl' leaves the model .*did you mean .*values"
+    ):
+        start(recipe, "stages.rl.critic.model=run/stages/value/critic")
