@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llmrl.envs.advantage_feedback import advantage_feedback
 from llmrl.envs.agent import agent
 from llmrl.envs.games.bargaining import bargaining
 from llmrl.envs.games.game import Game
@@ -34,6 +35,7 @@ GAMES: dict[str, Callable[..., Game]] = {
 }
 CATALOGUE: dict[str, Callable[..., Any]] = {
     "agent": agent,
+    "advantage_feedback": advantage_feedback,
     "gymnasium": gymnasium,
     "mcp": mcp,
     "python_tool": python_tool,
