@@ -49,7 +49,7 @@ def context_of(text: AuthorText, prompt: Prompt, *, asked: bool) -> Context:
     """The context of an author of an episode; asked: the author is the one whom the row's prompt asks."""
     if prompt.messages is None:
         return PlainContext(text, prompt.token_ids if asked else ())
-    return ChatContext(text, prompt.messages if asked else (), prompt.tools if asked else ())
+    return ChatContext(text, prompt.messages, prompt.tools, prompt) if asked else ChatContext(text)
 
 
 class PlainContext:
@@ -69,9 +69,13 @@ class PlainContext:
 
 
 class ChatContext:
-    """A conversation through the author's chat template; tools: the schemas that stand in its prompt."""
+    """A conversation through the author's chat template.
 
-    def __init__(self, text: AuthorText, messages: Messages, tools: Messages = ()):
+    messages: of the prompt. tools: the schemas that stand in it. prompt: the same as it was rendered from the data.
+    """
+
+    def __init__(self, text: AuthorText, messages: Messages = (), tools: Messages = (), prompt: Prompt | None = None):
+        self._prompt = prompt
         self._text, self._shown_tools = text, ([tools] if tools else [])
         self._messages: list[Message] = [dict(message) for message in messages]
         self._shown = ""
@@ -79,6 +83,9 @@ class ChatContext:
         self._plain: list[int] = []  # places of messages with words that look like special tokens
 
     def begin(self, told: Messages) -> list[int]:
+        if self._prompt is not None and not told:
+            self._shown = self._prompt.text
+            return list(self._prompt.token_ids)
         self._messages = _joined(self._messages, told)
         self._shown = self._rendered(self._messages)
         return self._text.chat(self._messages, *self._shown_tools)
@@ -90,7 +97,7 @@ class ChatContext:
     def follow(self, told: Messages) -> tuple[list[int], bool]:
         turn = self._turns[-1]
         given = dict(told[0]) if told and told[0]["role"] == "assistant" else None
-        new = [dict(message) for message in (told if given is None else told[1:])]
+        new = _joined([], told if given is None else told[1:])
         special = [number for number, one in enumerate(new, turn.place + 1) if self._looks_special(one)]
         self._plain += special
         forms = _forms(turn.text, given, self._shown)

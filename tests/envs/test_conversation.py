@@ -233,3 +233,11 @@ def test_learned_texts_are_compared_again_and_given_up():
     author.say("abc")
     author.hear(user("abc"))
     assert pattern.texts is None and author.restarts == [True] and author.shown == author.rendered
+
+
+def test_users_that_follow_each_other_are_one():
+    """Templates refuse two in a row."""
+    author = Author("gemma")
+    author.say("abc")
+    author.hear(user("1"), user("2"))
+    assert "<start_of_turn>user\n1\n\n2<end_of_turn>" in author.shown and author.shown == author.rendered
