@@ -9,6 +9,7 @@ where it drops thoughts, the context begins anew; turns keep their tokens there 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,8 +20,8 @@ from llmrl.rewards.thoughts import TAGS
 from llmrl.types import Prompt
 
 Messages = Sequence[Mapping[str, Any]]
-_SPECIAL = ("<", "[", "|")
-"""One of these is in the text of every special token, and of every tag that a template may look for."""
+_TAG = re.compile(r"<[^\s<=\d]|\[/?[A-Za-z]")
+"""The beginning of every special token's text, and of every tag that a template may look for."""
 _THOUGHTS = tuple(tag for pair in TAGS.items() for tag in pair)
 _LONG = 4
 """Turns after which a conversation is as any longer one."""
@@ -131,7 +132,7 @@ class ChatContext:
     def _kind(self, turn: Said, new: Messages, forms: int) -> Hashable | None:
         """Everything but words that decides what follows a turn; None for words that a template may change or read."""
         words = [str(message["content"]) for message in new]
-        if any(not one or one != one.strip() or any(mark in one for mark in _SPECIAL) for one in words):
+        if any(not one or one != one.strip() or _TAG.search(one) for one in words):
             return None
         if not turn.text or turn.text != turn.text.strip() or any(tag in turn.text for tag in _THOUGHTS):
             return None
@@ -172,7 +173,7 @@ class ChatContext:
 
     def _looks_special(self, message: Mapping[str, Any]) -> bool:
         words = str(message["content"])
-        if not any(mark in words for mark in _SPECIAL):
+        if not _TAG.search(words):
             return False
         return self._text.encode(words) != self._text.encode(words, special=True)
 
