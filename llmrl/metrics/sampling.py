@@ -31,7 +31,7 @@ SAMPLES = (
     Metric("reward_std", "The standard deviation of the reward over all sampled trajectories.", "", "above 0",
            "The reward is constant, or the task is too hard or too easy for this model: look at samples in rollouts/.",
            troubles=(Outside("all answers earn the same reward, so nothing can be learned", low=NEVER_ZERO, rows=5,
-                             when=lambda row: is_open(row) and not has_groups(row) and "return" not in row),)),
+                             when=lambda row: is_open(row) and not has_groups(row) and "total_reward" not in row),)),
     Metric("reward/<name>", "The mean value of one reward function, before its weight."),
     Metric("reward/<name>/parse_failures", "The replies of a judge, a comparison or an answer, that had no verdict.",
            "replies", "near 0", "Say in the rubric or the template how the verdict is written, and leave room for it.",
