@@ -154,6 +154,24 @@ def privileged_pairs(
     return made
 
 
+def recorded_episodes(rows: Sequence[Row], *, role: str = ACTOR) -> list[Row]:
+    """A run's trajectories with the rewards of their turns, to learn from again, whoever sampled them.
+
+    The reward of a trajectory is that of its last turn as well, and a turn without one earns 0. One whose context was
+    made anew is left out.
+    """
+    made: list[Row] = []
+    for row in recorded(rows, role):
+        [first, *more] = parts_of(row)
+        given = [turn["reward"] or 0.0 for turn in first.turns if turn["author"] == role]
+        if more or not given:
+            continue
+        given[-1] += row["reward"]
+        steps = [written(first, role, given)]
+        made.append(_row(row, first.context) | {"steps": steps, "step_labels": [given]})
+    return made
+
+
 def expert_and_own(rows: Sequence[Row], *, expert: str, role: str = ACTOR) -> list[Row]:
     """The trajectories of two stages, labelled by whose they are: 1 for the stage of an expert, 0 for the others.
 

@@ -116,6 +116,8 @@ PENALTIES = (
     ),
     Metric("proximal_kl", "The regularizer's mean: the distance to the old policy.", "nats per token", format=".4f"),
     Metric("<file>:<function>", "The mean of a regularizer of your own."),
+    Metric("advantage_weight", "The mean weight of a token that is imitated by its advantage."),
+    Metric("weights_capped", "The share of such weights at their cap.", "share", format=".1%"),
     Metric("control/<controller>", "The number that a controller gives the next step."),
     Metric("control/<controller>/<k>", "The k-th number of such a controller."),
     Metric("return_moments/<k>", "The mean return of the turns of a step, and the mean square of their returns."),

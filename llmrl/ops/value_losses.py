@@ -116,6 +116,26 @@ def twin_squared(outputs: Tensor, outputs_after: Tensor, returns: Tensor) -> Tok
     return TokenLoss(errors.square().sum(dim=-1) / 2, {"value_error": mean_error})
 
 
+def twin_expectile(outputs: Tensor, outputs_after: Tensor, returns: Tensor, *, tau: float = 0.7) -> TokenLoss:
+    """The loss of `twin_squared` in which a V that lies below its target is pulled harder than one above.
+
+        loss_t = sum_j 1/2 (Q_tj - R_tj)^2 + sum_j 1/2 w_tj (V_tj - R_tj)^2        w = tau if R > V, else 1 - tau
+
+    At its least V is the tau-expectile of its targets: their mean at tau 0.5, towards their maximum as tau grows.
+    outputs, outputs_after, returns: [N, T, H], such as those of value_targets.implicit_td. stats: value_error, the mean
+    distance of the outputs that have a target at t. Raises ValueError for a tau outside [0, 1] or an odd H.
+    Source: ILQL, arXiv 2206.11871, which leaves out the half.
+    """
+    require_fraction(tau=tau)
+    heads = torch.cat(twin_heads(outputs, outputs_after), dim=-1)
+    known = returns.isfinite()
+    errors = torch.where(known, heads - torch.where(known, returns, 0.0), 0.0)
+    of_v = torch.arange(heads.shape[-1], device=heads.device) >= heads.shape[-1] // 2
+    weights = torch.where(of_v, torch.where(errors < 0, tau, 1 - tau), 1.0)
+    mean_error = errors.detach().abs().sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
+    return TokenLoss((weights * errors.square()).sum(dim=-1) / 2, {"value_error": mean_error})
+
+
 @reads_places
 def bounded(outputs: Tensor, returns: Tensor, *, low: float = 0.0, high: float = 1.0) -> TokenLoss:
     """Cross-entropy between a return's place in the range of the rewards and each head's, averaged over heads.

@@ -66,3 +66,38 @@ def twin_td(
     learns_v = starts if recorded_actions else starts & (staleness == 0).unsqueeze(1)
     places = torch.cat([learns_q.unsqueeze(-1).expand_as(q), learns_v.unsqueeze(-1).expand_as(v)], dim=-1)
     return torch.where(places, torch.cat([for_q, for_v], dim=-1), torch.nan)
+
+
+def implicit_td(
+    rewards: Tensor,
+    response_mask: Tensor,
+    old_outputs: Tensor,
+    old_outputs_after: Tensor,
+    target_outputs: Tensor,
+    target_outputs_after: Tensor,
+    cut_short: Tensor,
+    *,
+    gamma: float = 0.99,
+) -> Tensor:
+    """Targets of a twin critic of tokens that asks about no action but those in the data: implicit Q-learning.
+
+        Q_j(t) <- r_t + gamma V(next(t))        next(t): the following response token, over what others said;
+                                                V: the mean of the critic's own, 0 past the last token
+        V(t)   <- min_j Q'_j(t)                 Q' of the target network
+
+    value_losses.twin_expectile makes V an upper expectile of these targets, so V is the value of the better actions of
+    the data. The last token of a trajectory that a limit cut short has no target of Q. rewards, response_mask: [N, T];
+    outputs: [N, T, H], see ops/shared/twin.py; cut_short: [N]. Returns [N, T, H], Q first. Raises ValueError for a
+    gamma outside [0, 1] or an odd H. Source: ILQL, arXiv 2206.11871; the next token of the author as in LMRL-Gym,
+    arXiv 2311.18232.
+    """
+    require_fraction(gamma=gamma)
+    _, v = twin_heads(old_outputs, old_outputs_after)
+    q, _ = twin_heads(target_outputs, target_outputs_after)
+    given = torch.where(response_mask, rewards, 0.0).float()
+    for_q = given + gamma * next_on_mask(v.mean(dim=-1), response_mask)
+    goes_on = next_on_mask(response_mask.float(), response_mask) > 0
+    learns_q = response_mask & (goes_on | ~cut_short.unsqueeze(1))
+    for_q = torch.where(learns_q, for_q, torch.nan).unsqueeze(-1).expand_as(q)
+    for_v = torch.where(response_mask, q.amin(dim=-1), torch.nan).unsqueeze(-1).expand_as(v)
+    return torch.cat([for_q, for_v], dim=-1)

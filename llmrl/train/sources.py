@@ -123,6 +123,12 @@ def step_labels(stream: PromptStream, solutions: Mapping[str, list[Written]], ro
     return Preferences(stream, solutions, rollout.prompts_per_step, author)
 
 
+@brings("rewards", "turn_rewards")
+def recorded(stream: PromptStream, solutions: Mapping[str, list[Written]], rollout: Rollout, author: str) -> Source:
+    """Trajectories that were sampled before, with the rewards of their turns (`transform: recorded_episodes`)."""
+    return Preferences(stream, solutions, rollout.prompts_per_step, author)
+
+
 @dataclass
 class OfStream:
     """A source whose only state is the position in its stream of prompts."""
@@ -199,6 +205,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         preferences,
         answer_pairs,
         step_labels,
+        recorded,
         evolved_prompts,
         prompted_pairs,
         spliced_paths,

@@ -8,7 +8,7 @@ import pytest
 
 from llmrl.data.forms import COMPARISONS, SOLUTIONS
 from llmrl.data.prompt_builder import PromptBuilder
-from llmrl.data.recorded_turns import expert_and_own, privileged_pairs, turn_states
+from llmrl.data.recorded_turns import expert_and_own, privileged_pairs, recorded_episodes, turn_states
 from llmrl.data.transforms import read_rows
 from llmrl.data.turn_values import tree_values, turn_values
 from llmrl.data.written import Exact, Span
@@ -153,3 +153,11 @@ def test_exact_tokens_reach_the_prompt_and_the_completions():
 def test_a_transforms_fault_names_its_key():
     with pytest.raises(RecipeError, match=r"data.train.transform: turn_states: a row has no author"):
         read_rows(Rows(path="r", transform="turn_states"), [{"question": "?"}], "train", None)
+
+
+def test_a_recorded_episode_has_the_rewards_of_its_turns():
+    """Turn rewards -1 and none, and the trajectory's own 3 on its last turn."""
+    rows = [play(A, B, reward=3.0, turn_rewards=(-1.0, None)), play(C)]
+    rows[1]["turns"].insert(0, {**rows[1]["turns"][0], "author": ENVIRONMENT, "restarts": True})
+    [made] = recorded_episodes(rows)
+    assert made["steps"][0].spans == [Span([4], True, -1.0), Span([7, 7], False), Span([5], True, 3.0)]

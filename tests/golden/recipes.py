@@ -143,6 +143,7 @@ OWN: dict[str, dict[str, Any]] = {
     "collm_cc": PAIR | {"method": "collm_cc", "critic": {"others": "{text}="}},
     "collm_dc": TURNS,
     "ippo": TURNS,
+    "ilql": _of_recorded_turns("ilql", recorded_episodes={}),
     "magrpo": TURNS,
     "mappo": PAIR | {"method": "mappo", "critic": {"others": "{text}="}},
     "archer": TURNS

@@ -38,6 +38,18 @@ def twin_q(
     return Credit(advantages)
 
 
+def implicit_q(old_outputs: Tensor, old_outputs_after: Tensor, response_mask: Tensor) -> Credit:
+    """The least estimate of a token's Q less the mean one of V before it, by a twin critic of tokens.
+
+        A_t = min_j Q_j(t) - mean_j V_j(t)
+
+    old_outputs, old_outputs_after: [N, T, H], see ops/shared/twin.py; response_mask: [N, T]. The critic's targets are
+    those of value_targets.implicit_td. Raises ValueError for an odd H. Source: ILQL, arXiv 2206.11871.
+    """
+    q, v = twin_heads(old_outputs, old_outputs_after)
+    return Credit(torch.where(response_mask, q.amin(dim=-1) - v.mean(dim=-1), 0.0))
+
+
 def _on_turns(parts: Tensor, response_mask: Tensor, turn_ids: Tensor) -> Tensor:
     """The sum over each turn's tokens, on all of these: [N, T]."""
     return on_tokens(turn_sums(parts, response_mask, turn_ids), response_mask, turn_ids)

@@ -33,6 +33,22 @@ def nll(logprobs: Tensor) -> TokenLoss:
     return TokenLoss(-logprobs.float())
 
 
+def advantage_weighted(logprobs: Tensor, advantages: Tensor, *, beta: float = 1.0, cap: float = 20.0) -> TokenLoss:
+    """Imitation of the tokens, more of those that are better than others in the same place.
+
+        loss_t = -min(exp(beta A_t), cap) log pi(y_t)        the weight without gradient
+
+    logprobs, advantages: [N, T]. beta 0 is `nll`. It needs no ratio, whoever wrote the tokens. stats:
+    advantage_weight; weights_capped, the share of weights at the cap. Raises ValueError for a beta < 0 or a cap that is
+    not positive. Source: AWAC, arXiv 2006.09359; the policy of ILQL, arXiv 2206.11871.
+    """
+    refuse_negative(beta=beta)
+    require_positive(cap=cap)
+    raw = (beta * advantages.float()).exp()
+    weights = raw.clamp(max=cap).detach()
+    return TokenLoss(-weights * logprobs, {"advantage_weight": weights, "weights_capped": (raw > cap).float().detach()})
+
+
 def dft(logprobs: Tensor) -> TokenLoss:
     """Negative log-likelihood weighted by the token's own probability: unlikely tokens do not dominate.
 
