@@ -23,7 +23,8 @@ def rows(size: int, seed: int) -> list[dict[str, Any]]:
     found = []
     for number in range(size):
         wanted, stock = draw.choice(ITEMS), {item: draw.choice("yn") for item in ITEMS}
-        found.append({"question": f"{wanted}{seed}{number}", "wanted": wanted, "stock": stock})
+        row = {"question": f"{wanted}{seed}{number}", "answer": stock[wanted]}
+        found.append(row | {"wanted": wanted, "stock": stock})
     return found
 
 
@@ -41,6 +42,6 @@ def shop(base_url: str, api_key: str, wanted: str, stock: dict[str, str]) -> dic
     return {"answer": asked(messages), "reward": 0.5 * (item == wanted)}
 
 
-def right_answer(completion: str, wanted: str, stock: dict[str, str]) -> bool:
+def right_answer(completion: str, answer: str) -> bool:
     """Whether the answer says if there is one of the item that was wanted."""
-    return completion == stock[wanted]
+    return completion == answer

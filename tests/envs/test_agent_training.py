@@ -99,11 +99,16 @@ def test_what_the_agent_was_told_is_the_decoding_of_the_recorded_tokens(run):
     assert {row["completion"] for row in found} <= set(TOLD)
 
 
-def test_smolagents_strips_answers_and_changes_its_system_prompt_so_that_contexts_split(run):
-    """A step's answer goes on with exact tokens unless it begins or ends with space; the last call is another task."""
-    [file] = [file for file in (run / "rollouts").iterdir() if "train" in file.name][:1]
-    for row in pq.read_table(file).to_pylist():
-        first, told, second, *_ = row["turns"]
-        kept = first["text"] == first["text"].strip()
-        assert told["restarts"] is not kept
-        assert second["author"] == "actor"
+def test_smolagents_rewrites_its_history_so_that_contexts_split(run):
+    """A CodeAgent writes a tag behind each answer of its model, so that no request repeats one as it was sampled; its
+    last call has another system prompt and is a trajectory of its own."""
+    rows = [row for file in (run / "rollouts").iterdir() for row in pq.read_table(file).to_pylist()]
+    for row in rows:
+        if row["compared"]:
+            assert [turn["author"] for turn in row["turns"]] == ["actor"]
+            continue
+        first, told, second = row["turns"]
+        assert told["restarts"]
+        assert f"{first['text'].lstrip()}</code>" in told["text"]
+        assert (first["author"], told["author"], second["author"]) == ("actor", "environment", "actor")
+    assert sum(bool(row["compared"]) for row in rows) == len(rows) / 2
