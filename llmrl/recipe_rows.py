@@ -106,7 +106,7 @@ class Rows(Strict):
         "or a list of these",
     )
     dataset: str | None = Field(default=None, description="a name for datasets.load_dataset, or its saved folder")
-    task: str | None = Field(default=None, description="a reasoning-gym task, or module:function")
+    task: str | None = Field(default=None, description="seeds, a reasoning-gym task, or module:function")
     subset: str | None = Field(default=None, description="of the dataset")
     split: str = Field(default="train", description="of the dataset")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the task")
