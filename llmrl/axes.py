@@ -73,7 +73,7 @@ AXES: tuple[Axis, ...] = (
     Axis("learn_from", "source", "llmrl.train.sources", "where the trajectories of a step come from",
          "at the start of a step", default="rollouts", outside=True, of_role=False, controlled=False,
          also=frozenset({"stream", "collector", "sample_groups", "keep", "rollout", "params", "author",
-                         "demonstrations", "comparisons", "solutions", "asker"})),
+                         "demonstrations", "comparisons", "solutions", "asker", "ranks", "replay_folder"})),
     Axis("env", "environment", "llmrl.envs.catalogue", "the environment that answers a completion",
          "while completions are sampled", default="single_turn", outside=True, of_role=False, controlled=False,
          also=frozenset({"prompt", "row", "seed", "encode", "decode", "authors"})),

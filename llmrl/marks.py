@@ -59,6 +59,11 @@ def reads_heads(function: Function) -> Function:
     return _marked(function, "reads_heads", True)
 
 
+def replays(function: Function) -> Function:
+    """Marks a source that gives trajectories of older policies as scored samples."""
+    return _marked(function, "replays", True)
+
+
 def takes_all_writers(function: Function) -> Function:
     """Marks a keep function that leaves completions of which another than the policy is the writer."""
     return _marked(function, "takes_all_writers", True)

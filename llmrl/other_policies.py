@@ -112,3 +112,17 @@ def momentum_faults(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         yield "reference.momentum: the policy's moves alone are extrapolated; leave reference.model out"
     for name in sorted(OF_HIDDEN & algorithm.needs):
         yield f"reference.momentum: extrapolates log-probabilities, but a piece reads {name}; leave one of the two out"
+
+
+def replay_faults(source: Piece, algorithm: Algorithm) -> list[str]:
+    """The fault of a policy loss that would take trajectories of older policies for the policy's own."""
+    loss = algorithm.policy_loss
+    if not source.mark("replays") or loss is None or "rollout_logprobs" in algorithm.needs:
+        return []
+    if "advantages" not in loss.data:
+        return []
+    return [
+        f"learn_from: {source.name} gives trajectories of older policies, which policy_loss {loss.name} would take for "
+        f"the policy's own; compare with the policies that sampled them: log_ratio: behaviour, token_weights: "
+        f"{{truncated_is: {{}}}}, or advantage: vtrace"
+    ]

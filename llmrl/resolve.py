@@ -20,7 +20,7 @@ from llmrl.data.row_tools import RowTools
 from llmrl.engines.catalogue import check_engine
 from llmrl.errors import RecipeError, gathered, unknown_name
 from llmrl.fields import BY_NAME, PACKED, PROVIDED, names
-from llmrl.other_policies import written_by_faults
+from llmrl.other_policies import replay_faults, written_by_faults
 from llmrl.pieces import Piece, bind, catalogue, resolve
 from llmrl.probe import probe, probe_allocation, probe_controller, unread
 from llmrl.recipe import Recipe
@@ -105,6 +105,7 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     distinct = {id(piece): piece for piece in providers.values()}.values()
     faults += [fault for piece in distinct for fault in _unread_provider(piece, own)]
     faults = faults or [*refused(recipe, algorithm), *_source_faults(recipe, outside["source"])]
+    faults += replay_faults(source, algorithm)
     if source.mark("joins_answers") and (not algorithm.scores or algorithm.scores_tokens):
         faults.append(
             f"learn_from: {source.name} puts two answers into one text, which only a reward model of whole texts can "

@@ -279,7 +279,7 @@ class Run:
             folder, writes = self.plan.run_dir / "measured_once", self.ranks.is_first
             measured_once = MeasuredOnce(folder, name, asking, collector, params, recipe.rollout, writes)
         values = measured_once.values if measured_once else {}
-        source, stream = make_source(recipe, pieces, prompts, origins, collector, roles, values)
+        source, stream = make_source(recipe, pieces, prompts, origins, collector, roles, values, self.ranks)
         return Stage(
             name=name,
             recipe=recipe,

@@ -41,6 +41,7 @@ from llmrl.rollout.role_respondent import RoleRespondent
 from llmrl.rollout.sampler import Adapting, Mixing, Sampler, SamplingParams, sampling_params
 from llmrl.run.guided_sampling import guided
 from llmrl.run.models import Origin, reference_folder
+from llmrl.run_folder import layout
 from llmrl.train.held_out import HeldOut
 from llmrl.train.provide import for_allocation, while_gathering
 from llmrl.train.roles import Role
@@ -251,6 +252,7 @@ def make_source(
     collector: Collector | None,
     roles: Mapping[str, Role],
     measured_once: Mapping[str, Mapping[str, float]],
+    ranks: Ranks,
 ) -> tuple[Source, PromptStream]:
     """The source that the recipe's `learn_from` names, and the stream of training prompts."""
     first = next(iter(recipe.by_role))
@@ -270,6 +272,8 @@ def make_source(
         "solutions": prompts.solutions,
         "asker": prompts.asker,
         "author": first,
+        "ranks": ranks,
+        "replay_folder": Path(recipe.run_dir) / layout.REPLAY / "groups",
     }
     return source(available), stream
 

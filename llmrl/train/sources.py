@@ -13,6 +13,8 @@ A source's positional parameters name the parts of the stage that it needs:
     comparisons      the rows' completions with their rewards, by prompt id; a source that names it reads rows that
                      have pairs, labels or scores
     asker            renders questions that no row asks; a source that names `collector` too may have them answered
+    ranks            the processes of the run
+    replay_folder    the folder below the run's for records of earlier steps
     solutions        the rows' solutions with labelled steps, by prompt id; a source that names it reads such rows
 
 Fields of scored completions that a source brings without sampling are named by `llmrl.marks.brings`.
@@ -39,6 +41,8 @@ from llmrl.train.filtered import filtered_rollouts
 from llmrl.train.prompted_pairs import prompted_pairs
 from llmrl.train.regenerated_turns import regenerated_turns
 from llmrl.train.relabelled import relabelled
+from llmrl.train.replayed import replayed
+from llmrl.train.sources_of_rollouts import OfStream, Rollouts
 from llmrl.train.spliced_paths import criticized_paths, spliced_paths
 from llmrl.types import ACTOR, Group, Prompt
 
@@ -130,40 +134,6 @@ def recorded(stream: PromptStream, solutions: Mapping[str, list[Written]], rollo
 
 
 @dataclass
-class OfStream:
-    """A source whose only state is the position in its stream of prompts."""
-
-    stream: PromptStream
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.stream.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stream.load_state_dict(state)
-
-
-@dataclass
-class Rollouts(OfStream):
-    """Groups sampled from the current policy."""
-
-    collector: Collector
-    sample_groups: SampleGroups
-    keep: Mapping[str, Piece]
-    rollout: Rollout
-    params: Callable[[int], SamplingParams]
-
-    def collect(self, seed: int) -> Collected:
-        return self.collector.collect(
-            self.stream,
-            sample_groups=self.sample_groups,
-            keep=self.keep,
-            count=self.stream.coming(self.rollout.prompts_per_step),
-            max_refills=self.rollout.max_refills,
-            params=self.params(seed),
-        )
-
-
-@dataclass
 class Demonstrations(OfStream):
     """Rows to imitate, as groups of one trajectory, which was not sampled."""
 
@@ -211,6 +181,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
         spliced_paths,
         criticized_paths,
         relabelled,
+        replayed,
         regenerated_turns,
     )
 }
