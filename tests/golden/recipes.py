@@ -141,10 +141,10 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "bilevel_gae": TURNS,
     "collm_cc": PAIR | {"method": "collm_cc", "critic": {"others": "{text}="}},
-    "collm_dc": TURNS,
-    "ippo": TURNS,
+    "collm_dc": PAIR | {"method": "collm_dc"},
+    "ippo": PAIR | {"method": "ippo"},
     "ilql": _of_recorded_turns("ilql", recorded_episodes={}),
-    "magrpo": TURNS,
+    "magrpo": PAIR | {"method": "magrpo"},
     "mappo": PAIR | {"method": "mappo", "critic": {"others": "{text}="}},
     "archer": TURNS
     | {
