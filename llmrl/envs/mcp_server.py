@@ -23,7 +23,7 @@ from llmrl.marks import brings_tools, settings_checked_by
 from llmrl.types import Prompt
 
 
-class Server:
+class McpServer:
     """A running server. It lives in a task of its own, since its connection is opened and closed in one task.
 
     start_seconds: the deadline of its start. `start` has to be awaited before anything else.
@@ -133,11 +133,11 @@ def _innermost(error: BaseException) -> str:
     return first_line(error)
 
 
-_SHARED: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, asyncio.Task[Server]]] = WeakKeyDictionary()
+_SHARED: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, asyncio.Task[McpServer]]] = WeakKeyDictionary()
 """The servers that episodes of an event loop share; closing the loop ends them."""
 
 
-async def _shared(key: Any, server: Server) -> Server:
+async def _shared(key: Any, server: Server) -> McpServer:
     """The running server of this key, started if there is none or if it ended."""
     servers = _SHARED.setdefault(asyncio.get_running_loop(), {})
     known = servers.get(key)
@@ -146,7 +146,7 @@ async def _shared(key: Any, server: Server) -> Server:
             await known.result().close()
         known = None if servers.get(key) is known else servers.get(key)
 
-    async def started() -> Server:
+    async def started() -> McpServer:
         await server.start()
         return server
 
@@ -164,7 +164,7 @@ def _descriptions(
     faults: list[str] = []
 
     async def ask() -> None:
-        server = Server(command, dict(variables), folder, start_seconds=start_seconds)
+        server = McpServer(command, dict(variables), folder, start_seconds=start_seconds)
         try:
             await server.start()
             found.extend(server.tools)
@@ -222,7 +222,7 @@ def mcp(
     """
     settings = {"command": command, "variables": variables, "folder": folder, "start_seconds": start_seconds}
     described = _listed_once(**settings)
-    server = Server(command, variables, folder, start_seconds=start_seconds)
+    server = McpServer(command, variables, folder, start_seconds=start_seconds)
 
     async def start() -> None:
         nonlocal server
