@@ -137,7 +137,7 @@ _SHARED: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, asyncio.Task[Mcp
 """The servers that episodes of an event loop share; closing the loop ends them."""
 
 
-async def _shared(key: Any, server: Server) -> McpServer:
+async def _shared(key: Any, server: McpServer) -> McpServer:
     """The running server of this key, started if there is none or if it ended."""
     servers = _SHARED.setdefault(asyncio.get_running_loop(), {})
     known = servers.get(key)
