@@ -62,6 +62,7 @@ POLICY = (
     Metric("entropy", "The mean entropy of the policy's next token.", "nats per token", "falls slowly",
            f"The samples of a prompt become alike: {LOWER_RATE.lower()}, raise clip_high, or add entropy_bonus.",
            troubles=(Outside("the entropy is gone", low=0.01, rows=5, when=is_open),), heading="entropy"),
+    Metric("implied_reward", "The mean reward of a token that the policy's log-probabilities imply.", "", "rises"),
     Metric("grad_norm", "The norm of the policy's gradient before it is clipped.", "", "steady, above 0",
            "At 0 nothing is learned: look at advantage_std and token_weight, and at what `trained` and LoRA leave "
            "trainable; after spikes lower training.learning_rate.",

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from llmrl.axes import BY_KEY
 from llmrl.marks import compares_all
-from llmrl.ops.preference_losses import divergences, logistic, reference_free, reward_models
+from llmrl.ops.preference_losses import divergences, logistic, prefixes, probes, reference_free, reward_models
 from llmrl.ops.preference_losses.games import inpo
 from llmrl.ops.preference_losses.regression import ipo
 from llmrl.ops.shared.groups import group_log_softmax
 from llmrl.pieces import bind, catalogue
 
-LOSSES = {n: f for n, f in BY_KEY["preference_loss"].pieces.items() if n not in catalogue(reward_models)}
+ELSEWHERE = {**catalogue(reward_models), **catalogue(prefixes), **catalogue(probes)}  # these have files of their own
+LOSSES = {n: f for n, f in BY_KEY["preference_loss"].pieces.items() if n not in ELSEWHERE}
 A = {"logprobs": (-20.0, -30.0), "ref_logprobs": (-22.0, -27.0), "lengths": (10, 20)}  # u = 2, -3
 B = {"logprobs": (-20.0, -30.0), "ref_logprobs": (-19.0, -30.5), "lengths": (10, 20)}  # u = -1, 0.5
 EQUAL = A | {"ref_logprobs": A["logprobs"]}  # the policy is the reference

@@ -71,7 +71,14 @@ def random_data(rows):
         "rewards": rows.noise(),
         "from_policy": torch.rand(n, generator=rows.generator) < 0.7,
         "row_weights": torch.rand(n, generator=rows.generator),
+        "turn_ids": torch.where(rows.mask, begins(rows.mask).cumsum(dim=1) - 1, -1),
+        "turn_seconds": rows.noise().abs(),
     }
+
+
+def begins(mask):
+    """Where a run of tokens of the mask begins."""
+    return mask & ~torch.nn.functional.pad(mask, (1, 0))[:, :-1]
 
 
 def weigh(name, data):
@@ -83,7 +90,7 @@ def positional(name):
 
 
 def per_token(data):
-    return {key: value for key, value in data.items() if value.dim() == 2 and key != "response_mask"}
+    return {key: value for key, value in data.items() if value.dim() == 2 and value.is_floating_point()}
 
 
 def test_what_the_catalogue_holds():
@@ -91,7 +98,7 @@ def test_what_the_catalogue_holds():
         *("truncated_is", "sequence_is", "masked_is", "icepop", "drop_stale_negatives", "difficulty"),
         *("correct_tokens", "top_entropy", "low_entropy", "entropy_ratio", "drop_covariant", "top_covariant"),
         *("surrogate_dropout", "most_varied", "positive_advantage", "chosen_tokens", "chosen_completions"),
-        *("policy_completions", "other_completions", "weighted_rows"),
+        *("policy_completions", "other_completions", "weighted_rows", "turn_duration"),
     }
 
 

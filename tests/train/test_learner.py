@@ -29,7 +29,7 @@ from llmrl.data.stream import PromptStream
 from llmrl.data.written import Span, Written
 from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
-from llmrl.providers.models import old_outputs
+from llmrl.providers.models import old_critic
 from llmrl.resolve import resolve_pieces
 from llmrl.train.learner import Learner
 from llmrl.train.micro_batches import CreditedBatch, MetricSums
@@ -86,7 +86,7 @@ def test_a_critic_learns_alone_from_a_source_and_a_schedule_of_its_own():
     gradients = record_gradients(learner.engine)
     for seed in range(4):
         batch = pack(source.collect(seed).groups, ACTOR)
-        batch = batch.with_(old_outputs=old_outputs(batch, learner))
+        batch = batch.with_(**old_critic(batch, learner, ["old_outputs"]))
         targets = torch.ones(batch.rewards.shape).masked_fill(~batch.response_mask, torch.nan)
         mini, sums = CreditedBatch(batch, Credit(torch.zeros_like(batch.rewards), targets), {}), MetricSums()
         if seed == 0:
@@ -116,7 +116,7 @@ def by_autograd(batch: Batch) -> dict[str, Tensor]:
 
 def test_the_gradients_of_several_objectives_add_up():
     algorithm = resolve_pieces(make_recipe(**PPO)).algorithm
-    batch = fixed_batch().with_(old_outputs=old_outputs(fixed_batch(), critic_alone()))
+    batch = fixed_batch().with_(**old_critic(fixed_batch(), critic_alone(), ["old_outputs"]))
     returns = torch.where(batch.response_mask, 1.0, torch.nan)
     mini = CreditedBatch(batch, Credit(torch.zeros_like(batch.rewards), returns), {})
     seen = {}

@@ -179,6 +179,8 @@ def test_both_divergences_from_a_reference_are_those_of_all_logits():
     head = reference.lm.get_output_embeddings()
     predictor = Predictor(hidden[batch.response_mask], head.weight.detach(), None)
     targets = batch.token_ids[batch.response_mask][:, None]
-    sliced = policy._head._sliced(rows, targets, predictor, sorted(asked), entropy=False, most_likely=0)
+    sliced = policy._head._sliced(
+        rows, targets, predictor, sorted(asked), entropy=False, most_likely=0, partition=False
+    )
     for name in asked:
         assert torch.allclose(sliced[name], found[name][batch.response_mask], atol=1e-5), name
