@@ -44,6 +44,8 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
         yield "critic.frozen: a critic with the policy's backbone moves with it; use critic.backbone: own"
     if critic.detach and critic.backbone == "own":
         yield "critic.detach: only a critic that shares the policy's backbone can be detached from it"
+    if critic.head_only and critic.backbone == "shared":
+        yield "critic.head_only: only a backbone of the critic's own can be frozen; use critic.detach: true"
     learns_returns = "returns" in algorithm.value_loss.data and not _grade_readers(algorithm)
     if learns_returns and (critic.warmup_steps or not critic.frozen) and not _gives_returns(recipe, algorithm):
         given = f"{algorithm.advantage.name} gives" if algorithm.advantage else "without one there are"

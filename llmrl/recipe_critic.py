@@ -33,6 +33,9 @@ class Critic(Strict):
     )
     outputs: PositiveInt = Field(default=1, description="numbers per token: heads, or the bins of a distribution")
     detach: bool = Field(default=False, description="shared backbone: keep the value gradient out of it")
+    head_only: bool = Field(
+        default=False, description="own backbone: train the head alone, on the hidden states of a frozen model"
+    )
     learning_rate: PositiveFloat | None = Field(default=None, description="own backbone; default: training's")
     weight: PositiveFloat = Field(default=1.0, description="shared backbone: of the value loss beside the policy's")
     warmup_steps: NonNegativeInt = Field(default=0, description="first steps, in which only the critic is trained")

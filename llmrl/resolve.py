@@ -104,7 +104,7 @@ def resolve_pieces(recipe: Recipe) -> Pieces:
     faults += [fault for piece in tried.values() for fault in probe_controller(piece)]
     distinct = {id(piece): piece for piece in providers.values()}.values()
     faults += [fault for piece in distinct for fault in _unread_provider(piece, own)]
-    faults = faults or [*refused(recipe, algorithm), *_source_faults(recipe, outside["source"])]
+    faults = faults or [*refused(recipe, algorithm), *_source_faults(recipe, algorithm, outside["source"])]
     faults += replay_faults(source, algorithm)
     if source.mark("joins_answers") and (not algorithm.scores or algorithm.scores_tokens):
         faults.append(
@@ -288,7 +288,7 @@ def _unread_outside(key: str, piece: Piece) -> list[str]:
     return [] if set(piece.data) <= BY_KEY[key].reads | set(provided) else unread(key, piece, provided)
 
 
-def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
+def _source_faults(recipe: Recipe, algorithm: Algorithm, source: Piece) -> list[str]:
     """The faults of a recipe that lacks the rows or rewards that its source needs."""
     faults = []
     rows = recipe.data.train
@@ -305,7 +305,8 @@ def _source_faults(recipe: Recipe, source: Piece) -> list[str]:
     if SOLUTIONS in source.data and named and rows.steps is None:
         faults.append(f"learn_from: {source.name} needs data.train.steps and step_labels (a solution and its labels)")
     scored = "collector" in source.data and "rewards" not in (source.mark("brings") or ())
-    if scored and not recipe.rewarded and recipe.trained:
+    judged = algorithm.has_critic and recipe.critic.frozen and "rewards" not in algorithm.needs
+    if scored and not recipe.rewarded and recipe.trained and not judged:
         faults.append(
             f"learn_from: {source.name} needs at least one reward under rewards, such as math_verifier: {{}}, or an "
             f"environment that rewards"

@@ -364,3 +364,13 @@ def test_a_source_says_what_it_needs_of_the_recipe(changes, fault):
     with pytest.raises(RecipeError) as caught:
         resolve_pieces(Recipe.model_validate(recipe | {"rewards": {"math_verifier": {}}} | changes))
     assert caught.value.faults == [fault]
+
+
+def test_actions_that_a_critic_judges_need_no_reward():
+    """A critic that learned before and a credit that reads no rewards; one that learns on still needs them."""
+    recipe = method_recipe("digi_q").model_copy(update={"rewards": {}})
+    assert resolve_pieces(recipe).algorithm.has_critic
+    learning = recipe.critic.model_copy(update={"frozen": False})
+    target = {"value_target": "monte_carlo", "value_loss": "twin_squared", "critic": learning}
+    with pytest.raises(RecipeError, match="needs at least one reward"):
+        resolve_pieces(recipe.model_copy(update=target))

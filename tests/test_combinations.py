@@ -265,6 +265,11 @@ def test_leaving_out_is_no_weight(name):
         ),
         ({"backbone": "shared", "detach": True}, []),
         (
+            {"backbone": "shared", "head_only": True},
+            ["critic.head_only: only a backbone of the critic's own can be frozen; use critic.detach: true"],
+        ),
+        ({"head_only": True}, []),
+        (
             {"detach": True},
             ["critic.detach: only a critic that shares the policy's backbone can be detached from it"],
         ),

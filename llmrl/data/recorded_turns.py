@@ -108,13 +108,16 @@ def turn_states(
 
     share: of the states that are kept, drawn by their tokens. Equal states are one row, with `turn`, the number of the
     role's turns before it. So each step of an episode is a question of its own: a step-wise method samples several
-    actions in it. Sources: the second stages of SWEET-RL, arXiv 2503.15478, and of AgentPRM, arXiv 2502.10325.
+    actions in it, and `rollout.written_by: {dataset: 1}` puts the action that was first recorded there among them.
+    Sources: the second stages of SWEET-RL, arXiv 2503.15478, and of AgentPRM, arXiv 2502.10325.
     """
     made: dict[Tokens, Row] = {}
     for row in recorded(rows, role):
         for one in taken_in(row):
             if _drawn(one.before) < share:
-                made.setdefault(one.before, _row(row, one.before) | {"turn": one.place})
+                taken = Written([Span(list(one.turn["token_ids"]), True)])
+                action = {"completion": taken, "label": 1.0}
+                made.setdefault(one.before, _row(row, one.before) | action | {"turn": one.place})
     return list(made.values())
 
 

@@ -59,9 +59,9 @@ def suits(method: str, task: str) -> bool:
 def tasks_of(method: str) -> tuple[str, ...]:
     """The tasks that have what a method reads: pairs, routers, grades of programs, a tool, or nothing special.
 
-    Labels of steps, several objectives, verdicts on answers, named states and completions to replay are in no task, so
-    neither are methods that bring a verifier or a reward that reads other texts. In the table the policy alone writes
-    completions, so methods with other writers are measured on sampled text.
+    Labels of steps, several objectives, verdicts on answers, named states, recorded turns and completions to replay are
+    in no task, so neither are methods that bring a verifier or a reward that reads other texts. In the table the policy
+    alone writes completions, so methods with other writers are measured on sampled text.
     """
     recipe = method_recipe(method)
     algorithm = resolve_pieces(recipe).algorithm
@@ -75,7 +75,7 @@ def tasks_of(method: str) -> tuple[str, ...]:
         return ()
     if any(weight.mark("drops_other_writers") for weight in algorithm.token_weights):
         return ()
-    if "state_ids" in algorithm.needs:
+    if "state_ids" in algorithm.needs or recipe.data.train.transform is not None:
         return ()
     beyond = needs_past(recipe, algorithm) or bool(recipe.rollout.written_by)
     if algorithm.compares or beyond:

@@ -279,7 +279,10 @@ def _note_use(config: Any, recipe: Recipe, pieces: Pieces) -> None:
 def _critic_learner(recipe: Recipe, name: str, origin: Origin, ranks: Ranks, device: torch.device) -> Learner:
     """A critic with a backbone of its own: from the critic's model, or from the policy's start."""
     folder = _other_model(recipe, origin, "critic.model", "values", recipe.critic.model)
-    lm = _trainable(folder, recipe)
+    if recipe.critic.head_only:
+        lm = load_language_model(folder, "fp32", None).requires_grad_(False)
+    else:
+        lm = _trainable(folder, recipe)
     head = _value_head(lm, recipe)
     load_value_head(head, folder)
     critic = Critic(lm, head, padding_free=recipe.training.padding_free)

@@ -88,6 +88,8 @@ def test_rewards_of_turns_are_those_of_nodes():
 def test_each_state_is_a_question_once():
     made = turn_states([play(A, B), play(A, C)])
     assert [(row["prompt"].token_ids, row["turn"]) for row in made] == [((2, 3), 0), ((2, 3, 4, 7, 7), 1)]
+    [first, second] = (row["completion"].spans for row in made)  # the action that was recorded first
+    assert (first, second) == ([Span([4], True)], [Span([5], True)])
     many = [play([4 + n % 3], prompt=Prompt(f"p{n}", (2, n), "", {})) for n in range(200)]
     assert 70 < len(turn_states(many, share=0.5)) < 130
 

@@ -108,6 +108,15 @@ def _of_recorded_turns(method: str, **transform: Any) -> dict[str, Any]:
     return {"stages": {"explore": {"method": "grpo", "training": {"steps": 2}} | TURNS, "values": values}}
 
 
+def _digi_q() -> dict[str, Any]:
+    """Turns are recorded, a critic learns from them alone, and it judges actions that no reward scores."""
+    recipe = _of_recorded_turns("digi_q", turn_states={})
+    critic = _of_recorded_turns("digi_q_critic", recorded_episodes={})["stages"]["values"]
+    policy = recipe["stages"].pop("values") | {"rewards": {"golden.pieces:low_digits": None}}
+    stages = recipe["stages"] | {"values": critic, "policy": policy}
+    return {"stages": stages}
+
+
 REWARDS = ["golden.pieces:low_digits", "overlong_penalty"]
 OWN: dict[str, dict[str, Any]] = {
     "accelerated_dpo": {"reference": {"every": 1}},
@@ -224,6 +233,8 @@ OWN: dict[str, dict[str, Any]] = {
         "rewards": {"step_critiques": None, "golden.pieces:marked_digits": {"weight": 0.2}},
     },
     "tis": MISMATCH,
+    "digi_q": _digi_q(),
+    "digi_q_critic": _of_recorded_turns("digi_q_critic", recorded_episodes={}),
     "qlass": _of_recorded_turns("qlass", tree_values={"gamma": 0.5}),
     "repro": {"providers": {"answer_logprobs": {"delimiter": "+"}}},
     "router_aware": {"model": "experts"},

@@ -25,6 +25,7 @@ from llmrl.ops.token_weights.selection import (
     top_entropy,
 )
 from llmrl.ops.token_weights.verdicts import (
+    best_of_group,
     chosen_completions,
     chosen_tokens,
     correct_tokens,
@@ -98,7 +99,7 @@ def test_what_the_catalogue_holds():
         *("truncated_is", "sequence_is", "masked_is", "icepop", "drop_stale_negatives", "difficulty"),
         *("correct_tokens", "top_entropy", "low_entropy", "entropy_ratio", "drop_covariant", "top_covariant"),
         *("surrogate_dropout", "most_varied", "positive_advantage", "chosen_tokens", "chosen_completions"),
-        *("policy_completions", "other_completions", "weighted_rows", "turn_duration"),
+        *("policy_completions", "other_completions", "weighted_rows", "turn_duration", "best_of_group"),
     }
 
 
@@ -277,6 +278,26 @@ def test_positive_advantage_turns_a_mean_over_all_into_one_over_what_did_well():
     penalty = torch.tensor([[1.0, 50.0, 3.0], [5.0, 7.0, 50.0], [50.0, 50.0, 50.0]])
     assert (penalty * weights * mask / mask.sum()).sum().item() == pytest.approx(4.0)  # (1 + 3 + 5 + 7) / 4
     assert not positive_advantage(-advantages.abs(), mask).any()
+
+
+def test_the_best_of_each_group_is_imitated_if_it_is_good_enough():
+    """Groups 3: (2, 0.5), 5: (0.25, 0.5, no tokens), 7: (-1): of three groups the first and the second have a good one.
+
+    So 5 completions / 3 groups is the weight, and the mean over completions becomes (4 + 6) / 3.
+    """
+    mask = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 0], [0, 0], [1, 1]], dtype=torch.bool)
+    credit = [[2, 2], [0.5, 9], [0.25, 0.25], [0.5, 9], [9, 9], [-1, -1]]
+    given = torch.tensor(credit), torch.tensor([3, 3, 5, 5, 5, 7]), mask
+    weights = best_of_group(*given, threshold=0.3)
+    assert weights[[0, 3]].tolist() == [[pytest.approx(5 / 3)] * 2, [pytest.approx(5 / 3), 0]]
+    assert not weights[[1, 2, 4, 5]].any()
+    penalty = torch.tensor([[1.0, 3.0], [50, 50], [50, 50], [6, 50], [50, 50], [50, 50]])
+    assert (penalty * weights * fixed_length(mask, length=1)).sum().item() == pytest.approx(10 / 3)
+    assert best_of_group(*given, threshold=0.5).any(dim=1).tolist() == [True] + [False] * 5  # 0.5 is not above 0.5
+    assert best_of_group(torch.ones(2, 2), torch.tensor([1, 1]), mask[[0, 2]])[1].tolist() == [
+        0,
+        0,
+    ]  # the first of equals
 
 
 def test_entropy_selections_by_hand():

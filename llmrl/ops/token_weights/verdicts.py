@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from llmrl.ops.shared.comparisons import outcomes, pairs_of
-from llmrl.ops.shared.groups import group_sums
+from llmrl.ops.shared.groups import group_sums, members
 from llmrl.ops.shared.ranges import require_positive
+from llmrl.ops.shared.rows import row_means
 
 
 def difficulty(
@@ -90,3 +91,22 @@ def positive_advantage(advantages: Tensor, response_mask: Tensor) -> Tensor:
     """
     chosen = response_mask & (advantages > 0)
     return chosen.float() * (response_mask.sum() / chosen.sum().clamp(min=1))
+
+
+def best_of_group(advantages: Tensor, group_ids: Tensor, response_mask: Tensor, *, threshold: float = 0.0) -> Tensor:
+    """Turns a mean over all completions into the mean over groups of the best one's loss, where it is good enough.
+
+        weight_t = N / G on the first completion of its group with the largest A_i, if A_i > threshold, else 0
+        A_i      = mean_t A_t
+
+    advantages, response_mask: [N, T]; group_ids: [N]; N: completions with response tokens; G: their groups, those
+    without a good one too. Meant for sequence_mean, or fixed_length with length 1, the mean over groups of
+    -log pi(y_best). Source: Digi-Q, arXiv 2502.15760.
+    """
+    credit, groups = row_means(advantages, response_mask), members(response_mask, group_ids)
+    weights = torch.zeros_like(credit)
+    share = sum(map(len, groups)) / max(len(groups), 1)
+    for rows in groups:
+        best = rows[credit[rows].argmax()]
+        weights[best] = share * (credit[best] > threshold)
+    return (response_mask * weights[:, None]).float()
