@@ -55,12 +55,9 @@ class SearchingSampler:
     def __init__(self, own: Sampler, tokenizer: Any, search: Search, score: Score, *, training: bool):
         self._own, self._tokenizer, self._search = own, tokenizer, search
         self._score, self._training = score, training
+        self.policy_version = own.policy_version
         self.takes_adapter = getattr(own, "takes_adapter", False)
         self.base = getattr(own, "base", own)
-
-    @property
-    def policy_version(self) -> int:
-        return self._own.policy_version
 
     async def sample(self, token_ids: list[int], params: SamplingParams) -> Completion:
         searches = not params.evaluating if self._training else params.evaluating and params.temperature == 0
@@ -71,6 +68,7 @@ class SearchingSampler:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         self._own.load_weights(weights, policy_version)
+        self.policy_version = self._own.policy_version
 
     def close(self) -> None:
         self._own.close()

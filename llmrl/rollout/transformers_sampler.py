@@ -344,7 +344,8 @@ class _SeededDraw(LogitsProcessor):
         drawn, logprobs = draw_tokens(shaped, self._seeds, torch.full_like(self._seeds, len(self.logprobs)))
         self.logprobs.append(logprobs)
         if count := min(max(self._counts), shaped.shape[1]):
-            self._likeliest.append(tuple(shaped.log_softmax(-1).topk(count)))
+            likeliest = shaped.log_softmax(-1).topk(count)
+            self._likeliest.append((likeliest.values, likeliest.indices))
         chosen = torch.where(self._greedy, shaped.argmax(-1), drawn)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 

@@ -48,9 +48,9 @@ def provide(
         "steps_done": steps_done,
         "reading": role.algorithm.value if role.algorithm.reads_values else None,
     }
-    for provider, fields in in_order(role.pieces.providers, missing, batch.data.keys()):
+    for provider, wanted in in_order(role.pieces.providers, missing, batch.data.keys()):
         with span(provider.name):
-            given = _given(provider, {**batch.data, **available, "batch": batch, "wanted": fields}, batch)
+            given = _given(provider, {**batch.data, **available, "batch": batch, "wanted": wanted}, batch)
         batch = batch.with_(**given)
     return batch
 

@@ -78,7 +78,7 @@ class Cut:
         turn = trajectory.turns[place]
         kept = 0
         if self.marker is not None and self.marker in turn.text:
-            begins = end_of(self.text.decode, turn.token_ids, turn.text.rindex(self.marker) + 1)
+            begins = end_of(lambda ids: self.text.decode(list(ids)), turn.token_ids, turn.text.rindex(self.marker) + 1)
             kept = max(begins - self.drop_tokens, 0)
         said = [token for one in trajectory.turns[:place] for token in one.token_ids]
         token_ids = (*trajectory.prompt.token_ids, *said, *turn.token_ids[:kept])
