@@ -251,6 +251,8 @@ def _settings_agree(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
     pairs = [("value", algorithm.value, "value_loss", algorithm.value_loss, ("low", "high"))]
     if algorithm.advantage and algorithm.policy_loss:
         pairs += [("advantage", algorithm.advantage, "policy_loss", algorithm.policy_loss, ("temperature",))]
+    if algorithm.value_target and algorithm.policy_loss:
+        pairs += [("value_target", algorithm.value_target, "policy_loss", algorithm.policy_loss, ("alpha",))]
     for key, first, other, second, names in pairs:
         for name in names:
             if name in first.settings and second.settings.get(name, first.settings[name]) != first.settings[name]:

@@ -40,6 +40,12 @@ def _critic_can_learn(recipe: Recipe, algorithm: Algorithm) -> Iterator[str]:
             "critic.replay: a critic with the policy's backbone (critic.backbone: shared) moves with it, so it cannot "
             "learn apart; use critic.backbone: own"
         )
+    target = algorithm.value_target
+    if critic.replay is not None and target is not None and "group_ids" in target.data:
+        yield (
+            f"critic.replay: draws trajectories one by one, but value_target {target.name} compares those of a group; "
+            "leave one of the two out"
+        )
     if critic.backbone == "shared" and critic.frozen:
         yield "critic.frozen: a critic with the policy's backbone moves with it; use critic.backbone: own"
     if critic.detach and critic.backbone == "own":

@@ -446,3 +446,21 @@ def test_guides_are_refused_where_they_cannot_work(changes, words):
         for key, own in changes.items()
     }
     assert words in " ".join(faults(**guided))
+
+
+def test_a_soft_critic_and_its_policy_share_a_temperature_and_whole_groups():
+    soft = {
+        "advantage": "twin_q",
+        "value_target": {"choice_td": {"alpha": 0.2}},
+        "value_loss": "twin_squared",
+        "critic": {"outputs": 4},
+    }
+    assert faults(**soft, policy_loss={"soft_choice": {"alpha": 0.2}}) == []
+    assert faults(**soft, policy_loss={"soft_choice": {"alpha": 0.1}}) == [
+        "value_target.choice_td.alpha: 0.2, but policy_loss.soft_choice.alpha is 0.1; they measure the same thing and "
+        "have to be equal"
+    ]
+    assert faults(**merge(soft, {"critic": {"replay": {}}})) == [
+        "critic.replay: draws trajectories one by one, but value_target choice_td compares those of a group; leave one "
+        "of the two out"
+    ]

@@ -255,7 +255,7 @@ def _asked(builder: PromptBuilder) -> list[Asked]:
 
 def _unlabelled(solutions: Sequence[Written], source: Rows) -> str | None:
     """Why solutions teach nothing of steps; None if one of their steps has a label."""
-    labelled = any(span.reward is not None for one in solutions for span in one.spans)
+    labelled = any(one.unrated or span.reward is not None for one in solutions for span in one.spans)
     return None if labelled or source.steps is None else UNLABELLED
 
 

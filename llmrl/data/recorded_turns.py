@@ -175,6 +175,26 @@ def recorded_episodes(rows: Sequence[Row], *, role: str = ACTOR) -> list[Row]:
     return made
 
 
+def recorded_choices(rows: Sequence[Row], *, role: str = ACTOR, everywhere: bool = False) -> list[Row]:
+    """The trajectories of recorded_episodes and, for each state in them, the list of actions that may be taken there.
+
+    A list is the actions that were recorded in the state, or `everywhere` those of all states, as completions without a
+    reward. So a critic learns from what was taken, and a policy chooses among what could have been. Two actions are the
+    same if their tokens are. Source: SAC-GLAM, arXiv 2410.12481, whose environments name the admissible actions.
+    """
+    made = recorded_episodes(rows, role=role)
+    taken: dict[Tokens, tuple[Row, dict[Tokens, None]]] = {}
+    for row in recorded(rows, role):
+        for one in taken_in(row):
+            before, action = one.key
+            taken.setdefault(before, (row, {}))[1][action] = None
+    every = {action: None for _, actions in taken.values() for action in actions}
+    for before, (row, actions) in taken.items():
+        listed = [Written([Span(list(action), True)], unrated=True) for action in (every if everywhere else actions)]
+        made.append(_row(row, before) | {"steps": listed, "step_labels": [[None]] * len(listed)})
+    return made
+
+
 def expert_and_own(rows: Sequence[Row], *, expert: str, role: str = ACTOR) -> list[Row]:
     """The trajectories of two stages, labelled by whose they are: 1 for the stage of an expert, 0 for the others.
 

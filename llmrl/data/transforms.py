@@ -32,7 +32,13 @@ from llmrl.data.persuasion import persuasion_pairs
 from llmrl.data.poisoning import poisoned
 from llmrl.data.prompt_builder import COLUMN_KEYS
 from llmrl.data.recognition import FormedRows, formed
-from llmrl.data.recorded_turns import expert_and_own, privileged_pairs, recorded_episodes, turn_states
+from llmrl.data.recorded_turns import (
+    expert_and_own,
+    privileged_pairs,
+    recorded_choices,
+    recorded_episodes,
+    turn_states,
+)
 from llmrl.data.row_values import RowValue
 from llmrl.data.trees import improved_answers
 from llmrl.data.turn_values import tree_values, turn_values
@@ -155,6 +161,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         tree_values,
         privileged_pairs,
         recorded_episodes,
+        recorded_choices,
         expert_and_own,
         expert_steps,
     )

@@ -44,11 +44,12 @@ class Span:
 @dataclass(frozen=True)
 class Written:
     """A completion that a row brings: its spans of tokens, and its reward where it is compared, with the parts that it
-    is made of by name; nan for a part that is not known."""
+    is made of by name; nan for a part that is not known. unrated: no span has a reward, and none is missed."""
 
     spans: list[Span]
     reward: float = 0.0
     components: Mapping[str, float] = field(default_factory=dict)
+    unrated: bool = False
 
     @property
     def token_ids(self) -> list[int]:

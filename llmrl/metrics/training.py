@@ -92,6 +92,8 @@ POLICY = (
     Metric("token_weight", "The mean product of the token weights.", "", "well above 0",
            "Hardly any token is trained on: loosen the token weights."),
     Metric("score_margin", "How far pacs tells right from wrong: above 0 where it is right.", "nats", "rises"),
+    Metric("choice_entropy", "The entropy of the policy over a list of actions; whole trajectories count 0.",
+           "nats"),
     Metric("residual", "The mean error of the balance that a flow loss is after.", "nats", "near 0"),
     Metric("log_partition", "The mean logarithm of what a prompt's answers are worth in all.", "nats"),
     Metric("kl", "The distance to the old policy that drpo limits.", "nats per token", format=".2e"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmrl.ops.shared.ranges import require_fraction
+from llmrl.ops.shared.groups import group_log_softmax, group_sums
+from llmrl.ops.shared.ranges import refuse_negative, require_fraction
 from llmrl.ops.shared.recursion import next_on_mask, reward_to_go
 from llmrl.ops.shared.turns import on_tokens, turn_ends, turn_starts, turn_sums
 from llmrl.ops.shared.twin import at_next, here_or_next, twin_heads
@@ -100,4 +101,51 @@ def implicit_td(
     learns_q = response_mask & (goes_on | ~cut_short.unsqueeze(1))
     for_q = torch.where(learns_q, for_q, torch.nan).unsqueeze(-1).expand_as(q)
     for_v = torch.where(response_mask, q.amin(dim=-1), torch.nan).unsqueeze(-1).expand_as(v)
+    return torch.cat([for_q, for_v], dim=-1)
+
+
+def choice_td(
+    rewards: Tensor,
+    turn_rewards: Tensor,
+    response_mask: Tensor,
+    turn_ids: Tensor,
+    group_ids: Tensor,
+    old_logprobs: Tensor,
+    target_outputs: Tensor,
+    target_outputs_after: Tensor,
+    cut_short: Tensor,
+    *,
+    gamma: float = 0.99,
+    alpha: float = 0.05,
+) -> Tensor:
+    """Soft temporal-difference targets of a twin critic of turns, where each state has a list of actions.
+
+        Q_j(turn k) <- r_k + gamma V'_j(state of turn k + 1)                             of trajectories
+        V_j(s)      <- sum_a pi(a|s) (min_i Q'_i(s, a) - alpha log pi(a|s))              of lists
+        pi(a|s)     =  softmax over the list of sum_t old_logprobs_t
+
+    A list is a group of completions without any reward: the actions in the state that is their prompt, which need not
+    have been taken. A trajectory, of any group, has a reward for a turn at least, 0 included (data.recorded_turns.
+    recorded_choices gives both). Primed values are the target network's; the last turn of a trajectory that a limit cut
+    short has no target of Q. alpha: as in policy_losses.coupled.soft_choice.
+
+    rewards, turn_rewards, response_mask, turn_ids, old_logprobs: [N, T]; target_outputs, target_outputs_after:
+    [N, T, H], see ops/shared/twin.py; group_ids, cut_short: [N]. Returns [N, T, H], Q first. Raises ValueError for a
+    gamma outside [0, 1], a negative alpha or an odd H. Source: soft actor-critic with V, arXiv 1801.01290; over a list
+    of texts, without V, SAC-GLAM, arXiv 2410.12481.
+    """
+    refuse_negative(alpha=alpha)
+    stale = torch.ones_like(cut_short, dtype=torch.int64)
+    outputs = target_outputs, target_outputs_after
+    of_q = twin_td(rewards, response_mask, turn_ids, *outputs, stale, cut_short, gamma=gamma)
+    listed = response_mask.any(dim=1) & ~(response_mask & turn_rewards.isfinite()).any(dim=1)
+    sums = torch.where(response_mask, old_logprobs.double(), 0.0).sum(dim=1)
+    log_pi = group_log_softmax(sums, group_ids, listed)
+    q, v = twin_heads(*outputs)
+    ends = turn_ends(response_mask, turn_ids).unsqueeze(-1)
+    least = torch.where(ends, q, 0.0).sum(dim=1).amin(dim=-1)
+    soft = group_sums(torch.where(listed, log_pi.exp() * (least - alpha * log_pi), 0.0), group_ids).float()
+    places = turn_starts(response_mask, turn_ids) & listed.unsqueeze(1)
+    for_v = torch.where(places, soft.unsqueeze(1), torch.nan).unsqueeze(-1).expand_as(v)
+    for_q = torch.where(listed[:, None, None], torch.nan, of_q[..., : q.shape[-1]])
     return torch.cat([for_q, for_v], dim=-1)

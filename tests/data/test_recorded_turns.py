@@ -8,7 +8,13 @@ import pytest
 
 from llmrl.data.forms import COMPARISONS, SOLUTIONS
 from llmrl.data.prompt_builder import PromptBuilder
-from llmrl.data.recorded_turns import expert_and_own, privileged_pairs, recorded_episodes, turn_states
+from llmrl.data.recorded_turns import (
+    expert_and_own,
+    privileged_pairs,
+    recorded_choices,
+    recorded_episodes,
+    turn_states,
+)
 from llmrl.data.transforms import read_rows
 from llmrl.data.turn_values import tree_values, turn_values
 from llmrl.data.written import Exact, Span
@@ -92,6 +98,18 @@ def test_each_state_is_a_question_once():
     assert (first, second) == ([Span([4], True)], [Span([5], True)])
     many = [play([4 + n % 3], prompt=Prompt(f"p{n}", (2, n), "", {})) for n in range(200)]
     assert 70 < len(turn_states(many, share=0.5)) < 130
+
+
+def test_each_state_has_a_list_of_the_actions_that_were_taken():
+    """States: the prompt, with A and B, and A's answer, with C: each a row behind the two trajectories."""
+    rows = [play(A, C, reward=1.0), play(B), play(A)]
+    made = recorded_choices(rows)
+    assert made[:3] == recorded_episodes(rows) and len(made) == 5
+    assert [one["prompt"].token_ids for one in made[3:]] == [(2, 3), (2, 3, 4, 7, 7)]
+    assert [[one.token_ids for one in row["steps"]] for row in made[3:]] == [[A, B], [C]]
+    assert all(span.reward is None for row in made[3:] for one in row["steps"] for span in one.spans)
+    everywhere = recorded_choices(rows, everywhere=True)[3:]
+    assert [[one.token_ids for one in row["steps"]] for row in everywhere] == [[A, B, C]] * 2
 
 
 def test_a_pair_of_trajectories_has_the_answer_in_front():

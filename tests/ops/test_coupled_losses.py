@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import pad
 
-from llmrl.ops.policy_losses.coupled import drpo, pacs
+from llmrl.ops.policy_losses.coupled import drpo, pacs, soft_choice
 
 LIMIT = 20
 
@@ -236,3 +236,33 @@ def test_drpo_refuses_a_length_limit_of_zero(ragged):
     rows = ragged(0)
     with pytest.raises(ValueError, match="max_tokens: 0"):
         drpo(rows.logprobs(), rows.logprobs(), right_or_wrong(rows), rows.mask, rows.group_ids, max_tokens=0)
+
+
+def test_a_soft_choice_by_hand():
+    """A list of pi 1/4 and 3/4 (sums log 1/8, log 3/8) with A 4 and 1, one of two equals with A 2, and one alone."""
+    mask = torch.tensor([[1, 1], [1, 0], [1, 0], [1, 0], [1, 1]], dtype=torch.bool)
+    logprobs = torch.tensor([[1 / 2, 1 / 4], [3 / 8, 1], [1 / 9, 1], [1 / 9, 1], [1 / 2, 1 / 2]]).log().requires_grad_()
+    advantages = torch.tensor([[4.0, 4.0], [1, 9], [2, 9], [2, 9], [50, 50]])
+    groups = torch.tensor([6, 6, 2, 2, 9])
+    found = soft_choice(logprobs, advantages, mask, groups, alpha=0.5)
+    entropies = [-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)), math.log(2)]
+    whole = [-0.5 * entropies[0] - (0.25 * 4 + 0.75 * 1), -0.5 * entropies[1] - 2]
+    assert found.loss.sum().item() == pytest.approx(sum(whole) / 2, abs=1e-6)
+    assert found.loss[4].tolist() == [0, 0] and found.loss[0, 0] == found.loss[0, 1]
+    assert found.stats["choice_entropy"][:, 0].tolist() == pytest.approx([entropies[0]] * 2 + [entropies[1]] * 2 + [0])
+    found.loss.sum().backward()
+    # d/ds_i of sum pi f = pi_i (f_i - sum pi f), f = alpha log pi - A: the better action rises, each token alike
+    f = [0.5 * math.log(0.25) - 4, 0.5 * math.log(0.75) - 1]
+    slope = 0.25 * (f[0] - whole[0]) / 2
+    assert logprobs.grad is not None
+    expected = torch.tensor([[slope, slope], [-slope, 0], [0, 0], [0, 0], [0, 0]])
+    torch.testing.assert_close(logprobs.grad, expected, atol=1e-6, rtol=0)
+
+
+def test_the_best_soft_choice_is_boltzmanns():
+    """pi ~ exp(A / alpha): A (0, alpha log 3) makes 1/4 and 3/4, where the gradient vanishes."""
+    logprobs = torch.tensor([[1 / 8], [3 / 8]]).log().requires_grad_()
+    advantages = torch.tensor([[0.0], [0.7 * math.log(3)]])
+    loss = soft_choice(logprobs, advantages, torch.ones(2, 1, dtype=torch.bool), torch.tensor([1, 1]), alpha=0.7).loss
+    [gradient] = torch.autograd.grad(loss.sum(), logprobs)
+    assert gradient.abs().max() < 1e-7 and loss.sum().item() == pytest.approx(-0.7 * math.log(4), abs=1e-6)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmrl.ops.advantages.twin import twin_q
 from llmrl.ops.value_losses import twin_squared
-from llmrl.ops.value_targets import monte_carlo, twin_td
+from llmrl.ops.value_targets import choice_td, monte_carlo, twin_td
 
 # P A A E A: a turn of two tokens, and one of one token
 MASK = torch.tensor([[0, 1, 1, 0, 1]]).bool()
@@ -78,3 +78,28 @@ def test_monte_carlo_by_hand():
 def test_an_odd_number_of_outputs_is_refused():
     with pytest.raises(ValueError, match="as many outputs for Q as for V, got 3"):
         twin_q(BEFORE[..., :3], AFTER[..., :3], MASK, TURNS)
+
+
+def test_soft_targets_over_a_list_by_hand():
+    """An episode of two turns, and a list of two actions of pi 1/4 and 3/4: their sums are log 1/8 and log 3/8.
+
+    V = 1/4 (min (2, 3) - alpha log 1/4) + 3/4 (min (6, 5) - alpha log 3/4) = 4.25 + alpha 0.562335
+    """
+    mask = torch.tensor([[0, 1, 1, 0, 1], [0, 0, 0, 1, 1], [0, 0, 0, 0, 1]]).bool()
+    turns = torch.where(mask, 0, -1)
+    turns[0] = TURNS[0]
+    rewards = torch.cat([REWARDS, torch.zeros(2, 5)])
+    given = torch.full((3, 5), NONE)
+    given[0, [2, 4]] = 0.0  # a reward of 0 is one
+    logprobs = torch.tensor([[9.0] * 5, [9, 9, 9, math.log(1 / 2), math.log(1 / 4)], [9, 9, 9, 9, math.log(3 / 8)]])
+    before = torch.cat([BEFORE, torch.full((2, 5, 4), 100.0)])
+    after = torch.cat([AFTER, outputs(c4=(2, 3, 100, 100)), outputs(c4=(6, 5, 100, 100))])
+    groups, cut = torch.tensor([3, 5, 5]), torch.zeros(3, dtype=torch.bool)
+    found = choice_td(rewards, given, mask, turns, groups, logprobs, before, after, cut, gamma=0.5, alpha=2.0)
+    # Q as by twin_td; the trajectory says nothing of V, and the list nothing of Q
+    expected = torch.tensor(targets(staleness=1))
+    torch.testing.assert_close(found[0].nan_to_num(nan=-1.0), expected)
+    value = 4.25 + 2 * -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    for row, column in ((1, 3), (2, 4)):  # before the first token of each action
+        assert found[row, column, 2:].tolist() == pytest.approx([value] * 2)
+        assert found[row].isfinite().sum() == 2

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from llmrl.ops.shared.groups import group_centred, group_sums, members, present, spread
+from llmrl.ops.shared.groups import group_centred, group_log_softmax, group_sums, members, present, spread
 from llmrl.ops.shared.ranges import refuse_negative, require_positive
 from llmrl.ops.shared.rows import row_means
 from llmrl.types import TokenLoss
@@ -99,3 +99,29 @@ def drpo(
     loss = spread(-gains / (lengths * max(len(groups), 1)), response_mask) + (coefficient * divergence / tokens).float()
     stats = {"kl": divergence.detach().float(), "kl_coefficient": spread(coefficient.expand_as(scores), response_mask)}
     return TokenLoss(loss, stats)
+
+
+def soft_choice(
+    logprobs: Tensor, advantages: Tensor, response_mask: Tensor, group_ids: Tensor, *, alpha: float = 0.05
+) -> TokenLoss:
+    """Soft policy improvement over a list of actions, which are the completions of a group: all of them count.
+
+        pi_i = softmax over the group of sum_t logprobs_t
+        sum of the losses = mean_g sum_i pi_i (alpha log pi_i - A_i)        A_i = mean_t A_t
+
+    Its minimum is pi_i ~ exp(A_i / alpha). A_i may be Q_i or Q_i - V, which differ by a constant of the group. The mean
+    is over groups of several completions; one alone is no choice. The completions of a group have to differ. logprobs,
+    advantages, response_mask: [N, T]; group_ids: [N]. stats: choice_entropy, that of pi, on all tokens of its group.
+    Raises ValueError for a negative alpha. Source: discrete soft actor-critic, arXiv 1910.07207; over texts, SAC-GLAM,
+    arXiv 2410.12481.
+    """
+    refuse_negative(alpha=alpha)
+    there = response_mask.any(dim=1) & (group_sums(present(response_mask), group_ids) > 1)
+    sums = torch.where(response_mask, logprobs.double(), 0.0).sum(dim=1)
+    log_pi = group_log_softmax(sums, group_ids, there)
+    pi, credit = log_pi.exp() * there, row_means(advantages, response_mask)
+    share = there / (group_sums(there.double(), group_ids).clamp(min=1))
+    losses = pi * (alpha * log_pi - credit) / share.sum().clamp(min=1)
+    entropy = group_sums(-pi * log_pi, group_ids).detach()
+    lengths = response_mask.sum(dim=1).clamp(min=1)
+    return TokenLoss(spread(losses / lengths, response_mask), {"choice_entropy": spread(entropy, response_mask)})
