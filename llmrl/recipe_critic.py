@@ -19,7 +19,9 @@ class Critic(Strict):
         default="own", description="a model of its own, or the policy's hidden states"
     )
     model: str | None = Field(
-        default=None, description="own backbone: a folder or a hub name to start from; default: the policy's start"
+        default=None,
+        description="own backbone: a folder or a hub name to start from, of a language model, of a critic that a stage "
+        "left, or of a reward model; default: the policy's start",
     )
     context: Template | None = Field(
         default=None,

@@ -116,9 +116,9 @@ class AdvantageFeedback:
 
 def _scored(folder: str, history: str, action: str) -> float:
     """What an action adds to a reward model's score of a text, the mean of its heads."""
-    from llmrl.models.frozen_scorer import frozen_scorer  # late: most worlds load no model
+    from llmrl.models.frozen_scorer import any_scorer  # late: most worlds load no model
 
-    model = frozen_scorer(Path(folder).expanduser())
+    model = any_scorer(Path(folder).expanduser())
     rows = [model.tokenizer.encode(text) for text in (history, history + action)]
     before, after = model.scores([(tokens, len(tokens)) for tokens in rows])
     return (sum(after) - sum(before)) / len(after)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
 
-from llmrl.errors import RecipeError
-from llmrl.models.outputs import Hidden, Places, backbone_of, run_backbone
+from llmrl.models.kinds import CONTEXT
+from llmrl.models.loading import export
+from llmrl.models.outputs import Hidden, Places, backbone_of, run_backbone, without_peft
 from llmrl.models.padding_free import choose_packing
 
 HEAD = "value_head.safetensors"
-"""The file of a critic's head, in its model's folder."""
+"""The file of a critic's head, in the folder of a critic whose architecture has no token classifier to be saved as."""
 
 
 class ValueHead(nn.Module):
@@ -42,26 +47,55 @@ class ValueHead(nn.Module):
         return functional.linear(hidden, self.weight.float(), self.bias.float())
 
 
-def save_value_head(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write a head's weight and bias beside its model's."""
-    save_file({name: weights[name].contiguous().cpu() for name in ("weight", "bias")}, folder / HEAD)
+def export_critic(
+    lm: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: Iterable[tuple[str, Tensor]],
+    head: Mapping[str, Tensor],
+    *,
+    context: str | None = None,
+) -> None:
+    """Write a critic as a plain Hugging Face folder: a token classifier, whose logits at a token are the outputs of the
+    prefix that ends there.
 
-
-def load_value_head(head: ValueHead, folder: Path) -> None:
-    """Give a head the weights that `save_value_head` wrote, if some are there; raises RecipeError for another shape."""
-    if not (folder / HEAD).is_file():
+    lm, weights: the model that the backbone is of, and its merged weights by name; head: its weight and bias. context:
+    noted in the config. An architecture that has no token classifier with a linear head named score is saved as its
+    language model, with the head in HEAD beside it.
+    """
+    state = dict(weights)
+    config = copy.deepcopy(without_peft(lm).config)
+    config.num_labels, config.problem_type, config.token_classification_bias = len(head["weight"]), "regression", True
+    setattr(config, CONTEXT, context)
+    classifier = _classifier(config)
+    scored = state | {f"score.{name}": head[name].cpu() for name in ("weight", "bias")}
+    if classifier is not None and (names := classifier.state_dict().keys()) <= scored.keys():
+        export(classifier, tokenizer, folder, [(name, scored[name]) for name in names])
         return
-    found = load_file(folder / HEAD)
-    if found["weight"].shape != head.weight.shape:
-        raise RecipeError(
-            f"critic.outputs: {len(head.weight)}, but critic.model '{folder}' has {len(found['weight'])} outputs of "
-            f"{found['weight'].shape[1]} numbers each; set critic.outputs: {len(found['weight'])}"
-        )
-    head.load_state_dict(found)
+    export(without_peft(lm), tokenizer, folder, state.items())
+    save_file({name: head[name].contiguous().cpu() for name in ("weight", "bias")}, folder / HEAD)
+
+
+def _classifier(config: Any) -> Any:
+    """The architecture's token classifier without weights; None if it has none with a linear head named score."""
+    if type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
+        return None
+    with torch.device("meta"):
+        model = AutoModelForTokenClassification.from_config(config)
+    return model if isinstance(getattr(model, "score", None), nn.Linear) else None
+
+
+def saved_head(lm: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """The weight and bias of the head that a folder holds beside the backbone of `lm`, which was loaded from there: of
+    a critic, or of a reward model; empty for a language model."""
+    if (score := getattr(without_peft(lm), "score", None)) is not None:
+        bias = score.weight.new_zeros(len(score.weight)) if score.bias is None else score.bias.detach()
+        return {"weight": score.weight.detach(), "bias": bias}
+    return load_file(folder / HEAD) if (folder / HEAD).is_file() else {}
 
 
 class Critic(nn.Module):
-    """A value network with a backbone of its own: the given language model `lm` without its LM head.
+    """A value network with a backbone of its own: that of `lm`, a language model or a reward model, without its head.
 
     padding_free: as in a recipe's training. Raises RecipeError if it is True and packed rows would see each other.
     """
@@ -69,7 +103,7 @@ class Critic(nn.Module):
     def __init__(self, lm: nn.Module, head: ValueHead, *, padding_free: bool | None = None):
         super().__init__()
         self.backbone = backbone_of(lm)
-        object.__setattr__(self, "lm", lm)  # for the names of its weights; as a module its LM head would be trained
+        object.__setattr__(self, "lm", lm)  # for the names of its weights; as a module its own head would be trained
         self.head = head
         self.packs = choose_packing(self.backbone, padding_free)
 

@@ -15,7 +15,7 @@ from llmrl.data.chat import Conversation
 from llmrl.data.schedule import schedule
 from llmrl.data.steps import step_tokens
 from llmrl.models.gate import load_gate
-from llmrl.models.kinds import REWARD_MODEL, Kind, expect
+from llmrl.models.kinds import REWARD_MODEL, STEP_REWARD_MODEL, Kind, expect
 from llmrl.models.loading import load_tokenizer, scores_tokens, stop_token_ids
 from llmrl.models.scorer import Scorer, load_reward_model
 from llmrl.models.text import as_written, decoder
@@ -162,3 +162,9 @@ def reads(tokenizer: Any, stops: Sequence[int], trajectory: Trajectory) -> bool:
 def frozen_scorer(folder: Path, kind: Kind = REWARD_MODEL) -> FrozenScorer:
     """The one FrozenScorer of a folder in this process."""
     return FrozenScorer(folder, kind)
+
+
+def any_scorer(folder: Path) -> FrozenScorer:
+    """The FrozenScorer of a reward model of completions or of steps, or of a saved critic."""
+    of_tokens = (folder / "config.json").is_file() and scores_tokens(AutoConfig.from_pretrained(str(folder)))
+    return frozen_scorer(folder, STEP_REWARD_MODEL if of_tokens else REWARD_MODEL)

@@ -12,6 +12,9 @@ from llmrl.errors import RecipeError, first_line, nearest
 CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 """The ends of the names of transformers' classes that are reward models; all others are language models."""
 
+CONTEXT = "critic_context"
+"""In a saved critic's config: the text that it was trained to read beside the prompt, if any."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -47,6 +50,13 @@ def expect(folder: str | Path, kind: Kind) -> None:
         single, pairs = "scores single answers", "compares two answers"
         does, wanted = (single, pairs) if kind.compares else (pairs, single)
         raise RecipeError(f"'{folder}' holds a model that {does}, expected one that {wanted}")
+    if config.get(CONTEXT):
+        raise RecipeError(f"'{folder}' {reads_context(config[CONTEXT])}")
+
+
+def reads_context(context: str) -> str:
+    """The fault of a critic with a context of its own that is to score prompts and answers alone."""
+    return f"holds a critic that was trained to read {context!r} beside the prompt, which it would lack here"
 
 
 def nearest_folder(folder: Path) -> Path | None:

@@ -18,7 +18,9 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from llmrl.errors import RecipeError, first_line
+from llmrl.models.critic import HEAD
 from llmrl.models.gate import load_gate
+from llmrl.models.kinds import CONTEXT, reads_context
 from llmrl.models.loading import is_reward_model, load_language_model, load_tokenizer, scores_tokens
 from llmrl.models.outputs import backbone_of
 from llmrl.models.scorer import load_reward_model
@@ -220,8 +222,14 @@ def _language_model(path: str, device: torch.device, key: str) -> Any:
 def _value_model(path: str, device: torch.device, key: str) -> Any:
     folder = Path(path).expanduser()
     config = AutoConfig.from_pretrained(str(folder))
+    if (folder / HEAD).is_file():
+        raise RecipeError(
+            f"{key}.model: '{path}' is a critic whose architecture has no token classifier, expected one that has"
+        )
     if not is_reward_model(config):
         return _language_model(path, device, f"{key}.model")
+    if context := getattr(config, CONTEXT, None):
+        raise RecipeError(f"{key}.model: '{path}' {reads_context(context)}")
     if load_gate(folder) is not None:
         raise RecipeError(f"{key}.model: '{path}' weighs its heads by the prompt, which a guide does not")
     kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}

@@ -12,9 +12,8 @@ from transformers import AutoConfig
 
 from llmrl.errors import RecipeError
 from llmrl.models.frozen_policy import frozen_policy
-from llmrl.models.frozen_scorer import frozen_scorer
-from llmrl.models.kinds import REWARD_MODEL, STEP_REWARD_MODEL
-from llmrl.models.loading import is_reward_model, scores_tokens
+from llmrl.models.frozen_scorer import any_scorer
+from llmrl.models.loading import is_reward_model
 from llmrl.recipe_rollout import Search
 from llmrl.rollout.search import Score
 
@@ -42,7 +41,7 @@ def load_score(search: Search, tokenizer: Any, key: str) -> Score:
         for model in models:
             _check_tokens(model, tokenizer, key)
         return _of_log_ratios(*models)
-    scorer = frozen_scorer(folder, STEP_REWARD_MODEL if scores_tokens(config) else REWARD_MODEL)
+    scorer = any_scorer(folder)
     _check_tokens(scorer, tokenizer, key)
 
     async def score(prompt: list[int], answers: Sequence[list[int]]) -> list[float]:

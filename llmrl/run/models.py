@@ -16,12 +16,13 @@ from llmrl.engines.catalogue import make_engine
 from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError, gathered
 from llmrl.fields import BY_NAME, CURRENT, PROVIDED, names
-from llmrl.models.critic import Critic, ValueHead, load_value_head
-from llmrl.models.gate import Gate
+from llmrl.models.critic import Critic, ValueHead, saved_head
+from llmrl.models.gate import Gate, load_gate
 from llmrl.models.loading import (
     is_reward_model,
     load_language_model,
     load_tokenizer,
+    scores_tokens,
     stop_token_ids,
 )
 from llmrl.models.lora import add_adapter
@@ -279,17 +280,37 @@ def _note_use(config: Any, recipe: Recipe, pieces: Pieces) -> None:
 def _critic_learner(recipe: Recipe, name: str, origin: Origin, ranks: Ranks, device: torch.device) -> Learner:
     """A critic with a backbone of its own: from the critic's model, or from the policy's start."""
     folder = _other_model(recipe, origin, "critic.model", "values", recipe.critic.model)
+    lm = _critic_model(folder, recipe, origin)
     if recipe.critic.head_only:
-        lm = load_language_model(folder, "fp32", None).requires_grad_(False)
-    else:
-        lm = _trainable(folder, recipe)
+        lm.requires_grad_(False)
     head = _value_head(lm, recipe)
-    load_value_head(head, folder)
+    if found := saved_head(lm, folder):
+        if found["weight"].shape != head.weight.shape:
+            outputs = len(found["weight"])
+            raise RecipeError(
+                f"critic.outputs: {len(head.weight)}, but critic.model '{folder}' has {outputs} outputs; set "
+                f"critic.outputs: {outputs}"
+            )
+        head.load_state_dict(found)
     critic = Critic(lm, head, padding_free=recipe.training.padding_free)
     names = "learning_rate", "schedule", "updates_per_step", "epochs_per_step"
     own = {one: found for one in names if (found := getattr(recipe.critic, one)) is not None}
     training = recipe.training.model_copy(update=own)
     return Learner(f"{name}.critic", make_engine(training.strategy, critic.train(), training, device), training, ranks)
+
+
+def _critic_model(folder: Path, recipe: Recipe, origin: Origin) -> Any:
+    """The model whose backbone a critic has: a language model, a saved critic, or a reward model."""
+    config = AutoConfig.from_pretrained(str(folder))
+    lora, checkpointing = recipe.model.lora, recipe.training.gradient_checkpointing
+    if recipe.critic.head_only:
+        lora, checkpointing = None, False
+    if not is_reward_model(config):
+        return load_language_model(folder, "fp32", lora, gradient_checkpointing=checkpointing)
+    if load_gate(folder) is not None:
+        raise RecipeError(f"critic.model: '{folder}' weighs its heads by the prompt, which a critic does not")
+    read: dict[str, Any] = {"heads": config.num_labels, "of_tokens": scores_tokens(config)}
+    return load_reward_model(folder, origin.tokenizer, "fp32", lora, gradient_checkpointing=checkpointing, **read)
 
 
 def _trainable(folder: Path, recipe: Recipe) -> Any:

@@ -17,7 +17,7 @@ from llmrl.data.packing import pack
 from llmrl.engines.ranks import Ranks
 from llmrl.errors import RecipeError, RunStopped
 from llmrl.evaluation.evaluate import evaluate
-from llmrl.models.critic import save_value_head
+from llmrl.models.critic import export_critic
 from llmrl.models.gate import save_gate
 from llmrl.models.loading import export
 from llmrl.models.weights import Rounding, adapter_weights, merged_weights
@@ -140,16 +140,16 @@ class Stage:
     def export_critics(self, folder: Path) -> None:
         """The critics that have a backbone of their own, each below its role's model; as `export`."""
         for name, role in self.roles.items():
-            learner, target = role.critic and role.critic.learner, folder / name if self.recipe.roles else folder
-            if learner is None:
+            target = folder / name if self.recipe.roles else folder
+            if role.critic is None or (learner := role.critic.learner) is None:
                 continue
             weights = [(key, weight.cpu()) for key, weight in learner.engine.weights() if self.ranks.is_first]
-            adapter = {key: weight.cpu() for key, weight in learner.engine.weights(adapter_weights)}
             trained = learner.engine.trained_weights()
             if self.ranks.is_first:
-                place = target / layout.CRITIC
-                export(learner.engine.model.lm, self.origins[name].tokenizer, place, weights, adapter)
-                save_value_head(place, {key: trained[f"head.{key}"] for key in ("weight", "bias")})
+                head = {key: trained[f"head.{key}"] for key in ("weight", "bias")}
+                lm, tokenizer, settings = learner.engine.model.lm, self.origins[name].tokenizer, role.critic.settings
+                context = settings.context or settings.others
+                export_critic(lm, tokenizer, target / layout.CRITIC, weights, head, context=context)
 
     def resume(self, checkpoint: Path) -> None:
         """Continue from `checkpoint`, exactly if as many processes made it; raises RecipeError if it is damaged."""

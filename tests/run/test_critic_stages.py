@@ -1,4 +1,4 @@
-"""A critic that is trained alone in one stage, and goes on in the next."""
+"""A critic that is trained alone in one stage, goes on in the next, and guides decoding in a third."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from llmrl.errors import RecipeError
 from llmrl.recipe_file import load_plan
 from llmrl.run.run import run_plan
+from llmrl.run_folder.reader import RunReader
 
 REWARD = "async def low(completion: str) -> bool:\n    return completion[:1] in set('01234')\n"
 RECIPE: dict[str, Any] = {
@@ -38,10 +39,26 @@ RECIPE: dict[str, Any] = {
     },
     "training": {"learning_rate": 1e-3, "threads": 1, "updates_per_step": 1},
     "stages": {
-        "values": {"training": {"steps": 2}, "critic": {"warmup_steps": 2}},
+        "values": {
+            "training": {"steps": 8, "learning_rate": 1e-2},
+            "rollout": {"prompts_per_step": 32},
+            "critic": {"warmup_steps": 8},
+        },
         "rl": {
             "training": {"steps": 1},
             "critic": {"frozen": True, "warmup_steps": 0, "model": "${run_dir}/stages/values/critic"},
+        },
+        "guided": {
+            "trained": False,
+            "model": "${run_dir}/stages/values",
+            "rollout": {
+                "prompts_per_step": 64,
+                "guide": {
+                    "model": "${run_dir}/stages/values/critic", "reading": {"value_ratio": {"temperature": 0.1}},
+                    "top_k": 13,
+                },
+            },
+            "training": {"steps": 1},
         },
     },
 }  # fmt: skip
@@ -61,19 +78,21 @@ def start(recipe: Path, *overrides: str) -> None:
     run_plan(load_plan(recipe, list(overrides)), resume=False, console=Console(file=io.StringIO()))
 
 
-def test_a_stage_trains_only_a_critic_and_the_next_one_starts_from_it(recipe):
+def test_a_stage_trains_only_a_critic_from_which_the_next_one_starts_and_which_guides(recipe):
     start(recipe)
     stages = recipe.parent / "run" / "stages"
     before, after = (load_file(stages / name / "critic" / "model.safetensors") for name in ("values", "rl"))
-    head, kept = (load_file(stages / name / "critic" / "value_head.safetensors") for name in ("values", "rl"))
     assert all(torch.equal(before[name], after[name]) for name in before) and before.keys() == after.keys()
-    assert torch.equal(head["weight"], kept["weight"]) and head["bias"].any()
+    assert before["score.bias"].any()
     origin = load_file(recipe.parent / "run" / "origin" / "model.safetensors")
     policy = load_file(stages / "values" / "model.safetensors")
     assert all(torch.equal(policy[name], origin[name]) for name in policy)  # only the critic was trained
     assert not torch.equal(before["model.norm.weight"], origin["model.norm.weight"])
     moved = load_file(stages / "rl" / "model.safetensors")
     assert not torch.equal(moved["model.norm.weight"], origin["model.norm.weight"])
+    earned = [(row["stage"], row["reward"]) for row in RunReader(recipe.parent / "run").metrics if "reward" in row]
+    plain = [reward for stage, reward in earned if stage == "values"]
+    assert earned[-1][0] == "guided" and earned[-1][1] > sum(plain) / len(plain) + 0.25
     with pytest.raises(RecipeError, match=r"critic.outputs: 2, but critic.model .*values/critic' has 1 outputs"):
         found = f"critic.model={stages / 'values' / 'critic'}"
         start(recipe, "run_dir=other", "stages.values.training.steps=0", "critic.outputs=2", f"stages.values.{found}",
