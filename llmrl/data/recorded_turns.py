@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt
 
 from llmrl.data.files import Row
+from llmrl.data.hindsight import ASKED, FIRST, with_hindsight
 from llmrl.data.written import Exact, Span, Written
 from llmrl.templates import RowTemplate, Template
 from llmrl.types import ACTOR
@@ -157,14 +158,17 @@ def privileged_pairs(
     return made
 
 
-def recorded_episodes(rows: Sequence[Row], *, role: str = ACTOR) -> list[Row]:
+def recorded_episodes(
+    rows: Sequence[Row], *, role: str = ACTOR, goal: Template | None = None, reached: Template | None = None
+) -> list[Row]:
     """A run's trajectories with the rewards of their turns, to learn from again, whoever sampled them.
 
     The reward of a trajectory is that of its last turn as well, and a turn without one earns 0. One whose context was
-    made anew is left out.
+    made anew is left out. goal, reached: add the trajectories under the goals that they reached, see
+    llmrl/data/hindsight.py.
     """
     made: list[Row] = []
-    for row in recorded(rows, role):
+    for row in with_hindsight(recorded(rows, role), goal, reached):
         [first, *more] = parts_of(row)
         given = [turn["reward"] or 0.0 for turn in first.turns if turn["author"] == role]
         if more or not given:
@@ -175,21 +179,29 @@ def recorded_episodes(rows: Sequence[Row], *, role: str = ACTOR) -> list[Row]:
     return made
 
 
-def recorded_choices(rows: Sequence[Row], *, role: str = ACTOR, everywhere: bool = False) -> list[Row]:
+def recorded_choices(
+    rows: Sequence[Row],
+    *,
+    role: str = ACTOR,
+    everywhere: bool = False,
+    goal: Template | None = None,
+    reached: Template | None = None,
+) -> list[Row]:
     """The trajectories of recorded_episodes and, for each state in them, the list of actions that may be taken there.
 
     A list is the actions that were recorded in the state, or `everywhere` those of all states, as completions without a
     reward. So a critic learns from what was taken, and a policy chooses among what could have been. Two actions are the
-    same if their tokens are. Source: SAC-GLAM, arXiv 2410.12481, whose environments name the admissible actions.
+    same if their tokens are. goal, reached: add trajectories under the goal that they reached, as recorded_episodes.
+    Source: SAC-GLAM, arXiv 2410.12481, whose environments name the admissible actions.
     """
-    made = recorded_episodes(rows, role=role)
-    taken: dict[Tokens, tuple[Row, dict[Tokens, None]]] = {}
-    for row in recorded(rows, role):
+    made = recorded_episodes(rows, role=role, goal=goal, reached=reached)
+    taken: dict[tuple[str, Tokens], tuple[Row, dict[Tokens, None]]] = {}
+    for row in with_hindsight(recorded(rows, role), goal, reached):
         for one in taken_in(row):
             before, action = one.key
-            taken.setdefault(before, (row, {}))[1][action] = None
+            taken.setdefault((row.get(ASKED, ""), before), (row, {}))[1][action] = None
     every = {action: None for _, actions in taken.values() for action in actions}
-    for before, (row, actions) in taken.items():
+    for (_, before), (row, actions) in taken.items():
         listed = [Written([Span(list(action), True)], unrated=True) for action in (every if everywhere else actions)]
         made.append(_row(row, before) | {"steps": listed, "step_labels": [[None]] * len(listed)})
     return made
@@ -213,7 +225,8 @@ def expert_and_own(rows: Sequence[Row], *, expert: str, role: str = ACTOR) -> li
 
 
 def _row(row: Row, context: Tokens) -> Row:
-    return {"prompt": Exact(context), "answer": row.get("answer"), "prompt_id": row["prompt_id"]}
+    asked = Exact(context, row.get(ASKED, ""), row.get(FIRST))
+    return {"prompt": asked, "answer": row.get("answer"), "prompt_id": row["prompt_id"]}
 
 
 def _drawn(tokens: Tokens) -> float:

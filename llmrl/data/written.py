@@ -19,15 +19,19 @@ LABELS: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class Exact:
-    """A prompt by its tokens, which a transform gives in the place of its text. before: a text in front of them."""
+    """A prompt by its tokens, which a transform gives in the place of its text. before: a text in front of them.
+    first: the first token of the prompt in whose place that text stands."""
 
     token_ids: tuple[int, ...]
     before: str = ""
+    first: int | None = None
 
     def tokens(self, tokenizer: Any) -> list[int]:
         """The tokens of the text and of the prompt; a token that opens sequences stays the first."""
         opening = int(self.token_ids[:1] == (tokenizer.bos_token_id,))
         said = tokenizer.encode(self.before, add_special_tokens=False) if self.before else []
+        if self.first is not None and self.first == tokenizer.bos_token_id and said[:1] != [self.first]:
+            said = [self.first, *said]
         return [*self.token_ids[:opening], *said, *self.token_ids[opening:]]
 
 

@@ -112,6 +112,36 @@ def test_each_state_has_a_list_of_the_actions_that_were_taken():
     assert [[one.token_ids for one in row["steps"]] for row in everywhere] == [[A, B, C]] * 2
 
 
+class Letters:
+    """A tokenizer of letters, a = 1, whose texts begin with the token 99."""
+
+    bos_token_id = 99
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return [ord(letter) - ord("a") + 1 for letter in text]
+
+
+def test_a_trajectory_is_also_one_under_the_goal_that_it_reached():
+    """It was asked for b and reached z: asked for z it earns 1 at its end, and its turns are the same tokens."""
+    prompt = Prompt("p", (99, 1, 2), "ab", {"answer": "b"})
+    missed = play(A, B, reward=-2.0, turn_rewards=(-1.0, None), prompt=prompt) | {"hidden": "z", "solved": False}
+    met, same = missed | {"solved": True}, missed | {"hidden": "b"}
+    names = {"goal": "{answer}", "reached": "{hidden}"}
+    own, relabelled = recorded_episodes([missed], **names)
+    assert own["step_labels"] == [[-1.0, -2.0]] and own["prompt"].tokens(Letters()) == [99, 1, 2]
+    assert relabelled["step_labels"] == [[0.0, 1.0]] and relabelled["prompt"].tokens(Letters()) == [99, 1, 26]
+    assert relabelled["steps"][0].token_ids == own["steps"][0].token_ids == [4, 7, 7, 5]
+    assert len(recorded_episodes([met, same], **names)) == 2
+    lists = recorded_choices([missed], **names)[2:]  # the states under both goals
+    assert [one["prompt"].tokens(Letters()) for one in lists] == [
+        [99, 1, 2], [99, 1, 2, 4, 7, 7], [99, 1, 26], [99, 1, 26, 4, 7, 7],
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="a prompt has to hold its goal 'q' once, got 'ab'"):
+        recorded_episodes([missed | {"answer": "q"}], **names)
+    with pytest.raises(ValueError, match="goal and reached need each other"):
+        recorded_episodes([missed], goal="{answer}")
+
+
 def test_a_pair_of_trajectories_has_the_answer_in_front():
     rows = [play(A, B, reward=1.0), play(C, reward=0.0), play(B, reward=1.0), play(A, reward=0.0)]
     [pair] = privileged_pairs(rows, context="({answer})")

@@ -74,6 +74,7 @@ MISMATCH = {"rollout": {"top_k": 3}}
 WINS = {"rewards": {"golden.pieces:low_digits": {"weight": 0.0}, "win_rate": {"opinion": "golden.pieces:prefers_low"}}}
 # of the three steps, some come after moves
 OFTEN = {"history": {"every": 1}}
+HINDSIGHT = {"goal": "{prompt}", "reached": "{completion}="}  # as if the answer had been asked for
 LABELS = {"right": "1", "wrong": "2"}  # which the model writes often enough
 
 
@@ -235,7 +236,7 @@ OWN: dict[str, dict[str, Any]] = {
     "tis": MISMATCH,
     "digi_q": _digi_q(),
     "digi_q_critic": _of_recorded_turns("digi_q_critic", recorded_episodes={}),
-    "sac_glam": _of_recorded_turns("sac_glam", recorded_choices={}) | {"rollout": {"prompts_per_step": 12}},
+    "sac_glam": _of_recorded_turns("sac_glam", recorded_choices=HINDSIGHT) | {"rollout": {"prompts_per_step": 12}},
     "qlass": _of_recorded_turns("qlass", tree_values={"gamma": 0.5}),
     "repro": {"providers": {"answer_logprobs": {"delimiter": "+"}}},
     "router_aware": {"model": "experts"},
