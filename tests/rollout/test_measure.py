@@ -66,6 +66,9 @@ def test_each_author_has_its_own_counts_and_means():
         "rollout_tokens_per_second": 6.0,
         "turn_reward": 0.5,
         "rewarded_turns": 1.0,
+        "total_reward": 4.5,
+        "turns": 1.0,
+        "invalid_actions": 0.0,
         "reward/critics": 4.0,
     }
     assert found == own | {f"critic/{name}": value for name, value in other.items()}

@@ -516,7 +516,8 @@ def test_what_earlier_steps_proposed_is_known_and_goes_on_with_a_run(workers):
     assert step(rewards) == pytest.approx([1.1 - 0.5 + 0.2] * 2)  # nothing was asked before, p = 1/2
     other.load_state_dict(rewards.state_dict())
     assert step(rewards) == step(other) == [0.0, 0.0]  # nothing but repetitions
-    assert rewards.state_dict() == other.state_dict() == {"proposal": [{"question": "3+4", "answer": "7"}] * 3}
+    earlier = {"proposal": [{"question": "3+4", "answer": "7"}] * 3}
+    assert rewards.state_dict() == other.state_dict() == {"earlier": earlier, "remembered": {}}
 
 
 REPLAY: dict[str, dict[str, Any]] = {

@@ -84,7 +84,7 @@ def make_stage(checkpoints, **settings) -> Stage:
     stage.recipe = SimpleNamespace(checkpoint=Checkpointing(**settings))  # pyright: ignore
     stage.source = SimpleNamespace(state_dict=dict)  # pyright: ignore
     stage.collector, stage.eval_prompts = SimpleNamespace(authors={}), [SimpleNamespace()]  # pyright: ignore
-    stage.roles = {"actor": SimpleNamespace(name="actor", save=write, controllers={})}  # pyright: ignore
+    stage.roles = {"actor": SimpleNamespace(name="actor", save=write, controllers={}, critic=None)}  # pyright: ignore
     stage.export = lambda folder: folder.mkdir()
     return stage
 
