@@ -47,6 +47,7 @@ OFFLINE = {
     "critique/critique_in_the_loop.yaml": [
         f"stages.{stage}.data.train.size=600" for stage in ("critiquer", "base", "samples_1", "samples_2")
     ],
+    "guided/q_sharp.yaml": [f"stages.{stage}.data.train.size=300" for stage in ("warm_start", "samples", "guided")],
     "multi_turn/agent.yaml": [f"model.chat_template={RECIPES}/multi_turn/plain.jinja"],
     "multi_turn/calculator.yaml": ["data.train.size=600"],
     "multi_turn/frozen_lake.yaml": [],
