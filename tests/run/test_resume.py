@@ -115,8 +115,8 @@ def test_bad_numbers_and_a_file_that_is_too_large_leave_the_last_checkpoint(kill
     assert "llmrl: the gradient's norm is nan" in printed
     assert yaml.safe_load((run / "recipe.yaml").read_text())["stages"]["rl"]["training"]["learning_rate"] == 1e30
     assert checkpoints(run) == kept
-    # no file may be longer than a quarter of the model's
-    limit = (run / "stages/warm_start/model.safetensors").stat().st_size // 4
+    # no file may be longer than half of the model's
+    limit = (run / "stages/warm_start/model.safetensors").stat().st_size // 2
     code, printed = train(folder, "run", "--resume", file_limit=limit)
     assert code == 1 and "Traceback" not in printed
     assert (
