@@ -22,7 +22,9 @@ from llmrl.run_folder.reader import RunReader
 from llmrl.train.provide import provide
 from llmrl.train.step import update
 
-PIECES = {key: value for key, value in methods()["thor"].items() if key not in ("summary", "paper", "env")}
+PIECES = {
+    key: value for key, value in methods()["thor"].items() if key not in ("summary", "paper", "env", "learn_from")
+}
 PIECES["advantage"] = {"turn_grpo": {"min_turn_reward": 1.0}}
 # LAYOUTS' turns that were given a reward, by row and number of the turn; groups are rows 0 3 6, 1 4, 2 5
 TURN_REWARDS = {(0, 0): 1.0, (1, 0): 1.0, (3, 0): 0.0, (3, 1): 1.0, (4, 0): 1.0, (4, 1): 0.0}

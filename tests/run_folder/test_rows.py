@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas
 import pyarrow.dataset
@@ -31,19 +32,22 @@ def test_a_trajectory_is_a_row(group):
 def test_every_turn_has_its_author_text_tokens_logprobs_and_reward():
     prompt = Prompt("train:1", (4,), "7+", {})
     turns = [
-        Turn("actor", [6, 1], [-0.5, -0.25], 9, reward=0.5),
-        Turn(ENVIRONMENT, [8, 8, 8]),
-        Turn("actor", [2], [-1.0], 8),
+        Turn("actor", [6, 1], [-0.5, -0.25], 9, reward=0.5, state="s", action="3", seconds=2.0),
+        Turn(ENVIRONMENT, [8, 8, 8], restarts=True),
+        Turn("actor", [2], [-1.0], 8, valid=False),
     ]
     for turn, text in zip(turns, ("3+", "no", "4"), strict=True):
         turn.text = text
     trajectory = Trajectory(prompt, turns, "stop", "4")
     row = row_of(Group(prompt, [trajectory]), trajectory, stage="rl", step=1, kind="train")
-    assert row["turns"] == [
-        {"author": "actor", "text": "3+", "token_ids": [6, 1], "rollout_logprobs": [-0.5, -0.25], "reward": 0.5},
-        {"author": "environment", "text": "no", "token_ids": [8, 8, 8], "rollout_logprobs": [], "reward": None},
-        {"author": "actor", "text": "4", "token_ids": [2], "rollout_logprobs": [-1.0], "reward": None},
+    names = ("author", "text", "token_ids", "rollout_logprobs", "reward", "restarts", "state", "action", "valid")
+    assert [tuple(turn[name] for name in names) for turn in row["turns"]] == [
+        ("actor", "3+", [6, 1], [-0.5, -0.25], 0.5, False, "s", "3", True),
+        ("environment", "no", [8, 8, 8], [], None, True, None, None, True),
+        ("actor", "4", [2], [-1.0], None, False, None, None, False),
     ]
+    assert [turn["seconds"] for turn in row["turns"]] == [2.0, 0.0, 0.0]
+    assert trajectories_of([row])[0].turns == [replace(turn, policy_version=0) for turn in turns]
     assert row["rollout_logprobs"] == [-0.5, -0.25, -1.0] and row["policy_version"] == 8
 
 
