@@ -212,7 +212,7 @@ def _check_tokens(folder: Path, tokenizer: Any, key: str) -> None:
 @lru_cache(maxsize=8)
 def _language_model(path: str, device: torch.device, key: str) -> Any:
     folder = Path(path).expanduser()
-    config = AutoConfig.from_pretrained(str(folder))
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     if is_reward_model(config):
         raise RecipeError(f"{key}: '{path}' is a reward model, expected a language model for this reading")
     return _frozen(load_language_model(folder, _dtype(config)), device)
@@ -221,7 +221,7 @@ def _language_model(path: str, device: torch.device, key: str) -> Any:
 @lru_cache(maxsize=8)
 def _value_model(path: str, device: torch.device, key: str) -> Any:
     folder = Path(path).expanduser()
-    config = AutoConfig.from_pretrained(str(folder))
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     if (folder / HEAD).is_file():
         raise RecipeError(
             f"{key}.model: '{path}' is a critic whose architecture has no token classifier, expected one that has"

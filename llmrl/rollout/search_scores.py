@@ -26,7 +26,7 @@ def load_score(search: Search, tokenizer: Any, key: str) -> Score:
     """
     folder = Path(search.model).expanduser()
     try:
-        config = AutoConfig.from_pretrained(str(folder))
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError):
         raise RecipeError(f"{key}.model: '{search.model}' is no folder of a model") from None
     if is_reward_model(config) == (search.reference is not None):
