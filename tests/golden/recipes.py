@@ -236,7 +236,7 @@ OWN: dict[str, dict[str, Any]] = {
     "tis": MISMATCH,
     "digi_q": _digi_q(),
     "digi_q_critic": _of_recorded_turns("digi_q_critic", recorded_episodes={}),
-    "sac_glam": _of_recorded_turns("sac_glam", recorded_choices=HINDSIGHT) | {"rollout": {"prompts_per_step": 12}},
+    "sac_glam": _of_recorded_turns("sac_glam", recorded_choices=HINDSIGHT) | {"rollout": {"prompts_per_step": 24}},
     "qlass": _of_recorded_turns("qlass", tree_values={"gamma": 0.5}),
     "repro": {"providers": {"answer_logprobs": {"delimiter": "+"}}},
     "router_aware": {"model": "experts"},
