@@ -114,7 +114,6 @@ def _digi_q() -> dict[str, Any]:
     recipe = _of_recorded_turns("digi_q", turn_states={})
     critic = _of_recorded_turns("digi_q_critic", recorded_episodes={})["stages"]["values"]
     policy = recipe["stages"].pop("values") | {"rewards": {"golden.pieces:low_digits": None}}
-    policy["critic"] = {"model": "${run_dir}/stages/values/critic"}
     stages = recipe["stages"] | {"values": critic, "policy": policy}
     return {"stages": stages}
 
