@@ -303,7 +303,7 @@ def test_an_override_of_a_stage_where_there_is_none(faults):
 # the dump
 
 
-@pytest.mark.parametrize("method", sorted(methods()))
+@pytest.mark.parametrize("method", sorted(methods().keys() - {"digi_q"}))  # its critic is an earlier stage's
 def test_a_dump_loads_to_the_same_plan(load, method):
     plan = load(BASE + f"method: {method}\ntraining: {{learning_rate: 3e-7}}\n")
     assert load(plan.dump(), name="dumped.yaml") == plan
