@@ -17,7 +17,7 @@ from llmrl.recipe_rows import Strict
 
 
 class Invalid(Strict):
-    """What follows a text in which no action is found, or whose action the environment refuses."""
+    """The answer to a text in which no action is found, or whose action the environment refuses."""
 
     tell: str | None = Field(
         default=None,

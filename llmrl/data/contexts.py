@@ -22,6 +22,7 @@ from torch import Tensor
 from llmrl.batch import Batch
 from llmrl.errors import RecipeError
 from llmrl.fields import BY_NAME
+from llmrl.ops.shared.turns import turn_starts
 from llmrl.recipe import Recipe
 from llmrl.recipe_moves import PROMPT
 from llmrl.templates import RowTemplate
@@ -96,7 +97,7 @@ def _with_others(row: list[int], trajectory: Trajectory, part: int, template: Ro
 
 
 def _events(trajectory: Trajectory, template: RowTemplate) -> Iterator[tuple[int, str]]:
-    """What an author was told and wrote, each with the place of the turn that it belongs to."""
+    """The texts that an author was told and wrote, each with the place of the turn that it belongs to."""
     told = [trajectory.prompt.text]
     for turn in trajectory.turns:
         if turn.author != trajectory.author:
@@ -173,7 +174,7 @@ def _begins(batch: Batch) -> list[list[int]]:
     """The columns at which each row's turns begin; the row's length for a row without turns."""
     turns = batch.get("turn_ids")  # also where a batch that is measured has its response elsewhere
     turns = batch.response_mask.long() - 1 if turns is None else turns
-    first = turns > torch.nn.functional.pad(turns.cummax(dim=1).values[:, :-1], (1, 0), value=-1)
+    first = turn_starts(turns >= 0, turns)
     return [row.nonzero()[:, 0].tolist() or [length] for row, length in zip(first, batch.lengths.tolist(), strict=True)]
 
 

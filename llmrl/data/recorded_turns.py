@@ -22,7 +22,7 @@ NEEDED = ("author", "prompt_id", "prompt_token_ids", "turns", "reward", "failure
 
 @dataclass(frozen=True)
 class Part:
-    """What an author read and wrote after one context: a whole trajectory, unless the context was made anew in it."""
+    """The turns of a trajectory after one context: a whole trajectory, unless the context was made anew in it."""
 
     context: Tokens
     turns: list[Row]

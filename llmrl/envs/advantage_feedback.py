@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt
 
+from llmrl.envs.base import AuthorText
 from llmrl.envs.world import Outcome, World
+from llmrl.errors import unknown_name
 from llmrl.marks import settings_checked_by
 from llmrl.pieces import PieceSpec, import_function, resolve
 from llmrl.templates import RowTemplate
@@ -32,6 +34,8 @@ def _check(*, tell: str, **others: Any) -> None:
 def advantage_feedback(
     prompt: Prompt,
     row: Mapping[str, Any],
+    seed: int,
+    authors: Mapping[str, AuthorText],
     *,
     world: PieceSpec,
     critic: Annotated[str, Field(min_length=1)],
@@ -43,15 +47,19 @@ def advantage_feedback(
 
         advantage = score(history, action) - score(history)
 
-    world: the other world, as env names one; it may read the prompt and the row. critic: a reward model's folder, which
-    scores texts, or `module:function` of history and action. most: how many proposals in a row are answered by
-    `tell`, a template of advantage and action; of these and the one after them the best is taken. The metric replanned
-    counts the answers. The checks are a reconstruction for single actors. Source: ReAd, arXiv 2405.14314.
+    world: the other world, as env names one; it may read prompt, row, seed and authors. critic: a reward model's
+    folder, which scores texts, or `module:function` of history and action. most: how many proposals in a row are
+    answered by `tell`, a template of advantage and action; of these and the one after them the best is taken. The
+    metric replanned counts the answers. Raises ValueError for a world that reads other data or speaks tokens. The
+    checks are a reconstruction for single actors. Source: ReAd, arXiv 2405.14314.
     """
     from llmrl.envs.catalogue import CATALOGUE  # late: the catalogue names this function
 
     piece = resolve(world, CATALOGUE, key=f"{KEY}.world", what="environment")
-    inner = piece({"prompt": prompt, "row": row} | dict.fromkeys(set(piece.data) - {"prompt", "row"}))
+    known: dict[str, Any] = {"prompt": prompt, "row": row, "seed": seed, "authors": authors}
+    if unknown := [name for name in piece.data if name not in known]:
+        raise ValueError(unknown_name(f"{KEY}.world.{piece.name}", unknown[0], known, "data"))
+    inner = piece(known)
     if not isinstance(inner, World):
         raise ValueError(f"{KEY}.world: {piece.name} speaks tokens, expected a world that speaks text")
     advantage = import_function(critic, f"{KEY}.critic") if ":" in critic else functools.partial(_scored, critic)
@@ -94,7 +102,7 @@ class AdvantageFeedback:
         return self._known(await self._world.act(taken))
 
     async def end(self) -> Outcome:
-        """What the other world says where a limit ends the episode."""
+        """The other world's last words where a limit ends the episode."""
         end = getattr(self._world, "end", None)
         return await end() if end is not None else Outcome(solved=self._state.solved)
 
@@ -115,7 +123,7 @@ class AdvantageFeedback:
 
 
 def _scored(folder: str, history: str, action: str) -> float:
-    """What an action adds to a reward model's score of a text, the mean of its heads."""
+    """The gain of an action in a reward model's score of a text, the mean of its heads."""
     from llmrl.models.frozen_scorer import any_scorer  # late: most worlds load no model
 
     model = any_scorer(Path(folder).expanduser())

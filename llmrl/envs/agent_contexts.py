@@ -1,4 +1,4 @@
-"""What an agent has let the policy read and write: each request extends exact tokens, or is read as a whole.
+"""Conversations that an agent has led with the policy: each request extends exact tokens, or is read as a whole.
 
 request 1  [user]                            tokens of the rendered request                    -> answer 1
 request 2  [user, answer 1, tool]            exact tokens so far + tokens of the rest          -> answer 2
@@ -132,7 +132,7 @@ def _rendered(text: AuthorText, messages: Messages, request: AgentRequest) -> st
 
 
 def _opening(messages: Messages) -> str:
-    """What a conversation begins with: all up to the first message of a user."""
+    """The beginning of a conversation: all up to the first message of a user."""
     users = [place for place, message in enumerate(messages) if message["role"] == "user"]
     return repr(messages[: users[0] + 1 if users else len(messages)])
 

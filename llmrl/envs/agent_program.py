@@ -32,7 +32,7 @@ class AgentFailed(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What an agent gave in the end. answer: the text that rewards read, None for the policy's last text; metrics:
+    """An agent's result. answer: the text that rewards read, None for the policy's last text; metrics:
     numbers of the episode."""
 
     answer: str | None = None

@@ -28,7 +28,7 @@ _LONG = 4
 
 
 class Context(Protocol):
-    """What an author reads and has said."""
+    """The conversation of one author."""
 
     def begin(self, told: Messages) -> list[int]:
         """The tokens before the author's first turn."""

@@ -161,7 +161,7 @@ def _made(id: str, settings: dict[str, Any], max_steps: int | None, drawn: bool)
 
 
 def _reader(space: Any, names: Sequence[str] | None) -> Callable[[str], Any]:
-    """What makes an action of a text; raises ValueError for an action space of another kind."""
+    """The function that makes an action of a text; raises ValueError for an action space of another kind."""
     import gymnasium as library
 
     if isinstance(space, library.spaces.Discrete):

@@ -198,7 +198,7 @@ def _fault(command: str) -> str:
 
 
 def _said(feedback: str) -> str:
-    """What the game says, without its prompt and status line, its last question, and runs of empty space."""
+    """The game's words, without its prompt and status line, its last question, and runs of empty space."""
     text = STATUS.sub("", feedback).partition("\nWould you like to RESTART")[0]
     return re.sub(r"\n{3,}", "\n\n", re.sub(r" {3,}", " ", text)).strip()
 

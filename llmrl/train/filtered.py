@@ -15,6 +15,7 @@ from llmrl.pieces import Piece
 from llmrl.recipe import Rollout
 from llmrl.rollout.collect import Collected, Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams, derive_seed
+from llmrl.train.sources_of_rollouts import Rollouts
 from llmrl.types import Group
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -42,19 +43,15 @@ def filtered_rollouts(
     Sources: online filtered BC beside ArCHer, arXiv 2402.19446, and in LMRL-Gym, arXiv 2311.18232, which keeps the
     best share.
     """
-    return FilteredRollouts(stream, collector, sample_groups, keep, rollout, params, quantile, history, above)
+    fresh = Rollouts(stream, collector, sample_groups, keep, rollout, params)
+    return FilteredRollouts(fresh, quantile, history, above)
 
 
 @dataclass
 class FilteredRollouts:
     """A source that remembers the rewards of all samples; see filtered_rollouts. rewards: by author, oldest first."""
 
-    stream: PromptStream
-    collector: Collector
-    sample_groups: SampleGroups
-    keep: Mapping[str, Piece]
-    rollout: Rollout
-    params: Callable[[int], SamplingParams]
+    fresh: Rollouts
     quantile: float
     history: int | None
     above: float
@@ -62,15 +59,9 @@ class FilteredRollouts:
 
     def collect(self, seed: int) -> Collected:
         sampled: list[Group] = []
-        for refill in range(self.rollout.max_refills + 1):
-            found = self.collector.collect(
-                self.stream,
-                sample_groups=self.sample_groups,
-                keep=self.keep,
-                count=self.stream.coming(self.rollout.prompts_per_step),
-                max_refills=self.rollout.max_refills,
-                params=self.params(seed if refill == 0 else derive_seed(seed, "filtered", refill)),
-            )
+        rounds = self.fresh.rollout.max_refills + 1
+        for refill in range(rounds):
+            found = self.fresh.collect(seed if refill == 0 else derive_seed(seed, "filtered", refill))
             sampled += found.sampled
             floors = self._floors(found.sampled)
             left = [self._filtered(group, floors[group.author]) for group in found.groups]
@@ -78,7 +69,7 @@ class FilteredRollouts:
             if groups:
                 return Collected(groups, found.metrics | self._metrics(found.groups, groups, floors), sampled)
         raise RunStopped(
-            f"learn_from: filtered_rollouts: no trajectory of {self.rollout.max_refills + 1} rounds reached its "
+            f"learn_from: filtered_rollouts: no trajectory of {rounds} rounds reached its "
             f"quantile {self.quantile} of the rewards so far and a reward above {self.above}"
         )
 
@@ -103,13 +94,13 @@ class FilteredRollouts:
     ) -> dict[str, float]:
         """The first author's floor, and the share of all authors' trajectories that reached theirs."""
         left, found = (sum(len(group.trajectories) for group in groups) for groups in (after, before))
-        return {"filtered/floor": floors[self.collector.first], "filtered/kept": left / found}
+        return {"filtered/floor": floors[self.fresh.collector.first], "filtered/kept": left / found}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"stream": self.stream.state_dict(), "rewards": {name: [*own] for name, own in self.rewards.items()}}
+        return {"fresh": self.fresh.state_dict(), "rewards": {name: [*own] for name, own in self.rewards.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stream.load_state_dict(state["stream"])
+        self.fresh.load_state_dict(state["fresh"])
         self.rewards = {name: [*own] for name, own in state["rewards"].items()}
 
 

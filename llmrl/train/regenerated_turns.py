@@ -16,6 +16,7 @@ from llmrl.pieces import Piece
 from llmrl.recipe import Rollout
 from llmrl.rollout.collect import Collected, Collector, SampleGroups
 from llmrl.rollout.sampler import SamplingParams, derive_seed
+from llmrl.train.sources_of_rollouts import Rollouts
 from llmrl.types import POLICY, Group, Prompt, Trajectory, Turn
 
 Marker = Annotated[str, Field(min_length=1)]
@@ -51,7 +52,8 @@ def regenerated_turns(
     """
     cut = Cut(collector.authors[author].text, author, least, marker, drop_tokens)
     most = rollout.prompts_per_step if most is None else most
-    return RegeneratedTurns(stream, collector, sample_groups, keep, rollout, params, cut, otherwise, most)
+    fresh = Rollouts(stream, collector, sample_groups, keep, rollout, params)
+    return RegeneratedTurns(fresh, cut, otherwise, most)
 
 
 @dataclass(frozen=True)
@@ -89,34 +91,22 @@ class Cut:
 class RegeneratedTurns:
     """A source of samples and of new versions of failed turns; see regenerated_turns."""
 
-    stream: PromptStream
-    collector: Collector
-    sample_groups: SampleGroups
-    keep: Mapping[str, Piece]
-    rollout: Rollout
-    params: Callable[[int], SamplingParams]
+    fresh: Rollouts
     cut: Cut
     otherwise: float
     most: int
 
     def collect(self, seed: int) -> Collected:
-        found = self.collector.collect(
-            self.stream,
-            sample_groups=self.sample_groups,
-            keep=self.keep,
-            count=self.stream.coming(self.rollout.prompts_per_step),
-            max_refills=self.rollout.max_refills,
-            params=self.params(seed),
-        )
+        found = self.fresh.collect(seed)
         own = [t for group in found.sampled if group.author == self.cut.author for t in group.trajectories]
         tried = [one for one in own if one.failure is None and one.writer == POLICY]
         failed = [(one, place) for one in tried if (place := self.cut.failed(one)) is not None]
         draw = random.Random(derive_seed(seed, "failed turns"))
         chosen = draw.sample(failed, min(self.most, len(failed)))
         asked = [self.cut.before(one, place) for one, place in chosen]
-        short = [prompt for prompt in asked if len(prompt.token_ids) <= self.rollout.max_prompt_tokens]
-        again = replace(self.params(seed), seed=derive_seed(seed, "turns anew"))
-        new = self.sample_groups(short, again) if short else []
+        short = [prompt for prompt in asked if len(prompt.token_ids) <= self.fresh.rollout.max_prompt_tokens]
+        again = replace(self.fresh.params(seed), seed=derive_seed(seed, "turns anew"))
+        new = self.fresh.sample_groups(short, again) if short else []
         components = dict.fromkeys(next((one.components for one in tried if one.components), {}), 0.0)
         turns = [self._turns(group, components) for group in new]
         groups = [self._outcomes(group) for group in found.groups]
@@ -147,10 +137,10 @@ class RegeneratedTurns:
         return replace(group, trajectories=made)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.stream.state_dict()
+        return self.fresh.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stream.load_state_dict(state)
+        self.fresh.load_state_dict(state)
 
 
 def _unpaid(turn: Turn) -> Turn:

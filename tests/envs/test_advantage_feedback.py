@@ -22,7 +22,7 @@ def prefers_high(history: str, action: str) -> float:
 
 def made(**settings):
     given = {"world": {"guess_number": {"low": 0, "high": 8, "brief": True}}, "critic": f"{__name__}:prefers_high"}
-    return advantage_feedback(PROMPT, {}, **given | settings)
+    return advantage_feedback(PROMPT, {}, 0, {}, **given | settings)
 
 
 def said(world, *actions: str):
@@ -63,3 +63,8 @@ def test_after_the_last_refusal_the_best_proposal_is_taken():
 def test_wrong_names_are_faults(settings, words):
     with pytest.raises(RecipeError, match=words):
         made(**settings)
+
+
+def test_a_world_that_reads_what_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="no data named 'encode'; valid: authors, prompt, row, seed"):
+        made(world="python_tool")

@@ -21,7 +21,7 @@ def soft_lambda(
     beta: float = 0.03,
     lam: float = 1.0,
 ) -> Credit:
-    """What a token's action value should exceed the critic's value by, with soft lambda-returns after the token.
+    """The amount by which a token's action value should exceed the critic's value, with soft lambda-returns after it.
 
         q_t = r_t - beta (old_logprobs_t - ref_logprobs_t)
         G_t = q_t + (1 - lam) V_next(t) + lam G_next(t)        next(t): the following response token; V = G = 0 past it
@@ -43,7 +43,7 @@ def soft_lambda(
 def step_differences(
     rewards: Tensor, values: Tensor, response_mask: Tensor, step_ids: Tensor, *, whiten: bool = True
 ) -> Credit:
-    """What each step of an answer adds to the critic's value, the same on all tokens of the step.
+    """The gain of each step of an answer in the critic's value, the same on all tokens of the step.
 
         A_k = V_{k+1} - V_k        V_k: the value at the step's first token; on the last step r - V_k
         R_k = r                    r: the answer's rewards from step k on

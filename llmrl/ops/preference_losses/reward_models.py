@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 from llmrl.ops.shared.ranges import refuse_negative, require_fraction
+from llmrl.ops.shared.turns import taken_turns, turn_ends, turn_sums
 
 
 def bradley_terry(
@@ -109,14 +110,11 @@ def inverse_bce(
     """
     require_fraction(gamma=gamma)
     _require_heads(scores, 1)
-    turns = torch.where(response_mask, turn_ids, -1)
-    last = response_mask & (turns != torch.nn.functional.pad(turns[:, 1:], (0, 1), value=-1))
-    shape = (len(turns), int(turns.max().clamp(min=0)) + 1)
-    place = turns.clamp(min=0)
-    values = scores.new_zeros(shape).scatter_add(1, place, torch.where(last, scores[..., 0], 0.0))
-    taken = torch.zeros_like(values).scatter_add(1, place, last.to(values.dtype)) > 0
+    last = torch.where(turn_ends(response_mask, turn_ids), scores[..., 0], 0.0)
+    values = turn_sums(last, response_mask, turn_ids).to(scores.dtype)
+    taken = taken_turns(response_mask, turn_ids)
     implied = values - gamma * torch.nn.functional.pad(values[:, 1:], (0, 1))
-    label = completion_rewards.nan_to_num(0.0).to(values.dtype)[:, None].expand(shape)
+    label = completion_rewards.nan_to_num(0.0).to(values.dtype)[:, None].expand(values.shape)
     return _over_steps(binary_cross_entropy_with_logits(implied, label, reduction="none"), taken)
 
 
